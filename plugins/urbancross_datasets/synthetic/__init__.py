@@ -1,0 +1,1 @@
+"""The embedded dataset: procedurally drawn satellite-like tiles of three fictional countries."""

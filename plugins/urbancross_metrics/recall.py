@@ -1,0 +1,24 @@
+"""R@K and mR, as the field counts them: hit@K in percent, not the share of positives found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from urbancross_bench.evaluation import Ranking
+from urbancross_bench.interfaces import Metric, QueryScores
+
+
+class Recall(Metric):
+    """R@1, R@5, R@10 from images to texts and back; mR is the mean of the six."""
+
+    def score(self, ranking: Ranking) -> Mapping[str, QueryScores]:
+        """hit@K of each query, times 100."""
+        return {
+            f"{name}_R@{k}": QueryScores(name, 100.0 * side.hits(k))
+            for name, side in (("i2t", ranking.i2t), ("t2i", ranking.t2i))
+            for k in side.k
+        }
+
+    def averages(self) -> Mapping[str, Sequence[str]]:
+        """mR."""
+        return {"mR": [f"{name}_R@{k}" for name in ("i2t", "t2i") for k in (1, 5, 10)]}

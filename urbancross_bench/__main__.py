@@ -1,0 +1,5 @@
+"""`python -m urbancross_bench` is the same as `urbancross-bench`."""
+
+from urbancross_bench.cli.app import main
+
+main()

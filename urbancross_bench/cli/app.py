@@ -1,0 +1,55 @@
+"""`urbancross-bench`: the verbs put together, and what happens to errors.
+
+Exit status: 0 all is well, 1 some run failed, 2 the command, grid or data is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from urbancross_bench import __version__
+from urbancross_bench.cli import leaderboard, plan, plugins, run
+from urbancross_bench.errors import UrbanCrossError
+
+app = typer.Typer(
+    name="urbancross-bench",
+    help="Benchmark cross-domain remote-sensing image-text retrieval.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.add_typer(plugins.app, name="plugins")
+app.command("show")(plugins.show)
+app.add_typer(leaderboard.app, name="leaderboard")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"urbancross-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except UrbanCrossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)

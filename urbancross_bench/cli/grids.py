@@ -1,0 +1,42 @@
+"""What `run` and `plan` have in common: finding a grid and its default output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.execution.plan import Plan, make_plan
+from urbancross_bench.registry import Registry
+from urbancross_bench.specs import load_grid
+
+BUILT_IN = Path(__file__).parent.parent / "grids"
+
+GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A grid file, or a built-in one: quickstart.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; by default runs/NAME of the grid.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def open_grid(grid: str, overrides: list[str] | None, out: Path | None) -> tuple[Plan, Registry, Path, list[str]]:
+    """The plan of a grid, the plugins it uses, its output folder and its one-file plugins."""
+    path = _find(grid)
+    spec = load_grid(path, overrides or [])
+    files = [str((path.parent / file).resolve()) for file in spec.plugins]
+    registry = Registry.discover(files)
+    return make_plan(spec, registry), registry, out or Path("runs") / spec.name, files
+
+
+def _find(grid: str) -> Path:
+    if Path(grid).is_file():
+        return Path(grid)
+    built_in = {file.stem: file for file in BUILT_IN.glob("*.yaml")}
+    if grid in built_in:
+        return built_in[grid]
+    raise UsageError(f"{grid!r} is neither a file nor a built-in grid.{did_you_mean(grid, built_in)}")

@@ -1,0 +1,54 @@
+"""`plan GRID`: what `run` would do, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, open_grid
+from urbancross_bench.execution.run import Status, status_of
+
+
+def plan(grid: GridArgument, out: OutOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+    """Show which runs are to do, reused and skipped, and which stages they share."""
+    made, _, folder, _ = open_grid(grid, set_, out)
+    status = status_of(made, folder)
+    print(json.dumps(_as_json(status), indent=1, ensure_ascii=False) if json_ else _as_text(status))
+
+
+def summary(status: Status) -> str:
+    """`45 runs: 30 to do, 9 reused, 6 skipped; 120 stages to do: 9 pack, …`"""
+    kinds = Counter(stage.kind for stage in status.stages)
+    shared = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return (
+        f"{len(status.plan.runs)} runs: {len(status.todo)} to do, {len(status.reused)} reused, "
+        f"{len(status.skipped)} skipped; {len(status.stages)} stages to do" + (f": {shared}" if shared else "")
+    )
+
+
+def _as_json(status: Status) -> dict[str, object]:
+    runs = [
+        {
+            "source": list(run.scenario.source),
+            "target": run.scenario.target,
+            "kind": run.scenario.kind,
+            "encoder": run.encoder,
+            "adaptation": run.adaptation,
+            "seed": run.seed,
+            "state": status.state(run),
+            "reason": run.skipped or None,
+            "key": run.key or None,
+            "scores": [score.key for score in run.scores],
+        }
+        for run in status.plan.runs
+    ]
+    stages = [{"kind": stage.kind, "key": stage.key, "what": stage.label} for stage in status.stages]
+    return {"grid": status.plan.grid.name, "runs": runs, "stages": stages}
+
+
+def _as_text(status: Status) -> str:
+    lines = []
+    for run in status.plan.runs:
+        reason = f"  ({run.skipped})" if run.skipped else ""
+        lines.append(f"{status.state(run):8}{run}{reason}")
+    return "\n".join([*lines, "", summary(status)])

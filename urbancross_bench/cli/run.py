@@ -1,0 +1,32 @@
+"""`run GRID`: carry out a grid and build its leaderboard."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
+from urbancross_bench.cli.progress import make_display, print_table
+from urbancross_bench.execution.run import run_grid
+from urbancross_bench.leaderboard.build import build
+from urbancross_bench.leaderboard.view import DEFAULT, load_view
+
+
+def run(
+    grid: GridArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Train, adapt and score every run that is not there yet, then build the leaderboard."""
+    plan, registry, folder, files = open_grid(grid, set_, out)
+    executor = registry.resolve("executor", plan.grid.executor).build()
+    with make_display() as display:
+        counts = run_grid(plan, folder, executor, registry, display, device=device, plugins=files)
+    tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry)
+    print_table(tables[0])
+    parts = [f"{counts[status]} {status}" for status in ("ok", "failed", "reused", "skipped") if counts[status]]
+    print(f"{', '.join(parts)}. Tables: {folder / 'leaderboard'}. Records: {folder / 'runs'}")
+    if counts["failed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,85 @@
+"""Checking a domain and cutting it into splits named by their content."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.errors import DataError
+from urbancross_bench.identity import canonical_json, digest
+from urbancross_bench.interfaces.dataset import SPLITS, Domain
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a domain: N images with their captions, still undecoded.
+
+    `members` (N,) are image indices in the domain; `image_of_caption` (M,) points into the split, [0, N).
+    """
+
+    domain: Domain
+    name: str
+    members: NDArray[np.int64]
+    captions: tuple[str, ...]
+    image_of_caption: NDArray[np.int64]
+
+    @property
+    def image_names(self) -> list[str]:
+        """(N,) names of the images."""
+        return [self.domain.image_names[index] for index in self.members]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the content: pixels (by digest), names, captions, and which belongs to which."""
+        text = canonical_json([self.image_names, self.captions, self.image_of_caption.tolist()])
+        images = (self.domain.images.digest(int(index)).encode() for index in self.members)
+        return digest([text.encode(), *images])
+
+
+def check(domain: Domain) -> None:
+    """Raise DataError unless the domain is whole: lengths agree, every image has a caption, splits are filled."""
+    images, captions = len(domain.image_names), len(domain.captions)
+    _expect(domain, len(domain.splits) == images, f"{images} images but {len(domain.splits)} split names")
+    _expect(
+        domain,
+        domain.image_of_caption.shape == (captions,),
+        f"{captions} captions but image_of_caption has shape {domain.image_of_caption.shape}",
+    )
+    for name, values in domain.attributes.items():
+        _expect(domain, len(values) == images, f"attribute {name!r} has {len(values)} values for {images} images")
+    repeated = [name for name, count in Counter(domain.image_names).items() if count > 1]
+    _expect(domain, not repeated, f"{len(repeated)} image names stand twice, {repeated[:1]} the first")
+    unknown = sorted(set(domain.splits) - set(SPLITS))
+    _expect(domain, not unknown, f"unknown splits {unknown}; a split is one of {', '.join(SPLITS)}")
+    for name in SPLITS:
+        _expect(domain, name in domain.splits, f"no image is in split {name!r}")
+    inside = captions == 0 or (domain.image_of_caption.min() >= 0 and domain.image_of_caption.max() < images)
+    _expect(domain, bool(inside), f"a caption belongs to no image: image_of_caption leaves [0, {images})")
+    bare = np.setdiff1d(np.arange(images), domain.image_of_caption)
+    _expect(domain, not len(bare), f"{len(bare)} images have no caption, {_first(domain, bare)} the first")
+    blank = [index for index, caption in enumerate(domain.captions) if not caption.strip()]
+    owners = domain.image_of_caption[blank]
+    _expect(domain, not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
+
+
+def split_of(domain: Domain, name: str) -> Split:
+    """The split called `name`, captions in the domain's order."""
+    members = np.flatnonzero(np.asarray(domain.splits) == name)
+    position = np.full(len(domain.image_names), -1, dtype=np.int64)
+    position[members] = np.arange(len(members))
+    local = position[domain.image_of_caption]
+    chosen = np.flatnonzero(local >= 0)
+    return Split(domain, name, members, tuple(domain.captions[i] for i in chosen), local[chosen])
+
+
+def _first(domain: Domain, indices: NDArray[np.int64]) -> str:
+    return repr(domain.image_names[int(indices[0])]) if len(indices) else ""
+
+
+def _expect(domain: Domain, holds: bool, problem: str) -> None:
+    if not holds:
+        raise DataError(f"domain {domain.name!r}: {problem}")

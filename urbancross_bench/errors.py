@@ -1,0 +1,39 @@
+"""Errors a user can act on. Each message names the file, option or plugin, and says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UrbanCrossError(Exception):
+    """Base of all errors that are shown to the user without a traceback."""
+
+
+class UsageError(UrbanCrossError):
+    """A grid, option, reference or command-line argument is wrong."""
+
+
+class DataError(UrbanCrossError):
+    """A file of a dataset is missing, damaged or not what it should be."""
+
+
+class PluginError(UrbanCrossError):
+    """A plugin cannot be registered, found or loaded."""
+
+
+class FirewallError(UrbanCrossError):
+    """A method asked for something of the target that its setting does not show."""
+
+
+class RunError(UrbanCrossError):
+    """A run cannot give a valid result (non-finite features, say)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' Did you mean "x"?' for the nearest of `known`, else the list of what is known."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f' Did you mean "{near[0]}"?'
+    return f" Known: {', '.join(known)}." if known else ""

@@ -1,0 +1,43 @@
+"""Tie rules: what rank a right answer has when wrong ones score exactly the same.
+
+With g negatives above a query's best positive, e negatives equal to it and m positives equal to it:
+`optimistic` puts the positive first among the tied, `pessimistic` last, `expected` averages over a uniformly
+random order of the e + m tied items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TieRule:
+    """`hits(g, e, m, k)` gives hit@k per query in [0, 1]; `ranks(g, e, m)` the 1-based rank."""
+
+    hits: Callable[[Ints, Ints, Ints, int], Floats]
+    ranks: Callable[[Ints, Ints, Ints], Floats]
+
+
+def expected_hits(g: Ints, e: Ints, m: Ints, k: int) -> Floats:
+    """hit@k averaged over random orders: with r = k − g, 0 for r ≤ 0, 1 for r > e, else 1 − C(e,r)/C(e+m,r)."""
+    r = np.clip(k - g, 0, e + 1)
+    # C(e,r)/C(e+m,r) = ∏ (e−i)/(e+m−i), i < r; the product reaches 0 by itself where r > e.
+    miss = np.ones(g.shape, dtype=np.float64)
+    for i in range(int(r.max(initial=0))):
+        active = i < r
+        miss[active] *= (e[active] - i) / (e[active] + m[active] - i)
+    return 1.0 - miss
+
+
+TIES: dict[str, TieRule] = {
+    "expected": TieRule(expected_hits, lambda g, e, m: g + (e + m + 1) / (m + 1)),
+    "optimistic": TieRule(lambda g, e, m, k: (g < k).astype(np.float64), lambda g, e, m: g + 1.0),
+    "pessimistic": TieRule(lambda g, e, m, k: (g + e < k).astype(np.float64), lambda g, e, m: g + e + 1.0),
+}

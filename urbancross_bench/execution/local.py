@@ -1,0 +1,118 @@
+"""The local executor: every stage in a fresh process of this machine, so that a crash costs one stage."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.execution.options import LocalOptions
+from urbancross_bench.execution.worker import execute
+from urbancross_bench.interfaces.executor import Event, Executor, Task
+
+
+class LocalExecutor(Executor):
+    """Processes forked from a server that has imported what stages need, and has initialised no device."""
+
+    options_type = LocalOptions
+
+    def __init__(self, options: LocalOptions) -> None:
+        super().__init__(options)
+        self._context = multiprocessing.get_context("forkserver")
+        self._running: dict[Connection, tuple[str, BaseProcess]] = {}
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Import the stages' own modules and the plugins' in the server, once for all processes."""
+        self._context.set_forkserver_preload(["urbancross_bench.execution.stages", *modules])
+
+    def slots(self, device: str, threads: int) -> int:
+        """One stage per GPU; on a CPU as many as cores allow."""
+        slots = cast(LocalOptions, self.options).slots
+        if slots is not None:
+            return slots
+        if device.startswith("cuda"):
+            return 1
+        return max(1, len(os.sched_getaffinity(0)) // threads)
+
+    def submit(self, task: Task) -> None:
+        """Fork a process for it."""
+        here, there = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_carry_out, args=(task, there), daemon=True)
+        process.start()
+        there.close()
+        self._running[here] = (task.key, process)
+
+    def wait(self) -> list[Event]:
+        """Events of all processes that have something to tell."""
+        events = []
+        for ready in wait(list(self._running)):
+            connection = cast(Connection, ready)
+            key, process = self._running[connection]
+            try:
+                event: Event = connection.recv()
+            except EOFError:
+                process.join()
+                event = Event(key, "ended", error=f"the process died without a word ({_exit(process.exitcode)})")
+            if event.kind == "ended":
+                process.join()
+                connection.close()
+                del self._running[connection]
+            events.append(event)
+        return events
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill what still runs: nothing half-written is believed, so nothing has to end in order."""
+        for _, process in self._running.values():
+            process.kill()
+            process.join()
+        self._running.clear()
+
+
+def _carry_out(task: Task, connection: Connection) -> None:
+    """The life of a process: what it prints goes to the stage's log, what becomes of it through the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _redirect_output(Path(task.log))
+    last = -1.0
+
+    def report(fraction: float) -> None:
+        nonlocal last
+        if fraction - last >= 0.01:
+            last = fraction
+            try:
+                connection.send(Event(task.key, "progress", fraction))
+            except BrokenPipeError:
+                os._exit(1)  # the parent is gone, and with it whoever wants the result
+
+    try:
+        execute(task, report)
+        ended = Event(task.key, "ended", 1.0)
+    except UrbanCrossError as error:
+        ended = Event(task.key, "ended", error=str(error), traceback=traceback.format_exc())
+    except BaseException as error:
+        ended = Event(task.key, "ended", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(ended)
+
+
+def _redirect_output(log: Path) -> None:
+    with log.open("wb", buffering=0) as file:
+        os.dup2(file.fileno(), sys.stdout.fileno() if sys.stdout else 1)
+        os.dup2(file.fileno(), sys.stderr.fileno() if sys.stderr else 2)
+
+
+def _exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}, {signal.Signals(-code).name}"
+    return f"exit status {code}"

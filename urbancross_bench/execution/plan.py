@@ -1,0 +1,297 @@
+"""From a grid to an ordered list of runs and the graph of stages they share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from urbancross_bench.data.domain import Split, check, split_of
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.identity import code_version, key_of
+from urbancross_bench.interfaces.dataset import SPLITS
+from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
+from urbancross_bench.interfaces.settings import SETTINGS, union
+from urbancross_bench.registry import Registry, Resolved
+from urbancross_bench.specs import Grid, Scenario
+
+DISTRIBUTION = "urbancross-bench"
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """One way to score a run: a selector under a protocol, and the stage that does it."""
+
+    selector: str
+    selector_setting: str
+    protocol: str
+    stage: Stage
+    key: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of the grid. `spec` is what its record says of it; `skipped` is a reason, or empty."""
+
+    scenario: Scenario
+    encoder: str
+    adaptation: str
+    seed: int
+    skipped: str
+    key: str = ""
+    spec: dict[str, Any] | None = None
+    training: Stage | None = None
+    scores: tuple[Score, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.scenario} · {self.encoder} · {self.adaptation} · seed {self.seed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The runs in order, and every stage they need by key; a stage stands after its inputs."""
+
+    grid: Grid
+    runs: tuple[Run, ...]
+    stages: dict[str, Stage]
+    modules: tuple[str, ...]
+
+    def wanted(self, keys: Iterable[str], stored: Iterable[str]) -> list[Stage]:
+        """The stages still to do for `keys`, given those stored: nothing below a stored stage is wanted."""
+        have, need, open_ = set(stored), set(), list(keys)
+        while open_:
+            key = open_.pop()
+            if key not in have and key not in need:
+                need.add(key)
+                open_.extend(self.stages[key].inputs.values())
+        return [stage for key, stage in self.stages.items() if key in need]
+
+
+def make_plan(grid: Grid, registry: Registry) -> Plan:
+    """Resolve every plugin, read every domain's captions and splits, and lay out the stages.
+
+    Raises UsageError or DataError naming what is wrong. Reads no pixels beyond hashing the files.
+    """
+    return _Planner(grid, registry).plan()
+
+
+class _Planner:
+    def __init__(self, grid: Grid, registry: Registry) -> None:
+        self._grid = grid
+        self._registry = registry
+        self._stages: dict[str, Stage] = {}
+        self._encoders = {name: registry.resolve("encoder", ref) for name, ref in grid.encoders.items()}
+        self._adaptations = {name: registry.resolve("adaptation", ref) for name, ref in grid.adaptations.items()}
+        self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
+        self._metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
+        registry.resolve("executor", grid.executor)
+        self._domains = {name: self._read_domain(name, reference) for name, reference in grid.domains.items()}
+
+    def plan(self) -> Plan:
+        """Runs in the order seed-last, so that the cells of a table fill one after the other."""
+        grid = self._grid
+        runs = [
+            self._run(scenario, encoder, adaptation, seed)
+            for scenario in grid.expanded_scenarios()
+            for encoder in grid.encoders
+            for adaptation in grid.adaptations
+            for seed in grid.seeds
+        ]
+        self._refuse_twins(runs)
+        used = [*self._encoders.values(), *self._adaptations.values(), *self._selectors, *self._metrics]
+        modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
+        return Plan(grid, tuple(runs), self._stages, modules)
+
+    def _read_domain(self, name: str, text: str) -> dict[str, Split]:
+        resolved = self._registry.resolve("dataset", text)
+        domain = resolved.build().read(resolved.reference.member)
+        check(domain)
+        return {split: split_of(domain, split) for split in SPLITS}
+
+    def _run(self, scenario: Scenario, encoder: str, adaptation: str, seed: int) -> Run:
+        method = self._adaptations[adaptation]
+        setting = method.plugin.registration.setting or "source_only"
+        access = SETTINGS[setting]
+        if scenario.kind == "in_domain" and access.anything:
+            return Run(scenario, encoder, adaptation, seed, "in-domain: there is no target to adapt to")
+        start = self._pretrain(scenario, encoder, seed)
+        inputs = {"start": start.key} | self._packs("source", scenario.source, "train", encoder)
+        if access.anything:
+            inputs |= self._packs("target", [scenario.target], "train", encoder)
+        training = self._add(
+            Stage(
+                "adapt",
+                {
+                    "adaptation": method.identity(),
+                    "setting": setting,
+                    "budget": _json(self._grid.budget),
+                    "loss": self._grid.pretraining.loss,
+                    **self._numerics(seed),
+                },
+                inputs,
+                work={
+                    "encoder": self._reference(self._encoders[encoder]),
+                    "adaptation": self._reference(method),
+                    "needs": sorted(method.plugin.registration.needs),
+                    "sources": len(scenario.source),
+                },
+                label=f"{adaptation}, {' + '.join(scenario.source)}"
+                + (f" → {scenario.target}" if access.anything else "")
+                + f", seed {seed}",
+            )
+        )
+        target = self._domains[scenario.target]
+        key = key_of({"training": training.key, "target": [target["train"].fingerprint, target["val"].fingerprint]})
+        spec = self._spec(scenario, encoder, adaptation, seed, setting, key, training)
+        scores = tuple(
+            self._score(scenario, encoder, training, selector, protocol, key)
+            for selector in self._selectors
+            for protocol in self._grid.protocols
+        )
+        return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
+
+    def _spec(
+        self, scenario: Scenario, encoder: str, adaptation: str, seed: int, setting: str, key: str, training: Stage
+    ) -> dict[str, Any]:
+        """What the record says of the run: everything that names or explains it, no path and no machine."""
+        options = self._encoder_options(encoder)
+        weights = asdict(options.weights())
+        if weights["status"] == "untrained" and self._grid.pretraining.steps:
+            weights["status"] = "trained here"
+        domains = (*scenario.source, scenario.target)
+        return {
+            "key": key,
+            "grid": self._grid.name,
+            "scenario": {"source": list(scenario.source), "target": scenario.target, "kind": scenario.kind},
+            "encoder": {"label": encoder, **self._encoders[encoder].identity(), "weights": weights},
+            "adaptation": {"label": adaptation, **self._adaptations[adaptation].identity()},
+            "setting": setting,
+            "pretraining": _json(self._grid.pretraining),
+            "budget": _json(self._grid.budget),
+            "seed": seed,
+            "precision": self._grid.precision,
+            "threads": self._grid.threads,
+            "splits": {d: {s: self._domains[d][s].fingerprint for s in SPLITS} for d in dict.fromkeys(domains)},
+            "captions_generated": {d: self._domains[d]["train"].domain.captions_generated for d in domains},
+            "core": code_version("urbancross_bench", DISTRIBUTION).partition("+")[0],
+            "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
+        }
+
+    def _pretrain(self, scenario: Scenario, encoder: str, seed: int) -> Stage:
+        resolved = self._encoders[encoder]
+        return self._add(
+            Stage(
+                "pretrain",
+                {"encoder": resolved.identity(), "recipe": _json(self._grid.pretraining), **self._numerics(seed)},
+                self._packs("source", scenario.source, "train", encoder),
+                work={"encoder": self._reference(resolved), "sources": len(scenario.source)},
+                label=f"{encoder}, {' + '.join(scenario.source)}, seed {seed}",
+            )
+        )
+
+    def _score(
+        self, scenario: Scenario, encoder: str, training: Stage, selector: Resolved, protocol: str, run: str
+    ) -> Score:
+        needs = selector.plugin.registration.needs
+        setting = selector.plugin.registration.setting or "source_only"
+        method_setting = training.facts["setting"]
+        inputs = {"test": self._embed(scenario.target, "test", encoder, training).key}
+        if "source_val" in needs:
+            for number, domain in enumerate(scenario.source):
+                inputs[f"source_val.{number}"] = self._embed(domain, "val", encoder, training).key
+        if "target_val" in needs:
+            inputs["target_val.0"] = self._embed(scenario.target, "val", encoder, training).key
+        name = str(selector.reference)
+        stage = self._add(
+            Stage(
+                "rank",
+                {
+                    "selector": selector.identity(),
+                    "protocol": protocol,
+                    "ties": self._grid.ties,
+                    "metrics": [metric.identity() for metric in self._metrics],
+                    "test": self._domains[scenario.target]["test"].fingerprint,
+                    "code": _core("evaluation"),
+                },
+                inputs,
+                work={
+                    "selector": name,
+                    "setting": union(method_setting, setting),
+                    "metrics": [str(metric.reference) for metric in self._metrics],
+                },
+                label=f"{name}, {protocol}, {training.label} on {scenario.target}",
+            )
+        )
+        return Score(name, setting, protocol, stage, key_of({"run": run, "rank": stage.key}))
+
+    def _embed(self, domain: str, split: str, encoder: str, training: Stage) -> Stage:
+        return self._add(
+            Stage(
+                "embed",
+                {"precision": "float32", "code": _core("modelling")},
+                {"model": training.key, **self._packs("split", [domain], split, encoder)},
+                work={"encoder": self._reference(self._encoders[encoder])},
+                label=f"{domain} {split}, {training.label}",
+            )
+        )
+
+    def _packs(self, role: str, domains: Sequence[str], split: str, encoder: str) -> dict[str, str]:
+        image_format = self._encoder_options(encoder).image_format()
+        return {f"{role}.{i}": self._pack(domain, split, image_format).key for i, domain in enumerate(domains)}
+
+    def _pack(self, domain: str, split: str, image_format: ImageFormat) -> Stage:
+        return self._add(
+            Stage(
+                "pack",
+                {
+                    "content": self._domains[domain][split].fingerprint,
+                    "format": asdict(image_format),
+                    "code": _core("data"),
+                },
+                work={"dataset": self._grid.domains[domain], "split": split},
+                label=f"{domain} {split}",
+            )
+        )
+
+    def _numerics(self, seed: int) -> dict[str, Any]:
+        return {
+            "seed": seed,
+            "precision": self._grid.precision,
+            "threads": self._grid.threads,
+            "code": _core("modelling"),
+        }
+
+    def _encoder_options(self, encoder: str) -> EncoderOptions:
+        options = self._encoders[encoder].options
+        if not isinstance(options, EncoderOptions):
+            raise UsageError(f"encoder {encoder!r}: its options are not a subclass of EncoderOptions")
+        return options
+
+    def _reference(self, resolved: Resolved) -> str:
+        return str(resolved.reference)
+
+    def _add(self, stage: Stage) -> Stage:
+        return self._stages.setdefault(stage.key, stage)
+
+    @staticmethod
+    def _refuse_twins(runs: Sequence[Run]) -> None:
+        seen: dict[str, Run] = {}
+        for run in runs:
+            twin = seen.setdefault(run.key or str(run), run)
+            if twin is not run:
+                raise UsageError(f"two runs of the grid are the same: {twin} and {run}; remove one of them")
+
+
+@cache
+def _core(room: str) -> str:
+    """The version of the core's code that a stage's result depends on: a room of it, and the stages themselves."""
+    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in (room, "execution.stages")]
+    return " ".join(dict.fromkeys(versions))
+
+
+def _json(spec: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = spec.model_dump(mode="json")
+    return facts
+

@@ -1,0 +1,235 @@
+"""Running a grid: hand out the stages that are ready, write a record as soon as a run is complete."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.plan import Plan, Run
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.store import Store
+from urbancross_bench.files import write_json
+from urbancross_bench.interfaces.executor import Event, Executor, Task
+from urbancross_bench.records import Record, read_record, write_score, writing_record
+from urbancross_bench.registry import Registry
+
+
+class Display(Protocol):
+    """Who is told what a grid is doing."""
+
+    def planned(self, status: Status) -> None:
+        """Before the first stage."""
+
+    def stage_started(self, stage: Stage) -> None:
+        """A stage was handed to the executor."""
+
+    def stage_progress(self, stage: Stage, fraction: float) -> None:
+        """A stage is this far."""
+
+    def stage_ended(self, stage: Stage, error: str | None) -> None:
+        """A stage ended, well or with an error."""
+
+    def run_ended(self, run: Run, status: str, error: str | None) -> None:
+        """A run's record was written."""
+
+    def warn(self, message: str) -> None:
+        """Something went wrong that costs no run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Status:
+    """A plan against what is there: which runs are reused, skipped, to do, and which stages those need."""
+
+    plan: Plan
+    reused: tuple[Run, ...]
+    skipped: tuple[Run, ...]
+    todo: tuple[Run, ...]
+    stages: tuple[Stage, ...]
+
+    def state(self, run: Run) -> str:
+        """`run`, `reused` or `skipped`."""
+        return "skipped" if run in self.skipped else "reused" if run in self.reused else "run"
+
+
+def status_of(plan: Plan, out: Path) -> Status:
+    """Compare a plan with the records and the store of an output folder, which need not exist."""
+    store = Store(out / "store")
+    reused, skipped, todo = [], [], []
+    for run in plan.runs:
+        if run.skipped:
+            skipped.append(run)
+        elif _is_complete(run, read_record(out / "runs" / run.key)):
+            reused.append(run)
+        else:
+            todo.append(run)
+    wanted = [score.stage.key for run in todo for score in run.scores]
+    stored = [key for key, stage in plan.stages.items() if store.has(stage)]
+    return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
+
+
+def run_grid(
+    plan: Plan, out: Path, executor: Executor, registry: Registry, display: Display, *, device: str, plugins: Sequence[str]
+) -> Counter[str]:
+    """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
+
+    Raises UsageError if the output folder cannot be written to or another process is running a grid in it.
+    """
+    store = Store(out / "store")
+    store.create()
+    lock = FileLock(out / ".lock", blocking=False)
+    try:
+        with lock, executor:
+            store.clear_partial()
+            status = status_of(plan, out)
+            display.planned(status)
+            counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
+            counts += _Scheduler(status, out, store, executor, registry, display, device, plugins).run()
+    except Timeout:
+        raise UsageError(f"another process is running a grid in {out}; wait for it or choose another --out") from None
+    for problem in registry.notify("on_grid_finished", out=str(out), counts=dict(counts)):
+        display.warn(problem)
+    return counts
+
+
+@dataclass(eq=False)
+class _Scheduler:
+    status: Status
+    out: Path
+    store: Store
+    executor: Executor
+    registry: Registry
+    display: Display
+    device: str
+    plugins: Sequence[str]
+    failures: dict[str, Event] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> Counter[str]:
+        """Until every stage has ended: start what is ready while slots are free, then wait."""
+        plan = self.status.plan
+        waiting = {stage.key: stage for stage in self.status.stages}
+        running: dict[str, Stage] = {}
+        self.unrecorded = dict.fromkeys(self.status.todo)
+        self.started: set[Run] = set()
+        slots = self.executor.slots(self.device, plan.grid.threads)
+        self.executor.preload(plan.modules)
+        self._record_complete({*waiting})
+        while waiting or running:
+            blocked = {*waiting, *running}
+            for stage in [s for s in waiting.values() if blocked.isdisjoint(s.inputs.values())][: slots - len(running)]:
+                running[stage.key] = waiting.pop(stage.key)
+                self._start(stage)
+            for event in self.executor.wait():
+                stage = running[event.key]
+                if event.kind == "progress":
+                    self.display.stage_progress(stage, event.fraction)
+                    continue
+                del running[event.key]
+                self.display.stage_ended(stage, event.error)
+                if event.error is not None:
+                    self._fail(stage, event, waiting)
+                self._record_complete({*waiting, *running})
+        return self.counts
+
+    def _start(self, stage: Stage) -> None:
+        for run in self.unrecorded:
+            if run not in self.started and run.training is not None and self._is_part(stage, run):
+                self.started.add(run)
+                self._notify("on_run_started", run=run.spec)
+        self.display.stage_started(stage)
+        self.executor.submit(
+            Task(
+                stage.key,
+                stage.to_json(),
+                str(self.store.root),
+                str(self.store.log(stage)),
+                self.device,
+                self.status.plan.grid.threads,
+                tuple(self.plugins),
+            )
+        )
+
+    def _is_part(self, stage: Stage, run: Run) -> bool:
+        return run.training is stage or any(score.stage is stage for score in run.scores)
+
+    def _fail(self, stage: Stage, event: Event, waiting: dict[str, Stage]) -> None:
+        """A failed stage takes with it whatever builds on it, and nothing else."""
+        self.failures[stage.key] = event
+        for dependent in list(waiting.values()):
+            if dependent.key in waiting and not self.failures.keys().isdisjoint(dependent.inputs.values()):
+                del waiting[dependent.key]
+                self.failures[dependent.key] = event
+
+    def _record_complete(self, pending: set[str]) -> None:
+        """Write the record of every run whose scores are all there, or cannot come."""
+        for run in list(self.unrecorded):
+            keys = {score.stage.key for score in run.scores}
+            if keys.isdisjoint(pending):
+                del self.unrecorded[run]
+                self._record(run, next((self.failures[key] for key in sorted(keys) if key in self.failures), None))
+
+    def _record(self, run: Run, failure: Event | None) -> None:
+        place = self.out / "runs" / run.key
+        status = "failed" if failure else "ok"
+        present = read_record(place)
+        if present is not None and present.ok:
+            if not failure:  # the run was there; a selector or protocol is new
+                self._write_scores(run, place)
+        else:
+            assert run.spec is not None
+            with writing_record(place, run.spec, status) as folder:
+                if failure:
+                    stage = self.status.plan.stages[failure.key]
+                    content = {"stage": stage.kind, "what": stage.label, "key": stage.key}
+                    content |= {"error": failure.error, "traceback": failure.traceback}
+                    write_json(folder / "failure.json", content)
+                else:
+                    self._write_training(run, folder)
+                    self._write_scores(run, folder)
+        self.counts[status] += 1
+        self._notify("on_run_finished", run=run.spec, status=status)
+        self.display.run_ended(run, status, failure.error if failure else None)
+
+    def _write_training(self, run: Run, folder: Path) -> None:
+        assert run.training is not None
+        stages = {"adapt": run.training, "pretrain": self.status.plan.stages[run.training.inputs["start"]]}
+        curves = {}
+        for name, stage in stages.items():
+            curve = self.store.path(stage.kind, stage.key) / "curve.json"
+            curves[name] = json.loads(curve.read_text(encoding="utf-8"))
+        write_json(folder / "curve.json", curves)
+        provenance = {name: self.store.provenance(stage) for name, stage in stages.items()}
+        provenance["written"] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        write_json(folder / "provenance.json", provenance)
+
+    def _write_scores(self, run: Run, folder: Path) -> None:
+        for score in run.scores:
+            outputs = self.store.path("rank", score.stage.key)
+            content: dict[str, Any] = {
+                "run": run.key,
+                "selector": score.selector,
+                "selector_setting": score.selector_setting,
+                "setting": score.stage.work["setting"],
+                "test": score.stage.facts["test"],
+                **json.loads((outputs / "score.json").read_text(encoding="utf-8")),
+            }
+            if not (folder / "scores" / score.key).exists():
+                write_score(folder / "scores" / score.key, content, outputs)
+
+    def _notify(self, hook: str, **arguments: Any) -> None:
+        for problem in self.registry.notify(hook, **arguments):
+            self.display.warn(problem)
+
+
+def _is_complete(run: Run, record: Record | None) -> bool:
+    if record is None or not record.ok:
+        return False
+    return {score.key for score in run.scores} <= {score.folder.name for score in record.scores}

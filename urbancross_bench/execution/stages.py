@@ -1,0 +1,253 @@
+"""What each kind of stage does: from the folders of its inputs to files in its own folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from urbancross_bench.data.domain import split_of
+from urbancross_bench.data.pack import PackedSplit, pack
+from urbancross_bench.data.views import source_view, target_view
+from urbancross_bench.errors import RunError
+from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.execution.scoring import score_ranking
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.files import write_json
+from urbancross_bench.identity import derive_seed
+from urbancross_bench.interfaces.adaptation import Adaptation
+from urbancross_bench.interfaces.encoder import DualEncoder, ImageFormat
+from urbancross_bench.interfaces.selector import Candidate, Features
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights, weights_digest
+from urbancross_bench.modelling.embed import embed_images, embed_texts
+from urbancross_bench.modelling.feeds import Feed
+from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
+from urbancross_bench.modelling.runtime import configure
+from urbancross_bench.registry import Registry
+from urbancross_bench.specs import Budget, Pretraining
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A stage about to be carried out. `inputs` are the folders of the stages it builds on."""
+
+    stage: Stage
+    inputs: Mapping[str, Path]
+    out: Path
+    registry: Registry
+    device: torch.device
+    report: Callable[[float], None]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The stage's facts."""
+        return self.stage.facts
+
+    @property
+    def work(self) -> Mapping[str, Any]:
+        """How the stage is carried out."""
+        return self.stage.work
+
+    def group(self, role: str) -> list[Path]:
+        """The inputs `role.0`, `role.1`, … in order."""
+        names = sorted((n for n in self.inputs if n.startswith(f"{role}.")), key=lambda n: int(n.partition(".")[2]))
+        return [self.inputs[name] for name in names]
+
+    def packed(self, role: str) -> list[PackedSplit]:
+        """The packed splits of a role."""
+        return [PackedSplit.load(folder) for folder in self.group(role)]
+
+    def model(self) -> DualEncoder:
+        """The stage's encoder with its first weights, on the stage's device."""
+        model: DualEncoder = self.registry.resolve("encoder", self.work["encoder"]).build().load()
+        model.to(self.device)
+        return model
+
+    def on_pass(self, values: dict[str, float]) -> None:
+        """Tell trackers that a pass over the source ended; their failures are only printed."""
+        for problem in self.registry.notify("on_epoch_ended", stage=self.stage.label, values=values):
+            print(problem)
+
+
+def pack_split(job: Job) -> None:
+    """Decode and resize the images of one split."""
+    resolved = job.registry.resolve("dataset", job.work["dataset"])
+    split = split_of(resolved.build().read(resolved.reference.member), job.work["split"])
+    if split.fingerprint != job.facts["content"]:
+        raise RunError(f"{job.stage.label} has changed on disk since the grid was planned; run it again")
+    pack(split, ImageFormat(**job.facts["format"]), job.report).save(job.out)
+
+
+def pretrain(job: Job) -> None:
+    """Train the encoder on the source pairs, by the grid's recipe."""
+    seed = job.facts["seed"]
+    configure(job.facts["threads"], derive_seed("initial weights", seed))
+    model = job.model()
+    recipe = Pretraining(**job.facts["recipe"])
+    view = source_view(job.packed("source"))
+    source = Feed(
+        model,
+        view,
+        batch_size=recipe.batch_size,
+        augmentation=recipe.augmentation,
+        device=job.device,
+        seed=derive_seed("pre-training source", seed),
+        hidden="",
+    )
+    nothing = _no_target(model, job)
+    curve = Curve()
+    steps = train(
+        model,
+        Supervised(pair_loss(recipe.loss, model)),
+        source,
+        nothing,
+        recipe,
+        loss_name=recipe.loss,
+        precision=job.facts["precision"],
+        device=job.device,
+        curve=curve,
+        report=job.report,
+        on_pass=job.on_pass,
+    )
+    for _ in steps:
+        save_weights(model, job.out / "weights.safetensors")
+    write_json(job.out / "curve.json", curve.points)
+    write_json(job.out / "weights.json", {"sha256": weights_digest(model)})
+
+
+def adapt(job: Job) -> None:
+    """Train the pre-trained encoder further, by the adaptation, on what its setting shows."""
+    seed, setting = job.facts["seed"], job.facts["setting"]
+    configure(job.facts["threads"], derive_seed("adaptation", seed))
+    model = job.model()
+    load_weights(model, job.inputs["start"] / "weights.safetensors")
+    budget = Budget(**job.facts["budget"])
+    resolved = job.registry.resolve("adaptation", job.work["adaptation"])
+    method: Adaptation = resolved.build()
+    references = "reference" in resolved.plugin.registration.needs
+    hidden = f"adaptation {resolved.reference.name!r} has the setting {setting!r}"
+    targets = job.packed("target")
+    view = target_view(targets[0], setting, derive_seed("target view", seed)) if targets else None
+    del targets  # from here on, what the setting hides is not in reach of the method
+    source = Feed(
+        model,
+        source_view(job.packed("source")),
+        batch_size=budget.batch_size,
+        augmentation=budget.augmentation,
+        device=job.device,
+        seed=derive_seed("adaptation source", seed),
+        hidden=hidden,
+        references=references,
+    )
+    target = Feed(
+        model,
+        view,
+        batch_size=budget.target_batch_size,
+        augmentation=budget.augmentation,
+        device=job.device,
+        seed=derive_seed("adaptation target", seed),
+        hidden=hidden,
+        references=references,
+    )
+    curve = Curve()
+    steps = train(
+        model,
+        method,
+        source,
+        target,
+        budget,
+        loss_name=job.facts["loss"],
+        precision=job.facts["precision"],
+        device=job.device,
+        candidates=budget.checkpoints,
+        curve=curve,
+        report=job.report,
+        on_pass=job.on_pass,
+    )
+    for step in steps:
+        save_weights(model, job.out / f"candidate-{step:09d}.safetensors")
+    write_json(job.out / "curve.json", curve.points)
+
+
+def embed(job: Job) -> None:
+    """Features of one split by every candidate checkpoint."""
+    configure(torch.get_num_threads(), 0)
+    model = job.model()
+    split = job.packed("split")[0]
+    arrays = {"image_of_text": split.image_of_caption}
+    candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
+    for number, file in enumerate(candidates):
+        load_weights(model, file)
+        step = file.stem.partition("-")[2]
+        done = number / len(candidates)
+        arrays[f"images.{step}"] = embed_images(
+            model, split.images, job.device, lambda part, done=done: job.report(done + part / len(candidates))
+        ).numpy()
+        arrays[f"texts.{step}"] = embed_texts(model, split.captions, job.device).numpy()
+    save_file(arrays, job.out / "features.safetensors")
+    write_json(job.out / "items.json", {"image_names": split.image_names, "captions": split.captions})
+
+
+def rank(job: Job) -> None:
+    """Choose a checkpoint, rank the test split with it, and score the ranking."""
+    resolved = job.registry.resolve("selector", job.work["selector"])
+    steps = sorted(_features(job.inputs["test"]))
+    validation = {
+        role: [_features(folder) for folder in job.group(role)] for role in sorted(resolved.plugin.registration.needs)
+    }
+    candidates = [
+        Candidate(int(step), {role: [split[step] for split in splits] for role, splits in validation.items()})
+        for step in steps
+    ]
+    chosen = resolved.build().choose(candidates)
+    if not 0 <= chosen < len(steps):
+        raise RunError(f"selector {job.work['selector']!r} chose candidate {chosen} of {len(steps)}")
+    test = _features(job.inputs["test"])[steps[chosen]]
+    try:
+        ranking = evaluate_retrieval(
+            test.images,
+            test.texts,
+            test.image_of_text,
+            protocol=job.facts["protocol"],
+            ties=job.facts["ties"],
+        )
+    except ValueError as error:
+        raise RunError(f"the test embeddings cannot be ranked: {error}") from error
+    metrics = [job.registry.resolve("metric", reference).build() for reference in job.work["metrics"]]
+    score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
+    score |= {"step": int(steps[chosen]), "candidates": [int(step) for step in steps]}
+    score["features"] = job.stage.inputs["test"]
+    write_json(job.out / "score.json", score)
+    save_file(arrays, job.out / "queries.safetensors")
+    names = json.loads((job.inputs["test"] / "items.json").read_text(encoding="utf-8"))["image_names"]
+    write_json(job.out / "items.json", {"image_names": names})
+
+
+STAGES: dict[str, Callable[[Job], None]] = {
+    "pack": pack_split,
+    "pretrain": pretrain,
+    "adapt": adapt,
+    "embed": embed,
+    "rank": rank,
+}
+
+
+def _no_target(model: DualEncoder, job: Job) -> Feed:
+    return Feed(
+        model, None, batch_size=1, augmentation=(), device=job.device, seed=0, hidden="pre-training sees no target"
+    )
+
+
+def _features(folder: Path) -> dict[str, Features]:
+    """Step → the features an `embed` stage stored."""
+    arrays: dict[str, np.ndarray[Any, Any]] = load_file(folder / "features.safetensors")
+    steps = [name.partition(".")[2] for name in arrays if name.startswith("images.")]
+    return {
+        step: Features(arrays[f"images.{step}"], arrays[f"texts.{step}"], arrays["image_of_text"]) for step in steps
+    }

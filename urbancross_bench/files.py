@@ -1,0 +1,35 @@
+"""Writing files so that a reader finds them whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain JSON values, readably and in one way only."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def publish(folder: Path, place: Path) -> None:
+    """Move a finished folder to its place in one step, durably; one that is there already stays."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _sync(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.rename(place)
+    except OSError:
+        if not place.is_dir():
+            raise
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""The hooks a plugin may implement: one registration hook per kind, and the life of a run.
+
+Mark an implementation with `hookimpl`; a marked function that is no hook is an error, not silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pluggy
+
+from urbancross_bench.interfaces.registration import Registration
+
+PROJECT = "urbancross_bench"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+# Kind → the hook that registers plugins of this kind.
+REGISTRATION_HOOKS = {
+    "dataset": "register_datasets",
+    "encoder": "register_encoders",
+    "adaptation": "register_adaptations",
+    "metric": "register_metrics",
+    "selector": "register_selectors",
+    "executor": "register_executors",
+    "renderer": "register_renderers",
+}
+
+
+@hookspec
+def register_datasets() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer datasets (targets: subclasses of `interfaces.Dataset`)."""
+
+
+@hookspec
+def register_encoders() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer dual encoders (targets: subclasses of `interfaces.Encoder`)."""
+
+
+@hookspec
+def register_adaptations() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer adaptation methods (targets: subclasses of `interfaces.Adaptation`)."""
+
+
+@hookspec
+def register_metrics() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer metrics (targets: subclasses of `interfaces.Metric`)."""
+
+
+@hookspec
+def register_selectors() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer checkpoint selectors (targets: subclasses of `interfaces.Selector`)."""
+
+
+@hookspec
+def register_executors() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer executors (targets: subclasses of `interfaces.Executor`)."""
+
+
+@hookspec
+def register_renderers() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer renderers of leaderboard tables (targets: subclasses of `interfaces.Renderer`)."""
+
+
+@hookspec
+def on_run_started(run: Mapping[str, Any]) -> None:
+    """The first stage of `run` (its spec, as JSON) was handed to the executor."""
+
+
+@hookspec
+def on_epoch_ended(stage: str, values: Mapping[str, float]) -> None:
+    """A pass over the source ended while training in `stage`; `values` holds its mean losses.
+
+    Called in the process that trains, which may not be the process that runs the grid.
+    """
+
+
+@hookspec
+def on_run_finished(run: Mapping[str, Any], status: str) -> None:
+    """The record of `run` was written with this status."""
+
+
+@hookspec
+def on_grid_finished(out: str, counts: Mapping[str, int]) -> None:
+    """All runs have ended. `out` is the output folder, `counts` the number of runs per status."""

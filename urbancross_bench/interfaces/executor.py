@@ -1,0 +1,67 @@
+"""Executors: who carries out the stages of a grid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+from urbancross_bench.interfaces.options import Options
+
+
+@dataclass(frozen=True)
+class Task:
+    """One stage to carry out: plain JSON, so that any engine can run it with `execution.worker.execute`."""
+
+    key: str
+    stage: Mapping[str, Any]
+    store: str
+    log: str
+    device: str
+    threads: int
+    plugins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a task. `progress` events carry a fraction; `ended` comes exactly once per task."""
+
+    key: str
+    kind: Literal["progress", "ended"]
+    fraction: float = 0.0
+    error: str | None = None
+    traceback: str | None = None
+
+
+class Executor(ABC):
+    """An executor plugin: a context manager that takes tasks and reports events."""
+
+    options_type: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop whatever still runs."""
+
+    @abstractmethod
+    def slots(self, device: str, threads: int) -> int:
+        """How many tasks of `threads` CPU threads run at once on `device`."""
+
+    def preload(self, modules: Sequence[str]) -> None:  # noqa: B027 - optional
+        """Called once before the first task: modules that the tasks will import."""
+
+    @abstractmethod
+    def submit(self, task: Task) -> None:
+        """Start `task`; called only while a slot is free."""
+
+    @abstractmethod
+    def wait(self) -> list[Event]:
+        """Block until something happened to a submitted task."""

@@ -1,0 +1,52 @@
+"""How a plugin says what it offers: light to import, and enough to plan a grid with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from urbancross_bench.interfaces.settings import SETTINGS
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What planning knows of a plugin. Made by `register`; see there for the fields."""
+
+    name: str
+    target: str
+    options: str | None
+    summary: str
+    setting: str | None
+    needs: frozenset[str]
+    members: tuple[str, ...]
+
+
+def register(
+    name: str,
+    target: str,
+    *,
+    summary: str,
+    options: str | None = None,
+    setting: str | None = None,
+    needs: Iterable[str] = (),
+    members: Iterable[str] = (),
+) -> Registration:
+    """Offer a plugin under `name`.
+
+    target: `"package.module:Class"`, imported only when the plugin is used.
+    options: `"package.module:OptionsClass"`, a subclass of `Options` in a module that imports no torch.
+    setting: for adaptations and selectors, what they see of the target (a key of `SETTINGS`).
+    needs: what must be there for it to work. Adaptations: `"gradients"` (a trainable encoder),
+        `"reference"` (features of the frozen starting encoder). Selectors: `"source_val"`, `"target_val"`.
+    members: for datasets that hold several domains, their names (`synthetic/nordia`).
+
+    Raises ValueError for a malformed name, target or setting.
+    """
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f"plugin name {name!r} may hold letters, digits, '_' and '-' only")
+    for what, path in (("target", target), ("options", options)):
+        if path is not None and path.count(":") != 1:
+            raise ValueError(f'{what} of plugin {name!r} must be "package.module:Name", got {path!r}')
+    if setting is not None and setting not in SETTINGS:
+        raise ValueError(f"setting of plugin {name!r} must be one of {', '.join(SETTINGS)}, got {setting!r}")
+    return Registration(name, target, options, summary, setting, frozenset(needs), tuple(members))

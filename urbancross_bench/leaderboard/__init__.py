@@ -1,0 +1,1 @@
+"""Leaderboards: views over records, rendered to files. Nothing here imports torch."""

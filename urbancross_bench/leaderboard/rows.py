@@ -1,0 +1,154 @@
+"""From records to rows: the seeds of one cell put together, with intervals and paired differences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.evaluation.statistics import interval, over_seeds, resampled_images, resampled_means
+from urbancross_bench.identity import canonical_json
+from urbancross_bench.interfaces.renderer import Estimate
+from urbancross_bench.records import Record, ScoreRecord
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SeedScore:
+    """One score of one run."""
+
+    run: Mapping[str, Any]
+    score: ScoreRecord
+
+    @cached_property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Per-query counts and per-image sums."""
+        return self.score.arrays()
+
+    def value(self, metric: str) -> float | None:
+        """The metric's mean, as recorded."""
+        entry = self.score.content["metrics"].get(metric)
+        return None if entry is None else float(entry["value"])
+
+    def resampled(self, metric: str) -> Floats:
+        """(R,) the metric over resampled images."""
+        parts = self.score.content["metrics"][metric]["parts"] or [metric]
+        sums = {part: self.arrays[f"image_sums.{part}"] for part in parts}
+        draws = resampled_images(len(sums[parts[0]]), self.score.content["draws"])
+        means: Floats = np.mean(list(resampled_means(sums, draws).values()), axis=0)
+        return means
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One cell of the grid over its seeds, which are in order. `complete` is False where a seed is missing."""
+
+    seeds: tuple[SeedScore, ...]
+    complete: bool
+
+    @property
+    def run(self) -> Mapping[str, Any]:
+        """What the runs of all seeds have in common."""
+        return self.seeds[0].run
+
+    @property
+    def score(self) -> Mapping[str, Any]:
+        """What the scores of all seeds have in common."""
+        return self.seeds[0].score.content
+
+    @property
+    def method(self) -> tuple[str, str, str]:
+        """Encoder, adaptation, selector."""
+        return self.run["encoder"]["label"], self.run["adaptation"]["label"], self.score["selector"]
+
+    @property
+    def scenario(self) -> str:
+        """Source → target."""
+        scenario = self.run["scenario"]
+        return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+
+    @property
+    def setting(self) -> str:
+        """What method and selector saw of the target, together."""
+        return str(self.score["setting"])
+
+    def estimate(self, metric: str) -> Estimate | None:
+        """Mean over seeds with its interval; None where a seed or the metric is missing."""
+        values = [seed.value(metric) for seed in self.seeds]
+        if not self.complete or None in values:
+            return None
+        return Estimate(float(np.mean([v for v in values if v is not None])), *interval(self.resampled(metric)))
+
+    def chance(self, metric: str) -> float | None:
+        """What a random order scores."""
+        entry = self.score["metrics"].get(metric)
+        return None if entry is None else float(entry["chance"])
+
+    def difference(self, other: Row, metric: str) -> Estimate | None:
+        """This minus another row on the same test split and seeds, paired; None where that does not hold."""
+        mine, theirs = self.estimate(metric), other.estimate(metric)
+        same = [s.run["seed"] for s in self.seeds] == [s.run["seed"] for s in other.seeds]
+        if mine is None or theirs is None or not same or self.score["test"] != other.score["test"]:
+            return None
+        low, high = interval(self.resampled(metric) - other.resampled(metric))
+        return Estimate(mine.value - theirs.value, low, high)
+
+    def resampled(self, metric: str) -> Floats:
+        """(R,) the metric's mean over resampled seeds and images."""
+        return over_seeds([seed.resampled(metric) for seed in self.seeds])
+
+
+def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
+    """Group the scores of finished runs by everything but the seed, in an order that depends on content alone.
+
+    A row is complete if it has every seed that any row of the same scenario, encoder and recipe has.
+    """
+    groups: dict[str, list[SeedScore]] = defaultdict(list)
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        # A failed run has no score, but its seed is one that its rows lack.
+        seeds[_comparison(record.spec)].add(record.spec["seed"])
+        if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
+            continue
+        for score in record.scores:
+            groups[_cell(record.spec, score.content)].append(SeedScore(record.spec, score))
+    rows = []
+    for group in groups.values():
+        ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
+        expected = seeds[_comparison(ordered[0].run)]
+        rows.append(Row(ordered, {s.run["seed"] for s in ordered} == expected))
+    return sorted(rows, key=_order)
+
+
+def _order(row: Row) -> str:
+    scenario = row.run["scenario"]
+    return canonical_json([scenario["source"], scenario["target"], row.method, _cell(row.run, row.score)])
+
+
+def _comparison(run: Mapping[str, Any]) -> str:
+    """What rows that can be compared have in common: everything but method, selector and seed."""
+    names = ("scenario", "splits", "pretraining", "budget", "precision", "threads", "core")
+    return canonical_json([*(run[name] for name in names), run["encoder"]])
+
+
+def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    names = ("selector", "protocol", "ties", "test")
+    return canonical_json([_comparison(run), run["adaptation"], *(score[name] for name in names)])
+
+
+def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:
+    """The row of the baseline method that a row is compared with: same comparison, selector and protocol."""
+
+    def cell(other: Row) -> str:
+        return canonical_json([_comparison(other.run), *(other.score[n] for n in ("selector", "protocol", "ties"))])
+
+    for other in rows:
+        if other.run["adaptation"]["name"] == adaptation and cell(other) == cell(row):
+            return other
+    return None

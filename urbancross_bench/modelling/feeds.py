@@ -1,0 +1,219 @@
+"""Feeds: which items a step sees, and the batches a method gets to hold.
+
+What a step draws is a function of the seed and the step alone, so training can be repeated from anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from urbancross_bench.data.views import PairView, StreamView
+from urbancross_bench.errors import FirewallError
+from urbancross_bench.identity import derive_seed
+from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.augment import augment
+from urbancross_bench.modelling.embed import cut, embed_images, embed_texts, normalise, pixels
+
+Ints = NDArray[np.int64]
+
+
+class EncodedBatch:
+    """The `interfaces.Batch` a method gets: it holds the rows of one step and nothing they were drawn from."""
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        *,
+        hidden: str = "",
+        images: Tensor | None = None,
+        tokens: Tensor | None = None,
+        reference_images: Tensor | None = None,
+        reference_texts: Tensor | None = None,
+        domains: Tensor | None = None,
+    ) -> None:
+        self._model = model
+        self._hidden = hidden
+        self._images = images
+        self._tokens = tokens
+        self._reference_images = reference_images
+        self._reference_texts = reference_texts
+        self._domains = domains
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return F.normalize(self._model.encode_image(self._shown(self._images, "images")).float(), dim=1)
+
+    @cached_property
+    def text_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return F.normalize(self._model.encode_text(self._shown(self._tokens, "captions")).float(), dim=1)
+
+    @property
+    def reference_image_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._shown(self._reference_images, "reference image features")
+
+    @property
+    def reference_text_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._shown(self._reference_texts, "reference text features")
+
+    @property
+    def domains(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._shown(self._domains, "domains")
+
+    def rows(self, chosen: Tensor) -> EncodedBatch:
+        """The same batch cut down to some rows."""
+
+        def take(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return EncodedBatch(
+            self._model,
+            hidden=self._hidden,
+            images=take(self._images),
+            tokens=take(self._tokens),
+            reference_images=take(self._reference_images),
+            reference_texts=take(self._reference_texts),
+            domains=take(self._domains),
+        )
+
+    def _shown(self, values: Tensor | None, what: str) -> Tensor:
+        if values is None:
+            raise FirewallError(f"{what} are not shown here: {self._hidden}")
+        return values
+
+
+class Stream:
+    """Indices 0 … length−1 in a new random order each pass, in batches; the last incomplete one is dropped."""
+
+    def __init__(self, length: int, batch_size: int, seed: int) -> None:
+        self._length = length
+        self._size = min(batch_size, length)
+        self._seed = seed
+        self._order: tuple[int, Ints] | None = None
+        self.batches = length // self._size
+
+    def passes(self, step: int) -> int:
+        """How many passes are finished before this step."""
+        return step // self.batches
+
+    def draw(self, step: int) -> Ints:
+        """(B,) indices of one step."""
+        number = self.passes(step)
+        if self._order is None or self._order[0] != number:
+            generator = np.random.Generator(np.random.PCG64([self._seed, number]))
+            self._order = number, generator.permutation(self._length).astype(np.int64)
+        start = step % self.batches * self._size
+        return self._order[1][start : start + self._size]
+
+
+class ReferenceFeatures:
+    """Features of whole views by the frozen starting encoder, computed once before training."""
+
+    def __init__(self, model: DualEncoder, view: PairView | StreamView, device: torch.device) -> None:
+        self.images = None if view.images is None else F.normalize(embed_images(model, view.images, device), dim=1)
+        self.texts = None if view.captions is None else F.normalize(embed_texts(model, view.captions, device), dim=1)
+
+
+class Feed:
+    """Batches of one side of the training, drawn from what its view shows."""
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        view: PairView | StreamView | None,
+        *,
+        batch_size: int,
+        augmentation: Sequence[str],
+        device: torch.device,
+        seed: int,
+        hidden: str,
+        references: bool = False,
+    ) -> None:
+        self._model = model
+        self._view = view
+        self._device = device
+        self._augmentation = augmentation
+        self._hidden = hidden
+        self._seed = seed
+        self._images = self._texts = None
+        if view is not None and view.images is not None:
+            self._images = Stream(len(view.images), batch_size, derive_seed("images", seed))
+        if view is not None and view.captions is not None:
+            self._tokens = model.tokenize(view.captions)
+            if isinstance(view, PairView):
+                self._captions_of_image = _grouped(view.image_of_caption, len(view.images))
+            else:
+                self._texts = Stream(len(view.captions), batch_size, derive_seed("captions", seed))
+        self._references = ReferenceFeatures(model, view, device) if references and view is not None else None
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps of one pass over the images (over the captions where only they are shown)."""
+        stream = self._images or self._texts
+        return stream.batches if stream else 1
+
+    def passes(self, step: int) -> int:
+        """How many passes are finished before this step; 0 where nothing is shown."""
+        stream = self._images or self._texts
+        return stream.passes(step) if stream else 0
+
+    def batch(self, step: int) -> EncodedBatch:
+        """The batch of one step."""
+        view = self._view
+        if view is None:
+            return EncodedBatch(self._model, hidden=self._hidden)
+        seed = derive_seed("batch", step, self._seed)
+        images = self._images.draw(step) if self._images else None
+        domains: Tensor | None = None
+        if isinstance(view, PairView):
+            assert images is not None
+            texts: Ints | None = self._one_caption_each(images, seed)
+            domains = torch.from_numpy(view.domains[images]).to(self._device)
+        else:
+            texts = self._texts.draw(step) if self._texts else None
+        reference = self._references
+        return EncodedBatch(
+            self._model,
+            hidden=self._hidden,
+            images=None if images is None else self._prepared(images, Generator().manual_seed(seed)),
+            tokens=None if texts is None else cut(self._tokens[texts], self._model).to(self._device),
+            reference_images=self._looked_up(reference and reference.images, images),
+            reference_texts=self._looked_up(reference and reference.texts, texts),
+            domains=domains,
+        )
+
+    def _prepared(self, images: Ints, generator: Generator) -> Tensor:
+        assert self._view is not None
+        assert self._view.images is not None
+        plain = pixels(self._view.images[images], self._device)
+        return normalise(augment(plain, self._augmentation, generator), self._model)
+
+    def _one_caption_each(self, images: Ints, seed: int) -> Ints:
+        generator = np.random.Generator(np.random.PCG64(seed))
+        order, starts, counts = self._captions_of_image
+        picks = np.floor(generator.random(len(images)) * counts[images]).astype(np.int64)
+        chosen: Ints = order[starts[images] + picks]
+        return chosen
+
+    def _looked_up(self, features: Tensor | None, rows: Ints | None) -> Tensor | None:
+        return None if features is None or rows is None else features[rows].to(self._device)
+
+
+def _grouped(owners: Ints, groups: int) -> tuple[Ints, Ints, Ints]:
+    """Items sorted by owner, where each owner's items start, and how many they are."""
+    counts = np.bincount(owners, minlength=groups).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+    return np.argsort(owners, kind="stable"), starts, counts
+
+

@@ -1,0 +1,137 @@
+"""Records: what a run left behind. One directory per run, named by its key; below it one per score.
+
+    RUNS/<run key>/run.json            the run's spec and status
+                   provenance.json     versions, hardware, time: what may differ when a run is repeated
+                   curve.json          mean losses per pass
+                   failure.json        where it failed, with the traceback
+                   scores/<score key>/ score.json, queries.safetensors, items.json
+
+A directory is written beside its final place and renamed into it. Scores are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from urbancross_bench.errors import DataError
+from urbancross_bench.files import publish, write_json
+
+SCHEMA = 1
+STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreRecord:
+    """One score of a run: the content of its `score.json`, and the arrays beside it when asked for."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Per-query counts and per-image sums; see `execution.scoring.score_ranking`."""
+        file = self.folder / "queries.safetensors"
+        try:
+            arrays: dict[str, NDArray[np.generic]] = load_file(file)
+        except Exception as error:  # safetensors raises its own type, OSError and ValueError
+            raise DataError(f"record {file} cannot be read: {error}") from error
+        return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One run: its spec with its status, and its scores in order of their keys."""
+
+    folder: Path
+    spec: Mapping[str, Any]
+    scores: tuple[ScoreRecord, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run ended as it should; only such a run is reused."""
+        return bool(self.spec["status"] == "ok")
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a directory; None if there is none. Raises DataError naming a malformed file."""
+    if not (folder / "run.json").is_file():
+        return None
+    spec = _read(folder / "run.json", ("schema", "status", "key"))
+    if spec["key"] != folder.name or spec["status"] not in STATUSES:
+        raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
+    scores = []
+    for place in sorted((folder / "scores").glob("*")):
+        if (place / "score.json").is_file():
+            scores.append(ScoreRecord(place, _read(place / "score.json", ("schema", "key", "metrics"))))
+    return Record(folder, spec, tuple(scores))
+
+
+def read_records(places: Sequence[Path]) -> list[Record]:
+    """All records below some folders (each the output of a grid, or its `runs`), in order of their keys.
+
+    A run that stands in two folders counts once. Raises DataError if a folder holds no record.
+    """
+    found: dict[str, Record] = {}
+    for place in places:
+        root = place / "runs" if (place / "runs").is_dir() else place
+        records = [record for folder in sorted(root.glob("*")) if (record := read_record(folder)) is not None]
+        if not records:
+            raise DataError(f"{place} holds no record of a run; give the output folder of a grid")
+        for record in records:
+            if record.folder.name not in found or (record.ok and not found[record.folder.name].ok):
+                found[record.folder.name] = record
+    return [found[key] for key in sorted(found)]
+
+
+@contextmanager
+def writing_record(place: Path, spec: Mapping[str, Any], status: str) -> Iterator[Path]:
+    """A folder to complete the record in; it takes the place of an older record when the body succeeds."""
+    with _beside(place) as folder:
+        write_json(folder / "run.json", {"schema": SCHEMA, "status": status, **spec})
+        yield folder
+        if place.exists():  # only a run that is not `ok` is ever written again
+            shutil.rmtree(place)
+        publish(folder, place)
+
+
+def write_score(place: Path, content: Mapping[str, Any], outputs: Path) -> None:
+    """Write one score from the folder of its `rank` stage, unless it is there already."""
+    with _beside(place) as folder:
+        write_json(folder / "score.json", {"schema": SCHEMA, "key": place.name, **content})
+        for name in ("queries.safetensors", "items.json"):
+            shutil.copyfile(outputs / name, folder / name)
+        publish(folder, place)
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"record {file} cannot be read: {error}") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(f"record {file} lacks {', '.join(missing)}")
+    if content["schema"] != SCHEMA:
+        raise DataError(f"record {file} has schema {content['schema']}; this version reads {SCHEMA}")
+    return dict(content)

@@ -1,0 +1,60 @@
+"""How a grid and the command line name a plugin: `name`, `name/member`, `name[option=value,other=value]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from urbancross_bench.errors import UsageError
+
+_REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
+# An option ends at a comma that stands outside quotes and brackets.
+_OPTION = re.compile(r"\s*(?P<key>\w+)\s*=(?P<value>(?:\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^,\"'\[])*)(?:,|$)")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A plugin by name, one of its members, and the options that differ from the defaults."""
+
+    name: str
+    member: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read `name/member[option=value,…]`; values are YAML scalars or lists, quoted where they hold commas.
+
+        Raises UsageError for anything else.
+        """
+        match = _REFERENCE.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"{text!r} is not a plugin reference; write name[option=value,other=value]")
+        options: dict[str, Any] = {}
+        rest = match["options"] or ""
+        while rest.strip():
+            option = _OPTION.match(rest)
+            if option is None:
+                raise UsageError(f"cannot read the options of {text!r} from {rest!r} on; write option=value")
+            if option["key"] in options:
+                raise UsageError(f"option {option['key']!r} stands twice in {text!r}")
+            try:
+                options[option["key"]] = yaml.safe_load(option["value"])
+            except yaml.YAMLError as error:
+                raise UsageError(f"the value of {option['key']!r} in {text!r} is not YAML: {error}") from error
+            rest = rest[option.end() :]
+        return cls(match["name"], match["member"], options)
+
+    def __str__(self) -> str:
+        name = self.name if self.member is None else f"{self.name}/{self.member}"
+        if not self.options:
+            return name
+        return f"{name}[{','.join(f'{key}={_plain(value)}' for key, value in self.options.items())}]"
+
+
+def _plain(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf")).strip()
+    return text.removesuffix("...").strip()

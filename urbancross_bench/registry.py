@@ -1,0 +1,278 @@
+"""Finding plugins, keeping a broken one from breaking the rest, and looking them up by name."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+from pydantic import ValidationError
+
+from urbancross_bench import hookspecs
+from urbancross_bench.errors import PluginError, UsageError, did_you_mean
+from urbancross_bench.identity import code_version
+from urbancross_bench.interfaces.options import Options
+from urbancross_bench.interfaces.registration import Registration
+from urbancross_bench.references import Reference
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where plugins come from: an entry point of a distribution, or a file the user named."""
+
+    name: str
+    distribution: str | None
+    version: str
+    location: str
+    error: str | None = None
+    traceback: str | None = None
+
+    def __str__(self) -> str:
+        if self.distribution is None:
+            return f"file {self.location}"
+        return f"{self.distribution} {self.version} ({self.location})"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One registered plugin and who provides it."""
+
+    kind: str
+    registration: Registration
+    provider: Provider
+
+    def load(self) -> Any:
+        """Import the target class. Raises PluginError naming the plugin and its provider."""
+        return self._import(self.registration.target)
+
+    @cached_property
+    def options_type(self) -> type[Options]:
+        """The options model; plugins without one take no options."""
+        if self.registration.options is None:
+            return Options
+        found = self._import(self.registration.options)
+        if not (isinstance(found, type) and issubclass(found, Options)):
+            raise PluginError(f"{self._title}: {self.registration.options} is not a subclass of Options")
+        return found
+
+    @property
+    def version(self) -> str:
+        """What identifies the plugin's code in keys: see `identity.code_version`."""
+        module = self.registration.target.partition(":")[0]
+        return code_version(module.partition(".")[0], self.provider.distribution)
+
+    @property
+    def _title(self) -> str:
+        return f"{self.kind} {self.registration.name!r} of {self.provider}"
+
+    def _import(self, path: str) -> Any:
+        module, _, name = path.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except Exception as error:
+            raise PluginError(f"{self._title} cannot be loaded from {path}: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A reference with its plugin found and its options checked."""
+
+    reference: Reference
+    plugin: Plugin
+    options: Options
+
+    def build(self) -> Any:
+        """An instance of the plugin's class. Imports what the plugin needs, torch included."""
+        return self.plugin.load()(self.options)
+
+    def identity(self) -> dict[str, Any]:
+        """The facts about plugin, version and options that may change a result."""
+        return {
+            "name": self.reference.name,
+            "member": self.reference.member,
+            "version": self.plugin.version,
+            "options": self.options.identity(),
+        }
+
+
+class Registry:
+    """All plugins of one process. `Registry.discover` makes the usual one."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self.providers: list[Provider] = []
+        self.plugins: list[Plugin] = []
+
+    @classmethod
+    def discover(cls, files: Iterable[str | Path] = ()) -> Registry:
+        """Installed plugins (entry-point group `urbancross_bench`), then one-file plugins.
+
+        `URBANCROSS_LOAD_PLUGINS` (entry-point names, comma-separated; empty for none) limits the installed
+        ones. With `URBANCROSS_STRICT_PLUGINS=1` a plugin that cannot be registered raises PluginError instead
+        of being listed as broken. A file is named by its user, so its failure always raises.
+        """
+        registry = cls()
+        allowed = os.environ.get("URBANCROSS_LOAD_PLUGINS")
+        names = None if allowed is None else {name.strip() for name in allowed.split(",")}
+        strict = os.environ.get("URBANCROSS_STRICT_PLUGINS") == "1"
+        points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
+        for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
+            if names is None or point.name in names:
+                name, version = (point.dist.name, point.dist.version) if point.dist else (None, "local")
+                registry.add(Provider(point.name, name, version, point.value), point.load, strict=strict)
+        for file in files:
+            path = Path(file).resolve()
+            provider = Provider(path.stem, None, "local", str(path))
+            registry.add(provider, functools.partial(_load_file, path), strict=True)
+        return registry
+
+    def add(self, provider: Provider, load: Callable[[], object], *, strict: bool = False) -> None:
+        """Register what `load()` returns. A failure is kept in `providers`, or raised if `strict`."""
+        plugin: object | None = None
+        try:
+            plugin = load()
+            self._manager.register(plugin, name=str(provider))
+            self._manager.check_pending()
+            found = self._registrations(plugin, provider)
+        except Exception as error:
+            if plugin is not None and self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
+            if strict:
+                raise PluginError(f"plugin {provider} cannot be registered: {error}") from error
+            broken = Provider(
+                provider.name,
+                provider.distribution,
+                provider.version,
+                provider.location,
+                error=f"{type(error).__name__}: {error}",
+                traceback=traceback.format_exc(),
+            )
+            self.providers.append(broken)
+        else:
+            self.providers.append(provider)
+            self.plugins.extend(found)
+
+    def _registrations(self, plugin: object, provider: Provider) -> list[Plugin]:
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        found = []
+        for kind, hook in hookspecs.REGISTRATION_HOOKS.items():
+            for registrations in self._manager.subset_hook_caller(hook, others)():
+                for registration in registrations:
+                    if not isinstance(registration, Registration):
+                        raise TypeError(f"{hook} must return registrations made by register(), got {registration!r}")
+                    found.append(Plugin(kind, registration, provider))
+        return found
+
+    def notify(self, hook: str, **arguments: Any) -> list[str]:
+        """Call a lifecycle hook on every plugin; return what went wrong, one line a plugin."""
+        problems = []
+        for plugin in self._manager.get_plugins():
+            others = [other for other in self._manager.get_plugins() if other is not plugin]
+            try:
+                self._manager.subset_hook_caller(hook, others)(**arguments)
+            except Exception as error:
+                problems.append(f"plugin {self._manager.get_name(plugin)} failed in {hook}: {error!r}")
+        return problems
+
+    def of_kind(self, kind: str) -> list[Plugin]:
+        """The plugins of a kind, by name."""
+        return sorted((p for p in self.plugins if p.kind == kind), key=lambda p: p.registration.name)
+
+    def find(self, kind: str, name: str) -> Plugin:
+        """The plugin of this kind and name.
+
+        Raises UsageError with the nearest name if there is none, PluginError naming all providers if there are
+        several.
+        """
+        found = [p for p in self.of_kind(kind) if p.registration.name == name]
+        if not found:
+            broken = [p for p in self.providers if p.error]
+            hint = did_you_mean(name, {p.registration.name for p in self.of_kind(kind)})
+            if broken:
+                hint += f" Not loaded: {'; '.join(f'{p}: {p.error}' for p in broken)}."
+            raise UsageError(f"there is no {kind} {name!r}.{hint}")
+        if len(found) > 1:
+            raise PluginError(
+                f"{kind} {name!r} is provided more than once: by {' and by '.join(str(p.provider) for p in found)}. "
+                "Uninstall one, or leave it out of URBANCROSS_LOAD_PLUGINS."
+            )
+        return found[0]
+
+    def resolve(self, kind: str, reference: Reference | str) -> Resolved:
+        """Find a reference's plugin and check member and options; loads nothing but the options model."""
+        if isinstance(reference, str):
+            reference = Reference.parse(reference)
+        plugin = self.find(kind, reference.name)
+        members = plugin.registration.members
+        if members and reference.member is None:
+            raise UsageError(f"{kind} {reference.name!r} has several members; write one of "
+                             f"{', '.join(f'{reference.name}/{m}' for m in members)}")
+        if reference.member is not None and reference.member not in members:
+            raise UsageError(
+                f"{kind} {reference.name!r} has no member {reference.member!r}."
+                f"{did_you_mean(reference.member, members)}"
+            )
+        return Resolved(reference, plugin, _checked_options(plugin, reference))
+
+
+def _checked_options(plugin: Plugin, reference: Reference) -> Options:
+    try:
+        return plugin.options_type.model_validate(dict(reference.options))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = ".".join(str(part) for part in problem["loc"])
+        title = f"{plugin.kind} {plugin.registration.name!r}"
+        if problem["type"] == "extra_forbidden":
+            hint = did_you_mean(option, plugin.options_type.model_fields) or " It takes no options."
+            raise UsageError(f"{title} has no option {option!r}.{hint}") from None
+        where = f"option {option!r} of {title}" if option else title
+        raise UsageError(f"{where}: {problem['msg']} (got {problem['input']!r})") from None
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Import a one-file plugin under its stem, so that its lazy targets can name it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) != str(path):
+        raise ImportError(f"a module called {path.stem!r} is loaded already; rename {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def describe(plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
+    """Plugins as plain JSON values, for listings."""
+    return [
+        {
+            "kind": plugin.kind,
+            "name": plugin.registration.name,
+            "summary": plugin.registration.summary,
+            "setting": plugin.registration.setting,
+            "needs": sorted(plugin.registration.needs),
+            "members": list(plugin.registration.members),
+            "distribution": plugin.provider.distribution,
+            "version": plugin.provider.version,
+            "location": plugin.provider.location,
+        }
+        for plugin in plugins
+    ]

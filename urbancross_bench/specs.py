@@ -1,0 +1,237 @@
+"""The grid as a user writes it: a YAML file, checked key by key, with errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from urbancross_bench.errors import UsageError, did_you_mean
+
+Augmentation = Literal["flip", "rotate90", "crop", "colour"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Training(_Spec):
+    """How a model is trained: AdamW, linear warm-up, then the schedule.
+
+    A step draws `batch_size` source images, each with one of its captions at random.
+    """
+
+    steps: int = Field(ge=0)
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip_norm: PositiveFloat = 1.0
+    augmentation: tuple[Augmentation, ...] = ()
+
+
+class Pretraining(Training):
+    """The recipe every adaptation of the grid starts from: training on the source pairs alone."""
+
+    loss: Literal["info_nce", "hinge"] = "info_nce"
+
+
+class Budget(Training):
+    """What every adaptation may spend: the same optimiser steps for all."""
+
+    target_batch_size: PositiveInt = 64
+    checkpoints: PositiveInt = Field(default=1, description="candidates for the selector, evenly spaced")
+
+    @model_validator(mode="after")
+    def _checkpoints_fit(self) -> Self:
+        if self.steps and self.checkpoints > self.steps:
+            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
+        return self
+
+
+class Scenario(_Spec):
+    """Source domains → target domain, by their names in the grid."""
+
+    source: tuple[str, ...] = Field(min_length=1)
+    target: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source_or_several(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(value.get("source"), str):
+            return {**value, "source": (value["source"],)}
+        return value
+
+    @property
+    def kind(self) -> str:
+        """`in_domain`, `cross_domain`, `multi_source` or `seen_target`, from membership."""
+        if self.target in self.source:
+            return "in_domain" if len(self.source) == 1 else "seen_target"
+        return "cross_domain" if len(self.source) == 1 else "multi_source"
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.source)} → {self.target}"
+
+
+class Grid(_Spec):
+    """A set of runs: scenarios × encoders × adaptations × seeds, and how each is scored.
+
+    Plugins are given as references, `name[option=value]`. `domains`, `encoders` and `adaptations` are lists of
+    references, or mappings from a name of one's own to a reference.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    description: str = ""
+    plugins: tuple[str, ...] = Field(default=(), description="one-file plugins, relative to the grid's folder")
+    domains: dict[str, str] = Field(min_length=1)
+    scenarios: Literal["all_ordered_pairs"] | tuple[Scenario, ...] = "all_ordered_pairs"
+    encoders: dict[str, str] = Field(min_length=1)
+    pretraining: Pretraining
+    adaptations: dict[str, str] = Field(min_length=1)
+    budget: Budget
+    selectors: tuple[str, ...] = Field(default=("last",), min_length=1)
+    protocols: tuple[Literal["classic"], ...] = Field(default=("classic",), min_length=1)
+    ties: Literal["expected", "optimistic", "pessimistic"] = "expected"
+    metrics: tuple[str, ...] = Field(default=("recall",), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: PositiveInt = Field(default=1, description="CPU threads per run; they change sums, so they count")
+    executor: str = "local"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_name_themselves(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        value = dict(value)
+        for key in ("domains", "encoders", "adaptations"):
+            entries = value.get(key)
+            if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
+                if len(set(entries)) < len(entries):
+                    raise ValueError(f"an entry of {key} stands twice")
+                value[key] = {entry: entry for entry in entries}
+        return value
+
+    @model_validator(mode="after")
+    def _scenarios_name_domains(self) -> Self:
+        for scenario in self.expanded_scenarios():
+            for domain in (*scenario.source, scenario.target):
+                if domain not in self.domains:
+                    hint = did_you_mean(domain, self.domains)
+                    raise ValueError(f"scenario {scenario} names {domain!r}, which is not among the domains.{hint}")
+            if len(set(scenario.source)) < len(scenario.source):
+                raise ValueError(f"scenario {scenario} names a source twice")
+        for key in ("seeds", "selectors", "protocols", "metrics"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"an entry of {key} stands twice")
+        return self
+
+    def expanded_scenarios(self) -> tuple[Scenario, ...]:
+        """The scenarios in order; `all_ordered_pairs` gives each domain to itself and to every other."""
+        if self.scenarios != "all_ordered_pairs":
+            return self.scenarios
+        return tuple(Scenario(source=(s,), target=t) for s in self.domains for t in self.domains)
+
+
+def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read a grid file and apply `a.b=c` overrides (values are YAML).
+
+    Raises UsageError naming the file, the line, the key and the nearest known key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"grid {path} cannot be read: {error}") from error
+    try:
+        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"grid {path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"grid {path} must be a mapping of keys to values")
+    _refuse_repeated_keys(path, tree)
+    for override in overrides:
+        _override(content, override)
+    try:
+        return Grid.model_validate(content)
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(path, tree, problem) for problem in error.errors())) from None
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise UsageError(f"--set {override!r}: write key=value or section.key=value")
+    place: Any = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {override!r}: {parent!r} is not a section")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(path: Path, tree: yaml.Node, problem: Any) -> str:
+    """One problem as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
+    names = [part for part in problem["loc"] if not _is_union_tag(part)]
+    where = f"{path}:{_line(tree, names)}"
+    key = ".".join(str(name) for name in names)
+    if problem["type"] == "extra_forbidden":
+        section = ".".join(str(name) for name in names[:-1])
+        hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
+        return f"{where}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
+    if problem["type"] == "missing":
+        return f"{where}: {key} is missing"
+    return f"{where}: {f'{key}: ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_union_tag(part: str | int) -> bool:
+    # pydantic names the branch of a union in the path: `literal['…']`, `tuple[Scenario, ...]`.
+    return isinstance(part, str) and "[" in part
+
+
+def _known_keys(names: Sequence[str | int]) -> set[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "pretraining": Pretraining,
+        "budget": Budget,
+        "scenarios": Scenario,
+    }
+    model = sections.get(str(names[0]), Grid) if names else Grid
+    return set(model.model_fields)
+
+
+def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
+    """The line of the key (or list entry) that a path of names leads to, as far as the file has it."""
+    node, line = tree, tree.start_mark.line + 1
+    for name in names:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((k, v) for k, v in node.value if k.value == str(name)), None)
+            if entry is None:
+                break
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(name, int) and name < len(node.value):
+            node = node.value[name]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise UsageError(f"{path}:{key.start_mark.line + 1}: key {key.value!r} stands twice")
+            seen.add(key.value)
+            _refuse_repeated_keys(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_repeated_keys(path, value)
