@@ -1,6 +1,6 @@
 """The hooks a plugin may implement: one registration hook per kind, and the life of a run.
 
-Mark an implementation with `hookimpl`; a marked function that is no hook is an error, not silence.
+Mark an implementation with `interfaces.hookimpl`; a marked function that is no hook is an error, not silence.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from typing import Any
 
 import pluggy
 
-from urbancross_bench.interfaces.registration import Registration
-
-PROJECT = "urbancross_bench"
+from urbancross_bench.interfaces.registration import PROJECT, Registration
 
 hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
 
 # Kind → the hook that registers plugins of this kind.
 REGISTRATION_HOOKS = {

@@ -23,7 +23,7 @@ from urbancross_bench import hookspecs
 from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
-from urbancross_bench.interfaces.registration import Registration
+from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.references import Reference
 
 
@@ -110,7 +110,7 @@ class Registry:
     """All plugins of one process. `Registry.discover` makes the usual one."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self.providers: list[Provider] = []
         self.plugins: list[Plugin] = []
@@ -127,7 +127,7 @@ class Registry:
         allowed = os.environ.get("URBANCROSS_LOAD_PLUGINS")
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
         strict = os.environ.get("URBANCROSS_STRICT_PLUGINS") == "1"
-        points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
+        points = importlib.metadata.entry_points(group=PROJECT)
         for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
             if names is None or point.name in names:
                 name, version = (point.dist.name, point.dist.version) if point.dist else (None, "local")
@@ -171,7 +171,9 @@ class Registry:
             for registrations in self._manager.subset_hook_caller(hook, others)():
                 for registration in registrations:
                     if not isinstance(registration, Registration):
-                        raise TypeError(f"{hook} must return registrations made by register(), got {registration!r}")
+                        raise TypeError(
+                            f"{hook} must return registrations made by register(), got {registration!r}"
+                        )
                     found.append(Plugin(kind, registration, provider))
         return found
 
@@ -204,8 +206,9 @@ class Registry:
                 hint += f" Not loaded: {'; '.join(f'{p}: {p.error}' for p in broken)}."
             raise UsageError(f"there is no {kind} {name!r}.{hint}")
         if len(found) > 1:
+            providers = " and by ".join(str(plugin.provider) for plugin in found)
             raise PluginError(
-                f"{kind} {name!r} is provided more than once: by {' and by '.join(str(p.provider) for p in found)}. "
+                f"{kind} {name!r} is provided more than once: by {providers}. "
                 "Uninstall one, or leave it out of URBANCROSS_LOAD_PLUGINS."
             )
         return found[0]
@@ -217,8 +220,10 @@ class Registry:
         plugin = self.find(kind, reference.name)
         members = plugin.registration.members
         if members and reference.member is None:
-            raise UsageError(f"{kind} {reference.name!r} has several members; write one of "
-                             f"{', '.join(f'{reference.name}/{m}' for m in members)}")
+            raise UsageError(
+                f"{kind} {reference.name!r} has several members; write one of "
+                f"{', '.join(f'{reference.name}/{m}' for m in members)}"
+            )
         if reference.member is not None and reference.member not in members:
             raise UsageError(
                 f"{kind} {reference.name!r} has no member {reference.member!r}."

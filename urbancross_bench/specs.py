@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from urbancross_bench.errors import UsageError, did_you_mean
 
@@ -122,7 +130,9 @@ class Grid(_Spec):
             for domain in (*scenario.source, scenario.target):
                 if domain not in self.domains:
                     hint = did_you_mean(domain, self.domains)
-                    raise ValueError(f"scenario {scenario} names {domain!r}, which is not among the domains.{hint}")
+                    raise ValueError(
+                        f"scenario {scenario} names {domain!r}, which is not among the domains.{hint}"
+                    )
             if len(set(scenario.source)) < len(scenario.source):
                 raise ValueError(f"scenario {scenario} names a source twice")
         for key in ("seeds", "selectors", "protocols", "metrics"):
@@ -151,7 +161,7 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"grid {path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or tree is None:
         raise UsageError(f"grid {path} must be a mapping of keys to values")
     _refuse_repeated_keys(path, tree)
     for override in overrides:

@@ -22,7 +22,9 @@ class UrbanCrossOptions(Options):
     first_margin: float = Field(default=0.5, ge=0, description="triplet margin in the first pass over the target")
     margin_step: float = Field(default=0.2, ge=0, description="what each further pass adds to the margin")
     last_margin: float = Field(default=1.5, ge=0, description="the largest margin")
-    pairs: float = Field(default=0.0, ge=0, description="weight of the recipe's supervised loss; the paper has none")
+    pairs: float = Field(
+        default=0.0, ge=0, description="weight of the recipe's supervised loss; the paper has none"
+    )
 
     @model_validator(mode="after")
     def _something_is_left(self) -> Self:

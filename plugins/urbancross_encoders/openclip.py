@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError
-from urbancross_bench.interfaces import Encoder
+from urbancross_bench.interfaces import DualEncoder, Encoder
 from urbancross_encoders.options import OWN_ARCHITECTURES, OpenClipOptions
 
 open_clip.add_model_config(OWN_ARCHITECTURES)
@@ -24,7 +24,7 @@ class OpenClip(Encoder):
 
     options_type = OpenClipOptions
 
-    def load(self) -> OpenClipModel:
+    def load(self) -> DualEncoder:
         """Raises UsageError where the weights cannot be found or do not fit the architecture."""
         options = cast(OpenClipOptions, self.options)
         source = options.pretrained or (str(data_path(options.checkpoint)) if options.checkpoint else None)
@@ -37,14 +37,16 @@ class OpenClip(Encoder):
         try:
             model = open_clip.create_model(options.architecture, pretrained=source)
         except (RuntimeError, OSError, KeyError) as error:
-            raise UsageError(f"encoder 'openclip' cannot load {source!r} into {options.architecture}: {error}") from error
+            raise UsageError(
+                f"encoder 'openclip' cannot load {source!r} into {options.architecture}: {error}"
+            ) from error
         return OpenClipModel(model, open_clip.get_tokenizer(options.architecture), options.config)
 
 
 class OpenClipModel(nn.Module):
     """The `interfaces.DualEncoder` around an open_clip model."""
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    def __init__(self, clip: Any, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.clip = clip
         self.width = int(config["embed_dim"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from urbancross_bench.interfaces import Cell, Estimate, Renderer, Table
@@ -31,8 +32,12 @@ def _three(cell: Cell) -> list[str]:
     return [_text(cell), "", ""]
 
 
-def _spread(cells, wide, three):  # type: ignore[no-untyped-def]
-    return [text for cell, is_wide in zip(cells, wide, strict=True) for text in (three(cell) if is_wide else [_text(cell)])]
+def _spread(cells: Sequence[Cell], wide: Sequence[bool], three: Callable[[Cell], list[str]]) -> list[str]:
+    return [
+        text
+        for cell, is_wide in zip(cells, wide, strict=True)
+        for text in (three(cell) if is_wide else [_text(cell)])
+    ]
 
 
 def _text(cell: Cell) -> str:

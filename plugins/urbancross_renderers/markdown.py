@@ -40,5 +40,7 @@ def _number(value: float) -> str:
 def _escape(text: str) -> str:
     """No cell can end the table or start markup."""
     for character in "\\|<>`*[":
-        text = text.replace(character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character])
+        text = text.replace(
+            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
+        )
     return " ".join(text.split())

@@ -19,7 +19,8 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Output folder; by default runs/NAME of the grid.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 

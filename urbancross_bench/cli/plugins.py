@@ -71,4 +71,6 @@ def _print(plugin: Plugin) -> None:
     for name, field in plugin.options_type.model_fields.items():
         annotation = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
         default = "required" if field.is_required() else repr(field.default)
-        print(f"  option   {name}: {annotation or field.annotation} = {default}  {field.description or ''}".rstrip())
+        print(
+            f"  option   {name}: {annotation or field.annotation} = {default}  {field.description or ''}".rstrip()
+        )

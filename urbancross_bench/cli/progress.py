@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from urbancross_bench.cli.plan import summary
 from urbancross_bench.execution.plan import Run
 from urbancross_bench.execution.run import Display, Status
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 
 def make_display() -> PlainDisplay:
@@ -70,12 +73,16 @@ class LiveDisplay(PlainDisplay):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[left]}")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bars: dict[str, int] = {}
-        del MofNCompleteColumn
+        self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -30,7 +30,7 @@ class Split:
     @property
     def image_names(self) -> list[str]:
         """(N,) names of the images."""
-        return [self.domain.image_names[index] for index in self.members]
+        return [self.domain.image_names[index] for index in self.members.tolist()]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -73,7 +73,7 @@ def split_of(domain: Domain, name: str) -> Split:
     position[members] = np.arange(len(members))
     local = position[domain.image_of_caption]
     chosen = np.flatnonzero(local >= 0)
-    return Split(domain, name, members, tuple(domain.captions[i] for i in chosen), local[chosen])
+    return Split(domain, name, members, tuple(domain.captions[i] for i in chosen.tolist()), local[chosen])
 
 
 def _first(domain: Domain, indices: NDArray[np.int64]) -> str:

@@ -31,7 +31,9 @@ class FolderImages(ImageSource):
         present = {entry.name for entry in os.scandir(folder)}
         missing = [name for name in names if name not in present and not (folder / name).is_file()]
         if missing:
-            raise DataError(f"image folder {folder} lacks {len(missing)} of {len(names)} images, {missing[0]} the first")
+            raise DataError(
+                f"image folder {folder} lacks {len(missing)} of {len(names)} images, {missing[0]} the first"
+            )
         self._paths = [folder / name for name in names]
 
     def digest(self, index: int) -> str:

@@ -57,7 +57,9 @@ def target_view(split: PackedSplit, setting: str, seed: int) -> PairView | Strea
         return None
     return StreamView(
         images=split.images[_order("images", len(split.images), seed)] if access.images else None,
-        captions=_in_order(split.captions, _order("captions", len(split.captions), seed)) if access.captions else None,
+        captions=_in_order(split.captions, _order("captions", len(split.captions), seed))
+        if access.captions
+        else None,
     )
 
 

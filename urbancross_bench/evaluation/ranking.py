@@ -140,7 +140,9 @@ def _rows(name: str, values: ArrayLike, normalize: bool) -> Floats:
 def _owners(image_of_text: Any, images: int, texts: int) -> Ints:
     owner = np.asarray(image_of_text)
     if owner.shape != (texts,) or not np.issubdtype(owner.dtype, np.integer):
-        raise ValueError(f"image_of_text must hold one integer per text ({texts}), got {owner.dtype} {owner.shape}")
+        raise ValueError(
+            f"image_of_text must hold one integer per text ({texts}), got {owner.dtype} {owner.shape}"
+        )
     if owner.min() < 0 or owner.max() >= images:
         raise ValueError(f"image_of_text must lie in [0, {images}), got {owner.min()} to {owner.max()}")
     missing = np.setdiff1d(np.arange(images), owner)

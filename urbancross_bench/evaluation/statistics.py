@@ -33,7 +33,11 @@ def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Floa
     generator = np.random.Generator(np.random.PCG64(seed))
     draws = generator.integers(0, images, size=(resamples, images))
     offsets = np.arange(resamples)[:, None] * images
-    return np.bincount((draws + offsets).ravel(), minlength=resamples * images).reshape(resamples, images) * 1.0
+    return (
+        np.bincount((draws + offsets).ravel(), minlength=resamples * images)
+        .reshape(resamples, images)
+        .astype(np.float64)
+    )
 
 
 def resampled_seeds(seeds: int, resamples: int = RESAMPLES) -> Floats:
@@ -55,7 +59,8 @@ def resampled_means(sums: Mapping[str, Floats], draws: Floats) -> dict[str, Floa
 def over_seeds(per_seed: Sequence[Floats]) -> Floats:
     """(R,) mean over the seeds that each resample drew, from one (R,) array of means per seed."""
     shares = resampled_seeds(len(per_seed), len(per_seed[0]))
-    return (shares * np.stack(per_seed, axis=1)).sum(axis=1)
+    means: Floats = (shares * np.stack(per_seed, axis=1)).sum(axis=1)
+    return means
 
 
 def interval(resampled: Floats, level: float = LEVEL) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,12 @@ def expected_hits(g: Ints, e: Ints, m: Ints, k: int) -> Floats:
     return 1.0 - miss
 
 
+def _floats(values: NDArray[Any]) -> Floats:
+    return values.astype(np.float64)
+
+
 TIES: dict[str, TieRule] = {
-    "expected": TieRule(expected_hits, lambda g, e, m: g + (e + m + 1) / (m + 1)),
-    "optimistic": TieRule(lambda g, e, m, k: (g < k).astype(np.float64), lambda g, e, m: g + 1.0),
-    "pessimistic": TieRule(lambda g, e, m, k: (g + e < k).astype(np.float64), lambda g, e, m: g + e + 1.0),
+    "expected": TieRule(expected_hits, lambda g, e, m: _floats(g + (e + m + 1) / (m + 1))),
+    "optimistic": TieRule(lambda g, e, m, k: _floats(g < k), lambda g, e, m: _floats(g + 1)),
+    "pessimistic": TieRule(lambda g, e, m, k: _floats(g + e < k), lambda g, e, m: _floats(g + e + 1)),
 }

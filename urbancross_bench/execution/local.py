@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 from urbancross_bench.errors import UrbanCrossError
@@ -70,9 +69,7 @@ class LocalExecutor(Executor):
             events.append(event)
         return events
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Kill what still runs: nothing half-written is believed, so nothing has to end in order."""
         for _, process in self._running.values():
             process.kill()
@@ -101,7 +98,9 @@ def _carry_out(task: Task, connection: Connection) -> None:
     except UrbanCrossError as error:
         ended = Event(task.key, "ended", error=str(error), traceback=traceback.format_exc())
     except BaseException as error:
-        ended = Event(task.key, "ended", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        ended = Event(
+            task.key, "ended", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
+        )
     with contextlib.suppress(BrokenPipeError):
         connection.send(ended)
 

@@ -143,7 +143,9 @@ class _Planner:
             )
         )
         target = self._domains[scenario.target]
-        key = key_of({"training": training.key, "target": [target["train"].fingerprint, target["val"].fingerprint]})
+        key = key_of(
+            {"training": training.key, "target": [target["train"].fingerprint, target["val"].fingerprint]}
+        )
         spec = self._spec(scenario, encoder, adaptation, seed, setting, key, training)
         scores = tuple(
             self._score(scenario, encoder, training, selector, protocol, key)
@@ -153,7 +155,14 @@ class _Planner:
         return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
 
     def _spec(
-        self, scenario: Scenario, encoder: str, adaptation: str, seed: int, setting: str, key: str, training: Stage
+        self,
+        scenario: Scenario,
+        encoder: str,
+        adaptation: str,
+        seed: int,
+        setting: str,
+        key: str,
+        training: Stage,
     ) -> dict[str, Any]:
         """What the record says of the run: everything that names or explains it, no path and no machine."""
         options = self._encoder_options(encoder)
@@ -184,7 +193,11 @@ class _Planner:
         return self._add(
             Stage(
                 "pretrain",
-                {"encoder": resolved.identity(), "recipe": _json(self._grid.pretraining), **self._numerics(seed)},
+                {
+                    "encoder": resolved.identity(),
+                    "recipe": _json(self._grid.pretraining),
+                    **self._numerics(seed),
+                },
                 self._packs("source", scenario.source, "train", encoder),
                 work={"encoder": self._reference(resolved), "sources": len(scenario.source)},
                 label=f"{encoder}, {' + '.join(scenario.source)}, seed {seed}",
@@ -294,4 +307,3 @@ def _core(room: str) -> str:
 def _json(spec: Any) -> dict[str, Any]:
     facts: dict[str, Any] = spec.model_dump(mode="json")
     return facts
-

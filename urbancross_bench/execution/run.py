@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +77,14 @@ def status_of(plan: Plan, out: Path) -> Status:
 
 
 def run_grid(
-    plan: Plan, out: Path, executor: Executor, registry: Registry, display: Display, *, device: str, plugins: Sequence[str]
+    plan: Plan,
+    out: Path,
+    executor: Executor,
+    registry: Registry,
+    display: Display,
+    *,
+    device: str,
+    plugins: Sequence[str],
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
 
@@ -86,14 +94,16 @@ def run_grid(
     store.create()
     lock = FileLock(out / ".lock", blocking=False)
     try:
-        with lock, executor:
+        with lock, closing(executor):
             store.clear_partial()
             status = status_of(plan, out)
             display.planned(status)
             counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
             counts += _Scheduler(status, out, store, executor, registry, display, device, plugins).run()
     except Timeout:
-        raise UsageError(f"another process is running a grid in {out}; wait for it or choose another --out") from None
+        raise UsageError(
+            f"another process is running a grid in {out}; wait for it or choose another --out"
+        ) from None
     for problem in registry.notify("on_grid_finished", out=str(out), counts=dict(counts)):
         display.warn(problem)
     return counts
@@ -124,7 +134,9 @@ class _Scheduler:
         self._record_complete({*waiting})
         while waiting or running:
             blocked = {*waiting, *running}
-            for stage in [s for s in waiting.values() if blocked.isdisjoint(s.inputs.values())][: slots - len(running)]:
+            for stage in [s for s in waiting.values() if blocked.isdisjoint(s.inputs.values())][
+                : slots - len(running)
+            ]:
                 running[stage.key] = waiting.pop(stage.key)
                 self._start(stage)
             for event in self.executor.wait():
@@ -188,7 +200,7 @@ class _Scheduler:
             with writing_record(place, run.spec, status) as folder:
                 if failure:
                     stage = self.status.plan.stages[failure.key]
-                    content = {"stage": stage.kind, "what": stage.label, "key": stage.key}
+                    content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
                     content |= {"error": failure.error, "traceback": failure.traceback}
                     write_json(folder / "failure.json", content)
                 else:

@@ -56,7 +56,9 @@ class Job:
 
     def group(self, role: str) -> list[Path]:
         """The inputs `role.0`, `role.1`, … in order."""
-        names = sorted((n for n in self.inputs if n.startswith(f"{role}.")), key=lambda n: int(n.partition(".")[2]))
+        names = sorted(
+            (n for n in self.inputs if n.startswith(f"{role}.")), key=lambda n: int(n.partition(".")[2])
+        )
         return [self.inputs[name] for name in names]
 
     def packed(self, role: str) -> list[PackedSplit]:
@@ -185,11 +187,9 @@ def embed(job: Job) -> None:
     for number, file in enumerate(candidates):
         load_weights(model, file)
         step = file.stem.partition("-")[2]
-        done = number / len(candidates)
-        arrays[f"images.{step}"] = embed_images(
-            model, split.images, job.device, lambda part, done=done: job.report(done + part / len(candidates))
-        ).numpy()
+        arrays[f"images.{step}"] = embed_images(model, split.images, job.device).numpy()
         arrays[f"texts.{step}"] = embed_texts(model, split.captions, job.device).numpy()
+        job.report((number + 1) / len(candidates))
     save_file(arrays, job.out / "features.safetensors")
     write_json(job.out / "items.json", {"image_names": split.image_names, "captions": split.captions})
 
@@ -199,7 +199,8 @@ def rank(job: Job) -> None:
     resolved = job.registry.resolve("selector", job.work["selector"])
     steps = sorted(_features(job.inputs["test"]))
     validation = {
-        role: [_features(folder) for folder in job.group(role)] for role in sorted(resolved.plugin.registration.needs)
+        role: [_features(folder) for folder in job.group(role)]
+        for role in sorted(resolved.plugin.registration.needs)
     }
     candidates = [
         Candidate(int(step), {role: [split[step] for split in splits] for role, splits in validation.items()})
@@ -240,7 +241,13 @@ STAGES: dict[str, Callable[[Job], None]] = {
 
 def _no_target(model: DualEncoder, job: Job) -> Feed:
     return Feed(
-        model, None, batch_size=1, augmentation=(), device=job.device, seed=0, hidden="pre-training sees no target"
+        model,
+        None,
+        batch_size=1,
+        augmentation=(),
+        device=job.device,
+        seed=0,
+        hidden="pre-training sees no target",
     )
 
 
@@ -249,5 +256,6 @@ def _features(folder: Path) -> dict[str, Features]:
     arrays: dict[str, np.ndarray[Any, Any]] = load_file(folder / "features.safetensors")
     steps = [name.partition(".")[2] for name in arrays if name.startswith("images.")]
     return {
-        step: Features(arrays[f"images.{step}"], arrays[f"texts.{step}"], arrays["image_of_text"]) for step in steps
+        step: Features(arrays[f"images.{step}"], arrays[f"texts.{step}"], arrays["image_of_text"])
+        for step in steps
     }

@@ -1,13 +1,12 @@
 """What a plugin author imports. Nothing here imports torch."""
 
-from urbancross_bench.hookspecs import hookimpl
 from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Context, Progress
 from urbancross_bench.interfaces.dataset import SPLITS, Dataset, Domain, ImageSource
 from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, EncoderOptions, ImageFormat, Weights
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.interfaces.options import Options
-from urbancross_bench.interfaces.registration import Registration, register
+from urbancross_bench.interfaces.registration import Registration, hookimpl, register
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Renderer, Table
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 from urbancross_bench.interfaces.settings import SETTINGS, Access

@@ -49,10 +49,13 @@ class DualEncoder(Protocol):
     """
 
     width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    logit_scale: torch.nn.Parameter
-    """Natural logarithm of the factor on cosine similarities; a scalar."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def logit_scale(self) -> torch.nn.Parameter:
+        """Natural logarithm of the factor on cosine similarities; a scalar."""
+        ...
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
         """(B, L) int64 token ids of B strings."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from urbancross_bench.interfaces.options import Options
 
@@ -36,20 +35,12 @@ class Event:
 
 
 class Executor(ABC):
-    """An executor plugin: a context manager that takes tasks and reports events."""
+    """An executor plugin: takes tasks and reports events."""
 
     options_type: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Options) -> None:
         self.options = options
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop whatever still runs."""
 
     @abstractmethod
     def slots(self, device: str, threads: int) -> int:
@@ -65,3 +56,7 @@ class Executor(ABC):
     @abstractmethod
     def wait(self) -> list[Event]:
         """Block until something happened to a submitted task."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop whatever still runs; called once, at the end or on the way out."""

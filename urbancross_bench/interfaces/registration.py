@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pluggy
+
 from urbancross_bench.interfaces.settings import SETTINGS
+
+PROJECT = "urbancross_bench"  # pluggy's name of the project, and the entry-point group of its plugins
+
+hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,9 @@ def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:
     """The row of the baseline method that a row is compared with: same comparison, selector and protocol."""
 
     def cell(other: Row) -> str:
-        return canonical_json([_comparison(other.run), *(other.score[n] for n in ("selector", "protocol", "ties"))])
+        return canonical_json(
+            [_comparison(other.run), *(other.score[n] for n in ("selector", "protocol", "ties"))]
+        )
 
     for other in rows:
         if other.run["adaptation"]["name"] == adaptation and cell(other) == cell(row):

@@ -29,12 +29,27 @@ def _scenarios(rows: Sequence[Row], view: View, notes: Sequence[str]) -> Table:
     for row in sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view))):
         baseline = baseline_of(row, rows, view.baseline)
         is_baseline = baseline is row
-        line: list[Cell] = [row.scenario, row.run["scenario"]["kind"], *row.method[:2], row.setting, row.method[2]]
+        line: list[Cell] = [
+            row.scenario,
+            row.run["scenario"]["kind"],
+            *row.method[:2],
+            row.setting,
+            row.method[2],
+        ]
         line += [len(row.seeds), row.estimate(view.metric)]
         line += [None if baseline is None or is_baseline else row.difference(baseline, view.metric)]
         line += [row.chance(view.metric), *(row.estimate(metric) for metric in view.details)]
-        line += [row.run["encoder"]["weights"]["status"], row.run["pretraining"]["steps"], row.run["budget"]["steps"]]
-        line += [row.score["protocol"], row.score["ties"], row.score["queries"]["i2t"], row.score["queries"]["t2i"]]
+        line += [
+            row.run["encoder"]["weights"]["status"],
+            row.run["pretraining"]["steps"],
+            row.run["budget"]["steps"],
+        ]
+        line += [
+            row.score["protocol"],
+            row.score["ties"],
+            row.score["queries"]["i2t"],
+            row.score["queries"]["t2i"],
+        ]
         cells.append(line)
     return Table("scenarios", f"{view.title}: every scenario", columns, cells, notes)
 
@@ -43,13 +58,21 @@ def _summary(rows: Sequence[Row], view: View, notes: Sequence[str]) -> Table:
     """One row per encoder, adaptation and selector: its mean over the scenarios where there is a shift."""
     shifted = [row for row in rows if row.run["scenario"]["kind"] not in ("in_domain", "seen_target")]
     columns = ["encoder", "adaptation", "setting", "selector", "scenarios", "seeds"]
-    columns += [f"mean {view.metric}", f"Δ {view.baseline}", "worst scenario", f"worst {view.metric}", "chance"]
+    columns += [
+        f"mean {view.metric}",
+        f"Δ {view.baseline}",
+        "worst scenario",
+        f"worst {view.metric}",
+        "chance",
+    ]
     lines: list[tuple[tuple[bool, float], list[Cell]]] = []
     for group in _groups(shifted):
         everywhere = len(group) == len({row.scenario for row in shifted if row.method[0] == group[0].method[0]})
         estimates = [row.estimate(view.metric) for row in group] if everywhere else [None]
         pairs = [(row, base) for row in group if (base := baseline_of(row, rows, view.baseline)) is not None]
-        worst = min(((e.value, r.scenario) for e, r in zip(estimates, group, strict=False) if e), default=(None, None))
+        worst = min(
+            ((e.value, r.scenario) for e, r in zip(estimates, group, strict=False) if e), default=(None, None)
+        )
         whole = None not in estimates
         line: list[Cell] = [*group[0].method[:2], group[0].setting, group[0].method[2]]
         line += [len(group), len(group[0].seeds)]
@@ -102,9 +125,13 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
     failed = sum(not record.ok for record in records)
     if failed:
         notes.append(f"{failed} runs did not end well; a row that lacks a seed shows no number.")
-    hidden = sum(record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records)
+    hidden = sum(
+        record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records
+    )
     if hidden:
-        notes.append(f"{hidden} runs are left out: their encoder's weights are not among {', '.join(view.weights)}.")
+        notes.append(
+            f"{hidden} runs are left out: their encoder's weights are not among {', '.join(view.weights)}."
+        )
     generated = sorted({d for row in rows for d, is_so in row.run["captions_generated"].items() if is_so})
     if generated:
         notes.append(f"A model wrote the captions of {', '.join(generated)} from the images.")

@@ -47,7 +47,9 @@ def _crop(images: Tensor, generator: Generator) -> Tensor:
 
 def _colour(images: Tensor, generator: Generator) -> Tensor:
     """Change brightness, contrast and saturation by up to 30 % each."""
-    factors = (0.7 + 0.6 * torch.rand(3, len(images), generator=generator)).to(images.device)[..., None, None, None]
+    factors = (0.7 + 0.6 * torch.rand(3, len(images), generator=generator)).to(images.device)[
+        ..., None, None, None
+    ]
     images = images * factors[0]
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = mean + (images - mean) * factors[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,17 +33,13 @@ def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_images(
-    model: DualEncoder, images: NDArray[np.uint8], device: torch.device, report: Callable[[float], None] | None = None
-) -> Tensor:
+def embed_images(model: DualEncoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(N, D) float32 features on the CPU, not normalised, of (N, S, S, 3) uint8 images."""
     model.train(False)
     parts = []
     for start in range(0, len(images), BATCH):
         block = images[start : start + BATCH]
         parts.append(model.encode_image(normalise(pixels(block, device), model)).float().cpu())
-        if report:
-            report(min(1.0, (start + BATCH) / len(images)))
     return _finite("image", torch.cat(parts))
 
 
@@ -63,5 +59,7 @@ def embed_texts(model: DualEncoder, texts: Sequence[str], device: torch.device) 
 def _finite(what: str, features: Tensor) -> Tensor:
     bad = int((~features.isfinite().all(dim=1)).sum())
     if bad:
-        raise RunError(f"{bad} of {len(features)} {what} embeddings hold NaN or infinity; the encoder has diverged")
+        raise RunError(
+            f"{bad} of {len(features)} {what} embeddings hold NaN or infinity; the encoder has diverged"
+        )
     return features

@@ -122,7 +122,9 @@ class ReferenceFeatures:
 
     def __init__(self, model: DualEncoder, view: PairView | StreamView, device: torch.device) -> None:
         self.images = None if view.images is None else F.normalize(embed_images(model, view.images, device), dim=1)
-        self.texts = None if view.captions is None else F.normalize(embed_texts(model, view.captions, device), dim=1)
+        self.texts = (
+            None if view.captions is None else F.normalize(embed_texts(model, view.captions, device), dim=1)
+        )
 
 
 class Feed:
@@ -188,8 +190,8 @@ class Feed:
             hidden=self._hidden,
             images=None if images is None else self._prepared(images, Generator().manual_seed(seed)),
             tokens=None if texts is None else cut(self._tokens[texts], self._model).to(self._device),
-            reference_images=self._looked_up(reference and reference.images, images),
-            reference_texts=self._looked_up(reference and reference.texts, texts),
+            reference_images=self._looked_up(reference.images if reference else None, images),
+            reference_texts=self._looked_up(reference.texts if reference else None, texts),
             domains=domains,
         )
 
@@ -215,5 +217,3 @@ def _grouped(owners: Ints, groups: int) -> tuple[Ints, Ints, Ints]:
     counts = np.bincount(owners, minlength=groups).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
     return np.argsort(owners, kind="stable"), starts, counts
-
-

@@ -97,7 +97,7 @@ def train(
             losses = method.loss(source_batch, target_batch, progress)
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
         _check_finite(losses, norm, step)
         optimiser.step()

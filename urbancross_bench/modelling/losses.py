@@ -30,7 +30,9 @@ def hinge(images: Tensor, texts: Tensor, margin: float = 0.2) -> Tensor:
     return (to_texts + to_images) / len(scores)
 
 
-def weighted_triplet(anchors: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor, margin: float) -> Tensor:
+def weighted_triplet(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, weights: Tensor, margin: float
+) -> Tensor:
     """Σ_i w_i · max(0, ‖a_i − p_i‖ − min_j ‖a_i − n_j‖ + margin), with the nearest of all negatives.
 
     anchors, positives: (B, D); negatives: (B', D); weights: (B,), summing to 1.
@@ -63,7 +65,7 @@ class _Reversal(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
         return -ctx.strength * gradient, None  # type: ignore[attr-defined]
 
 
@@ -78,5 +80,10 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, width: int) -> None:
         super().__init__(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1), nn.Flatten(0)
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+            nn.Flatten(0),
         )

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.interfaces.dataset import Dataset, Domain, ImageSource
-from urbancross_bench.interfaces.options import Options
+from urbancross_bench.interfaces import Dataset, Domain, ImageSource, Options
 from urbancross_datasets.synthetic import captions, render
 from urbancross_datasets.synthetic.countries import COUNTRIES, Country
 from urbancross_datasets.synthetic.hashing import Draws, key_of

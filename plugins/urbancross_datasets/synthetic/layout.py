@@ -234,12 +234,12 @@ def _port(site: _Site) -> Iterator[Mark]:
         stack = site.box(u, hand * (shore - 2200 - extent // 14), extent // 20, extent // 16)
         yield Mark(stack, f"{site.scene.tone} roof", height=500, shade=site.near(20))
     reach = site.depth * 2 // 5
-    for u in site.spread(site.scene.count, site.half):
-        yield Mark(site.box(u, hand * (shore + reach), extent // 50, reach), "pier", height=200)
-    yield Mark(site.strip(hand * shore, 220), "concrete", shade=40)
     for berth in site.spread((2, 5, 9)[site.level], extent // 7):
         v = hand * (shore + reach + site.near(reach // 2))
         yield Mark(site.oval(berth + site.near(200), v, extent // 70, extent // 24), "boat", height=150)
+    for u in site.spread(site.scene.count, site.half):
+        yield Mark(site.box(u, hand * (shore + reach), extent // 50, reach), "pier", height=200)
+    yield Mark(site.strip(hand * shore, 220), "concrete", shade=40)
 
 
 def _sports(site: _Site) -> Iterator[Mark]:

@@ -126,8 +126,8 @@ class Strip(Shape):
 class Scatter(Shape):
     """Many like things (trees, cars, furrows) within an area, one to a cell of a lattice along a direction.
 
-    `pitch` is the size of a cell along and across, `fill` the share of filled cells in 256ths. A thing takes up
-    the middle of its cell, square or round; `contrast` is how far brightness varies among them, in 256ths.
+    `pitch` is the size of a cell along and across, `fill` the share of filled cells in 256ths. A thing takes
+    up the middle of its cell, square or round; `contrast` is how far brightness varies among them, in 256ths.
     """
 
     area: Shape
