@@ -13,7 +13,10 @@ from urbancross_bench.errors import UsageError
 
 _REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
 # An option ends at a comma that stands outside quotes and brackets.
-_OPTION = re.compile(r"\s*(?P<key>\w+)\s*=(?P<value>(?:\"[^\"]*\"|'[^']*'|\[[^\]]*\]|[^,\"'\[])*)(?:,|$)")
+_OPTION = re.compile(
+    r"""\s*(?P<key>\w+)\s*=(?P<value>(?:"(?:\\.|[^"\\])*"|'[^']*'|\[[^\]]*\]|[^,"'\[\]])*)(?:,|$)""", re.DOTALL
+)
+_PLAIN = re.compile(r"[\w./~+:-]+")
 
 
 @dataclass(frozen=True)
@@ -56,5 +59,9 @@ class Reference:
 
 
 def _plain(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf")).strip()
-    return text.removesuffix("...").strip()
+    """The shortest text that is read back as the same value."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+        return value
+    style = '"' if isinstance(value, str) else None
+    text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf"))
+    return text.strip().removesuffix("...").strip()

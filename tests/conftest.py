@@ -1,0 +1,103 @@
+"""Small real things to test with: caption files with images on disk, grids, and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from urbancross_bench.cli.app import main
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (130, 130, 130)}
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("URBANCROSS_DATA", "URBANCROSS_LOAD_PLUGINS", "URBANCROSS_STRICT_PLUGINS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """The console script, in this process: exit status and what it printed."""
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["urbancross-bench", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Result(status, *capfd.readouterr())
+
+    return call
+
+
+def write_karpathy(folder: Path, *, images: int = 24, shade: int = 0, split: str = "") -> Path:
+    """A caption json with `images` plain colour tiles, two captions each; the json's path."""
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for index in range(images):
+        colour = list(COLOURS)[index % len(COLOURS)]
+        pixels = np.clip(np.array(COLOURS[colour]) + shade + index, 0, 255).astype(np.uint8)
+        tile = np.broadcast_to(pixels, (20, 20, 3)).copy()
+        tile[: index % 7] = 255
+        name = f"{folder.name}_{index:03d}.png"
+        Image.fromarray(tile).save(folder / "images" / name)
+        texts = [f"a {colour} field with {index % 7} white rows .", f"a {colour} place ."]
+        part = split or ("test" if index % 3 == 2 else "val" if index % 6 == 4 else "train")
+        entries.append({"filename": name, "split": part, "sentences": [{"raw": text} for text in texts]})
+    file = folder / "dataset.json"
+    file.write_text(json.dumps({"images": entries}), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> dict[str, str]:
+    """Two small domains on disk, by name."""
+    return {
+        "plain": f"karpathy[file={write_karpathy(tmp_path / 'plain')}]",
+        "dark": f"karpathy[file={write_karpathy(tmp_path / 'dark', shade=-30)}]",
+    }
+
+
+@pytest.fixture
+def grid(tmp_path: Path, domains: dict[str, str]) -> Callable[..., Path]:
+    """Writes a grid of seconds over the two small domains; keywords replace its values."""
+
+    def write(**changes: object) -> Path:
+        content: dict[str, object] = {
+            "name": "tiny",
+            "domains": domains,
+            "encoders": {"tiny": "openclip[architecture=urbancross-tiny]"},
+            "pretraining": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+            "adaptations": ["source_only", "urbancross", "oracle"],
+            "budget": {"steps": 2, "batch_size": 8, "target_batch_size": 4},
+        }
+        content.update(changes)
+        file = tmp_path / f"grid{len(list(tmp_path.glob('grid*.yaml')))}.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return file
+
+    return write
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

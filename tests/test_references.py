@@ -1,0 +1,43 @@
+"""`name/member[option=value]` is read and written without loss."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.references import Reference
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "member", "options"),
+    [
+        ("urbancross", "urbancross", None, {}),
+        ("synthetic/nordia", "synthetic", "nordia", {}),
+        ("dann[weight=0.1,schedule=ramp]", "dann", None, {"weight": 0.1, "schedule": "ramp"}),
+        ("a[on=true, n=3,none=null]", "a", None, {"on": True, "n": 3, "none": None}),
+        ('karpathy[file="a,b].json"]', "karpathy", None, {"file": "a,b].json"}),
+        ("a[list=[1, 2],x=/tmp/y.json]", "a", None, {"list": [1, 2], "x": "/tmp/y.json"}),
+        ("a[]", "a", None, {}),
+    ],
+)
+def test_parse(text: str, name: str, member: str | None, options: dict[str, object]) -> None:
+    assert Reference.parse(text) == Reference(name, member, options)
+
+
+@pytest.mark.parametrize("text", ["", "a[b", "a[b]", "a[=1]", "a b", "a/b/c", "a[x=1,x=2]", "a[x=1 y=2]]", "a[x={]"])
+def test_anything_else_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match="option|reference|YAML"):
+        Reference.parse(text)
+
+
+scalars = st.one_of(
+    st.booleans(), st.integers(), st.none(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=20)
+)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), scalars, max_size=4))
+def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
+    reference = Reference("name", "member", options)
+    assert Reference.parse(str(reference)) == reference

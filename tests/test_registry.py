@@ -1,0 +1,146 @@
+"""Plugins: found, isolated, looked up, and refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.hookspecs import REGISTRATION_HOOKS
+from urbancross_bench.interfaces import hookimpl, register
+from urbancross_bench.registry import Provider, Registry
+
+
+def provider(name: str, distribution: str | None = "some-dist") -> Provider:
+    return Provider(name, distribution, "1.2", f"{name}_module")
+
+
+def offering(hook: str, *names: str) -> ModuleType:
+    """A plugin that offers something under each name."""
+
+    def implementation() -> list[object]:
+        return [register(name, "nowhere:Nothing", summary="") for name in names]
+
+    module = ModuleType("offering")
+    setattr(module, hook, hookimpl(implementation))
+    return module
+
+
+def test_every_kind_has_a_first_party_plugin() -> None:
+    registry = Registry.discover()
+    assert [p for p in registry.providers if p.error] == []
+    assert all(registry.of_kind(kind) for kind in REGISTRATION_HOOKS)
+
+
+def test_every_first_party_plugin_loads_and_names_its_options() -> None:
+    for plugin in Registry.discover().plugins:
+        assert plugin.load().options_type is plugin.options_type
+        assert plugin.registration.summary
+
+
+def test_a_broken_plugin_costs_itself_only() -> None:
+    registry = Registry()
+
+    def fails() -> object:
+        raise ImportError("no such thing")
+
+    registry.add(provider("broken"), fails)
+    registry.add(provider("good"), lambda: offering("register_metrics", "fine"))
+    assert registry.find("metric", "fine").provider.name == "good"
+    [broken] = [p for p in registry.providers if p.error]
+    assert broken.name == "broken"
+    assert "no such thing" in str(broken.error)
+    assert "Traceback" in str(broken.traceback)
+    with pytest.raises(UsageError, match=r"no metric 'fime'.*Did you mean \"fine\".*some-dist 1.2.*no such thing"):
+        registry.find("metric", "fime")
+
+
+def test_a_misspelt_hook_is_an_error_and_leaves_nothing_behind() -> None:
+    registry = Registry()
+    registry.add(provider("typo"), lambda: offering("register_metric", "fine"))
+    registry.add(provider("next"), lambda: offering("register_metrics", "other"))
+    assert "register_metric" in str(registry.providers[0].error)
+    assert [p.registration.name for p in registry.plugins] == ["other"]
+
+
+def test_a_raising_or_lying_hook_is_isolated() -> None:
+    class Raises:
+        @hookimpl
+        def register_metrics(self) -> list[object]:
+            raise ZeroDivisionError
+
+    class Lies:
+        @hookimpl
+        def register_metrics(self) -> list[object]:
+            return ["recall"]
+
+    registry = Registry()
+    registry.add(provider("raises"), Raises)
+    registry.add(provider("lies"), Lies)
+    registry.add(provider("good"), lambda: offering("register_metrics", "fine"))
+    assert [p.error is None for p in registry.providers] == [False, False, True]
+    assert "register()" in str(registry.providers[1].error)
+
+
+def test_two_plugins_of_one_name_name_both_distributions() -> None:
+    registry = Registry()
+    registry.add(provider("a", "dist-a"), lambda: offering("register_metrics", "twin", "own"))
+    registry.add(provider("b", "dist-b"), lambda: offering("register_metrics", "twin"))
+    with pytest.raises(PluginError, match=r"dist-a 1.2.*dist-b 1.2"):
+        registry.find("metric", "twin")
+    assert registry.find("metric", "own")
+
+
+def test_strict_mode_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PluginError, match="some-dist"):
+        Registry().add(provider("typo"), lambda: offering("register_metric", "fine"), strict=True)
+
+
+def test_the_allow_list_limits_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URBANCROSS_LOAD_PLUGINS", "metrics, selectors")
+    assert {p.kind for p in Registry.discover().plugins} == {"metric", "selector"}
+    monkeypatch.setenv("URBANCROSS_LOAD_PLUGINS", "")
+    assert Registry.discover().plugins == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "message"),
+    [
+        ("adaptation", "urbancros", r'no adaptation \'urbancros\'. Did you mean "urbancross"'),
+        ("adaptation", "urbancross[sampeler=false]", r'no option \'sampeler\'. Did you mean "sampler"'),
+        ("adaptation", "urbancross[triplet=much]", r"option 'triplet' of adaptation 'urbancross'.*number.*'much'"),
+        ("adaptation", "urbancross[triplet=-1]", r"option 'triplet'.*greater than or equal to 0"),
+        ("adaptation", "urbancross[adversarial=0,triplet=0]", "nothing would be trained"),
+        ("adaptation", "source_only[x=1]", "takes no options"),
+        ("dataset", "synthetic", r"several members; write one of synthetic/"),
+        ("dataset", "synthetic/nordja", r"no member 'nordja'. Did you mean \"nordia\""),
+        ("dataset", "karpathy", "file"),
+    ],
+)
+def test_references_are_checked_without_loading_the_plugin(kind: str, reference: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Registry.discover().resolve(kind, reference)
+
+
+def test_a_one_file_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "my_metrics.py"
+    file.write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_metrics():\n"
+        "    return [register('mine', 'my_metrics:Mine', summary='x')]\n"
+        "class Mine: pass\n"
+    )
+    plugin = Registry.discover([file]).find("metric", "mine")
+    assert plugin.load().__name__ == "Mine"
+    assert plugin.version.startswith("local+")
+    with pytest.raises(PluginError, match=r"nothing_here\.py"):
+        Registry.discover([tmp_path / "nothing_here.py"])
+
+
+@pytest.mark.parametrize("arguments", [("a b", "m:C"), ("a", "m.C"), ("a", "m:C", "telepathy")])
+def test_registrations_are_checked(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="plugin"):
+        register(arguments[0], arguments[1], summary="", setting=arguments[2] if len(arguments) > 2 else None)
