@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,34 +70,65 @@ def write_karpathy(folder: Path, *, images: int = 24, shade: int = 0, split: str
     return file
 
 
-@pytest.fixture
-def domains(tmp_path: Path) -> dict[str, str]:
+def write_domains(folder: Path) -> dict[str, str]:
     """Two small domains on disk, by name."""
     return {
-        "plain": f"karpathy[file={write_karpathy(tmp_path / 'plain')}]",
-        "dark": f"karpathy[file={write_karpathy(tmp_path / 'dark', shade=-30)}]",
+        "plain": f"karpathy[file={write_karpathy(folder / 'plain')}]",
+        "dark": f"karpathy[file={write_karpathy(folder / 'dark', shade=-30)}]",
     }
+
+
+def write_grid(folder: Path, domains: dict[str, str], **changes: object) -> Path:
+    """A grid of seconds over the two small domains; keywords replace its values."""
+    content: dict[str, object] = {
+        "name": "tiny",
+        "domains": domains,
+        "encoders": {"tiny": "openclip[architecture=urbancross-tiny]"},
+        "pretraining": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+        "adaptations": ["source_only", "urbancross", "oracle"],
+        "budget": {"steps": 2, "batch_size": 8, "target_batch_size": 4},
+    }
+    content.update(changes)
+    file = folder / f"grid{len(list(folder.glob('grid*.yaml')))}.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> dict[str, str]:
+    """`write_domains` in the test's own folder."""
+    return write_domains(tmp_path)
 
 
 @pytest.fixture
 def grid(tmp_path: Path, domains: dict[str, str]) -> Callable[..., Path]:
-    """Writes a grid of seconds over the two small domains; keywords replace its values."""
+    """`write_grid` in the test's own folder."""
 
     def write(**changes: object) -> Path:
-        content: dict[str, object] = {
-            "name": "tiny",
-            "domains": domains,
-            "encoders": {"tiny": "openclip[architecture=urbancross-tiny]"},
-            "pretraining": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
-            "adaptations": ["source_only", "urbancross", "oracle"],
-            "budget": {"steps": 2, "batch_size": 8, "target_batch_size": 4},
-        }
-        content.update(changes)
-        file = tmp_path / f"grid{len(list(tmp_path.glob('grid*.yaml')))}.yaml"
-        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        return file
+        return write_grid(tmp_path, **({"domains": domains} | changes))  # type: ignore[arg-type]
 
     return write
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished grid: its file, its output folder, and what the command printed."""
+
+    file: Path
+    out: Path
+    result: Result
+
+
+@pytest.fixture(scope="session")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A grid of two domains, three methods, two seeds and three selectors, run once. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("outcome")
+    budget = {"steps": 2, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2}
+    selectors = ["last", "source_val", "target_val"]
+    file = write_grid(folder, write_domains(folder), seeds=[0, 1], selectors=selectors, budget=budget)
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
 
 
 def tree(folder: Path) -> dict[str, bytes]:

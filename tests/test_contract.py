@@ -31,7 +31,11 @@ def imported(file: Path) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "urbancross_bench" else [node.module]
+            names += (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "urbancross_bench"
+                else [node.module]
+            )
     return names
 
 
@@ -60,7 +64,9 @@ def test_imports_point_down_and_never_in_a_circle() -> None:
 
 def test_the_core_imports_no_plugin() -> None:
     plugins = {folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir()}
-    named = [(file, name) for file in CORE.rglob("*.py") for name in imported(file) if name.split(".")[0] in plugins]
+    named = [
+        (file, name) for file in CORE.rglob("*.py") for name in imported(file) if name.split(".")[0] in plugins
+    ]
     assert named == []
 
 
@@ -103,10 +109,16 @@ def cli(*arguments):
 {code}
 print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", prelude], cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", prelude], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
 def test_no_file_is_too_long() -> None:
-    long = {str(f.relative_to(ROOT)): n for f in [*CORE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py")] if (n := len(f.read_text().splitlines())) > 400}
+    long = {
+        str(f.relative_to(ROOT)): n
+        for f in [*CORE.rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
+        if (n := len(f.read_text().splitlines())) > 400
+    }
     assert long == {}

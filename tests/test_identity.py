@@ -81,7 +81,10 @@ def test_content_counts_and_paths_do_not(grid: GridWriter, tmp_path: Path, domai
     file.write_text(text)
     image = tmp_path / "elsewhere" / "images" / "dark_002.png"  # a test image
     Image.new("RGB", (20, 20)).save(image)
-    [(train, scores)], [(train_before, scores_before)] = keys(grid(**BASE, domains=moved)).values(), before.values()
+    [(train, scores)], [(train_before, scores_before)] = (
+        keys(grid(**BASE, domains=moved)).values(),
+        before.values(),
+    )
     assert train == train_before
     assert scores != scores_before
 

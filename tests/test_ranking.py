@@ -24,10 +24,14 @@ def brute_force(scores: np.ndarray, owner: np.ndarray) -> dict[str, list[tuple[i
         own = owner == image
         best = max(scores[image, own])
         rest = scores[image, ~own]
-        counts["i2t"].append((int((rest > best).sum()), int((rest == best).sum()), int((scores[image, own] == best).sum())))
+        counts["i2t"].append(
+            (int((rest > best).sum()), int((rest == best).sum()), int((scores[image, own] == best).sum()))
+        )
     for text, image in enumerate(owner):
         rest = np.delete(scores[:, text], image)
-        counts["t2i"].append((int((rest > scores[image, text]).sum()), int((rest == scores[image, text]).sum()), 1))
+        counts["t2i"].append(
+            (int((rest > scores[image, text]).sum()), int((rest == scores[image, text]).sum()), 1)
+        )
     return counts
 
 
@@ -38,7 +42,9 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     extra = draw(st.lists(st.integers(0, images - 1), max_size=12))
     owner = np.array(draw(st.permutations([*range(images), *extra])))
     cell = st.integers(-2, 2)
-    rows = lambda n: np.array(draw(st.lists(st.lists(cell, min_size=width, max_size=width), min_size=n, max_size=n)))  # noqa: E731
+    rows = lambda n: np.array(
+        draw(st.lists(st.lists(cell, min_size=width, max_size=width), min_size=n, max_size=n))
+    )  # noqa: E731
     return rows(images), rows(len(owner)), owner
 
 
@@ -55,7 +61,9 @@ def test_counts_equal_brute_force(problem: tuple[np.ndarray, np.ndarray, np.ndar
 
 @settings(max_examples=100, deadline=None)
 @given(problems(), st.integers(1, 5))
-def test_order_and_chunk_do_not_move_counts(problem: tuple[np.ndarray, np.ndarray, np.ndarray], chunk: int) -> None:
+def test_order_and_chunk_do_not_move_counts(
+    problem: tuple[np.ndarray, np.ndarray, np.ndarray], chunk: int
+) -> None:
     images, texts, owner = problem
     whole = evaluate_retrieval(images, texts, owner, normalize=False)
     order = np.random.default_rng(chunk).permutation(len(owner))

@@ -52,11 +52,14 @@ def test_scenario_kinds_come_from_membership() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("  steps: 5", "  stpes: 5"), ['g.yaml:9: budget: unknown key \'stpes\'. Did you mean "steps"?']),
+        (("  steps: 5", "  stpes: 5"), ["g.yaml:9: budget: unknown key 'stpes'. Did you mean \"steps\"?"]),
         (("adaptations", "adaptation"), ["g.yaml:5: unknown key 'adaptation'. Did you mean \"adaptations\"?"]),
         (("{steps: 10}", "{steps: ten}"), ["g.yaml:4: pretraining.steps", "integer"]),
         (("{steps: 10}", "{steps: .nan}"), ["g.yaml:4: pretraining.steps"]),
-        (("  steps: 5", "  steps: 5\n  checkpoints: 6"), ["g.yaml:8: budget", "6 checkpoints do not fit into 5 steps"]),
+        (
+            ("  steps: 5", "  steps: 5\n  checkpoints: 6"),
+            ["g.yaml:8: budget", "6 checkpoints do not fit into 5 steps"],
+        ),
         (("name: g", "name: a/b"), ["g.yaml:1: name"]),
         (("domains: [a, b]", "domains: [a, b]\ndomains: [c]"), ["g.yaml:3: key 'domains' stands twice"]),
         (("domains: [a, b]", "domains: [a, a]"), ["domains stands twice"]),

@@ -52,7 +52,9 @@ def test_clusters_widen_the_interval() -> None:
     values = np.repeat(np.random.default_rng(4).random(60) > 0.5, 5).astype(float)
     owner = np.repeat(np.arange(60), 5)
     clustered = interval(resampled_means({"x": image_sums(values, owner, 60)}, resampled_images(60, 0))["x"])
-    naive = interval(resampled_means({"x": image_sums(values, np.arange(300), 300)}, resampled_images(300, 0))["x"])
+    naive = interval(
+        resampled_means({"x": image_sums(values, np.arange(300), 300)}, resampled_images(300, 0))["x"]
+    )
     assert clustered[1] - clustered[0] > 1.8 * (naive[1] - naive[0])
 
 

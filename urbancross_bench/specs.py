@@ -39,6 +39,7 @@ class Training(_Spec):
     warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps")
     schedule: Literal["cosine", "constant"] = "cosine"
     clip_norm: PositiveFloat = 1.0
+    max_logit_scale: PositiveFloat = Field(default=100.0, description="upper bound of InfoNCE's factor")
     augmentation: tuple[Augmentation, ...] = ()
 
 

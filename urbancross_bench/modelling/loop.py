@@ -18,8 +18,6 @@ from urbancross_bench.modelling.losses import hinge, info_nce
 from urbancross_bench.modelling.runtime import autocast
 from urbancross_bench.specs import Training
 
-MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
-
 
 class Supervised(Adaptation):
     """Training on pairs of the source: what pre-training is."""
@@ -103,7 +101,7 @@ def train(
         optimiser.step()
         schedule.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+            model.logit_scale.clamp_(max=math.log(recipe.max_logit_scale))
         method.after_step(model, progress)
         curve.add(losses)
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:

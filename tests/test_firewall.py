@@ -1,0 +1,225 @@
+"""No label of the target reaches a method that may not see it: what views hold, and attempts to cheat."""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from urbancross_bench.data.domain import Split
+from urbancross_bench.data.pack import PackedSplit
+from urbancross_bench.data.views import PairView, StreamView, target_view
+from urbancross_bench.errors import FirewallError
+from urbancross_bench.interfaces import SETTINGS, Domain
+from urbancross_bench.modelling.feeds import Feed
+
+
+@pytest.fixture
+def packed() -> PackedSplit:
+    """Image i is filled with i; its two captions say i."""
+    images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 8, 8, 3)).copy()
+    captions = tuple(f"tile {i} {kind}" for i in range(40) for kind in "ab")
+    return PackedSplit(images, tuple(f"{i}.png" for i in range(40)), captions, np.repeat(np.arange(40), 2))
+
+
+class ToyModel(torch.nn.Module):
+    """The least a feed needs: features that are the mean pixel, and the number a caption names."""
+
+    width, mean, std = 2, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.zeros(()))
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[int(text.split()[1]) + 1] for text in texts])
+
+    def text_length(self, tokens: torch.Tensor) -> int:
+        return tokens.shape[1]
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean(dim=(1, 2, 3)) * 255 + 1
+        return torch.stack([torch.ones_like(mean), mean], dim=1) * self.logit_scale.exp()
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        number = tokens[:, 0].float()
+        return torch.stack([torch.ones_like(number), number], dim=1) * self.logit_scale.exp()
+
+
+def feed(view: PairView | StreamView | None, **changes: object) -> Feed:
+    arguments: dict[str, object] = {
+        "batch_size": 10,
+        "augmentation": (),
+        "device": torch.device("cpu"),
+        "seed": 3,
+        "hidden": "the setting is a test",
+    }
+    return Feed(ToyModel(), view, **(arguments | changes))  # type: ignore[arg-type]
+
+
+def numbers(features: torch.Tensor) -> list[int]:
+    """The tile numbers that normalised toy features stand for."""
+    return (features[:, 1] / features[:, 0] - 1).round().int().tolist()
+
+
+def reachable(root: object) -> list[object]:
+    """Everything reachable from an object, code and modules aside."""
+    seen: dict[int, object] = {}
+    open_ = [root]
+    while open_:
+        thing = open_.pop()
+        if id(thing) in seen or isinstance(
+            thing, types.ModuleType | type | types.FunctionType | types.BuiltinFunctionType
+        ):
+            continue
+        seen[id(thing)] = thing
+        open_ += gc.get_referents(thing)
+        if isinstance(thing, np.ndarray) and thing.base is not None:
+            open_.append(thing.base)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_view_shows_what_its_setting_allows(packed: PackedSplit, setting: str) -> None:
+    view, access = target_view(packed, setting, seed=1), SETTINGS[setting]
+    if access.pairs:
+        assert isinstance(view, PairView)
+    elif not access.anything:
+        assert view is None
+    else:
+        assert isinstance(view, StreamView)
+        assert (view.images is not None) == access.images
+        assert (view.captions is not None) == access.captions
+
+
+def test_streams_keep_all_items_and_lose_all_pairing(packed: PackedSplit) -> None:
+    agreements = []
+    for seed in range(30):
+        view = target_view(packed, "unsupervised", seed)
+        assert isinstance(view, StreamView)
+        assert view.images is not None
+        assert view.captions is not None
+        order = view.images[:, 0, 0, 0].tolist()
+        said = [int(caption.split()[1]) for caption in view.captions]
+        assert sorted(order) == list(range(40))
+        assert sorted(view.captions) == sorted(packed.captions)
+        # Whatever rule pairs positions (i with 2i, with 2i + 1, with i), it is right about as often as by chance.
+        agreements += [np.mean([order[i] == said[2 * i + j] for i in range(40)]) for j in (0, 1)]
+        agreements.append(np.mean([order[i] == said[i] for i in range(40)]))
+    assert np.mean(agreements) == pytest.approx(1 / 40, abs=0.01)
+
+
+def test_nothing_reachable_from_a_view_leads_further(packed: PackedSplit) -> None:
+    view = target_view(packed, "unsupervised", seed=1)
+    things = reachable(view)
+    assert not [t for t in things if isinstance(t, PackedSplit | Split | Domain | Path)]
+    arrays = [t for t in things if isinstance(t, np.ndarray)]
+    assert [a.shape for a in arrays] == [packed.images.shape]
+    assert not np.shares_memory(arrays[0], packed.images)
+    assert not [t for t in things if isinstance(t, str) and t.endswith(".png")]
+
+
+def test_batches_of_the_two_streams_do_not_pair(packed: PackedSplit) -> None:
+    target = feed(target_view(packed, "unsupervised", seed=2), references=True)
+    same = []
+    for step in range(60):
+        batch = target.batch(step)
+        images, texts = numbers(batch.image_features), numbers(batch.text_features)
+        assert numbers(batch.reference_image_features) == images
+        assert numbers(batch.reference_text_features) == texts
+        same += [a == b for a, b in zip(images, texts, strict=True)]
+    assert np.mean(same) == pytest.approx(1 / 40, abs=0.02)
+
+
+def test_nothing_reachable_from_a_batch_leads_further(packed: PackedSplit) -> None:
+    target = feed(target_view(packed, "unsupervised", seed=2), references=True)
+    batch = target.batch(0)
+    _ = batch.image_features, batch.text_features
+    things = reachable(batch)
+    assert not [
+        t
+        for t in things
+        if isinstance(t, PackedSplit | Split | Domain | Path | StreamView | Feed | str) and t in packed.captions
+    ]
+    assert not [t for t in things if isinstance(t, Feed | StreamView | PairView | PackedSplit | np.ndarray)]
+    tensors = [t for t in things if isinstance(t, torch.Tensor) and t.ndim > 0]
+    assert {t.shape[0] for t in tensors} == {10}
+    assert all(t.untyped_storage().nbytes() <= t.numel() * t.element_size() for t in tensors)
+
+
+def test_oracle_and_source_batches_are_paired(packed: PackedSplit) -> None:
+    view = target_view(packed, "oracle", seed=2)
+    source = feed(view)
+    for step in range(8):
+        batch = source.batch(step)
+        assert numbers(batch.image_features) == numbers(batch.text_features)
+
+
+@pytest.mark.parametrize(
+    ("setting", "hidden"),
+    [
+        ("source_only", ["image_features", "text_features", "reference_image_features", "domains"]),
+        ("unsupervised_images", ["text_features", "reference_text_features", "domains"]),
+        ("unsupervised", ["domains"]),
+    ],
+)
+def test_what_is_hidden_cannot_be_read(packed: PackedSplit, setting: str, hidden: list[str]) -> None:
+    batch = feed(target_view(packed, setting, seed=2), references=True).batch(0)
+    for name in hidden:
+        with pytest.raises(FirewallError, match="not shown here: the setting is a test"):
+            getattr(batch, name)
+
+
+CHEAT = """
+import gc
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [register("cheat", "MODULE:Cheat", setting="SETTING", needs={"gradients"}, summary="looks at labels")]
+
+class Cheat(Adaptation):
+    def loss(self, source, target, progress):
+        return {"cheat": ATTEMPT}
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "attempt"),
+    [
+        ("source_only", "target.image_features.sum()"),
+        ("source_only", "target.text_features.sum()"),
+        ("unsupervised_images", "target.text_features.sum()"),
+        ("unsupervised", "target.domains.sum()"),
+        ("unsupervised", "target.image_of_caption.sum()"),
+        ("unsupervised", "target.ids.sum()"),
+    ],
+)
+def test_a_method_that_reads_what_is_hidden_fails_its_run(
+    grid: Callable[..., Path], cli: Callable[..., object], tmp_path: Path, setting: str, attempt: str
+) -> None:
+    module = f"cheat_{setting}_{attempt.split('.')[1]}"
+    source = CHEAT.replace("SETTING", setting).replace("ATTEMPT", attempt).replace("MODULE", module)
+    (tmp_path / f"{module}.py").write_text(source)
+    file = grid(plugins=[f"{module}.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
+    result = cli("run", file, "--out", tmp_path / "out")
+    assert result.status == 1  # type: ignore[attr-defined]
+    [failure] = (tmp_path / "out" / "runs").glob("*/failure.json")
+    text = failure.read_text()
+    assert "not shown here: adaptation 'cheat' has the setting" in text or "has no attribute" in text
+
+
+def test_the_pairing_method_gains_nothing(packed: PackedSplit) -> None:
+    """A cheat that trusts positions learns no pairing: over many passes each image meets every caption alike."""
+    target = feed(target_view(packed, "unsupervised", seed=5), batch_size=40)
+    met = np.zeros((40, 40), dtype=int)
+    for step in range(800):
+        batch = target.batch(step)
+        met[numbers(batch.image_features), numbers(batch.text_features)] += 1
+    own, other = np.diag(met).mean(), met[~np.eye(40, dtype=bool)].mean()
+    assert own == pytest.approx(other, rel=0.1)

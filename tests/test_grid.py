@@ -1,0 +1,297 @@
+"""Whole grids through the command line: results, sharing, repetition, interruption, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Outcome, Result, tree
+from safetensors.numpy import load_file
+
+from urbancross_bench.records import read_records
+
+Cli = Callable[..., Result]
+GridWriter = Callable[..., Path]
+
+
+BUDGET = {"steps": 2, "batch_size": 8, "target_batch_size": 4}
+
+
+def comparable(out: Path) -> dict[str, bytes]:
+    """What must be equal when a grid is repeated: the tables, and every score and spec of the records."""
+    files = {f"leaderboard/{k}": v for k, v in tree(out / "leaderboard").items()}
+    return files | {k: v for k, v in tree(out / "runs").items() if "provenance" not in k}
+
+
+def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:
+    out, result = outcome.out, outcome.result
+    assert result.status == 0, result.err
+    records = read_records([out])
+    # Two in-domain scenarios with source_only alone, two cross-domain ones with three methods, two seeds.
+    assert len(records) == 2 * (2 * 1 + 2 * 3)
+    for record in records:
+        assert record.ok
+        assert record.spec["encoder"]["weights"]["status"] == "trained here"
+        assert {s.content["selector"] for s in record.scores} == {"last", "source_val", "target_val"}
+        assert not (record.folder / "failure.json").exists()
+        for score in record.scores:
+            arrays, queries = score.arrays(), score.content["queries"]
+            for side in ("i2t", "t2i"):
+                assert {len(arrays[f"{side}.{n}"]) for n in ("greater", "tied", "tied_positives", "top")} == {
+                    queries[side]
+                }
+            oracle = "oracle" in (record.spec["setting"], score.content["selector_setting"])
+            assert (score.content["setting"] == "oracle") == oracle
+            for value in score.content["metrics"].values():
+                assert value["low"] <= value["value"] <= value["high"]
+    methods = {(r.spec["scenario"]["kind"], r.spec["adaptation"]["label"]) for r in records}
+    assert ("in_domain", "urbancross") not in methods
+    assert "Leaderboard" in result.out
+    assert (out / "leaderboard" / "summary.md").is_file()
+
+
+def test_scores_are_those_of_the_stored_features(outcome: Outcome) -> None:
+    """A second, slow computation of R@K from the features of the store."""
+    out = outcome.out
+    for record in read_records([out])[:4]:
+        for score in record.scores:
+            arrays = load_file(out / "store" / "embed" / score.content["features"] / "features.safetensors")
+            step = f"{score.content['step']:09d}"
+            images, texts = (arrays[f"{n}.{step}"].astype(float) for n in ("images", "texts"))
+            images /= np.linalg.norm(images, axis=1, keepdims=True)
+            texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+            scores = np.round(images @ texts.T, 10)
+            owner = arrays["image_of_text"]
+            hits = []
+            for image in range(len(images)):
+                best = scores[image, owner == image].max()
+                rest = scores[image, owner != image]
+                e, m = (rest == best).sum(), (scores[image, owner == image] == best).sum()
+                # A hit at 1 under a random order: the first of the tied is one of the positives.
+                hits.append(0.0 if (rest > best).any() else m / (m + e))
+            assert score.content["metrics"]["i2t_R@1"]["value"] == pytest.approx(100 * np.mean(hits))
+
+
+def test_a_second_run_redoes_nothing_and_says_so(outcome: Outcome, cli: Cli) -> None:
+    out = outcome.out
+    before = tree(out)
+    again = cli("run", outcome.file, "--out", out)
+    assert again.status == 0
+    assert "nothing to do" in again.err
+    assert "16 reused" in again.out
+    assert tree(out) == before
+
+
+def test_two_folders_hold_the_same_bytes(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    # Another number of processes, too: who computes what, and when, must not matter.
+    assert cli("run", outcome.file, "--out", tmp_path / "two", "--set", "executor=local[slots=1]").status == 0
+    assert comparable(tmp_path / "two") == comparable(outcome.out)
+
+
+def test_new_selectors_and_methods_reuse_what_is_there(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    few = {"adaptations": ["source_only"], "budget": BUDGET | {"checkpoints": 2}}
+    assert cli("run", grid(**few), "--out", out).status == 0
+    trained = set((out / "store" / "adapt").iterdir())
+    more = grid(**(few | {"selectors": ["last", "target_val"]}))
+    assert cli("run", more, "--out", out).status == 0
+    assert set((out / "store" / "adapt").iterdir()) == trained
+    plan = json.loads(cli("plan", grid(budget=few["budget"]), "--out", out, "--json").out)
+    assert {run["state"] for run in plan["runs"] if run["adaptation"] == "source_only"} == {"reused"}
+    assert "pretrain" not in {stage["kind"] for stage in plan["stages"]}
+
+
+def test_a_failed_cell_costs_one_cell_and_is_tried_again(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "moody.py").write_text(MOODY.replace("FLAG", str(tmp_path / "well")))
+    file = grid(plugins=["moody.py"], adaptations=["source_only", "raising", "crashing"])
+    result = cli("run", file, "--out", out)
+    assert result.status == 1
+    assert "4 ok, 4 failed" in result.out
+    assert "SIGSEGV" in result.err
+    failures = [json.loads(f.read_text()) for f in (out / "runs").glob("*/failure.json")]
+    assert sorted(f["error"].split(" (")[0] for f in failures) == [
+        *["ValueError: I do not feel like it"] * 2,
+        *["the process died without a word"] * 2,
+    ]
+    assert "4 runs did not end well" in (out / "leaderboard" / "summary.md").read_text()
+    (tmp_path / "well").touch()
+    again = cli("run", file, "--out", out)
+    assert again.status == 0
+    assert "4 ok, 4 reused" in again.out
+    assert not list((out / "runs").glob("*/failure.json"))
+
+
+MOODY = """
+import os, signal
+from pathlib import Path
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [
+        register(name, f"moody:{name.title()}", setting="unsupervised_images", needs={"gradients"}, summary="x")
+        for name in ("raising", "crashing")
+    ]
+
+class Raising(Adaptation):
+    def loss(self, source, target, progress):
+        if not Path("FLAG").exists():
+            self.fail()
+        return {"x": target.image_features.sum()}
+
+    def fail(self):
+        raise ValueError("I do not feel like it")
+
+class Crashing(Raising):
+    def fail(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    file, out = grid(seeds=[0, 1]), tmp_path / "killed"
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out)]
+    for stages in (1, 3, 8, 14):  # kill -9 once this many stages are in the store
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and len(list((out / "store").glob("*/*/stage.json"))) < stages:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    half_written = out / "store" / ".partial" / "left-behind"
+    half_written.mkdir(parents=True, exist_ok=True)
+    finished = {p: p.stat().st_mtime_ns for p in (out / "store").glob("*/*/stage.json")}
+    assert cli("run", file, "--out", out).status == 0
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished  # nothing finished was redone
+    assert not half_written.exists()
+    assert cli("run", file, "--out", tmp_path / "whole").status == 0
+    assert comparable(out) == comparable(tmp_path / "whole")
+
+
+def test_two_grids_do_not_share_a_folder_at_once(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        result = cli("run", grid(), "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "another process is running a grid" in result.err
+
+
+def test_a_constant_encoder_scores_chance(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "constants.py").write_text(CONSTANT)
+    changes = {"plugins": ["constants.py"], "encoders": ["constant"], "adaptations": ["source_only"]}
+    nothing = {"pretraining": {"steps": 0}, "budget": {"steps": 0}}
+    assert cli("run", grid(**changes, **nothing), "--out", tmp_path / "out").status == 0
+    records = read_records([tmp_path / "out"])
+    for record in records:
+        for value in record.scores[0].content["metrics"].values():
+            assert value["value"] == pytest.approx(value["chance"])
+    # Untrained weights never enter a board unasked.
+    assert "4 runs are left out" in (tmp_path / "out" / "leaderboard" / "summary.md").read_text()
+
+
+CONSTANT = """
+import torch
+from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, Weights, hookimpl, register
+
+@hookimpl
+def register_encoders():
+    return [register("constant", "constants:Constant", options="constants:ConstantOptions", summary="x")]
+
+class ConstantOptions(EncoderOptions):
+    def image_format(self):
+        return ImageFormat(8)
+
+    def weights(self):
+        return Weights("untrained", "none")
+
+class Constant(Encoder):
+    options_type = ConstantOptions
+
+    def load(self):
+        return Model()
+
+class Model(torch.nn.Module):
+    width, mean, std = 4, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = torch.nn.Parameter(torch.zeros(()))
+
+    def tokenize(self, texts):
+        return torch.zeros(len(texts), 1, dtype=torch.int64)
+
+    def text_length(self, tokens):
+        return 1
+
+    def encode_image(self, images):
+        return torch.ones(len(images), 4) / 3
+
+    def encode_text(self, tokens):
+        return torch.ones(len(tokens), 4) / 7
+"""
+
+
+def test_hooks_are_told_and_a_failing_one_costs_nothing(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "listener.py").write_text(LISTENER.replace("LOG", str(tmp_path / "heard")))
+    file = grid(
+        plugins=["listener.py"], adaptations=["source_only"], scenarios=[{"source": "plain", "target": "dark"}]
+    )
+    result = cli("run", file, "--out", tmp_path / "out")
+    assert result.status == 0
+    assert "failed in on_grid_finished" in result.err
+    heard = (tmp_path / "heard").read_text().splitlines()
+    assert heard[0] == "epoch"  # pre-training, before the run's own stages
+    assert heard.count("started plain") == heard.count("finished ok") == 1
+    assert heard.index("started plain") < heard.index("finished ok")
+
+
+LISTENER = """
+from urbancross_bench.interfaces import hookimpl
+
+def say(text):
+    with open("LOG", "a") as file:
+        file.write(text + "\\n")
+
+@hookimpl
+def on_run_started(run):
+    say("started " + run["scenario"]["source"][0])
+
+@hookimpl
+def on_epoch_ended(stage, values):
+    say("epoch")
+
+@hookimpl
+def on_run_finished(run, status):
+    say("finished " + status)
+
+@hookimpl
+def on_grid_finished(out, counts):
+    raise RuntimeError("not interested")
+"""
+
+
+def test_changed_data_is_noticed(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    file, out = (
+        grid(adaptations=["source_only"], scenarios=[{"source": "plain", "target": "dark"}]),
+        tmp_path / "out",
+    )
+    assert cli("run", file, "--out", out).status == 0
+    text = (tmp_path / "dark" / "dataset.json").read_text()
+    (tmp_path / "dark" / "dataset.json").write_text(text.replace("a red", "one red"))
+    plan = json.loads(cli("plan", file, "--out", out, "--json").out)
+    assert [run["state"] for run in plan["runs"]] == ["run"]
+    assert {stage["kind"] for stage in plan["stages"]} == {"pack", "embed", "rank"}
+    shutil.rmtree(out)

@@ -1,0 +1,224 @@
+"""Tables are functions of records: same bytes from any order, right numbers, nothing partial, nothing run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Outcome, Result, tree
+from safetensors.numpy import load_file
+from urbancross_renderers.csv import Csv
+from urbancross_renderers.markdown import Markdown
+
+from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.interfaces import Estimate, Options, Table
+from urbancross_bench.leaderboard.build import build
+from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
+from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
+
+Cli = Callable[..., Result]
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / f"{name}.csv").read_text(encoding="utf-8"))))
+
+
+def test_same_bytes_from_any_order_hash_seed_and_place(outcome: Outcome, tmp_path: Path) -> None:
+    # The same records in another folder, created in another order.
+    for folder in sorted((outcome.out / "runs").iterdir(), reverse=True):
+        shutil.copytree(folder, tmp_path / "copies" / folder.name)
+    boards = []
+    for seed in ("1", "77"):
+        command = [sys.executable, "-m", "urbancross_bench", "leaderboard", "build", str(tmp_path / "copies")]
+        target = tmp_path / f"board{seed}"
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([*command, "--out", str(target)], check=True, env=environment, capture_output=True)
+        boards.append(tree(target))
+    assert boards[0] == boards[1] == tree(outcome.out / "leaderboard")
+    assert set(boards[0]) == {"scenarios.csv", "scenarios.md", "summary.csv", "summary.md"}
+
+
+def test_building_needs_no_torch(outcome: Outcome, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = "
+        f"['x', 'leaderboard', 'build', {str(outcome.out)!r}, '--out', {str(tmp_path / 'b')!r}]; "
+        "from urbancross_bench.cli.app import main; main()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert tree(tmp_path / "b") == tree(outcome.out / "leaderboard")
+
+
+def test_values_are_means_over_seeds_and_differences_are_paired(outcome: Outcome) -> None:
+    records = read_records([outcome.out])
+    lines = rows_of(outcome.out / "leaderboard", "scenarios")
+    assert len(lines) == 8 * 3
+    for line in lines:
+        cell = {}
+        for method in (line["adaptation"], "source_only"):
+            scores = [
+                score.content["metrics"]["mR"]["value"]
+                for record in records
+                for score in record.scores
+                if record.spec["adaptation"]["label"] == method
+                and score.content["selector"] == line["selector"]
+                and line["scenario"]
+                == f"{record.spec['scenario']['source'][0]} → {record.spec['scenario']['target']}"
+            ]
+            assert len(scores) == 2
+            cell[method] = np.mean(scores)
+        assert float(line["mR"]) == pytest.approx(cell[line["adaptation"]], abs=1e-4)
+        assert float(line["mR low"]) <= float(line["mR"]) <= float(line["mR high"])
+        if line["adaptation"] != "source_only":
+            difference = cell[line["adaptation"]] - cell["source_only"]
+            assert float(line["Δ source_only"]) == pytest.approx(difference, abs=1e-4)
+        assert line["seeds"] == "2"
+
+
+def test_intervals_equal_a_plain_bootstrap(outcome: Outcome) -> None:
+    """Draw seeds, draw images, pool their queries: a loop with draws of its own, so equal up to resampling noise."""
+    row = next(r for r in make_rows(read_records([outcome.out]), ["trained here"]) if r.method[1] == "urbancross")
+    generator = np.random.default_rng(0)
+    hits = []
+    for seed in row.seeds:
+        arrays = load_file(seed.score.folder / "queries.safetensors")
+        hits.append({name: arrays[f"image_sums.{name}"] for name in seed.score.content["metrics"]["mR"]["parts"]})
+    draws = []
+    for _ in range(3000):
+        seeds, images = (
+            generator.integers(0, 2, 2),
+            generator.integers(0, len(hits[0]["i2t_R@1"]), len(hits[0]["i2t_R@1"])),
+        )
+        means = [p[images, 0].sum() / p[images, 1].sum() for s in seeds for p in hits[s].values()]
+        draws.append(np.mean(means))
+    estimate = row.estimate("mR")
+    assert estimate is not None
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=2.5)
+
+
+def test_oracle_rows_and_oracle_selection_stand_last(outcome: Outcome) -> None:
+    for name in ("summary", "scenarios"):
+        lines = rows_of(outcome.out / "leaderboard", name)
+        groups = (
+            [lines]
+            if name == "summary"
+            else [[x for x in lines if x["scenario"] == s] for s in {x["scenario"] for x in lines}]
+        )
+        for group in groups:
+            marks = [line["setting"] == "oracle" for line in group]
+            assert marks == sorted(marks)
+            assert {line["setting"] for line in group if "target_val" in (line["selector"],)} == {"oracle"}
+
+
+def without(outcome: Outcome, place: Path, chosen: Callable[[dict[str, object]], bool]) -> Path:
+    """A copy of the records without the chosen ones."""
+    for folder in (outcome.out / "runs").iterdir():
+        if not chosen(json.loads((folder / "run.json").read_text())):
+            shutil.copytree(folder, place / folder.name)
+    return place
+
+
+def test_a_missing_seed_gives_null_and_never_a_partial_mean(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    def chosen(run: dict[str, object]) -> bool:
+        scenario = run["scenario"]
+        return run["seed"] == 1 and run["setting"] == "unsupervised" and scenario["target"] == "dark"  # type: ignore[index]
+
+    runs = without(outcome, tmp_path / "runs", chosen)
+    assert cli("leaderboard", "build", runs, "--out", tmp_path / "board").status == 0
+    for line in rows_of(tmp_path / "board", "scenarios"):
+        partial = line["adaptation"] == "urbancross" and line["scenario"] == "plain → dark"
+        assert (line["mR"] == "") == partial
+        assert line["seeds"] == ("1" if partial else "2")
+    summary = {(line["adaptation"], line["selector"]): line for line in rows_of(tmp_path / "board", "summary")}
+    assert summary["urbancross", "last"]["mean mR"] == ""
+    assert summary["source_only", "last"]["mean mR"] != ""
+
+
+def test_a_missing_scenario_gives_no_mean_over_scenarios(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    runs = without(
+        outcome,
+        tmp_path / "runs",
+        lambda r: r["setting"] == "oracle" and r["scenario"]["target"] == "dark",  # type: ignore[index]
+    )
+    cli("leaderboard", "build", runs, "--out", tmp_path / "board")
+    lines = rows_of(tmp_path / "board", "summary")
+    assert {line["mean mR"] == "" for line in lines if line["adaptation"] == "oracle"} == {True}
+
+
+def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    view = tmp_path / "view.yaml"
+    view.write_text("title: Mine\nmetric: t2i_R@5\nbaseline: oracle\nrenderers: [markdown]\n")
+    assert cli("leaderboard", "build", outcome.out, "--out", tmp_path / "board", "--view", view).status == 0
+    assert set(tree(tmp_path / "board")) == {"scenarios.md", "summary.md"}
+    text = (tmp_path / "board" / "scenarios.md").read_text()
+    assert "# Mine: every scenario" in text
+    assert "Δ oracle" in text
+    view.write_text("title: Mine\nmetrik: mR\n")
+    result = cli("leaderboard", "build", outcome.out, "--out", tmp_path / "board", "--view", view)
+    assert result.status == 2
+    assert "view.yaml: metrik" in result.err
+    assert 'Did you mean "metric"' in result.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda r: (r / "run.json").write_text("{"), r"run\.json cannot be read"),
+        (lambda r: (r / "run.json").write_text("{}"), r"run\.json lacks schema, status, key"),
+        (lambda r: edit(r / "run.json", schema=99), r"run\.json has schema 99"),
+        (lambda r: edit(r / "run.json", status="great"), "unknown status"),
+        (lambda r: edit(r / "run.json", key="0" * 32), "does not fit its directory"),
+        (lambda r: next(r.glob("scores/*/score.json")).write_text("[]"), r"score\.json lacks"),
+        (
+            lambda r: next(r.glob("scores/*/queries.safetensors")).write_bytes(b"x"),
+            r"queries\.safetensors cannot be read",
+        ),
+    ],
+)
+def test_malformed_records_are_named(outcome: Outcome, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    damage(sorted(runs.iterdir())[0])
+    with pytest.raises(DataError, match=message):
+        build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_no_records_and_no_place(outcome: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no record"):
+        read_records([tmp_path])
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        build([outcome.out], tmp_path / "file" / "board", load_view(DEFAULT), Registry.discover())
+
+
+def test_cells_cannot_break_out_of_their_table() -> None:
+    nasty = "a|b\n<script>`*_[x](y)\\"
+    table = Table(
+        "t", nasty, ["c"], [[nasty], [None], [1.0], [Estimate(1.0)], [Estimate(-0.001, -1.0, 2.0)]], [nasty]
+    )
+    text = Markdown(Options()).render(table)
+    assert "<script>" not in text
+    body = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.replace("\\|", "").count("|") == 2 for line in body)
+    assert body[-1].strip("| ") == "0.00 [-1.00, 2.00]"
+    lines = list(
+        csv.reader(io.StringIO(Csv(Options()).render(Table("t", "", ["c"], [["=1+1"], [nasty], [-1.5]]))))
+    )
+    assert lines == [["c"], ["'=1+1"], [nasty], ["-1.5000"]]
+
+
+def test_the_default_view_is_a_view() -> None:
+    assert isinstance(load_view(DEFAULT), View)

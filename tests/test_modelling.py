@@ -1,0 +1,247 @@
+"""Losses against plain loops, feeds, the training loop, and the OpenCLIP wrapper against open_clip itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from urbancross_bench.data.views import PairView
+from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.interfaces import Adaptation, Options
+from urbancross_bench.modelling.augment import AUGMENTATIONS, augment
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights, weights_digest
+from urbancross_bench.modelling.embed import embed_images, embed_texts
+from urbancross_bench.modelling.feeds import Feed, Stream
+from urbancross_bench.modelling.losses import (
+    hinge,
+    info_nce,
+    normalised_weights,
+    reverse_gradient,
+    weighted_bce,
+    weighted_triplet,
+)
+from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
+from urbancross_bench.registry import Registry
+from urbancross_bench.specs import Pretraining
+
+CPU = torch.device("cpu")
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(
+        torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+    )
+
+
+def test_info_nce_equals_a_loop() -> None:
+    x, y = unit(5, 3), unit(5, 3, seed=1)
+    s = 7.0 * x @ y.T
+    rows = [-math.log(math.exp(s[i, i]) / sum(math.exp(v) for v in s[i])) for i in range(5)]
+    columns = [-math.log(math.exp(s[i, i]) / sum(math.exp(v) for v in s[:, i])) for i in range(5)]
+    assert info_nce(x, y, torch.tensor(7.0)).item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2)
+
+
+def test_hinge_equals_a_loop() -> None:
+    x, y = unit(5, 3), unit(5, 3, seed=1)
+    s = (x @ y.T).numpy()
+    total = sum(
+        max(0, 0.2 - s[i, i] + s[i, j]) + max(0, 0.2 - s[i, i] + s[j, i])
+        for i in range(5)
+        for j in range(5)
+        if i != j
+    )
+    assert hinge(x, y).item() == pytest.approx(total / 5)
+
+
+def test_weighted_triplet_equals_a_loop() -> None:
+    a, p, n = unit(4, 3), unit(4, 3, seed=1), unit(6, 3, seed=2)
+    w = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    total = sum(
+        w[i] * max(0, (a[i] - p[i]).norm() - min((a[i] - n[j]).norm() for j in range(6)) + 0.5) for i in range(4)
+    )
+    assert weighted_triplet(a, p, n, w, 0.5).item() == pytest.approx(float(total))
+
+
+def test_weighted_triplet_has_a_gradient_where_points_coincide() -> None:
+    a = unit(2, 3).requires_grad_()
+    weighted_triplet(a, a.detach(), a.detach(), torch.tensor([0.5, 0.5]), 1.0).backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+def test_weighted_bce_and_weights() -> None:
+    logits, w = torch.tensor([0.3, -2.0]), torch.tensor([0.25, 0.75])
+    sigmoid = 1 / (1 + np.exp(-logits.numpy()))
+    expected = -(w.numpy() * np.log(sigmoid)).sum()
+    assert weighted_bce(logits, 1.0, w).item() == pytest.approx(expected)
+    assert normalised_weights(torch.tensor([1.0, 2.0, 4.0])).tolist() == pytest.approx([0, 0.25, 0.75])
+    assert normalised_weights(torch.tensor([3.0, 3.0])).tolist() == [0.5, 0.5]
+
+
+def test_gradients_are_reversed_and_scaled() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    y = reverse_gradient(x, 0.5)
+    assert (y == x).all()
+    (y * torch.tensor([3.0, 4.0])).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [-1.5, -2.0]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 1000))
+def test_a_stream_shows_each_item_at_most_once_a_pass(length: int, batch: int, step: int) -> None:
+    stream = Stream(length, batch, seed=1)
+    first = stream.passes(step) * stream.batches
+    drawn = np.concatenate([stream.draw(s) for s in range(first, first + stream.batches)])
+    assert len(set(drawn.tolist())) == len(drawn) == stream.batches * min(batch, length)
+    assert len(drawn) > length - min(batch, length)
+    assert (Stream(length, batch, seed=1).draw(step) == stream.draw(step)).all()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_keep_range_and_depend_on_the_generator_alone(name: str) -> None:
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    one, two, other = (augment(images, [name], torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert one.shape == images.shape
+    assert one.min() >= 0
+    assert one.max() <= 1 + 1e-6
+    assert (one == two).all()
+    assert (one != other).any()
+    assert (one != images).any()
+
+
+@pytest.fixture(scope="module")
+def tiny():  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    return Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+
+
+def test_cut_text_gives_the_same_features(tiny) -> None:  # type: ignore[no-untyped-def]
+    tiny.train(False)
+    texts = ["a", "two red roofs beside a road", "many long words " * 8]
+    for text in texts:
+        tokens = tiny.tokenize([text])
+        length = tiny.text_length(tokens)
+        assert length < tokens.shape[1]
+        with torch.inference_mode():
+            cut, whole = tiny.encode_text(tokens[:, :length]), tiny.clip.encode_text(tokens)
+        # Matrix products of another shape sum in another order; nothing else may differ.
+        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_small_vocabularies_fold_words_and_keep_the_special_tokens(tiny) -> None:  # type: ignore[no-untyped-def]
+    plain = open_clip.SimpleTokenizer(context_length=77)(["a harbour with ships", ""])
+    folded = tiny.tokenize(["a harbour with ships", ""])
+    assert folded.max() == 511
+    assert ((folded == 511) == (plain == 49407)).all()
+    assert ((folded == 510) == (plain == 49406)).all()
+    assert ((folded == 0) == (plain == 0)).all()
+
+
+def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped-def]
+    texts = [f"text number {i}" for i in range(300)]
+    features = embed_texts(tiny, [*texts, texts[7], texts[299]], CPU)
+    assert (features[300] == features[7]).all()
+    assert (features[301] == features[299]).all()
+
+
+def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
+    registry = Registry.discover()
+    reference = "openclip[architecture=urbancross-tiny,checkpoint=w.safetensors]"
+    state = tiny.clip.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    resolved = registry.resolve("encoder", reference)
+    assert resolved.options.weights().status == "pretrained"  # type: ignore[attr-defined]
+    assert weights_digest(resolved.build().load()) == weights_digest(tiny)
+    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    assert (embed_images(resolved.build().load(), images, CPU) == embed_images(tiny, images, CPU)).all()
+    before = resolved.identity()
+    for damage in ({k: v for k, v in state.items() if k != "ln_final.bias"}, state | {"extra": torch.zeros(1)}):
+        save_file(damage, tmp_path / "w.safetensors")
+        changed = registry.resolve("encoder", reference)
+        assert changed.identity() != before
+        with pytest.raises(UsageError, match="cannot load"):
+            changed.build().load()
+    (tmp_path / "w.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"w\.safetensors does not exist"):
+        registry.resolve("encoder", reference).identity()
+
+
+def test_unknown_architectures_and_tags_are_named() -> None:
+    registry = Registry.discover()
+    with pytest.raises(UsageError, match=r"no architecture 'ViT-B-33'. Did you mean \"ViT-B-32\""):
+        registry.resolve("encoder", "openclip[architecture=ViT-B-33]").identity()
+    assert registry.resolve("encoder", "openclip[architecture=ViT-B-32]").options.image_format().size == 224  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="no weights tagged 'laion'"):
+        registry.resolve("encoder", "openclip[architecture=RN50,pretrained=laion]").build().load()
+
+
+def test_weights_survive_saving(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    save_weights(tiny, tmp_path / "w.safetensors")
+    other = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+    assert weights_digest(other) != weights_digest(tiny)
+    load_weights(other, tmp_path / "w.safetensors")
+    assert weights_digest(other) == weights_digest(tiny)
+    wrong = Registry.discover().resolve("encoder", "openclip").build().load()
+    with pytest.raises(RuntimeError):
+        load_weights(wrong, tmp_path / "w.safetensors")
+
+
+class Losing(Adaptation):
+    """A method whose loss turns NaN."""
+
+    def loss(self, source, target, progress):  # type: ignore[no-untyped-def]
+        total = source.image_features.sum()
+        return {"fine": total, "bad": total * (math.nan if progress.step == 2 else 0.0)}
+
+
+def run_training(model, method: Adaptation, **recipe: object) -> tuple[list[int], Curve, list[float]]:  # type: ignore[no-untyped-def]
+    images = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
+    view = PairView(
+        images, tuple(f"text {i}" for i in range(24)), np.repeat(np.arange(12), 2), np.zeros(12, np.int64)
+    )
+    curve, reported = Curve(), []
+    source = Feed(model, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="")
+    nothing = Feed(model, None, batch_size=1, augmentation=(), device=CPU, seed=0, hidden="")
+    spec = Pretraining(**({"steps": 8, "learning_rate": 1e-2} | recipe))
+    steps = train(
+        model, method, source, nothing, spec, loss_name="info_nce", precision="float32", device=CPU,
+        candidates=3, curve=curve, report=reported.append, on_pass=lambda _: None,
+    )  # fmt: skip
+    return list(steps), curve, reported
+
+
+def test_training_learns_yields_candidates_and_logs_passes() -> None:
+    torch.manual_seed(0)
+    model = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+    steps, curve, reported = run_training(
+        model, Supervised(pair_loss("info_nce", model)), steps=60, max_logit_scale=15.0
+    )
+    assert steps == [20, 40, 60]
+    assert reported[-1] == 1.0
+    assert [point["step"] for point in curve.points] == [3.0 * i for i in range(1, 21)]
+    assert curve.points[-1]["pairs"] < 0.8 * curve.points[0]["pairs"]
+    assert model.logit_scale.exp() <= 15.01
+
+
+def test_a_nan_loss_fails_naming_loss_and_step(tiny) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RunError, match="loss 'bad' is nan at step 2"):
+        run_training(tiny, Losing(Options()))
+
+
+def test_nan_embeddings_fail(tiny) -> None:  # type: ignore[no-untyped-def]
+    broken = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+    with torch.no_grad():
+        broken.clip.visual.proj[0, 0] = math.nan
+    with pytest.raises(RunError, match="image embeddings hold NaN"):
+        embed_images(broken, np.zeros((2, 32, 32, 3), dtype=np.uint8), CPU)
