@@ -47,8 +47,14 @@ def _as_json(status: Status) -> dict[str, object]:
 
 
 def _as_text(status: Status) -> str:
-    lines = []
+    """One line per cell of the grid: its seeds share it as long as they share its state."""
+    cells: dict[tuple[str, ...], list[int]] = {}
     for run in status.plan.runs:
-        reason = f"  ({run.skipped})" if run.skipped else ""
-        lines.append(f"{status.state(run):8}{run}{reason}")
+        cell = (status.state(run), str(run.scenario), run.encoder, run.adaptation, run.skipped)
+        cells.setdefault(cell, []).append(run.seed)
+    lines = [
+        f"{state:8}{scenario} · {encoder} · {adaptation} · "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}{f'  ({reason})' if reason else ''}"
+        for (state, scenario, encoder, adaptation, reason), seeds in cells.items()
+    ]
     return "\n".join([*lines, "", summary(status)])

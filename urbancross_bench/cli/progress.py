@@ -160,16 +160,21 @@ def _duration(seconds: float) -> str:
 
 
 def print_table(table: Table) -> None:
-    """A table on the screen."""
+    """A table on the screen; what is the same in all its rows stands above it once."""
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    shown = RichTable(title=table.title)
-    for column in table.columns:
-        shown.add_column(column)
+    columns = list(zip(*[[_text(cell) for cell in row] for row in table.rows], strict=True))
+    same = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns] or [False] * len(table.columns)
+    shared = ", ".join(f"{n} {c[0]}" for n, c, is_same in zip(table.columns, columns, same, strict=False) if is_same)
+    shown = RichTable(title=table.title, caption=shared, title_justify="left", caption_justify="left")
+    for name, is_same in zip(table.columns, same, strict=True):
+        if not is_same:
+            shown.add_column(name)
     for row in table.rows:
-        shown.add_row(*(_text(cell) for cell in row))
-    Console().print(shown)
+        shown.add_row(*(_text(cell) for cell, is_same in zip(row, same, strict=True) if not is_same))
+    # A pipe has no width of its own; eighty columns would tear the cells apart.
+    Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
 
 def _text(cell: Cell) -> str:

@@ -24,7 +24,8 @@ def run(
     executor = registry.resolve("executor", plan.grid.executor).build()
     with make_display() as display:
         counts = run_grid(plan, folder, executor, registry, display, device=device, plugins=files)
-    tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry)
+    keys = {planned.key for planned in plan.runs}  # an older form of the grid may have left others in the folder
+    tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
     print_table(tables[0])
     parts = [f"{counts[status]} {status}" for status in ("ok", "failed", "reused", "skipped") if counts[status]]
     print(f"{', '.join(parts)}. Tables: {folder / 'leaderboard'}. Records: {folder / 'runs'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from urbancross_bench.errors import UsageError
@@ -13,14 +13,17 @@ from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 
 
-def build(places: Sequence[Path], out: Path, view: View, registry: Registry) -> list[Table]:
+def build(
+    places: Sequence[Path], out: Path, view: View, registry: Registry, *, only: Container[str] | None = None
+) -> list[Table]:
     """Write every table of the view in every format into `out`, and return the tables.
 
-    The bytes depend on the records and the view alone. Raises DataError for a malformed record, UsageError if
+    `only`: the keys of the runs to show, where a folder holds others too. The bytes depend on the records and the view alone. Raises DataError for a malformed record, UsageError if
     `out` cannot be written to.
     """
     renderers: list[Renderer] = [registry.resolve("renderer", name).build() for name in view.renderers]
-    tables = make_tables(read_records(places), view)
+    records = [record for record in read_records(places) if only is None or record.folder.name in only]
+    tables = make_tables(records, view)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for table in tables:

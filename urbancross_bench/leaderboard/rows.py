@@ -68,6 +68,11 @@ class Row:
         return self.run["encoder"]["label"], self.run["adaptation"]["label"], self.score["selector"]
 
     @property
+    def recipe(self) -> str:
+        """What all rows of one comparison share over its scenarios; see also `method`."""
+        return canonical_json([_recipe(self.run), self.score["protocol"], self.score["ties"]])
+
+    @property
     def scenario(self) -> str:
         """Source → target."""
         scenario = self.run["scenario"]
@@ -131,10 +136,14 @@ def _order(row: Row) -> str:
     return canonical_json([scenario["source"], scenario["target"], row.method, _cell(row.run, row.score)])
 
 
+def _recipe(run: Mapping[str, Any]) -> str:
+    """What all rows of one comparison have in common over scenarios: encoder, pre-training and budget."""
+    return canonical_json([run[name] for name in ("encoder", "pretraining", "budget", "precision", "threads", "core")])
+
+
 def _comparison(run: Mapping[str, Any]) -> str:
     """What rows that can be compared have in common: everything but method, selector and seed."""
-    names = ("scenario", "splits", "pretraining", "budget", "precision", "threads", "core")
-    return canonical_json([*(run[name] for name in names), run["encoder"]])
+    return canonical_json([run["scenario"], run["splits"], _recipe(run)])
 
 
 def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:

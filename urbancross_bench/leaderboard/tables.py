@@ -67,7 +67,7 @@ def _summary(rows: Sequence[Row], view: View, notes: Sequence[str]) -> Table:
     ]
     lines: list[tuple[tuple[bool, float], list[Cell]]] = []
     for group in _groups(shifted):
-        everywhere = len(group) == len({row.scenario for row in shifted if row.method[0] == group[0].method[0]})
+        everywhere = len(group) == len({row.scenario for row in shifted if row.recipe == group[0].recipe})
         estimates = [row.estimate(view.metric) for row in group] if everywhere else [None]
         pairs = [(row, base) for row in group if (base := baseline_of(row, rows, view.baseline)) is not None]
         worst = min(
@@ -89,7 +89,7 @@ def _summary(rows: Sequence[Row], view: View, notes: Sequence[str]) -> Table:
 def _groups(rows: Iterable[Row]) -> list[list[Row]]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((*row.method, row.score["protocol"], row.score["ties"]), []).append(row)
+        groups.setdefault((row.recipe, *row.method), []).append(row)
     return [groups[key] for key in sorted(groups)]
 
 
