@@ -38,4 +38,6 @@ def argsort_mr(images: np.ndarray, texts: np.ndarray, owner: np.ndarray) -> floa
     scores = images @ texts.T
     to_text = [np.flatnonzero(owner[np.argsort(-scores[i])] == i)[0] for i in range(len(images))]
     to_image = [np.flatnonzero(np.argsort(-scores[:, j]) == owner[j])[0] for j in range(len(texts))]
-    return float(np.mean([100 * np.mean(np.array(ranks) < k) for ranks in (to_text, to_image) for k in (1, 5, 10)]))
+    return float(
+        np.mean([100 * np.mean(np.array(ranks) < k) for ranks in (to_text, to_image) for k in (1, 5, 10)])
+    )

@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from conftest import Outcome, Result, tree
 from safetensors.numpy import load_file
-from urbancross_renderers.csv import Csv
-from urbancross_renderers.markdown import Markdown
 
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import Estimate, Options, Table
@@ -26,6 +24,8 @@ from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
+from urbancross_renderers.csv import Csv
+from urbancross_renderers.markdown import Markdown
 
 Cli = Callable[..., Result]
 
@@ -86,7 +86,7 @@ def test_values_are_means_over_seeds_and_differences_are_paired(outcome: Outcome
 
 
 def test_intervals_equal_a_plain_bootstrap(outcome: Outcome) -> None:
-    """Draw seeds, draw images, pool their queries: a loop with draws of its own, so equal up to resampling noise."""
+    """Draw seeds, draw images, pool their queries: a loop with draws of its own, equal up to resampling noise."""
     row = next(r for r in make_rows(read_records([outcome.out]), ["trained here"]) if r.method[1] == "urbancross")
     generator = np.random.default_rng(0)
     hits = []

@@ -16,20 +16,22 @@ from safetensors.torch import save_file
 
 from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces import Adaptation, Options
 from urbancross_bench.modelling.augment import AUGMENTATIONS, augment
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights, weights_digest
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
+from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
 from urbancross_bench.modelling.losses import (
     hinge,
     info_nce,
     normalised_weights,
     reverse_gradient,
+    soft_info_nce,
     weighted_bce,
     weighted_triplet,
 )
-from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
 from urbancross_bench.registry import Registry
 from urbancross_bench.specs import Pretraining
 
@@ -48,6 +50,38 @@ def test_info_nce_equals_a_loop() -> None:
     rows = [-math.log(math.exp(s[i, i]) / sum(math.exp(v) for v in s[i])) for i in range(5)]
     columns = [-math.log(math.exp(s[i, i]) / sum(math.exp(v) for v in s[:, i])) for i in range(5)]
     assert info_nce(x, y, torch.tensor(7.0)).item() == pytest.approx((np.mean(rows) + np.mean(columns)) / 2)
+
+
+def test_soft_info_nce_equals_a_loop_and_info_nce_at_its_end() -> None:
+    x, y, words = unit(4, 3), unit(4, 3, seed=1), unit(4, 5, seed=2)
+    similarity, s = words @ words.T, 7.0 * x @ y.T
+    total = 0.0
+    for scores in (s, s.T):
+        for i in range(4):
+            target = [math.exp(v / 0.3) for v in similarity[i]]
+            weights = [math.exp(v) for v in scores[i]]
+            total -= (
+                sum(t / sum(target) * math.log(w / sum(weights)) for t, w in zip(target, weights, strict=True)) / 4
+            )
+    scale = torch.tensor(7.0)
+    assert soft_info_nce(x, y, scale, similarity, 0.3).item() == pytest.approx(total / 2)
+    assert soft_info_nce(x, y, scale, torch.eye(4).double(), 1e-3).item() == pytest.approx(
+        info_nce(x, y, scale).item()
+    )
+
+
+def test_caption_similarity_knows_equal_and_unlike_captions(tiny) -> None:  # type: ignore[no-untyped-def]
+    captions = ("a red roof", "a red roof", "many green trees", "a red car")
+    images = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    view = PairView(images, captions, np.arange(4), np.zeros(4, np.int64))
+    batch = Feed(tiny, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="").batch(0)
+    order = Stream(4, 4, derive_seed("images", 0)).draw(0).tolist()
+    similarity = batch.caption_similarity
+    place = {caption: order.index(i) for i, caption in enumerate(captions)}
+    twins = order.index(0), order.index(1)
+    assert similarity[twins].item() == pytest.approx(1.0)
+    assert similarity[twins[0], place["many green trees"]].item() == 0.0
+    assert 0.0 < similarity[twins[0], place["a red car"]].item() < 1.0
 
 
 def test_hinge_equals_a_loop() -> None:
@@ -158,7 +192,7 @@ def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
     registry = Registry.discover()
     reference = "openclip[architecture=urbancross-tiny,checkpoint=w.safetensors]"
-    state = tiny.clip.state_dict()
+    state = {name: value.contiguous() for name, value in tiny.clip.state_dict().items()}
     save_file(state, tmp_path / "w.safetensors")
     resolved = registry.resolve("encoder", reference)
     assert resolved.options.weights().status == "pretrained"  # type: ignore[attr-defined]

@@ -42,10 +42,9 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     extra = draw(st.lists(st.integers(0, images - 1), max_size=12))
     owner = np.array(draw(st.permutations([*range(images), *extra])))
     cell = st.integers(-2, 2)
-    rows = lambda n: np.array(
-        draw(st.lists(st.lists(cell, min_size=width, max_size=width), min_size=n, max_size=n))
-    )  # noqa: E731
-    return rows(images), rows(len(owner)), owner
+    row = st.lists(cell, min_size=width, max_size=width)
+    rows = [np.array(draw(st.lists(row, min_size=n, max_size=n))) for n in (images, len(owner))]
+    return rows[0], rows[1], owner
 
 
 @settings(max_examples=300, deadline=None)

@@ -30,7 +30,7 @@ def test_parse(text: str, name: str, member: str | None, options: dict[str, obje
     "text", ["", "a[b", "a[b]", "a[=1]", "a b", "a/b/c", "a[x=1,x=2]", "a[x=1 y=2]]", "a[x={]"]
 )
 def test_anything_else_is_an_error(text: str) -> None:
-    with pytest.raises(UsageError, match="option|reference|YAML"):
+    with pytest.raises(UsageError, match=r"option|reference|YAML"):
         Reference.parse(text)
 
 

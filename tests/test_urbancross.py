@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from urbancross_adaptations.options import UrbanCrossOptions
 from urbancross_adaptations.urbancross import UrbanCross
-
 from urbancross_bench.interfaces import Context, Progress
 
 

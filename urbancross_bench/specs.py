@@ -46,7 +46,7 @@ class Training(_Spec):
 class Pretraining(Training):
     """The recipe every adaptation of the grid starts from: training on the source pairs alone."""
 
-    loss: Literal["info_nce", "hinge"] = "info_nce"
+    loss: Literal["info_nce", "soft_info_nce", "hinge"] = "info_nce"
 
 
 class Budget(Training):

@@ -22,7 +22,7 @@ OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
 class OpenClipOptions(EncoderOptions):
     """`openclip[architecture=ViT-B-32,pretrained=laion2b_s34b_b79k]`."""
 
-    architecture: str = Field(default="urbancross-xs", description="an open_clip model name, or one of ours")
+    architecture: str = Field(default="urbancross-s", description="an open_clip model name, or one of ours")
     pretrained: str | None = Field(default=None, description="a tag of open_clip; needs its file or a network")
     checkpoint: str | None = Field(default=None, description="a local .pt or .safetensors file, strictly matching")
 

@@ -166,7 +166,9 @@ def print_table(table: Table) -> None:
 
     columns = list(zip(*[[_text(cell) for cell in row] for row in table.rows], strict=True))
     same = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns] or [False] * len(table.columns)
-    shared = ", ".join(f"{n} {c[0]}" for n, c, is_same in zip(table.columns, columns, same, strict=False) if is_same)
+    shared = ", ".join(
+        f"{n} {c[0]}" for n, c, is_same in zip(table.columns, columns, same, strict=False) if is_same
+    )
     shown = RichTable(title=table.title, caption=shared, title_justify="left", caption_justify="left")
     for name, is_same in zip(table.columns, same, strict=True):
         if not is_same:

@@ -62,6 +62,11 @@ class Batch(Protocol):
         ...
 
     @property
+    def caption_similarity(self) -> torch.Tensor:
+        """(B, B) cosine similarity of the captions' words, rare words weighing more (tf-idf); 1 where equal."""
+        ...
+
+    @property
     def domains(self) -> torch.Tensor:
         """(B,) int64, which of the scenario's source domains an image comes from; zeros for a target."""
         ...

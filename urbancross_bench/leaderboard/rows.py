@@ -138,7 +138,9 @@ def _order(row: Row) -> str:
 
 def _recipe(run: Mapping[str, Any]) -> str:
     """What all rows of one comparison have in common over scenarios: encoder, pre-training and budget."""
-    return canonical_json([run[name] for name in ("encoder", "pretraining", "budget", "precision", "threads", "core")])
+    return canonical_json(
+        [run[name] for name in ("encoder", "pretraining", "budget", "precision", "threads", "core")]
+    )
 
 
 def _comparison(run: Mapping[str, Any]) -> str:

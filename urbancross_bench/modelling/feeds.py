@@ -37,6 +37,7 @@ class EncodedBatch:
         reference_images: Tensor | None = None,
         reference_texts: Tensor | None = None,
         domains: Tensor | None = None,
+        word_weights: Tensor | None = None,
     ) -> None:
         self._model = model
         self._hidden = hidden
@@ -45,6 +46,7 @@ class EncodedBatch:
         self._reference_images = reference_images
         self._reference_texts = reference_texts
         self._domains = domains
+        self._word_weights = word_weights
 
     @cached_property
     def image_features(self) -> Tensor:
@@ -67,6 +69,14 @@ class EncodedBatch:
         return self._shown(self._reference_texts, "reference text features")
 
     @property
+    def caption_similarity(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        tokens, weights = self._shown(self._tokens, "captions"), self._shown(self._word_weights, "captions")
+        words = torch.zeros(len(tokens), len(weights), device=tokens.device).scatter_(1, tokens, 1.0)
+        words = F.normalize(words * weights, dim=1)
+        return words @ words.T
+
+    @property
     def domains(self) -> Tensor:
         """See `interfaces.Batch`."""
         return self._shown(self._domains, "domains")
@@ -85,6 +95,7 @@ class EncodedBatch:
             reference_images=take(self._reference_images),
             reference_texts=take(self._reference_texts),
             domains=take(self._domains),
+            word_weights=self._word_weights,
         )
 
     def _shown(self, values: Tensor | None, what: str) -> Tensor:
@@ -148,11 +159,12 @@ class Feed:
         self._augmentation = augmentation
         self._hidden = hidden
         self._seed = seed
-        self._images = self._texts = None
+        self._images = self._texts = self._word_weights = None
         if view is not None and view.images is not None:
             self._images = Stream(len(view.images), batch_size, derive_seed("images", seed))
         if view is not None and view.captions is not None:
             self._tokens = model.tokenize(view.captions)
+            self._word_weights = _inverse_frequencies(self._tokens).to(device)
             if isinstance(view, PairView):
                 self._captions_of_image = _grouped(view.image_of_caption, len(view.images))
             else:
@@ -193,6 +205,7 @@ class Feed:
             reference_images=self._looked_up(reference.images if reference else None, images),
             reference_texts=self._looked_up(reference.texts if reference else None, texts),
             domains=domains,
+            word_weights=self._word_weights,
         )
 
     def _prepared(self, images: Ints, generator: Generator) -> Tensor:
@@ -210,6 +223,14 @@ class Feed:
 
     def _looked_up(self, features: Tensor | None, rows: Ints | None) -> Tensor | None:
         return None if features is None or rows is None else features[rows].to(self._device)
+
+
+def _inverse_frequencies(tokens: Tensor) -> Tensor:
+    """(V,) log(M / captions with the token) of (M, L) tokens; 0 for what stands in all, like start and end."""
+    present = torch.zeros(len(tokens), int(tokens.max()) + 1).scatter_(1, tokens, 1.0)
+    frequency = present.sum(dim=0).clamp(min=1)
+    frequency[0] = len(tokens)  # padding is no word
+    return (len(tokens) / frequency).log()
 
 
 def _grouped(owners: Ints, groups: int) -> tuple[Ints, Ints, Ints]:

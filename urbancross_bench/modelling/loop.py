@@ -14,7 +14,7 @@ from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Context, P
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.modelling.feeds import Feed
-from urbancross_bench.modelling.losses import hinge, info_nce
+from urbancross_bench.modelling.losses import hinge, info_nce, soft_info_nce
 from urbancross_bench.modelling.runtime import autocast
 from urbancross_bench.specs import Training
 
@@ -35,6 +35,10 @@ def pair_loss(name: str, model: DualEncoder) -> Callable[[Batch], Tensor]:
     """The supervised loss that a pre-training recipe names, on a paired batch."""
     if name == "hinge":
         return lambda batch: hinge(batch.image_features, batch.text_features)
+    if name == "soft_info_nce":
+        return lambda batch: soft_info_nce(
+            batch.image_features, batch.text_features, model.logit_scale.exp(), batch.caption_similarity, 0.3
+        )
     return lambda batch: info_nce(batch.image_features, batch.text_features, model.logit_scale.exp())
 
 

@@ -17,6 +17,17 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
+def soft_info_nce(images: Tensor, texts: Tensor, scale: Tensor, similarity: Tensor, temperature: float) -> Tensor:
+    """InfoNCE against soft targets: row i's are softmax_j(similarity_ij / temperature).
+
+    images, texts: (B, D), row i belongs to row i. similarity: (B, B), symmetric, of the captions. Captions that say
+    the same are then no negatives of each other's images, which they would be in data with formulaic captions.
+    """
+    logits = scale * images @ texts.T
+    targets = (similarity / temperature).softmax(dim=1)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+
 def hinge(images: Tensor, texts: Tensor, margin: float = 0.2) -> Tensor:
     """Bidirectional hinge, summed over all negatives, mean over pairs: Σ_{j≠i} max(0, m − s_ii + s_ij), both ways.
 
