@@ -208,7 +208,15 @@ from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, We
 
 @hookimpl
 def register_encoders():
-    return [register("constant", "constants:Constant", options="constants:ConstantOptions", summary="x")]
+    return [
+        register(
+            "constant",
+            "constants:Constant",
+            options="constants:ConstantOptions",
+            provides={"gradients"},
+            summary="x",
+        )
+    ]
 
 class ConstantOptions(EncoderOptions):
     def image_format(self):
@@ -242,6 +250,34 @@ class Model(torch.nn.Module):
     def encode_text(self, tokens):
         return torch.ones(len(tokens), 4) / 7
 """
+
+
+def test_combinations_that_cannot_work_are_skipped_with_the_reason(
+    grid: GridWriter, cli: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "picky.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_adaptations():\n"
+        "    return [register('picky', 'picky:P', setting='source_only', needs={'segments'}, summary='x')]\n"
+    )
+    plan = json.loads(cli("plan", grid(plugins=["picky.py"], adaptations=["picky"]), "--json").out)
+    assert {run["reason"] for run in plan["runs"]} == {"encoder 'tiny' does not provide segments"}
+    assert plan["stages"] == []
+
+
+def test_ctrl_c_ends_cleanly_and_the_grid_goes_on(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    file, out = grid(), tmp_path / "out"
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and not list((out / "store").glob("*/*/stage.json")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    assert cli("run", file, "--out", out).status == 0
 
 
 def test_hooks_are_told_and_a_failing_one_costs_nothing(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:

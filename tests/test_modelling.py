@@ -181,6 +181,20 @@ def test_small_vocabularies_fold_words_and_keep_the_special_tokens(tiny) -> None
     assert ((folded == 0) == (plain == 0)).all()
 
 
+def test_eight_orientations_make_features_blind_to_orientation() -> None:
+    registry = Registry.discover()
+    model = registry.resolve("encoder", "openclip[architecture=urbancross-tiny,orientations=8]").build().load()
+    image = np.random.default_rng(0).integers(0, 255, size=(1, 32, 32, 3)).astype(np.uint8)
+    turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2)))
+    mirrored = np.ascontiguousarray(image[:, :, ::-1])
+    one, two, three = (embed_images(model, i, CPU) for i in (image, turned, mirrored))
+    torch.testing.assert_close(one, two)
+    torch.testing.assert_close(one, three)
+    model.train(True)
+    plain = model.encode_image(torch.zeros(2, 3, 32, 32))
+    assert (plain == model.clip.encode_image(torch.zeros(2, 3, 32, 32))).all()
+
+
 def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped-def]
     texts = [f"text number {i}" for i in range(300)]
     features = embed_texts(tiny, [*texts, texts[7], texts[299]], CPU)

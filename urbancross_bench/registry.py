@@ -274,6 +274,7 @@ def describe(plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
             "summary": plugin.registration.summary,
             "setting": plugin.registration.setting,
             "needs": sorted(plugin.registration.needs),
+            "provides": sorted(plugin.registration.provides),
             "members": list(plugin.registration.members),
             "distribution": plugin.provider.distribution,
             "version": plugin.provider.version,

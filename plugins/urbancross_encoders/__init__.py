@@ -11,6 +11,7 @@ def register_encoders() -> list[Registration]:
             "openclip",
             "urbancross_encoders.openclip:OpenClip",
             options="urbancross_encoders.options:OpenClipOptions",
+            provides={"gradients"},
             summary="Any open_clip architecture, with weights by tag, from a local file, or none.",
         )
     ]

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from urbancross_bench.data.readers import data_path
@@ -40,18 +41,20 @@ class OpenClip(Encoder):
             raise UsageError(
                 f"encoder 'openclip' cannot load {source!r} into {options.architecture}: {error}"
             ) from error
-        return OpenClipModel(model, open_clip.get_tokenizer(options.architecture), options.config)
+        tokenizer = open_clip.get_tokenizer(options.architecture)
+        return OpenClipModel(model, tokenizer, options.config, options.orientations)
 
 
 class OpenClipModel(nn.Module):
     """The `interfaces.DualEncoder` around an open_clip model."""
 
-    def __init__(self, clip: Any, tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    def __init__(self, clip: Any, tokenizer: Tokenizer, config: Mapping[str, Any], orientations: int) -> None:
         super().__init__()
         # Packed images arrive with their channels last; convolutions run a third faster if weights match.
         self.clip = clip.to(memory_format=torch.channels_last)
         self.width = int(config["embed_dim"])
         self._tokenizer = tokenizer
+        self._orientations = orientations
         self._vocabulary = int(config["text_cfg"].get("vocab_size", 49408))
         preprocessing = open_clip.get_model_preprocess_cfg(clip)
         self.mean, self.std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
@@ -74,9 +77,12 @@ class OpenClipModel(nn.Module):
         return int(tokens.argmax(dim=1).max()) + 1 if self._cuttable else tokens.shape[1]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, D) features."""
-        features: Tensor = self.clip.encode_image(images)
-        return features
+        """(B, D) features; from above no side is up, so that all eight orientations may have a say."""
+        if self.training or self._orientations == 1:
+            features: Tensor = self.clip.encode_image(images)
+            return features
+        views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
+        return torch.stack([F.normalize(self.clip.encode_image(view), dim=1) for view in views]).mean(dim=0)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, D) features."""

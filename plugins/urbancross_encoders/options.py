@@ -7,7 +7,7 @@ import importlib.util
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,10 @@ class OpenClipOptions(EncoderOptions):
     architecture: str = Field(default="urbancross-s", description="an open_clip model name, or one of ours")
     pretrained: str | None = Field(default=None, description="a tag of open_clip; needs its file or a network")
     checkpoint: str | None = Field(default=None, description="a local .pt or .safetensors file, strictly matching")
+
+    orientations: Literal[1, 8] = Field(
+        default=1, description="8: outside training, image features are means over flips and quarter turns"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
@@ -66,6 +70,7 @@ class OpenClipOptions(EncoderOptions):
         return {
             "architecture": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:32],
             "weights": weights.sha256 or weights.source,
+            "orientations": self.orientations,
         }
 
 

@@ -50,6 +50,3 @@ def main() -> None:
     except UrbanCrossError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)

@@ -64,6 +64,7 @@ def _print(plugin: Plugin) -> None:
     for title, value in (
         ("setting", registration.setting or ""),
         ("needs", ", ".join(sorted(registration.needs))),
+        ("provides", ", ".join(sorted(registration.provides))),
         ("members", ", ".join(registration.members)),
     ):
         if value:

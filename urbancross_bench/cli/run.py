@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -22,8 +23,12 @@ def run(
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     plan, registry, folder, files = open_grid(grid, set_, out)
     executor = registry.resolve("executor", plan.grid.executor).build()
-    with make_display() as display:
-        counts = run_grid(plan, folder, executor, registry, display, device=device, plugins=files)
+    try:
+        with make_display() as display:
+            counts = run_grid(plan, folder, executor, registry, display, device=device, plugins=files)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
     keys = {planned.key for planned in plan.runs}  # an older form of the grid may have left others in the folder
     tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
     print_table(tables[0])

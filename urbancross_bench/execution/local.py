@@ -31,8 +31,11 @@ class LocalExecutor(Executor):
         self._running: dict[Connection, tuple[str, BaseProcess]] = {}
 
     def preload(self, modules: Sequence[str]) -> None:
-        """Import the stages' own modules and the plugins' in the server, once for all processes."""
-        self._context.set_forkserver_preload(["urbancross_bench.execution.stages", *modules])
+        """Import the stages' own modules and the plugins' in the server, once for all processes.
+
+        `__main__` too: else every process would import the command line anew, as multiprocessing does by default.
+        """
+        self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.stages", *modules])
 
     def slots(self, device: str, threads: int) -> int:
         """One stage per GPU; on a CPU as many as cores allow."""

@@ -13,11 +13,12 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
 from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
-from urbancross_bench.interfaces.settings import SETTINGS, union
+from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
 
 DISTRIBUTION = "urbancross-bench"
+OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +115,9 @@ class _Planner:
         method = self._adaptations[adaptation]
         setting = method.plugin.registration.setting or "source_only"
         access = SETTINGS[setting]
-        if scenario.kind == "in_domain" and access.anything:
-            return Run(scenario, encoder, adaptation, seed, "in-domain: there is no target to adapt to")
+        skipped = self._reason_to_skip(scenario, encoder, method, access)
+        if skipped:
+            return Run(scenario, encoder, adaptation, seed, skipped)
         start = self._pretrain(scenario, encoder, seed)
         inputs = {"start": start.key} | self._packs("source", scenario.source, "train", encoder)
         if access.anything:
@@ -153,6 +155,16 @@ class _Planner:
             for protocol in self._grid.protocols
         )
         return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
+
+    def _reason_to_skip(self, scenario: Scenario, encoder: str, method: Resolved, access: Access) -> str:
+        """Why a combination cannot work or makes no sense; empty if it does."""
+        if scenario.kind == "in_domain" and access.anything:
+            return "in-domain: there is no target to adapt to"
+        provided = self._encoders[encoder].plugin.registration.provides | OF_THE_HARNESS
+        missing = method.plugin.registration.needs - provided
+        if missing:
+            return f"encoder {encoder!r} does not provide {', '.join(sorted(missing))}"
+        return ""
 
     def _spec(
         self,

@@ -24,6 +24,7 @@ class Registration:
     summary: str
     setting: str | None
     needs: frozenset[str]
+    provides: frozenset[str]
     members: tuple[str, ...]
 
 
@@ -35,6 +36,7 @@ def register(
     options: str | None = None,
     setting: str | None = None,
     needs: Iterable[str] = (),
+    provides: Iterable[str] = (),
     members: Iterable[str] = (),
 ) -> Registration:
     """Offer a plugin under `name`.
@@ -42,8 +44,9 @@ def register(
     target: `"package.module:Class"`, imported only when the plugin is used.
     options: `"package.module:OptionsClass"`, a subclass of `Options` in a module that imports no torch.
     setting: for adaptations and selectors, what they see of the target (a key of `SETTINGS`).
-    needs: what must be there for it to work. Adaptations: `"gradients"` (a trainable encoder),
-        `"reference"` (features of the frozen starting encoder). Selectors: `"source_val"`, `"target_val"`.
+    needs: what must be there for it to work. Adaptations: `"reference"` (features of the frozen starting encoder,
+        computed by the harness) and whatever an encoder may provide. Selectors: `"source_val"`, `"target_val"`.
+    provides: for encoders, what adaptations may need of them: `"gradients"` (it can be trained), …
     members: for datasets that hold several domains, their names (`synthetic/nordia`).
 
     Raises ValueError for a malformed name, target or setting.
@@ -55,4 +58,6 @@ def register(
             raise ValueError(f'{what} of plugin {name!r} must be "package.module:Name", got {path!r}')
     if setting is not None and setting not in SETTINGS:
         raise ValueError(f"setting of plugin {name!r} must be one of {', '.join(SETTINGS)}, got {setting!r}")
-    return Registration(name, target, options, summary, setting, frozenset(needs), tuple(members))
+    return Registration(
+        name, target, options, summary, setting, frozenset(needs), frozenset(provides), tuple(members)
+    )

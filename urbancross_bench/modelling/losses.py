@@ -20,8 +20,8 @@ def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
 def soft_info_nce(images: Tensor, texts: Tensor, scale: Tensor, similarity: Tensor, temperature: float) -> Tensor:
     """InfoNCE against soft targets: row i's are softmax_j(similarity_ij / temperature).
 
-    images, texts: (B, D), row i belongs to row i. similarity: (B, B), symmetric, of the captions. Captions that say
-    the same are then no negatives of each other's images, which they would be in data with formulaic captions.
+    images, texts: (B, D), row i belongs to row i. similarity: (B, B), symmetric, of the captions. Captions that
+    say the same are then no negatives of each other's images, which in data with formulaic captions they would be.
     """
     logits = scale * images @ texts.T
     targets = (similarity / temperature).softmax(dim=1)
