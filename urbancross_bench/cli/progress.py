@@ -75,13 +75,9 @@ class LiveDisplay(PlainDisplay):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        name, left = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[left]}"))
+        console = Console(stderr=True)
+        self._progress = Progress(name, BarColumn(), TaskProgressColumn(), left, console=console, transient=True)
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -163,18 +159,18 @@ def print_table(table: Table) -> None:
     """A table on the screen; what is the same in all its rows stands above it once."""
     from rich.console import Console
     from rich.table import Table as RichTable
+    from rich.text import Text  # a plain string would be searched for markup, and `[option=value]` lost
 
     columns = list(zip(*[[_text(cell) for cell in row] for row in table.rows], strict=True))
-    same = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns] or [False] * len(table.columns)
-    shared = ", ".join(
-        f"{n} {c[0]}" for n, c, is_same in zip(table.columns, columns, same, strict=False) if is_same
-    )
-    shown = RichTable(title=table.title, caption=shared, title_justify="left", caption_justify="left")
-    for name, is_same in zip(table.columns, same, strict=True):
-        if not is_same:
-            shown.add_column(name)
+    columns = columns or [()] * len(table.columns)
+    alike = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns]
+    shared = ", ".join(f"{n} {c[0]}" for n, c, same in zip(table.columns, columns, alike, strict=True) if same)
+    shown = RichTable(title=Text(table.title), caption=Text(shared), title_justify="left", caption_justify="left")
+    for name, same in zip(table.columns, alike, strict=True):
+        if not same:
+            shown.add_column(Text(name))
     for row in table.rows:
-        shown.add_row(*(_text(cell) for cell, is_same in zip(row, same, strict=True) if not is_same))
+        shown.add_row(*(Text(_text(cell)) for cell, same in zip(row, alike, strict=True) if not same))
     # A pipe has no width of its own; eighty columns would tear the cells apart.
     Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
