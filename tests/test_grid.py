@@ -26,6 +26,11 @@ GridWriter = Callable[..., Path]
 BUDGET = {"steps": 2, "batch_size": 8, "target_batch_size": 4}
 
 
+def stored(out: Path) -> list[Path]:
+    """The published stages of a store."""
+    return [p for p in (out / "store").glob("*/*/stage.json") if p.parts[-3] != ".partial"]
+
+
 def comparable(out: Path) -> dict[str, bytes]:
     """What must be equal when a grid is repeated: the tables, and every score and spec of the records."""
     files = {f"leaderboard/{k}": v for k, v in tree(out / "leaderboard").items()}
@@ -165,13 +170,13 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(grid: GridWriter, cli: Cli
         process = subprocess.Popen(
             command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
         )
-        while process.poll() is None and len(list((out / "store").glob("*/*/stage.json"))) < stages:
+        while process.poll() is None and len(stored(out)) < stages:
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     half_written = out / "store" / ".partial" / "left-behind"
     half_written.mkdir(parents=True, exist_ok=True)
-    finished = {p: p.stat().st_mtime_ns for p in (out / "store").glob("*/*/stage.json")}
+    finished = {p: p.stat().st_mtime_ns for p in stored(out)}
     assert cli("run", file, "--out", out).status == 0
     assert {p: p.stat().st_mtime_ns for p in finished} == finished  # nothing finished was redone
     assert not half_written.exists()
@@ -270,7 +275,7 @@ def test_ctrl_c_ends_cleanly_and_the_grid_goes_on(grid: GridWriter, cli: Cli, tm
     file, out = grid(), tmp_path / "out"
     command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not list((out / "store").glob("*/*/stage.json")):
+    while process.poll() is None and not stored(out):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()

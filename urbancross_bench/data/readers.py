@@ -16,9 +16,14 @@ from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces.dataset import Domain, ImageSource
 
 
+def data_folder() -> Path:
+    """Where datasets lie: `URBANCROSS_DATA`, or the current folder."""
+    return Path(os.environ.get("URBANCROSS_DATA", ".")).resolve()
+
+
 def data_path(path: str) -> Path:
-    """Where a path of a grid lies: absolute as it is, relative below `URBANCROSS_DATA` (or this folder)."""
-    return Path(os.environ.get("URBANCROSS_DATA", "."), Path(path).expanduser())
+    """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
+    return data_folder() / Path(path).expanduser()
 
 
 class FolderImages(ImageSource):

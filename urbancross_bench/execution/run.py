@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from urbancross_bench.data.readers import data_folder
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.plan import Plan, Run
 from urbancross_bench.execution.stage import Stage
@@ -161,8 +162,9 @@ class _Scheduler:
             Task(
                 stage.key,
                 stage.to_json(),
-                str(self.store.root),
-                str(self.store.log(stage)),
+                str(self.store.root.resolve()),
+                str(data_folder()),
+                str(self.store.log(stage).resolve()),
                 self.device,
                 self.status.plan.grid.threads,
                 tuple(self.plugins),

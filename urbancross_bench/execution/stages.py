@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.data.domain import split_of
 from urbancross_bench.data.pack import PackedSplit, pack
-from urbancross_bench.data.views import source_view, target_view
+from urbancross_bench.data.views import PairView, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.scoring import score_ranking
@@ -30,7 +30,7 @@ from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
 from urbancross_bench.modelling.runtime import configure
 from urbancross_bench.registry import Registry
-from urbancross_bench.specs import Budget, Pretraining
+from urbancross_bench.specs import Budget, Pretraining, Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,38 +88,14 @@ def pack_split(job: Job) -> None:
 
 def pretrain(job: Job) -> None:
     """Train the encoder on the source pairs, by the grid's recipe."""
-    seed = job.facts["seed"]
-    configure(job.facts["threads"], derive_seed("initial weights", seed))
+    configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
     model = job.model()
     recipe = Pretraining(**job.facts["recipe"])
-    view = source_view(job.packed("source"))
-    source = Feed(
-        model,
-        view,
-        batch_size=recipe.batch_size,
-        augmentation=recipe.augmentation,
-        device=job.device,
-        seed=derive_seed("pre-training source", seed),
-        hidden="",
-    )
-    nothing = _no_target(model, job)
-    curve = Curve()
-    steps = train(
-        model,
-        Supervised(pair_loss(recipe.loss, model)),
-        source,
-        nothing,
-        recipe,
-        loss_name=recipe.loss,
-        precision=job.facts["precision"],
-        device=job.device,
-        curve=curve,
-        report=job.report,
-        on_pass=job.on_pass,
-    )
-    for _ in steps:
+    source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
+    target = _feed(job, model, "target", None, recipe, 1, hidden="pre-training sees no target")
+    method = Supervised(pair_loss(recipe.loss, model))
+    for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
         save_weights(model, job.out / "weights.safetensors")
-    write_json(job.out / "curve.json", curve.points)
     write_json(job.out / "weights.json", {"sha256": weights_digest(model)})
 
 
@@ -135,46 +111,16 @@ def adapt(job: Job) -> None:
     references = "reference" in resolved.plugin.registration.needs
     hidden = f"adaptation {resolved.reference.name!r} has the setting {setting!r}"
     targets = job.packed("target")
-    view = target_view(targets[0], setting, derive_seed("target view", seed)) if targets else None
+    shown = target_view(targets[0], setting, derive_seed("target view", seed)) if targets else None
     del targets  # from here on, what the setting hides is not in reach of the method
-    source = Feed(
-        model,
-        source_view(job.packed("source")),
-        batch_size=budget.batch_size,
-        augmentation=budget.augmentation,
-        device=job.device,
-        seed=derive_seed("adaptation source", seed),
-        hidden=hidden,
-        references=references,
+    pairs = source_view(job.packed("source"))
+    source = _feed(job, model, "source", pairs, budget, budget.batch_size, references=references)
+    target = _feed(
+        job, model, "target", shown, budget, budget.target_batch_size, references=references, hidden=hidden
     )
-    target = Feed(
-        model,
-        view,
-        batch_size=budget.target_batch_size,
-        augmentation=budget.augmentation,
-        device=job.device,
-        seed=derive_seed("adaptation target", seed),
-        hidden=hidden,
-        references=references,
-    )
-    curve = Curve()
-    steps = train(
-        model,
-        method,
-        source,
-        target,
-        budget,
-        loss_name=job.facts["loss"],
-        precision=job.facts["precision"],
-        device=job.device,
-        candidates=budget.checkpoints,
-        curve=curve,
-        report=job.report,
-        on_pass=job.on_pass,
-    )
-    for step in steps:
+    loss, candidates = job.facts["loss"], budget.checkpoints
+    for step in _train(job, model, method, source, target, budget, loss=loss, candidates=candidates):
         save_weights(model, job.out / f"candidate-{step:09d}.safetensors")
-    write_json(job.out / "curve.json", curve.points)
 
 
 def embed(job: Job) -> None:
@@ -239,16 +185,58 @@ STAGES: dict[str, Callable[[Job], None]] = {
 }
 
 
-def _no_target(model: DualEncoder, job: Job) -> Feed:
+def _feed(
+    job: Job,
+    model: DualEncoder,
+    side: str,
+    view: PairView | StreamView | None,
+    recipe: Training,
+    batch_size: int,
+    *,
+    references: bool = False,
+    hidden: str = "",
+) -> Feed:
+    """One side of a stage's training, with draws of its own."""
     return Feed(
         model,
-        None,
-        batch_size=1,
-        augmentation=(),
+        view,
+        batch_size=batch_size,
+        augmentation=recipe.augmentation,
         device=job.device,
-        seed=0,
-        hidden="pre-training sees no target",
+        seed=derive_seed(job.stage.kind, side, job.facts["seed"]),
+        hidden=hidden,
+        references=references,
     )
+
+
+def _train(
+    job: Job,
+    model: DualEncoder,
+    method: Adaptation,
+    source: Feed,
+    target: Feed,
+    recipe: Training,
+    *,
+    loss: str,
+    candidates: int = 1,
+) -> Iterator[int]:
+    """The training loop as a stage runs it: yields candidate steps, and leaves the learning curve."""
+    curve = Curve()
+    yield from train(
+        model,
+        method,
+        source,
+        target,
+        recipe,
+        loss_name=loss,
+        precision=job.facts["precision"],
+        device=job.device,
+        candidates=candidates,
+        curve=curve,
+        report=job.report,
+        on_pass=job.on_pass,
+    )
+    write_json(job.out / "curve.json", curve.points)
 
 
 def _features(folder: Path) -> dict[str, Features]:

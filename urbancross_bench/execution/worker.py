@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ def execute(task: Task, report: Callable[[float], None]) -> None:
     from urbancross_bench.registry import Registry
 
     started = time.monotonic()
+    os.environ["URBANCROSS_DATA"] = task.data
     stage, store = Stage(**task.stage), Store(Path(task.store))
     device = resolve_device(task.device)
     if device.type == "cpu":

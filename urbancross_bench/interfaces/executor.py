@@ -12,11 +12,15 @@ from urbancross_bench.interfaces.options import Options
 
 @dataclass(frozen=True)
 class Task:
-    """One stage to carry out: plain JSON, so that any engine can run it with `execution.worker.execute`."""
+    """One stage to carry out: plain JSON, so that any engine can run it with `execution.worker.execute`.
+
+    `store` and `data` are absolute folders: a process elsewhere knows neither our folder nor our environment.
+    """
 
     key: str
     stage: Mapping[str, Any]
     store: str
+    data: str
     log: str
     device: str
     threads: int
