@@ -46,6 +46,15 @@ def test_restval_is_train_and_blank_sentences_are_left_out(tmp_path: Path) -> No
     assert len(domain.captions) == 48
 
 
+def swap(file: Path, old: str, new: str) -> None:
+    file.write_text(file.read_text().replace(old, new, 1))
+
+
+def swap_for_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -54,6 +63,13 @@ def test_restval_is_train_and_blank_sentences_are_left_out(tmp_path: Path) -> No
         (lambda f: f.write_text("[]"), r"dataset\.json holds a list"),
         (lambda f: f.write_text('{"images": []}'), r'dataset\.json holds no list "images"'),
         (lambda f: f.write_text('{"images": [{"filename": "a.png", "split": "train"}]}'), "entry 0.*sentences"),
+        (lambda f: f.write_text("[" * 100_000), "is not JSON"),
+        (lambda f: swap(f, '"d_000.png"', "null"), "entry 0.*a string: None"),
+        (lambda f: swap(f, '"a red place ."', "null"), "entry 0.*a string: None"),
+        (lambda f: swap(f, "a red place .", "\\ud800"), "entry 0.*surrogates"),
+        (lambda f: swap(f, "d_000.png", "../d_000.png"), "leads out of the image folder"),
+        (lambda f: swap(f, "d_000.png", "/d_000.png"), "leads out of the image folder"),
+        (lambda f: swap_for_folder(f.parent / "images" / "d_000.png"), r"lacks 1 of 24 images, d_000\.png"),
         (lambda f: f.unlink(), r"dataset\.json does not exist"),
         (lambda f: (f.parent / "images" / "d_003.png").unlink(), r"lacks 1 of 24 images, d_003\.png"),
         (lambda f: (f.parent / "images").rename(f.parent / "pictures"), "images does not exist"),

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Outcome, Result, tree
 from safetensors.numpy import load_file
 
+from urbancross_bench.execution.stage import Stage
 from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
 GridWriter = Callable[..., Path]
@@ -54,7 +57,7 @@ def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:
                 assert {len(arrays[f"{side}.{n}"]) for n in ("greater", "tied", "tied_positives", "top")} == {
                     queries[side]
                 }
-            oracle = "oracle" in (record.spec["setting"], score.content["selector_setting"])
+            oracle = record.spec["setting"] == "oracle" or score.content["selector"] == "target_val"
             assert (score.content["setting"] == "oracle") == oracle
             for value in score.content["metrics"].values():
                 assert value["low"] <= value["value"] <= value["high"]
@@ -122,7 +125,7 @@ def test_a_failed_cell_costs_one_cell_and_is_tried_again(grid: GridWriter, cli: 
     result = cli("run", file, "--out", out)
     assert result.status == 1
     assert "4 ok, 4 failed" in result.out
-    assert "SIGSEGV" in result.err
+    assert "Segmentation fault" in result.err
     failures = [json.loads(f.read_text()) for f in (out / "runs").glob("*/failure.json")]
     assert sorted(f["error"].split(" (")[0] for f in failures) == [
         *["ValueError: I do not feel like it"] * 2,
@@ -255,6 +258,98 @@ class Model(torch.nn.Module):
     def encode_text(self, tokens):
         return torch.ones(len(tokens), 4) / 7
 """
+
+
+def test_a_bad_selector_costs_its_own_score(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "choosy.py").write_text(
+        "from pathlib import Path\n"
+        "from urbancross_bench.interfaces import Selector, hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_selectors():\n"
+        "    return [register('choosy', 'choosy:Choosy', setting='source_only', summary='x')]\n"
+        "class Choosy(Selector):\n"
+        "    def choose(self, candidates):\n"
+        f"        return 0 if Path({str(tmp_path / 'well')!r}).exists() else 7\n"
+    )
+    out = tmp_path / "out"
+    file = grid(plugins=["choosy.py"], adaptations=["source_only"], selectors=["last", "choosy"])
+    result = cli("run", file, "--out", out)
+    assert result.status == 1
+    assert "chose candidate 7 of 1" in result.err
+    assert [[s.content["selector"] for s in r.scores] for r in read_records([out])] == [["last"]] * 4
+    (tmp_path / "well").touch()
+    assert cli("run", file, "--out", out).status == 0
+    assert all(len(record.scores) == 2 for record in read_records([out]))
+
+
+def test_a_plugin_that_breaks_or_leaves_on_import_costs_its_own_runs(
+    grid: GridWriter, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "raises_late.py").write_text("raise RuntimeError('not today')")
+    (tmp_path / "leaves_late.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "lazy.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_adaptations():\n"
+        "    return [register(n, f'{n}_late:X', setting='source_only', summary='x') for n in ('raises', 'leaves')]\n"
+    )
+    file = grid(
+        plugins=["lazy.py"],
+        adaptations=["source_only", "raises", "leaves"],
+        scenarios=[{"source": "plain", "target": "dark"}],
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "1 ok, 2 failed" in done.stdout
+    assert "cannot be loaded from raises_late:X" in done.stderr
+    assert "cannot be loaded from leaves_late:X" in done.stderr
+
+
+def test_a_partly_deleted_store_is_filled_again(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    file, out = grid(adaptations=["source_only"]), tmp_path / "out"
+    assert cli("run", file, "--out", out).status == 0
+    before = comparable(out)
+    shutil.rmtree(out / "store" / "pretrain")
+    shutil.rmtree(sorted((out / "runs").iterdir())[0])
+    assert cli("run", file, "--out", out).status == 0
+    assert comparable(out) == before
+
+
+def test_half_written_records_are_neither_believed_nor_kept(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    file, out = grid(adaptations=["source_only"]), tmp_path / "out"
+    assert cli("run", file, "--out", out).status == 0
+    before = comparable(out)
+    run = sorted((out / "runs").iterdir())[0]
+    [score] = (run / "scores").iterdir()
+    shutil.copytree(run, out / "runs" / ".partial-abc")
+    shutil.copytree(score, run / "scores" / ".partial-abc")
+    assert len(read_records([out])) == 4
+    assert {len(record.scores) for record in read_records([out])} == {1}
+    assert cli("run", file, "--out", out).status == 0
+    assert comparable(out) == before
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_named(grid: GridWriter, cli: Cli, tmp_path: Path, device: str) -> None:
+    result = cli("run", grid(), "--out", tmp_path / "out", "--device", device)
+    assert result.status == 2
+    assert repr(device) in result.err
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_code_that_changed_after_planning_is_not_run(tmp_path: Path) -> None:
+    from urbancross_bench.errors import RunError
+    from urbancross_bench.execution.stages import Job
+
+    registry = Registry.discover()
+    identity = registry.resolve("metric", "recall").identity()
+    job = Job(Stage("rank", {}), {}, tmp_path, registry, torch.device("cpu"), lambda _: None)
+    assert job.planned("metric", "recall", identity)
+    with pytest.raises(RunError, match="metric 'recall'.*has changed since the grid was planned"):
+        job.planned("metric", "recall", identity | {"version": "0.0.9"})
 
 
 def test_combinations_that_cannot_work_are_skipped_with_the_reason(

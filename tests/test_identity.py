@@ -122,6 +122,14 @@ def test_the_same_run_twice_is_refused(grid: GridWriter) -> None:
         planned(grid(adaptations={"a": "urbancross", "b": "urbancross[triplet=1.0]"}))
 
 
+def test_a_source_under_another_name_is_no_shift(grid: GridWriter, domains: dict[str, str]) -> None:
+    from urbancross_bench.errors import UsageError
+
+    twins = {"a": domains["plain"], "b": domains["plain"]}
+    with pytest.raises(UsageError, match="'a' and 'b' hold the same data"):
+        planned(grid(domains=twins, scenarios=[{"source": "a", "target": "b"}]))
+
+
 def test_keys_do_not_depend_on_the_hash_seed(grid: GridWriter, tmp_path: Path) -> None:
     file = grid(selectors=["source_val", "target_val"])
     command = [sys.executable, "-m", "urbancross_bench", "plan", str(file), "--json", "--out", str(tmp_path / "o")]

@@ -155,6 +155,63 @@ def test_a_missing_scenario_gives_no_mean_over_scenarios(outcome: Outcome, cli: 
     assert {line["mean mR"] == "" for line in lines if line["adaptation"] == "oracle"} == {True}
 
 
+def test_rows_of_other_code_are_other_rows(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    for folder in runs.iterdir():
+        if json.loads((folder / "run.json").read_text())["seed"] == 1:
+            edit(folder / "run.json", code="another version")
+    cli("leaderboard", "build", runs, "--out", tmp_path / "board")
+    assert {line["seeds"] for line in rows_of(tmp_path / "board", "scenarios")} == {"1"}
+    assert "version of the code" in (tmp_path / "board" / "scenarios.md").read_text()
+
+
+def test_labels_do_not_part_what_is_the_same(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    runs = without(outcome, tmp_path / "runs", lambda r: False)
+    for folder in runs.iterdir():
+        run = json.loads((folder / "run.json").read_text())
+        if run["seed"] == 1:
+            edit(folder / "run.json", encoder=run["encoder"] | {"label": "renamed"})
+    cli("leaderboard", "build", runs, "--out", tmp_path / "board")
+    assert tree(tmp_path / "board") == tree(outcome.out / "leaderboard")
+
+
+def test_two_scores_for_one_seed_are_refused(outcome: Outcome, tmp_path: Path) -> None:
+    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    run = sorted(runs.iterdir())[0]
+    score = sorted((run / "scores").iterdir())[0]
+    shutil.copytree(score, run / "scores" / ("0" * 32))
+    edit(run / "scores" / ("0" * 32) / "score.json", key="0" * 32)
+    with pytest.raises(DataError, match="several scores stand for the same seed"):
+        build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())
+
+
+def test_the_order_of_folders_does_not_matter(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    """Two folders with the same runs, one lacking a selector's scores and with labels of its own."""
+    few = without(outcome, tmp_path / "few", lambda r: False)
+    for folder in few.iterdir():
+        edit(folder / "run.json", grid="another")
+        for score in (folder / "scores").iterdir():
+            if json.loads((score / "score.json").read_text())["selector"] != "last":
+                shutil.rmtree(score)
+    cli("leaderboard", "build", few, outcome.out, "--out", tmp_path / "a")
+    cli("leaderboard", "build", outcome.out, few, "--out", tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b") == tree(outcome.out / "leaderboard")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("metric: mr", "no score has the metric 'mr'"),
+        ("baseline: sourceonly", "no row is the baseline 'sourceonly'"),
+    ],
+)
+def test_a_view_of_nothing_is_named(outcome: Outcome, cli: Cli, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "view.yaml").write_text(f"title: Mine\n{text}\n")
+    result = cli("leaderboard", "build", outcome.out, "--out", tmp_path / "b", "--view", tmp_path / "view.yaml")
+    assert result.status == 2
+    assert message in result.err
+
+
 def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
     view = tmp_path / "view.yaml"
     view.write_text("title: Mine\nmetric: t2i_R@5\nbaseline: oracle\nrenderers: [markdown]\n")

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 
 from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
-from urbancross_bench.identity import derive_seed
+from urbancross_bench.identity import derive_seed, digest
 from urbancross_bench.interfaces import Adaptation, Options
 from urbancross_bench.modelling.augment import AUGMENTATIONS, augment
-from urbancross_bench.modelling.checkpoints import load_weights, save_weights, weights_digest
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
 from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
@@ -36,6 +36,13 @@ from urbancross_bench.registry import Registry
 from urbancross_bench.specs import Pretraining
 
 CPU = torch.device("cpu")
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    parts = (
+        v.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for _, v in sorted(model.state_dict().items())
+    )
+    return digest(parts)
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -197,9 +204,19 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
 
 def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped-def]
     texts = [f"text number {i}" for i in range(300)]
-    features = embed_texts(tiny, [*texts, texts[7], texts[299]], CPU)
+    features = embed_texts(tiny, [*texts, texts[7], texts[299].upper()], CPU)  # the tokenizer knows no case
     assert (features[300] == features[7]).all()
     assert (features[301] == features[299]).all()
+    one = embed_texts(tiny, [texts[7]], CPU)
+    torch.testing.assert_close(one[0], features[7])
+
+
+def test_equal_images_get_equal_bits_and_order_is_kept(tiny) -> None:  # type: ignore[no-untyped-def]
+    images = np.random.default_rng(0).integers(0, 255, size=(300, 32, 32, 3)).astype(np.uint8)
+    images[299] = images[4]
+    features = embed_images(tiny, images, CPU)
+    assert (features[299] == features[4]).all()
+    torch.testing.assert_close(embed_images(tiny, images[10:12], CPU), features[10:12])
 
 
 def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

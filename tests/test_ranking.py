@@ -150,6 +150,8 @@ def test_torch_and_numpy_agree() -> None:
         ({"image_of_text": np.array([0.0, 1.0])}, "one integer per text"),
         ({"text_embeddings": np.ones((2, 3))}, "wide"),
         ({"text_embeddings": np.ones((0, 2))}, "non-empty"),
+        ({"chunk": 0}, "at least 1"),
+        ({"k": (0, 1)}, "at least 1"),
         ({"ties": "lucky"}, "unknown tie rule"),
         ({"protocol": "mine"}, "unknown protocol"),
     ],

@@ -27,7 +27,7 @@ def test_parse(text: str, name: str, member: str | None, options: dict[str, obje
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a[b", "a[b]", "a[=1]", "a b", "a/b/c", "a[x=1,x=2]", "a[x=1 y=2]]", "a[x={]"]
+    "text", ["", "a[b", "a[b]", "a[=1]", "a b", "a/b/c", "a[x=1,x=2]", "a[x=1 y=2]]", "a[x={]", "a[x=2024-13-45]"]
 )
 def test_anything_else_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"option|reference|YAML"):

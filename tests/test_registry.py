@@ -93,6 +93,35 @@ def test_two_plugins_of_one_name_name_both_distributions() -> None:
     assert registry.find("metric", "own")
 
 
+@pytest.mark.parametrize(
+    ("hook", "declared", "message"),
+    [
+        ("register_adaptations", {}, "names no setting"),
+        ("register_selectors", {}, "names no setting"),
+        ("register_selectors", {"setting": "source_only", "needs": {"target_val"}}, "must be 'oracle'"),
+        ("register_selectors", {"setting": "oracle", "needs": {"sourceval"}}, "known: source_val, target_val"),
+    ],
+)
+def test_what_a_plugin_sees_must_be_declared(hook: str, declared: dict[str, object], message: str) -> None:
+    module = ModuleType("quiet")
+    setattr(module, hook, hookimpl(lambda: [register("quiet", "m:C", summary="", **declared)]))  # type: ignore[arg-type]
+    getattr(module, hook).__name__ = hook
+    registry = Registry()
+    registry.add(provider("quiet"), lambda: module)
+    assert message in str(registry.providers[0].error)
+    assert registry.plugins == []
+
+
+def test_a_plugin_that_tries_to_leave_is_broken_and_no_more() -> None:
+    registry = Registry()
+
+    def leaves() -> object:
+        raise SystemExit(0)
+
+    registry.add(provider("leaves"), leaves)
+    assert "SystemExit" in str(registry.providers[0].error)
+
+
 def test_strict_mode_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginError, match="some-dist"):
         Registry().add(provider("typo"), lambda: offering("register_metric", "fine"), strict=True)

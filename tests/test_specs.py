@@ -72,6 +72,11 @@ def test_scenario_kinds_come_from_membership() -> None:
         (("name: g", "name: g\nprotocols: [row]"), ["g.yaml:2: protocols"]),
         (("name: g", "name: [g"), ["is not YAML"]),
         (("name: g", "name: g\nseeds: [0, 0]"), ["seeds stands twice"]),
+        (("name: g", "name: .."), ["g.yaml:1: name"]),
+        (("name: g", "name: 2024-13-45"), ["is not YAML"]),
+        (("name: g", "name: &x [*x]"), ["g.yaml:1: name"]),
+        (("name: g", "name: g\nscenarios: []"), ["g.yaml:2: scenarios"]),
+        (("domains: [a, b]", "domains: a"), ["domains must be a list of references, or a mapping"]),
     ],
 )
 def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -81,7 +86,14 @@ def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("override", ["steps", "=1", "name.x=1", "budget.stepz=3", "a=[1"])
+def test_an_override_is_blamed_for_itself(load) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match=r"^--set budget.stepz: budget: unknown key 'stepz'"):
+        load(GOOD, "budget.stepz=3")
+
+
+@pytest.mark.parametrize(
+    "override", ["description=2024-13-45", "steps", "=1", "name.x=1", "budget.stepz=3", "a=[1"]
+)
 def test_bad_overrides(load, override: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError):
         load(GOOD, override)

@@ -26,8 +26,10 @@ from safetensors.numpy import load_file
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
+from urbancross_bench.identity import canonical_json
 
 SCHEMA = 1
+_PARTIAL = ".partial-"
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
 
 
@@ -70,27 +72,52 @@ def read_record(folder: Path) -> Record | None:
     if spec["key"] != folder.name or spec["status"] not in STATUSES:
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
     scores = []
-    for place in sorted((folder / "scores").glob("*")):
-        if (place / "score.json").is_file():
-            scores.append(ScoreRecord(place, _read(place / "score.json", ("schema", "key", "metrics"))))
+    for place in _visible(folder / "scores"):
+        content = _read(place / "score.json", ("schema", "key", "metrics"))
+        if content["key"] != place.name:
+            raise DataError(f"record {place / 'score.json'} does not fit its directory")
+        scores.append(ScoreRecord(place, content))
     return Record(folder, spec, tuple(scores))
 
 
 def read_records(places: Sequence[Path]) -> list[Record]:
     """All records below some folders (each the output of a grid, or its `runs`), in order of their keys.
 
-    A run that stands in two folders counts once. Raises DataError if a folder holds no record.
+    A run that stands in several folders counts once, with the scores of all of them; where copies differ, the
+    choice depends on their content, never on the order of the folders. Raises DataError for a folder without any.
     """
-    found: dict[str, Record] = {}
+    found: dict[str, list[Record]] = {}
     for place in places:
         root = place / "runs" if (place / "runs").is_dir() else place
-        records = [record for folder in sorted(root.glob("*")) if (record := read_record(folder)) is not None]
+        records = [record for folder in _visible(root) if (record := read_record(folder)) is not None]
         if not records:
             raise DataError(f"{place} holds no record of a run; give the output folder of a grid")
         for record in records:
-            if record.folder.name not in found or (record.ok and not found[record.folder.name].ok):
-                found[record.folder.name] = record
-    return [found[key] for key in sorted(found)]
+            found.setdefault(record.folder.name, []).append(record)
+    return [_merged(found[key]) for key in sorted(found)]
+
+
+def clear_partial(runs: Path) -> None:
+    """Remove what killed processes left half-written. Only for the holder of the output folder's lock."""
+    for leftover in [*runs.glob(f"{_PARTIAL}*"), *runs.glob(f"*/scores/{_PARTIAL}*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _merged(copies: Sequence[Record]) -> Record:
+    if len(copies) == 1:
+        return copies[0]
+    best = min(copies, key=lambda record: (not record.ok, canonical_json(record.spec)))
+    scores: dict[str, list[ScoreRecord]] = {}
+    for record in copies:
+        for score in record.scores if record.ok == best.ok else ():
+            scores.setdefault(score.folder.name, []).append(score)
+    chosen = [min(scores[key], key=lambda score: canonical_json(score.content)) for key in sorted(scores)]
+    return Record(best.folder, best.spec, tuple(chosen))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The entries of a folder in order, without those being written."""
+    return [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
 
 
 @contextmanager
@@ -116,7 +143,7 @@ def write_score(place: Path, content: Mapping[str, Any], outputs: Path) -> None:
 @contextmanager
 def _beside(place: Path) -> Iterator[Path]:
     place.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=place.parent))
     folder.chmod(0o755)
     try:
         yield folder

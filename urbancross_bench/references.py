@@ -46,7 +46,7 @@ class Reference:
                 raise UsageError(f"option {option['key']!r} stands twice in {text!r}")
             try:
                 options[option["key"]] = yaml.safe_load(option["value"])
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, ValueError) as error:
                 raise UsageError(f"the value of {option['key']!r} in {text!r} is not YAML: {error}") from error
             rest = rest[option.end() :]
         return cls(match["name"], match["member"], options)

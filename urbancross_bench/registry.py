@@ -24,6 +24,7 @@ from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
+from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.references import Reference
 
 
@@ -63,7 +64,7 @@ class Plugin:
             return Options
         found = self._import(self.registration.options)
         if not (isinstance(found, type) and issubclass(found, Options)):
-            raise PluginError(f"{self._title}: {self.registration.options} is not a subclass of Options")
+            raise PluginError(f"{self}: {self.registration.options} is not a subclass of Options")
         return found
 
     @property
@@ -72,16 +73,15 @@ class Plugin:
         module = self.registration.target.partition(":")[0]
         return code_version(module.partition(".")[0], self.provider.distribution)
 
-    @property
-    def _title(self) -> str:
+    def __str__(self) -> str:
         return f"{self.kind} {self.registration.name!r} of {self.provider}"
 
     def _import(self, path: str) -> Any:
         module, _, name = path.partition(":")
         try:
             return getattr(importlib.import_module(module), name)
-        except Exception as error:
-            raise PluginError(f"{self._title} cannot be loaded from {path}: {error!r}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{self} cannot be loaded from {path}: {error!r}") from error
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Registry:
             self._manager.register(plugin, name=str(provider))
             self._manager.check_pending()
             found = self._registrations(plugin, provider)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin may even try to leave
             if plugin is not None and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             if strict:
@@ -174,6 +174,7 @@ class Registry:
                         raise TypeError(
                             f"{hook} must return registrations made by register(), got {registration!r}"
                         )
+                    _check_declarations(kind, registration)
                     found.append(Plugin(kind, registration, provider))
         return found
 
@@ -230,6 +231,21 @@ class Registry:
                 f"{did_you_mean(reference.member, members)}"
             )
         return Resolved(reference, plugin, _checked_options(plugin, reference))
+
+
+def _check_declarations(kind: str, registration: Registration) -> None:
+    """What a row may claim to have seen rests on these: nothing is assumed where nothing is said."""
+    name, needs = registration.name, registration.needs
+    if kind in ("adaptation", "selector") and registration.setting is None:
+        raise ValueError(f"{kind} {name!r} names no setting; register it with one of {', '.join(SETTINGS)}")
+    if kind == "selector":
+        unknown = needs - {"source_val", "target_val"}
+        if unknown:
+            raise ValueError(
+                f"selector {name!r} needs {', '.join(sorted(unknown))}; known: source_val, target_val"
+            )
+        if "target_val" in needs and registration.setting != "oracle":
+            raise ValueError(f"selector {name!r} looks at target_val, so its setting must be 'oracle'")
 
 
 def _checked_options(plugin: Plugin, reference: Reference) -> Options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -93,11 +93,13 @@ class Grid(_Spec):
     references, or mappings from a name of one's own to a reference.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     description: str = ""
     plugins: tuple[str, ...] = Field(default=(), description="one-file plugins, relative to the grid's folder")
     domains: dict[str, str] = Field(min_length=1)
-    scenarios: Literal["all_ordered_pairs"] | tuple[Scenario, ...] = "all_ordered_pairs"
+    scenarios: Literal["all_ordered_pairs"] | Annotated[tuple[Scenario, ...], Field(min_length=1)] = (
+        "all_ordered_pairs"
+    )
     encoders: dict[str, str] = Field(min_length=1)
     pretraining: Pretraining
     adaptations: dict[str, str] = Field(min_length=1)
@@ -123,6 +125,8 @@ class Grid(_Spec):
                 if len(set(entries)) < len(entries):
                     raise ValueError(f"an entry of {key} stands twice")
                 value[key] = {entry: entry for entry in entries}
+            elif key in value and not isinstance(entries, Mapping):
+                raise ValueError(f"{key} must be a list of references, or a mapping from names to references")
         return value
 
     @model_validator(mode="after")
@@ -160,17 +164,19 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         raise UsageError(f"grid {path} cannot be read: {error}") from error
     try:
         content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"grid {path} is not YAML: {error}") from error
     if not isinstance(content, dict) or tree is None:
         raise UsageError(f"grid {path} must be a mapping of keys to values")
-    _refuse_repeated_keys(path, tree)
+    _refuse_repeated_keys(path, tree, set())
     for override in overrides:
         _override(content, override)
     try:
         return Grid.model_validate(content)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(path, tree, problem) for problem in error.errors())) from None
+        set_keys = {override.partition("=")[0].strip() for override in overrides}
+        problems = [_explain(path, tree, set_keys, problem) for problem in error.errors()]
+        raise UsageError("\n".join(problems)) from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -185,15 +191,16 @@ def _override(content: dict[str, Any], override: str) -> None:
             raise UsageError(f"--set {override!r}: {parent!r} is not a section")
     try:
         place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
 
 
-def _explain(path: Path, tree: yaml.Node, problem: Any) -> str:
+def _explain(path: Path, tree: yaml.Node, set_keys: set[str], problem: Any) -> str:
     """One problem as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
     names = [part for part in problem["loc"] if not _is_union_tag(part)]
-    where = f"{path}:{_line(tree, names)}"
     key = ".".join(str(name) for name in names)
+    blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
+    where = f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
     if problem["type"] == "extra_forbidden":
         section = ".".join(str(name) for name in names[:-1])
         hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
@@ -205,7 +212,7 @@ def _explain(path: Path, tree: yaml.Node, problem: Any) -> str:
 
 def _is_union_tag(part: str | int) -> bool:
     # pydantic names the branch of a union in the path: `literal['…']`, `tuple[Scenario, ...]`.
-    return isinstance(part, str) and "[" in part
+    return isinstance(part, str) and ("[" in part or part == "tuple")
 
 
 def _known_keys(names: Sequence[str | int]) -> set[str]:
@@ -235,14 +242,17 @@ def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
     return line
 
 
-def _refuse_repeated_keys(path: Path, node: yaml.Node) -> None:
+def _refuse_repeated_keys(path: Path, node: yaml.Node, visited: set[int]) -> None:
+    if id(node) in visited:  # an alias, perhaps of a node around it
+        return
+    visited.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if key.value in seen:
                 raise UsageError(f"{path}:{key.start_mark.line + 1}: key {key.value!r} stands twice")
             seen.add(key.value)
-            _refuse_repeated_keys(path, value)
+            _refuse_repeated_keys(path, value, visited)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_repeated_keys(path, value)
+            _refuse_repeated_keys(path, value, visited)

@@ -36,7 +36,12 @@ class OpenClip(Encoder):
                 f"known: {', '.join(known) or 'none'}"
             )
         try:
-            model = open_clip.create_model(options.architecture, pretrained=source)
+            model = open_clip.create_model(
+                options.architecture,
+                pretrained=source,
+                pretrained_text=False,  # some text towers would else fetch weights that no option names
+                pretrained_image=False,
+            )
         except (RuntimeError, OSError, KeyError) as error:
             raise UsageError(
                 f"encoder 'openclip' cannot load {source!r} into {options.architecture}: {error}"

@@ -5,6 +5,8 @@ Exit status: 0 all is well, 1 some run failed, 2 the command, grid or data is wr
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -45,8 +47,16 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an arrow must not be an error on a terminal without one
     try:
         app()
     except UrbanCrossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        os._exit(141)  # the reader is gone, as after `| head`; there is nobody to tell
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,6 +9,7 @@ import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
 from urbancross_bench.cli.progress import make_display, print_table
+from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.run import run_grid
 from urbancross_bench.leaderboard.build import build
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
@@ -22,6 +23,8 @@ def run(
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     plan, registry, folder, files = open_grid(grid, set_, out)
+    if all(planned.skipped for planned in plan.runs):
+        raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
     executor = registry.resolve("executor", plan.grid.executor).build()
     try:
         with make_display() as display:
@@ -29,7 +32,8 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    keys = {planned.key for planned in plan.runs}  # an older form of the grid may have left others in the folder
+    # An older form of the grid may have left other runs and scores in the folder.
+    keys = {key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))}
     tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
     print_table(tables[0])
     parts = [f"{counts[status]} {status}" for status in ("ok", "failed", "reused", "skipped") if counts[status]]

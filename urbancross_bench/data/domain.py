@@ -82,4 +82,4 @@ def _first(domain: Domain, indices: NDArray[np.int64]) -> str:
 
 def _expect(domain: Domain, holds: bool, problem: str) -> None:
     if not holds:
-        raise DataError(f"domain {domain.name!r}: {problem}")
+        raise DataError(problem)

@@ -23,7 +23,10 @@ def data_folder() -> Path:
 
 def data_path(path: str) -> Path:
     """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
-    return data_folder() / Path(path).expanduser()
+    try:
+        return data_folder() / Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"path {path!r}: {error}") from error
 
 
 class FolderImages(ImageSource):
@@ -33,7 +36,10 @@ class FolderImages(ImageSource):
         """Raises DataError at once if the folder or one of the files is missing."""
         if not folder.is_dir():
             raise DataError(f"image folder {folder} does not exist")
-        present = {entry.name for entry in os.scandir(folder)}
+        outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+        if outside:
+            raise DataError(f"image name {outside[0]!r} leads out of the image folder {folder}")
+        present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
         missing = [name for name in names if name not in present and not (folder / name).is_file()]
         if missing:
             raise DataError(
@@ -43,7 +49,10 @@ class FolderImages(ImageSource):
 
     def digest(self, index: int) -> str:
         """SHA-256 of the file."""
-        return file_digest(self._paths[index])
+        try:
+            return file_digest(self._paths[index])
+        except OSError as error:
+            raise DataError(f"image {self._paths[index]} cannot be read: {error}") from error
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Decode one file; greyscale and palette images become RGB."""
@@ -53,7 +62,7 @@ class FolderImages(ImageSource):
         try:
             with Image.open(path) as image:
                 return np.asarray(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # PIL's decoders raise whatever their format makes them trip over
             raise DataError(f"image {path} cannot be decoded: {error}") from error
 
 
@@ -69,10 +78,10 @@ def read_karpathy(name: str, file: Path, folder: Path, *, captions_generated: bo
     names, splits, captions, owners = [], [], [], []
     for index, entry in enumerate(entries):
         try:
-            names.append(str(entry["filename"]))
-            splits.append("train" if entry["split"] == "restval" else str(entry["split"]))
-            texts = [str(sentence["raw"]).strip() for sentence in entry["sentences"]]
-        except (KeyError, TypeError) as error:
+            names.append(_text(entry["filename"]))
+            splits.append("train" if entry["split"] == "restval" else _text(entry["split"]))
+            texts = [_text(sentence["raw"]).strip() for sentence in entry["sentences"]]
+        except (KeyError, TypeError, UnicodeEncodeError) as error:
             raise DataError(f'{file}: entry {index} of "images" lacks or garbles {error}') from error
         captions += [text for text in texts if text]
         owners += [index for text in texts if text]
@@ -87,14 +96,22 @@ def read_karpathy(name: str, file: Path, folder: Path, *, captions_generated: bo
     )
 
 
+def _text(value: Any) -> str:
+    """A string that can be written as UTF-8; anything else raises TypeError or UnicodeEncodeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"a string: {value!r}")
+    value.encode()
+    return value
+
+
 def _load_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"caption file {file} does not exist") from None
+        raise DataError(f"caption file {file} does not exist (relative paths start at URBANCROSS_DATA)") from None
     except OSError as error:
         raise DataError(f"caption file {file} cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"caption file {file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"caption file {file} holds a {type(content).__name__}, not an object")

@@ -13,7 +13,8 @@ def chance_ranking(ranking: Ranking) -> Ranking:
     """The ranking of the same queries and gallery by a constant score, ties by expectation.
 
     Everything ties with everything, so each hit@K is the probability of a hit in a random order: with p right
-    answers in a gallery of n, 1 − C(n−p, K) / C(n, K).
+    answers in a gallery of n, 1 − C(n−p, K) / C(n, K). `top` stays what it was: a metric that reads it has no
+    chance level here.
     """
     return replace(ranking, i2t=_all_tied(ranking.i2t), t2i=_all_tied(ranking.t2i), ties="expected")
 

@@ -96,6 +96,8 @@ def evaluate_retrieval(
     """
     if protocol != "classic":
         raise ValueError(f"unknown protocol {protocol!r}; known: classic")
+    if chunk < 1 or not k or min(k) < 1:
+        raise ValueError(f"chunk and every K must be at least 1, got chunk={chunk}, k={k}")
     if ties not in TIES:
         raise ValueError(f"unknown tie rule {ties!r}; known: {', '.join(TIES)}")
     images = _rows("image_embeddings", image_embeddings, normalize)

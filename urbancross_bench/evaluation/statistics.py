@@ -27,7 +27,7 @@ def image_sums(values: Floats, image_of_query: NDArray[np.int64], images: int) -
     return np.stack([sums, counts], axis=1)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Floats:
     """(R, N): how often each resample draws each image. Give all scores of one test split the same seed."""
     generator = np.random.Generator(np.random.PCG64(seed))

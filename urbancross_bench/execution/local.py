@@ -19,6 +19,8 @@ from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.worker import execute
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 
+MODULES = "URBANCROSS_PRELOAD"  # names the modules to the fork server, which knows nothing but its environment
+
 
 class LocalExecutor(Executor):
     """Processes forked from a server that has imported what stages need, and has initialised no device."""
@@ -35,7 +37,8 @@ class LocalExecutor(Executor):
 
         `__main__` too: else every process would import the command line anew, as multiprocessing does by default.
         """
-        self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.stages", *modules])
+        os.environ[MODULES] = ",".join(modules)
+        self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
 
     def slots(self, device: str, threads: int) -> int:
         """One stage per GPU; on a CPU as many as cores allow."""
@@ -44,7 +47,8 @@ class LocalExecutor(Executor):
             return slots
         if device.startswith("cuda"):
             return 1
-        return max(1, len(os.sched_getaffinity(0)) // threads)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // threads)
 
     def submit(self, task: Task) -> None:
         """Fork a process for it."""
@@ -62,7 +66,7 @@ class LocalExecutor(Executor):
             key, process = self._running[connection]
             try:
                 event: Event = connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # it ended before, or amid, its last word
                 process.join()
                 event = Event(key, "ended", error=f"the process died without a word ({_exit(process.exitcode)})")
             if event.kind == "ended":
@@ -116,5 +120,5 @@ def _redirect_output(log: Path) -> None:
 
 def _exit(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"signal {-code}, {signal.Signals(-code).name}"
+        return f"signal {-code}, {signal.strsignal(-code) or 'unknown'}"
     return f"exit status {code}"

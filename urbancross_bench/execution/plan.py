@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from urbancross_bench.data.domain import Split, check, split_of
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
 from urbancross_bench.interfaces.dataset import SPLITS
@@ -26,7 +26,6 @@ class Score:
     """One way to score a run: a selector under a protocol, and the stage that does it."""
 
     selector: str
-    selector_setting: str
     protocol: str
     stage: Stage
     key: str
@@ -45,6 +44,11 @@ class Run:
     spec: dict[str, Any] | None = None
     training: Stage | None = None
     scores: tuple[Score, ...] = ()
+
+    def stage_keys(self) -> set[str]:
+        """The stages that its record is made of."""
+        training = {self.training.key, self.training.inputs["start"]} if self.training else set()
+        return training | {score.stage.key for score in self.scores}
 
     def __str__(self) -> str:
         return f"{self.scenario} · {self.encoder} · {self.adaptation} · seed {self.seed}"
@@ -83,16 +87,20 @@ class _Planner:
         self._grid = grid
         self._registry = registry
         self._stages: dict[str, Stage] = {}
+        self._readers: dict[str, str] = {}
         self._encoders = {name: registry.resolve("encoder", ref) for name, ref in grid.encoders.items()}
         self._adaptations = {name: registry.resolve("adaptation", ref) for name, ref in grid.adaptations.items()}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
         self._metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         registry.resolve("executor", grid.executor)
+        self._formats = {name: self._image_format(name) for name in grid.encoders}
         self._domains = {name: self._read_domain(name, reference) for name, reference in grid.domains.items()}
 
     def plan(self) -> Plan:
         """Runs in the order seed-last, so that the cells of a table fill one after the other."""
         grid = self._grid
+        for scenario in grid.expanded_scenarios():
+            self._refuse_disguised_target(scenario)
         runs = [
             self._run(scenario, encoder, adaptation, seed)
             for scenario in grid.expanded_scenarios()
@@ -107,13 +115,19 @@ class _Planner:
 
     def _read_domain(self, name: str, text: str) -> dict[str, Split]:
         resolved = self._registry.resolve("dataset", text)
-        domain = resolved.build().read(resolved.reference.member)
-        check(domain)
+        try:
+            domain = replace(resolved.build().read(resolved.reference.member), name=name)
+            check(domain)
+        except UrbanCrossError as error:
+            raise type(error)(f"domain {name!r}: {error}") from error
+        except Exception as error:
+            raise PluginError(f"domain {name!r}: {resolved.plugin} failed to read it: {error!r}") from error
+        self._readers[name] = resolved.plugin.version
         return {split: split_of(domain, split) for split in SPLITS}
 
     def _run(self, scenario: Scenario, encoder: str, adaptation: str, seed: int) -> Run:
         method = self._adaptations[adaptation]
-        setting = method.plugin.registration.setting or "source_only"
+        setting = _setting(method)
         access = SETTINGS[setting]
         skipped = self._reason_to_skip(scenario, encoder, method, access)
         if skipped:
@@ -134,10 +148,8 @@ class _Planner:
                 },
                 inputs,
                 work={
-                    "encoder": self._reference(self._encoders[encoder]),
-                    "adaptation": self._reference(method),
-                    "needs": sorted(method.plugin.registration.needs),
-                    "sources": len(scenario.source),
+                    "encoder": str(self._encoders[encoder].reference),
+                    "adaptation": str(method.reference),
                 },
                 label=f"{adaptation}, {' + '.join(scenario.source)}"
                 + (f" → {scenario.target}" if access.anything else "")
@@ -155,6 +167,13 @@ class _Planner:
             for protocol in self._grid.protocols
         )
         return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
+
+    def _refuse_disguised_target(self, scenario: Scenario) -> None:
+        """A target that is a source under another name would count as a shift."""
+        target = self._domains[scenario.target]["train"].fingerprint
+        for source in scenario.source:
+            if source != scenario.target and self._domains[source]["train"].fingerprint == target:
+                raise UsageError(f"scenario {scenario}: {source!r} and {scenario.target!r} hold the same data")
 
     def _reason_to_skip(self, scenario: Scenario, encoder: str, method: Resolved, access: Access) -> str:
         """Why a combination cannot work or makes no sense; empty if it does."""
@@ -179,7 +198,7 @@ class _Planner:
         """What the record says of the run: everything that names or explains it, no path and no machine."""
         options = self._encoder_options(encoder)
         weights = asdict(options.weights())
-        if weights["status"] == "untrained" and self._grid.pretraining.steps:
+        if weights["status"] == "untrained" and self._grid.pretraining.steps + self._grid.budget.steps:
             weights["status"] = "trained here"
         domains = (*scenario.source, scenario.target)
         return {
@@ -196,7 +215,7 @@ class _Planner:
             "threads": self._grid.threads,
             "splits": {d: {s: self._domains[d][s].fingerprint for s in SPLITS} for d in dict.fromkeys(domains)},
             "captions_generated": {d: self._domains[d]["train"].domain.captions_generated for d in domains},
-            "core": code_version("urbancross_bench", DISTRIBUTION).partition("+")[0],
+            "code": _core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
         }
 
@@ -211,7 +230,7 @@ class _Planner:
                     **self._numerics(seed),
                 },
                 self._packs("source", scenario.source, "train", encoder),
-                work={"encoder": self._reference(resolved), "sources": len(scenario.source)},
+                work={"encoder": str(resolved.reference)},
                 label=f"{encoder}, {' + '.join(scenario.source)}, seed {seed}",
             )
         )
@@ -220,7 +239,7 @@ class _Planner:
         self, scenario: Scenario, encoder: str, training: Stage, selector: Resolved, protocol: str, run: str
     ) -> Score:
         needs = selector.plugin.registration.needs
-        setting = selector.plugin.registration.setting or "source_only"
+        setting = _setting(selector)
         method_setting = training.facts["setting"]
         inputs = {"test": self._embed(scenario.target, "test", encoder, training).key}
         if "source_val" in needs:
@@ -249,7 +268,7 @@ class _Planner:
                 label=f"{name}, {protocol}, {training.label} on {scenario.target}",
             )
         )
-        return Score(name, setting, protocol, stage, key_of({"run": run, "rank": stage.key}))
+        return Score(name, protocol, stage, key_of({"run": run, "rank": stage.key}))
 
     def _embed(self, domain: str, split: str, encoder: str, training: Stage) -> Stage:
         return self._add(
@@ -257,13 +276,13 @@ class _Planner:
                 "embed",
                 {"precision": "float32", "code": _core("modelling")},
                 {"model": training.key, **self._packs("split", [domain], split, encoder)},
-                work={"encoder": self._reference(self._encoders[encoder])},
+                work={"encoder": str(self._encoders[encoder].reference)},
                 label=f"{domain} {split}, {training.label}",
             )
         )
 
     def _packs(self, role: str, domains: Sequence[str], split: str, encoder: str) -> dict[str, str]:
-        image_format = self._encoder_options(encoder).image_format()
+        image_format = self._formats[encoder]
         return {f"{role}.{i}": self._pack(domain, split, image_format).key for i, domain in enumerate(domains)}
 
     def _pack(self, domain: str, split: str, image_format: ImageFormat) -> Stage:
@@ -273,6 +292,7 @@ class _Planner:
                 {
                     "content": self._domains[domain][split].fingerprint,
                     "format": asdict(image_format),
+                    "reader": self._readers[domain],
                     "code": _core("data"),
                 },
                 work={"dataset": self._grid.domains[domain], "split": split},
@@ -288,14 +308,20 @@ class _Planner:
             "code": _core("modelling"),
         }
 
-    def _encoder_options(self, encoder: str) -> EncoderOptions:
-        options = self._encoders[encoder].options
-        if not isinstance(options, EncoderOptions):
-            raise UsageError(f"encoder {encoder!r}: its options are not a subclass of EncoderOptions")
-        return options
+    def _image_format(self, encoder: str) -> ImageFormat:
+        try:
+            return self._encoder_options(encoder).image_format()
+        except UrbanCrossError:
+            raise
+        except Exception as error:
+            plugin = self._encoders[encoder].plugin
+            raise PluginError(f"{plugin} cannot say what images it wants: {error!r}") from error
 
-    def _reference(self, resolved: Resolved) -> str:
-        return str(resolved.reference)
+    def _encoder_options(self, encoder: str) -> EncoderOptions:
+        resolved = self._encoders[encoder]
+        if not isinstance(resolved.options, EncoderOptions):
+            raise PluginError(f"{resolved.plugin}: its options are not a subclass of EncoderOptions")
+        return resolved.options
 
     def _add(self, stage: Stage) -> Stage:
         return self._stages.setdefault(stage.key, stage)
@@ -309,10 +335,17 @@ class _Planner:
                 raise UsageError(f"two runs of the grid are the same: {twin} and {run}; remove one of them")
 
 
+def _setting(resolved: Resolved) -> str:
+    setting = resolved.plugin.registration.setting
+    assert setting is not None, "the registry takes no adaptation or selector without one"
+    return setting
+
+
 @cache
 def _core(room: str) -> str:
     """The version of the core's code that a stage's result depends on: a room of it, and the stages themselves."""
-    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in (room, "execution.stages")]
+    rooms = (room, "execution.stages", "execution.scoring") if room == "evaluation" else (room, "execution.stages")
+    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 
 

@@ -15,12 +15,12 @@ from filelock import FileLock, Timeout
 
 from urbancross_bench.data.readers import data_folder
 from urbancross_bench.errors import UsageError
-from urbancross_bench.execution.plan import Plan, Run
+from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event, Executor, Task
-from urbancross_bench.records import Record, read_record, write_score, writing_record
+from urbancross_bench.records import Record, clear_partial, read_record, write_score, writing_record
 from urbancross_bench.registry import Registry
 
 
@@ -72,7 +72,7 @@ def status_of(plan: Plan, out: Path) -> Status:
             reused.append(run)
         else:
             todo.append(run)
-    wanted = [score.stage.key for run in todo for score in run.scores]
+    wanted = [key for run in todo for key in run.stage_keys()]
     stored = [key for key, stage in plan.stages.items() if store.has(stage)]
     return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
 
@@ -89,7 +89,8 @@ def run_grid(
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
 
-    Raises UsageError if the output folder cannot be written to or another process is running a grid in it.
+    Raises UsageError if the output folder cannot be written to, another process is running a grid in it, or the
+    device is not there.
     """
     store = Store(out / "store")
     store.create()
@@ -97,8 +98,11 @@ def run_grid(
     try:
         with lock, closing(executor):
             store.clear_partial()
+            clear_partial(out / "runs")
             status = status_of(plan, out)
             display.planned(status)
+            if status.stages:
+                device = checked_device(device)
             counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
             counts += _Scheduler(status, out, store, executor, registry, display, device, plugins).run()
     except Timeout:
@@ -108,6 +112,13 @@ def run_grid(
     for problem in registry.notify("on_grid_finished", out=str(out), counts=dict(counts)):
         display.warn(problem)
     return counts
+
+
+def checked_device(name: str) -> str:
+    """The device stages run on, `auto` resolved; needs torch, so asked only when there is something to run."""
+    from urbancross_bench.modelling.runtime import resolve_device
+
+    return str(resolve_device(name))
 
 
 @dataclass(eq=False)
@@ -183,34 +194,32 @@ class _Scheduler:
                 self.failures[dependent.key] = event
 
     def _record_complete(self, pending: set[str]) -> None:
-        """Write the record of every run whose scores are all there, or cannot come."""
+        """Write the record of every run whose stages have all ended, or cannot come."""
         for run in list(self.unrecorded):
-            keys = {score.stage.key for score in run.scores}
+            keys = run.stage_keys()
             if keys.isdisjoint(pending):
                 del self.unrecorded[run]
-                self._record(run, next((self.failures[key] for key in sorted(keys) if key in self.failures), None))
+                self._record(run, {key: self.failures[key] for key in sorted(keys) if key in self.failures})
 
-    def _record(self, run: Run, failure: Event | None) -> None:
-        place = self.out / "runs" / run.key
-        status = "failed" if failure else "ok"
+    def _record(self, run: Run, failures: dict[str, Event]) -> None:
+        """A run is well if its training and one score are; a score that failed is tried again next time."""
+        assert run.spec is not None
+        place, failure = self.out / "runs" / run.key, next(iter(failures.values()), None)
+        good = [score for score in run.scores if score.stage.key not in failures]
         present = read_record(place)
-        if present is not None and present.ok:
-            if not failure:  # the run was there; a selector or protocol is new
-                self._write_scores(run, place)
+        if present is not None and present.ok:  # the run was there; a selector or protocol is new
+            self._write_scores(run, good, place)
         else:
-            assert run.spec is not None
-            with writing_record(place, run.spec, status) as folder:
-                if failure:
-                    stage = self.status.plan.stages[failure.key]
-                    content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
-                    content |= {"error": failure.error, "traceback": failure.traceback}
-                    write_json(folder / "failure.json", content)
-                else:
+            with writing_record(place, run.spec, "ok" if good else "failed") as folder:
+                if good:
                     self._write_training(run, folder)
-                    self._write_scores(run, folder)
-        self.counts[status] += 1
-        self._notify("on_run_finished", run=run.spec, status=status)
-        self.display.run_ended(run, status, failure.error if failure else None)
+                    self._write_scores(run, good, folder)
+                elif failure:
+                    self._write_failure(failure, folder)
+        outcome = "failed" if failure else "ok"
+        self.counts[outcome] += 1
+        self._notify("on_run_finished", run=run.spec, status=outcome)
+        self.display.run_ended(run, outcome, failure.error if failure else None)
 
     def _write_training(self, run: Run, folder: Path) -> None:
         assert run.training is not None
@@ -224,14 +233,20 @@ class _Scheduler:
         provenance["written"] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         write_json(folder / "provenance.json", provenance)
 
-    def _write_scores(self, run: Run, folder: Path) -> None:
-        for score in run.scores:
+    def _write_failure(self, failure: Event, folder: Path) -> None:
+        stage = self.status.plan.stages[failure.key]
+        content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
+        write_json(folder / "failure.json", content | {"error": failure.error, "traceback": failure.traceback})
+
+    def _write_scores(self, run: Run, scores: Sequence[Score], folder: Path) -> None:
+        for score in scores:
             outputs = self.store.path("rank", score.stage.key)
             content: dict[str, Any] = {
                 "run": run.key,
                 "selector": score.selector,
-                "selector_setting": score.selector_setting,
                 "setting": score.stage.work["setting"],
+                "selected_by": score.stage.facts["selector"],
+                "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},
                 "test": score.stage.facts["test"],
                 **json.loads((outputs / "score.json").read_text(encoding="utf-8")),
             }

@@ -24,12 +24,12 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder, ImageFormat
 from urbancross_bench.interfaces.selector import Candidate, Features
-from urbancross_bench.modelling.checkpoints import load_weights, save_weights, weights_digest
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
 from urbancross_bench.modelling.runtime import configure
-from urbancross_bench.registry import Registry
+from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Budget, Pretraining, Training
 
 
@@ -71,6 +71,13 @@ class Job:
         model.to(self.device)
         return model
 
+    def planned(self, kind: str, reference: str, identity: Mapping[str, Any]) -> Resolved:
+        """A plugin, if it still is what the plan named. Raises RunError if its code or options have changed."""
+        resolved = self.registry.resolve(kind, reference)
+        if resolved.identity() != identity:
+            raise RunError(f"{resolved.plugin} has changed since the grid was planned; run the grid again")
+        return resolved
+
     def on_pass(self, values: dict[str, float]) -> None:
         """Tell trackers that a pass over the source ended; their failures are only printed."""
         for problem in self.registry.notify("on_epoch_ended", stage=self.stage.label, values=values):
@@ -89,6 +96,7 @@ def pack_split(job: Job) -> None:
 def pretrain(job: Job) -> None:
     """Train the encoder on the source pairs, by the grid's recipe."""
     configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
+    job.planned("encoder", job.work["encoder"], job.facts["encoder"])
     model = job.model()
     recipe = Pretraining(**job.facts["recipe"])
     source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
@@ -96,7 +104,6 @@ def pretrain(job: Job) -> None:
     method = Supervised(pair_loss(recipe.loss, model))
     for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
         save_weights(model, job.out / "weights.safetensors")
-    write_json(job.out / "weights.json", {"sha256": weights_digest(model)})
 
 
 def adapt(job: Job) -> None:
@@ -106,7 +113,7 @@ def adapt(job: Job) -> None:
     model = job.model()
     load_weights(model, job.inputs["start"] / "weights.safetensors")
     budget = Budget(**job.facts["budget"])
-    resolved = job.registry.resolve("adaptation", job.work["adaptation"])
+    resolved = job.planned("adaptation", job.work["adaptation"], job.facts["adaptation"])
     method: Adaptation = resolved.build()
     references = "reference" in resolved.plugin.registration.needs
     hidden = f"adaptation {resolved.reference.name!r} has the setting {setting!r}"
@@ -142,7 +149,7 @@ def embed(job: Job) -> None:
 
 def rank(job: Job) -> None:
     """Choose a checkpoint, rank the test split with it, and score the ranking."""
-    resolved = job.registry.resolve("selector", job.work["selector"])
+    resolved = job.planned("selector", job.work["selector"], job.facts["selector"])
     steps = sorted(_features(job.inputs["test"]))
     validation = {
         role: [_features(folder) for folder in job.group(role)]
@@ -166,7 +173,8 @@ def rank(job: Job) -> None:
         )
     except ValueError as error:
         raise RunError(f"the test embeddings cannot be ranked: {error}") from error
-    metrics = [job.registry.resolve("metric", reference).build() for reference in job.work["metrics"]]
+    planned = zip(job.work["metrics"], job.facts["metrics"], strict=True)
+    metrics = [job.planned("metric", reference, identity).build() for reference, identity in planned]
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
     score |= {"step": int(steps[chosen]), "candidates": [int(step) for step in steps]}
     score["features"] = job.stage.inputs["test"]

@@ -37,7 +37,9 @@ class Store:
     def clear_partial(self) -> None:
         """Remove what killed processes left half-written. Only for the holder of the output folder's lock."""
         for leftover in self._partial.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
+            # Renamed first: should its process still live, it then finds nothing to publish.
+            trash = leftover.rename(leftover.with_name(f"trash-{leftover.name}"))
+            shutil.rmtree(trash, ignore_errors=True)
 
     def path(self, kind: str, key: str) -> Path:
         """Where the output of a stage lies, once it exists."""

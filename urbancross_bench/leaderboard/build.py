@@ -18,12 +18,12 @@ def build(
 ) -> list[Table]:
     """Write every table of the view in every format into `out`, and return the tables.
 
-    only: the keys of the runs to show, where a folder holds others too; None shows all. The bytes depend on the
-    records and the view alone. Raises DataError for a malformed record, UsageError if `out` cannot be written.
+    only: the keys of the runs and scores to show, where a folder holds others too; None shows all. The bytes
+    depend on the records and the view alone. Raises DataError for a malformed record, UsageError if `out` cannot
+    be written to.
     """
     renderers: list[Renderer] = [registry.resolve("renderer", name).build() for name in view.renderers]
-    records = [record for record in read_records(places) if only is None or record.folder.name in only]
-    tables = make_tables(records, view)
+    tables = make_tables(read_records(places), view, only)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for table in tables:

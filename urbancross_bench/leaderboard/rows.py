@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.statistics import interval, over_seeds, resampled_images, resampled_means
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Estimate
@@ -70,7 +71,8 @@ class Row:
     @property
     def recipe(self) -> str:
         """What all rows of one comparison share over its scenarios; see also `method`."""
-        return canonical_json([_recipe(self.run), self.score["protocol"], self.score["ties"]])
+        names = ("protocol", "ties", "measured_by")
+        return canonical_json([_recipe(self.run), *(self.score[name] for name in names)])
 
     @property
     def scenario(self) -> str:
@@ -109,10 +111,13 @@ class Row:
         return over_seeds([seed.resampled(metric) for seed in self.seeds])
 
 
-def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
+def make_rows(
+    records: Iterable[Record], weights: Sequence[str], scores: Container[str] | None = None
+) -> list[Row]:
     """Group the scores of finished runs by everything but the seed, in an order that depends on content alone.
 
-    A row is complete if it has every seed that any row of the same scenario, encoder and recipe has.
+    `scores` limits them to these keys. A row is complete if it has every seed that any run of the same comparison
+    has. Raises DataError if one seed of one row has two scores: then they differ in something no key tells.
     """
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
@@ -122,12 +127,16 @@ def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
         for score in record.scores:
-            groups[_cell(record.spec, score.content)].append(SeedScore(record.spec, score))
+            if scores is None or score.folder.name in scores:
+                groups[_cell(record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
     for group in groups.values():
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
-        expected = seeds[_comparison(ordered[0].run)]
-        rows.append(Row(ordered, {s.run["seed"] for s in ordered} == expected))
+        numbers = [s.run["seed"] for s in ordered]
+        if len(set(numbers)) < len(numbers):
+            twins = ", ".join(str(s.score.folder) for s in ordered)
+            raise DataError(f"several scores stand for the same seed of one row: {twins}; keep one of them")
+        rows.append(Row(ordered, set(numbers) == seeds[_comparison(ordered[0].run)]))
     return sorted(rows, key=_order)
 
 
@@ -136,32 +145,49 @@ def _order(row: Row) -> str:
     return canonical_json([scenario["source"], scenario["target"], row.method, _cell(row.run, row.score)])
 
 
+# What makes rows comparable is content. Labels are what a grid happens to call things.
+
+
 def _recipe(run: Mapping[str, Any]) -> str:
-    """What all rows of one comparison have in common over scenarios: encoder, pre-training and budget."""
-    return canonical_json(
-        [run[name] for name in ("encoder", "pretraining", "budget", "precision", "threads", "core")]
-    )
+    """What all rows of one comparison have in common over scenarios: encoder, pre-training, budget, code."""
+    names = ("pretraining", "budget", "precision", "threads", "code")
+    return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
 
 
 def _comparison(run: Mapping[str, Any]) -> str:
     """What rows that can be compared have in common: everything but method, selector and seed."""
-    return canonical_json([run["scenario"], run["splits"], _recipe(run)])
+    scenario, splits = run["scenario"], run["splits"]
+    content = [[splits[name] for name in scenario["source"]], splits[scenario["target"]]]
+    return canonical_json([scenario["kind"], content, _recipe(run)])
 
 
 def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
-    names = ("selector", "protocol", "ties", "test")
-    return canonical_json([_comparison(run), run["adaptation"], *(score[name] for name in names)])
+    return canonical_json(
+        [_comparison(run), _unlabelled(run["adaptation"]), score["selected_by"], _measure(score)]
+    )
+
+
+def _measure(score: Mapping[str, Any]) -> str:
+    """How a score was taken: protocol, tie rule, test split, metrics and the code behind them."""
+    return canonical_json([score[name] for name in ("protocol", "ties", "test", "measured_by")])
+
+
+def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in named.items() if key != "label"}
 
 
 def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:
-    """The row of the baseline method that a row is compared with: same comparison, selector and protocol."""
+    """The row of the baseline method that a row is compared with: same comparison, selector and measure.
 
-    def cell(other: Row) -> str:
-        return canonical_json(
-            [_comparison(other.run), *(other.score[n] for n in ("selector", "protocol", "ties"))]
-        )
+    The method is found by the grid's label for it, else by its plugin's name where only one row has that.
+    """
 
-    for other in rows:
-        if other.run["adaptation"]["name"] == adaptation and cell(other) == cell(row):
-            return other
+    def facts(other: Row) -> tuple[str, ...]:
+        return _comparison(other.run), canonical_json(other.score["selected_by"]), _measure(other.score)
+
+    peers = [other for other in rows if facts(other) == facts(row)]
+    for key in ("label", "name"):
+        found = [other for other in peers if other.run["adaptation"][key] == adaptation]
+        if len(found) == 1:
+            return found[0]
     return None

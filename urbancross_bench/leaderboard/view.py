@@ -33,7 +33,7 @@ def load_view(path: Path) -> View:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         view = View.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"view {path} cannot be read: {error}") from error
     except ValidationError as error:
         problem = error.errors()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,26 +35,31 @@ def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
 
 @torch.inference_mode()
 def embed_images(model: DualEncoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(N, D) float32 features on the CPU, not normalised, of (N, S, S, 3) uint8 images."""
+    """(N, D) float32 features on the CPU, not normalised, of (N, S, S, 3) uint8 images, equal ones once."""
     model.train(False)
+    place: dict[bytes, int] = {}
+    rows = [place.setdefault(hashlib.sha256(image).digest(), len(place)) for image in images]
+    images = images[np.unique(rows, return_index=True)[1]]
     parts = []
     for start in range(0, len(images), BATCH):
         block = images[start : start + BATCH]
         parts.append(model.encode_image(normalise(pixels(block, device), model)).float().cpu())
-    return _finite("image", torch.cat(parts))
+    return _finite("image", torch.cat(parts))[rows]
 
 
 @torch.inference_mode()
 def embed_texts(model: DualEncoder, texts: Sequence[str], device: torch.device) -> Tensor:
-    """(M, D) float32 features on the CPU, not normalised. Equal strings are embedded once, so stay equal."""
+    """(M, D) float32 features on the CPU, not normalised.
+
+    Texts of equal tokens are embedded once, so they get equal bits and tie.
+    """
     model.train(False)
-    unique = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-    tokens = model.tokenize(list(unique))
+    tokens, rows = torch.unique(model.tokenize(texts), dim=0, return_inverse=True)
     parts = []
     for start in range(0, len(tokens), BATCH):
         block = tokens[start : start + BATCH]
         parts.append(model.encode_text(cut(block, model).to(device)).float().cpu())
-    return _finite("text", torch.cat(parts))[[unique[text] for text in texts]]
+    return _finite("text", torch.cat(parts))[rows]
 
 
 def _finite(what: str, features: Tensor) -> Tensor:

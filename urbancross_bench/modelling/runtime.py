@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from urbancross_bench.errors import UsageError
+
 
 def configure(threads: int, seed: int) -> None:
     """Make this process give the same numbers every time: set before any model is built."""
@@ -26,7 +28,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device if there is one, else the CPU."""
+    """`auto` is the first CUDA device if there is one, else the CPU. Raises UsageError for what is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"there is no device {name!r}; known: auto, cpu, cuda, cuda:N") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= count):
+        raise UsageError(f"device {name!r} is not on this machine, which has the CPU and {count} CUDA devices")
+    return device
