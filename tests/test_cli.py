@@ -52,9 +52,21 @@ def test_plugins_list_and_show(cli: Cli) -> None:
     assert "setting  unsupervised" in shown
     assert "first_share: float = 0.2" in shown
     assert "file: str = required" in cli("show", "karpathy").out
+    assert '"name": "urbancross"' in cli("show", "urbancross", "--json").out
     result = cli("show", "urbancros")
     assert result.status == 2
     assert 'Did you mean "urbancross"' in result.err
+
+
+def test_one_file_plugins_can_be_shown(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "shown_metric.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_metrics():\n"
+        "    return [register('mine', 'shown_metric:Mine', summary='my own')]\n"
+    )
+    assert "my own" in cli("plugins", "list", "--plugin", tmp_path / "shown_metric.py").out
+    assert "my own" in cli("show", "mine", "--plugin", tmp_path / "shown_metric.py").out
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,8 @@ def test_a_plugin_that_breaks_or_leaves_on_import_costs_its_own_runs(
         "from urbancross_bench.interfaces import hookimpl, register\n"
         "@hookimpl\n"
         "def register_adaptations():\n"
-        "    return [register(n, f'{n}_late:X', setting='source_only', summary='x') for n in ('raises', 'leaves')]\n"
+        "    names = ('raises', 'leaves')\n"
+        "    return [register(n, f'{n}_late:X', setting='source_only', summary='x') for n in names]\n"
     )
     file = grid(
         plugins=["lazy.py"],
@@ -348,7 +349,7 @@ def test_code_that_changed_after_planning_is_not_run(tmp_path: Path) -> None:
     identity = registry.resolve("metric", "recall").identity()
     job = Job(Stage("rank", {}), {}, tmp_path, registry, torch.device("cpu"), lambda _: None)
     assert job.planned("metric", "recall", identity)
-    with pytest.raises(RunError, match="metric 'recall'.*has changed since the grid was planned"):
+    with pytest.raises(RunError, match=r"metric 'recall'.*has changed since the grid was planned"):
         job.planned("metric", "recall", identity | {"version": "0.0.9"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import open_clip
@@ -33,7 +34,7 @@ from urbancross_bench.modelling.losses import (
     weighted_triplet,
 )
 from urbancross_bench.registry import Registry
-from urbancross_bench.specs import Pretraining
+from urbancross_bench.specs import Augmentation, Pretraining
 
 CPU = torch.device("cpu")
 
@@ -146,6 +147,10 @@ def test_a_stream_shows_each_item_at_most_once_a_pass(length: int, batch: int, s
     assert len(set(drawn.tolist())) == len(drawn) == stream.batches * min(batch, length)
     assert len(drawn) > length - min(batch, length)
     assert (Stream(length, batch, seed=1).draw(step) == stream.draw(step)).all()
+
+
+def test_specs_and_modelling_know_the_same_names() -> None:
+    assert set(get_args(Augmentation)) == set(AUGMENTATIONS)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)

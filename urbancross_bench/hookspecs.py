@@ -63,7 +63,11 @@ def register_renderers() -> Sequence[Registration]:  # type: ignore[empty-body]
 
 @hookspec
 def on_run_started(run: Mapping[str, Any]) -> None:
-    """The first stage of `run` (its spec, as JSON) was handed to the executor."""
+    """The first stage of `run` (its spec, as JSON) that it does not share by name was handed to the executor.
+
+    That is its adaptation, or its ranking where the adaptation was stored already; not called for a run whose
+    stages were all stored and only its record was missing.
+    """
 
 
 @hookspec

@@ -22,6 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help pages cost more time than everything else at start-up
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)

@@ -1,16 +1,15 @@
-"""What `run` and `plan` have in common: finding a grid and its default output folder."""
+"""What `run` and `plan` have in common: their arguments, and finding a grid."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.execution.plan import Plan, make_plan
-from urbancross_bench.registry import Registry
-from urbancross_bench.specs import load_grid
+if TYPE_CHECKING:
+    from urbancross_bench.execution.plan import Plan
+    from urbancross_bench.registry import Registry
 
 BUILT_IN = Path(__file__).parent.parent / "grids"
 
@@ -19,14 +18,17 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Output folder; by default runs/NAME of the grid.")
 ]
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable."),
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def open_grid(grid: str, overrides: list[str] | None, out: Path | None) -> tuple[Plan, Registry, Path, list[str]]:
     """The plan of a grid, the plugins it uses, its output folder and its one-file plugins."""
+    from urbancross_bench.execution.plan import make_plan
+    from urbancross_bench.registry import Registry
+    from urbancross_bench.specs import load_grid
+
     path = _find(grid)
     spec = load_grid(path, overrides or [])
     files = [str((path.parent / file).resolve()) for file in spec.plugins]
@@ -35,6 +37,8 @@ def open_grid(grid: str, overrides: list[str] | None, out: Path | None) -> tuple
 
 
 def _find(grid: str) -> Path:
+    from urbancross_bench.errors import UsageError, did_you_mean
+
     if Path(grid).is_file():
         return Path(grid)
     built_in = {file.stem: file for file in BUILT_IN.glob("*.yaml")}

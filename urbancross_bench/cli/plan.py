@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, open_grid
-from urbancross_bench.execution.run import Status, status_of
+
+if TYPE_CHECKING:
+    from urbancross_bench.execution.run import Status
 
 
 def plan(grid: GridArgument, out: OutOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
     """Show which runs are to do, reused and skipped, and which stages they share."""
+    from urbancross_bench.execution.run import status_of
+
     made, _, folder, _ = open_grid(grid, set_, out)
     status = status_of(made, folder)
     print(json.dumps(_as_json(status), indent=1, ensure_ascii=False) if json_ else _as_text(status))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from urbancross_bench.cli.grids import JsonOption
-from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.registry import Plugin, Registry, describe
+
+if TYPE_CHECKING:
+    from urbancross_bench.registry import Plugin, Registry
+
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A one-file plugin to load too; repeatable.")
+]
 
 app = typer.Typer(help="See which plugins are there.", no_args_is_help=True)
 
@@ -20,33 +26,38 @@ def _group() -> None:
 
 
 @app.command("list")
-def list_(json_: JsonOption = False) -> None:
+def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """List every registered plugin, and every one that could not be registered."""
-    registry = Registry.discover()
+    from urbancross_bench.registry import Registry, describe
+
+    registry = Registry.discover(plugin or [])
     broken = [provider for provider in registry.providers if provider.error]
     if json_:
         errors = [{"provider": str(p), "error": p.error, "traceback": p.traceback} for p in broken]
         print(json.dumps({"plugins": describe(_all(registry)), "broken": errors}, indent=1, ensure_ascii=False))
         return
-    for plugin in _all(registry):
-        registration = plugin.registration
-        print(f"{plugin.kind:11}{registration.name:15}{registration.summary}  [{plugin.provider.distribution}]")
+    for found in _all(registry):
+        registration, source = found.registration, found.provider.distribution or found.provider.location
+        print(f"{found.kind:11}{registration.name:15}{registration.summary}  [{source}]")
     for provider in broken:
         print(f"broken     {provider}: {provider.error}")
 
 
-def show(name: str, json_: JsonOption = False) -> None:
+def show(name: str, json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """Show a plugin: where it comes from, its setting and needs, its options with types and defaults."""
-    registry = Registry.discover()
-    found = [plugin for plugin in _all(registry) if plugin.registration.name == name]
+    from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover(plugin or [])
+    found = [p for p in _all(registry) if p.registration.name == name]
     if not found:
-        known = {plugin.registration.name for plugin in _all(registry)}
+        known = {p.registration.name for p in _all(registry)}
         raise UsageError(f"there is no plugin {name!r}.{did_you_mean(name, known)}")
     if json_:
-        print(json.dumps([_details(plugin) for plugin in found], indent=1, ensure_ascii=False))
+        print(json.dumps([_details(p) for p in found], indent=1, ensure_ascii=False))
         return
-    for plugin in found:
-        _print(plugin)
+    for p in found:
+        _print(p)
 
 
 def _all(registry: Registry) -> list[Plugin]:
@@ -54,6 +65,8 @@ def _all(registry: Registry) -> list[Plugin]:
 
 
 def _details(plugin: Plugin) -> dict[str, Any]:
+    from urbancross_bench.registry import describe
+
     return {**describe([plugin])[0], "options": plugin.options_type.model_json_schema().get("properties", {})}
 
 

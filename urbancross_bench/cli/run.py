@@ -8,11 +8,6 @@ from typing import Annotated
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
-from urbancross_bench.cli.progress import make_display, print_table
-from urbancross_bench.errors import UsageError
-from urbancross_bench.execution.run import run_grid
-from urbancross_bench.leaderboard.build import build
-from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
 
 def run(
@@ -22,6 +17,12 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
+    from urbancross_bench.cli.progress import make_display, print_table
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.run import run_grid
+    from urbancross_bench.leaderboard.build import build
+    from urbancross_bench.leaderboard.view import DEFAULT, load_view
+
     plan, registry, folder, files = open_grid(grid, set_, out)
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
