@@ -131,7 +131,9 @@ class _Scheduler:
     display: Display
     device: str
     plugins: Sequence[str]
-    failures: dict[str, Event] = field(default_factory=dict)
+    failures: dict[str, Event] = field(default_factory=dict)  # by stage; of a dependent, the cause's event
+    unrecorded: dict[Run, None] = field(default_factory=dict)  # in the plan's order
+    started: set[Run] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> Counter[str]:
@@ -139,16 +141,14 @@ class _Scheduler:
         plan = self.status.plan
         waiting = {stage.key: stage for stage in self.status.stages}
         running: dict[str, Stage] = {}
-        self.unrecorded = dict.fromkeys(self.status.todo)
-        self.started: set[Run] = set()
+        self.unrecorded.update(dict.fromkeys(self.status.todo))
         slots = self.executor.slots(self.device, plan.grid.threads)
         self.executor.preload(plan.modules)
         self._record_complete({*waiting})
         while waiting or running:
             blocked = {*waiting, *running}
-            for stage in [s for s in waiting.values() if blocked.isdisjoint(s.inputs.values())][
-                : slots - len(running)
-            ]:
+            ready = [stage for stage in waiting.values() if blocked.isdisjoint(stage.inputs.values())]
+            for stage in ready[: slots - len(running)]:
                 running[stage.key] = waiting.pop(stage.key)
                 self._start(stage)
             for event in self.executor.wait():

@@ -28,7 +28,6 @@ class QueryScores:
 class Metric(ABC):
     """A metric plugin. Means and intervals are the harness's: a metric only scores single queries."""
 
-    version: ClassVar[str] = "1"
     options_type: ClassVar[type[Options]] = Options
 
     def __init__(self, options: Options) -> None:
