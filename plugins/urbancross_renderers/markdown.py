@@ -8,6 +8,8 @@ from tabulate import tabulate
 
 from urbancross_bench.interfaces import Cell, Estimate, Renderer, Table
 
+_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*["} | {"<": "&lt;", ">": "&gt;"})
+
 
 class Markdown(Renderer):
     """Title, table and notes."""
@@ -39,8 +41,4 @@ def _number(value: float) -> str:
 
 def _escape(text: str) -> str:
     """No cell can end the table or start markup."""
-    for character in "\\|<>`*[":
-        text = text.replace(
-            character, f"\\{character}" if character not in "<>" else {"<": "&lt;", ">": "&gt;"}[character]
-        )
-    return " ".join(text.split())
+    return " ".join(text.translate(_ESCAPES).split())
