@@ -21,10 +21,11 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("URBANCROSS_DATA", "URBANCROSS_LOAD_PLUGINS", "URBANCROSS_STRICT_PLUGINS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("URBANCROSS_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -214,6 +214,13 @@ class Registry:
             )
         return found[0]
 
+    def expand(self, kind: str, reference: Reference | str) -> list[Reference]:
+        """The references that an alias stands for (`urbancross/integration`); any other stands for itself."""
+        if isinstance(reference, str):
+            reference = Reference.parse(reference)
+        members = self.find(kind, reference.name).registration.aliases.get(reference.member or "")
+        return [replace(reference, member=member) for member in members] if members else [reference]
+
     def resolve(self, kind: str, reference: Reference | str) -> Resolved:
         """Find a reference's plugin and check member and options; loads nothing but the options model."""
         if isinstance(reference, str):
@@ -225,10 +232,14 @@ class Registry:
                 f"{kind} {reference.name!r} has several members; write one of "
                 f"{', '.join(f'{reference.name}/{m}' for m in members)}"
             )
+        if reference.member in plugin.registration.aliases:
+            raise UsageError(
+                f"{kind} {reference} stands for several domains; name one of {', '.join(members)} here"
+            )
         if reference.member is not None and reference.member not in members:
             raise UsageError(
                 f"{kind} {reference.name!r} has no member {reference.member!r}."
-                f"{did_you_mean(reference.member, members)}"
+                f"{did_you_mean(reference.member, (*members, *plugin.registration.aliases))}"
             )
         return Resolved(reference, plugin, _checked_options(plugin, reference))
 
@@ -292,6 +303,7 @@ def describe(plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
             "needs": sorted(plugin.registration.needs),
             "provides": sorted(plugin.registration.provides),
             "members": list(plugin.registration.members),
+            "aliases": {name: list(members) for name, members in plugin.registration.aliases.items()},
             "distribution": plugin.provider.distribution,
             "version": plugin.provider.version,
             "location": plugin.provider.location,

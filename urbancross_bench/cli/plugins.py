@@ -79,6 +79,7 @@ def _print(plugin: Plugin) -> None:
         ("needs", ", ".join(sorted(registration.needs))),
         ("provides", ", ".join(sorted(registration.provides))),
         ("members", ", ".join(registration.members)),
+        ("aliases", "; ".join(f"{name} = {' + '.join(of)}" for name, of in registration.aliases.items())),
     ):
         if value:
             print(f"  {title:8} {value}")

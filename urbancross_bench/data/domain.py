@@ -41,34 +41,57 @@ class Split:
 
 
 def check(domain: Domain) -> None:
-    """Raise DataError unless the domain is whole: lengths agree, every image has a caption, splits are filled."""
+    """Raise DataError unless the domain is whole: lengths agree, every image is there and has a caption, splits
+    are filled and share no image (unless it says that they do).
+    """
     images, captions = len(domain.image_names), len(domain.captions)
-    _expect(domain, len(domain.splits) == images, f"{images} images but {len(domain.splits)} split names")
     _expect(
-        domain,
         domain.image_of_caption.shape == (captions,),
         f"{captions} captions but image_of_caption has shape {domain.image_of_caption.shape}",
     )
     for name, values in domain.attributes.items():
-        _expect(domain, len(values) == images, f"attribute {name!r} has {len(values)} values for {images} images")
+        _expect(len(values) == images, f"attribute {name!r} has {len(values)} values for {images} images")
     repeated = [name for name, count in Counter(domain.image_names).items() if count > 1]
-    _expect(domain, not repeated, f"{len(repeated)} image names stand twice, {repeated[:1]} the first")
-    unknown = sorted(set(domain.splits) - set(SPLITS))
-    _expect(domain, not unknown, f"unknown splits {unknown}; a split is one of {', '.join(SPLITS)}")
-    for name in SPLITS:
-        _expect(domain, name in domain.splits, f"no image is in split {name!r}")
+    _expect(not repeated, f"{len(repeated)} image names stand twice, {repeated[:1]} the first")
+    _check_splits(domain)
     inside = captions == 0 or (domain.image_of_caption.min() >= 0 and domain.image_of_caption.max() < images)
-    _expect(domain, bool(inside), f"a caption belongs to no image: image_of_caption leaves [0, {images})")
+    _expect(bool(inside), f"a caption belongs to no image: image_of_caption leaves [0, {images})")
     bare = np.setdiff1d(np.arange(images), domain.image_of_caption)
-    _expect(domain, not len(bare), f"{len(bare)} images have no caption, {_first(domain, bare)} the first")
+    _expect(not len(bare), f"{len(bare)} images have no caption, {_first(domain, bare)} the first")
     blank = [index for index, caption in enumerate(domain.captions) if not caption.strip()]
     owners = domain.image_of_caption[blank]
-    _expect(domain, not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
+    _expect(not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
+    missing = domain.images.missing()
+    first = next(iter(missing), 0)
+    _expect(
+        not missing,
+        f"{len(missing)} of {images} images are missing, {domain.image_names[first]!r} the first "
+        f"({missing.get(first, '')}); `urbancross-bench data check` lists them",
+    )
+
+
+def _check_splits(domain: Domain) -> None:
+    images, owner = len(domain.image_names), np.full(len(domain.image_names), -1)
+    unknown = sorted(set(domain.splits) - set(SPLITS))
+    _expect(not unknown, f"unknown splits {unknown}; a split is one of {', '.join(SPLITS)}")
+    for number, name in enumerate(SPLITS):
+        members = domain.splits.get(name, np.empty(0, dtype=np.int64))
+        _expect(len(members) > 0, f"no image is in split {name!r}")
+        _expect(
+            bool(members.min() >= 0 and members.max() < images) and len(np.unique(members)) == len(members),
+            f"split {name!r} names an image twice or leaves [0, {images})",
+        )
+        shared = members[owner[members] >= 0]
+        _expect(
+            domain.overlapping or not len(shared),
+            f"{len(shared)} images stand in split {name!r} and in another, {_first(domain, shared)} the first",
+        )
+        owner[members] = number
 
 
 def split_of(domain: Domain, name: str) -> Split:
     """The split called `name`, captions in the domain's order."""
-    members = np.flatnonzero(np.asarray(domain.splits) == name)
+    members = domain.splits[name]
     position = np.full(len(domain.image_names), -1, dtype=np.int64)
     position[members] = np.arange(len(members))
     local = position[domain.image_of_caption]
@@ -80,6 +103,6 @@ def _first(domain: Domain, indices: NDArray[np.int64]) -> str:
     return repr(domain.image_names[int(indices[0])]) if len(indices) else ""
 
 
-def _expect(domain: Domain, holds: bool, problem: str) -> None:
+def _expect(holds: bool, problem: str) -> None:
     if not holds:
         raise DataError(problem)

@@ -1,118 +1,109 @@
-"""Readers shared by dataset plugins: image folders and the caption files of the field."""
+"""What a dataset plugin stands on: where data lies, files of the field, and the way from rows to a domain.
+
+A reader parses its file into a `DomainBuilder` and ends with `finish`; the rest is shared.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
+from urbancross_bench.data.builder import DomainBuilder
+from urbancross_bench.data.geo import box_facts, name_facts, tag_text
+from urbancross_bench.data.images import FileImages, list_files, open_images
+from urbancross_bench.data.index import signature
+from urbancross_bench.data.paths import data_folder, data_path, find, images_place
+from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
+from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError
-from urbancross_bench.identity import file_digest
-from urbancross_bench.interfaces.dataset import Domain, ImageSource
+from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
+from urbancross_bench.interfaces.options import Options
+
+__all__ = [
+    "DomainBuilder",
+    "FileImages",
+    "FileOptions",
+    "box_facts",
+    "data_folder",
+    "data_path",
+    "find",
+    "finish",
+    "images_place",
+    "list_files",
+    "name_facts",
+    "open_images",
+    "read_csv",
+    "read_json",
+    "read_lines",
+    "signature",
+    "split_name",
+    "tag_text",
+    "unwrap",
+]
+
+_SPLIT_NAMES = {"restval": "train", "valid": "val", "validation": "val", "dev": "val", "": ""}
 
 
-def data_folder() -> Path:
-    """Where datasets lie: `URBANCROSS_DATA`, or the current folder."""
-    return Path(os.environ.get("URBANCROSS_DATA", ".")).resolve()
+class FileOptions(Options):
+    """What every dataset read from files lets its user choose."""
 
-
-def data_path(path: str) -> Path:
-    """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
-    try:
-        return data_folder() / Path(path).expanduser()
-    except RuntimeError as error:
-        raise DataError(f"path {path!r}: {error}") from error
-
-
-class FolderImages(ImageSource):
-    """Images as files in one folder, decoded by PIL."""
-
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        """Raises DataError at once if the folder or one of the files is missing."""
-        if not folder.is_dir():
-            raise DataError(f"image folder {folder} does not exist")
-        outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
-        if outside:
-            raise DataError(f"image name {outside[0]!r} leads out of the image folder {folder}")
-        present = {entry.name for entry in os.scandir(folder) if entry.is_file()}
-        missing = [name for name in names if name not in present and not (folder / name).is_file()]
-        if missing:
-            raise DataError(
-                f"image folder {folder} lacks {len(missing)} of {len(names)} images, {missing[0]} the first"
-            )
-        self._paths = [folder / name for name in names]
-
-    def digest(self, index: int) -> str:
-        """SHA-256 of the file."""
-        try:
-            return file_digest(self._paths[index])
-        except OSError as error:
-            raise DataError(f"image {self._paths[index]} cannot be read: {error}") from error
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Decode one file; greyscale and palette images become RGB."""
-        from PIL import Image
-
-        path = self._paths[index]
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except Exception as error:  # PIL's decoders raise whatever their format makes them trip over
-            raise DataError(f"image {path} cannot be decoded: {error}") from error
-
-
-def read_karpathy(name: str, file: Path, folder: Path, *, captions_generated: bool = False) -> Domain:
-    """A Karpathy-style json: `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}` and its image folder.
-
-    `restval` counts as train, as everywhere in the field. Blank sentences are left out.
-    Raises DataError naming the file, and the entry where one is malformed.
-    """
-    entries = _load_json(file).get("images")
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f'{file} holds no list "images"; is it a Karpathy-style caption file?')
-    names, splits, captions, owners = [], [], [], []
-    for index, entry in enumerate(entries):
-        try:
-            names.append(_text(entry["filename"]))
-            splits.append("train" if entry["split"] == "restval" else _text(entry["split"]))
-            texts = [_text(sentence["raw"]).strip() for sentence in entry["sentences"]]
-        except (KeyError, TypeError, UnicodeEncodeError) as error:
-            raise DataError(f'{file}: entry {index} of "images" lacks or garbles {error}') from error
-        captions += [text for text in texts if text]
-        owners += [index for text in texts if text]
-    return Domain(
-        name=name,
-        image_names=names,
-        splits=splits,
-        captions=captions,
-        image_of_caption=np.asarray(owners, dtype=np.int64),
-        images=FolderImages(folder, names),
-        captions_generated=captions_generated,
+    images: str | None = Field(default=None, description="folder or zip of the images; `none`: captions alone")
+    split: Literal["given", "drawn", "blocks"] | None = Field(
+        default=None,
+        description="splits as the files say, drawn, or by geographic block; given where there are any",
     )
+    split_seed: int = Field(default=0, description="of what is drawn")
+    block_km: float = Field(default=10.0, gt=0, description="edge of a geographic block")
+    distance_km: float = Field(default=1.0, ge=0, description="least distance between images of two splits")
+    captions_generated: bool = Field(default=False, description="a model wrote the captions from the images")
+
+    @model_validator(mode="after")
+    def _blocks_have_room(self) -> FileOptions:
+        if self.split == "blocks" and self.distance_km >= self.block_km:
+            raise ValueError("distance_km must be smaller than block_km, or no image is left between two blocks")
+        return self
 
 
-def _text(value: Any) -> str:
-    """A string that can be written as UTF-8; anything else raises TypeError or UnicodeEncodeError."""
-    if not isinstance(value, str):
-        raise TypeError(f"a string: {value!r}")
-    value.encode()
-    return value
+def split_name(name: str, where: str) -> str:
+    """`train`, `val` or `test` for what files call them (`restval` counts as train, `valid` is val).
+
+    Empty stays empty: in no split. Raises DataError for any other name.
+    """
+    name = _SPLIT_NAMES.get(name.strip().lower(), name.strip().lower())
+    if name and name not in SPLITS:
+        raise DataError(f"{where}: unknown split {name!r}; known: {', '.join((*SPLITS, *_SPLIT_NAMES))}")
+    return name
 
 
-def _load_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"caption file {file} does not exist (relative paths start at URBANCROSS_DATA)") from None
-    except OSError as error:
-        raise DataError(f"caption file {file} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"caption file {file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"caption file {file} holds a {type(content).__name__}, not an object")
-    return content
+def finish(
+    builder: DomainBuilder,
+    options: FileOptions,
+    images: Callable[[list[str]], ImageSource] | Path | None,
+    *,
+    lists: Path | None = None,
+    scheme: str = "partition",
+    **facts: Any,
+) -> Domain:
+    """The domain of a builder, with its images opened and the splits that the options ask for.
+
+    images: folder or zip, None where the captions alone are at hand; or what opens the images of some names.
+    lists: a folder that may hold split lists, of which `scheme` says those to take (`data.splits.SCHEMES`).
+    facts: further fields of `Domain`.
+    """
+    facts.setdefault("captions_generated", options.captions_generated)
+    facts.setdefault("partition", "as the files say")
+    opened = images if callable(images) else lambda names: open_images(images, names)
+    domain = builder.build(opened, **facts)
+    if options.split == "blocks":
+        return blocked(domain, options.split_seed, options.block_km, options.distance_km)
+    if options.split != "drawn":
+        if lists and has_lists(lists, scheme):
+            return listed(domain, lists, scheme)
+        if domain.splits:
+            return with_validation(domain, options.split_seed)
+        if options.split == "given":
+            raise DataError(f"domain {domain.name!r}: nothing says which image is in which split; try split=drawn")
+    return drawn(domain, options.split_seed, scheme)

@@ -1,7 +1,15 @@
 """What a plugin author imports. Nothing here imports torch."""
 
 from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Context, Progress
-from urbancross_bench.interfaces.dataset import SPLITS, Dataset, Domain, ImageSource
+from urbancross_bench.interfaces.dataset import (
+    SPLITS,
+    Dataset,
+    Domain,
+    ImageSource,
+    Repair,
+    Segments,
+    index_splits,
+)
 from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, EncoderOptions, ImageFormat, Weights
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
@@ -37,10 +45,13 @@ __all__ = [
     "QueryScores",
     "Registration",
     "Renderer",
+    "Repair",
+    "Segments",
     "Selector",
     "Table",
     "Task",
     "Weights",
     "hookimpl",
+    "index_splits",
     "register",
 ]

@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from urbancross_bench.interfaces.options import Options
 
 SPLITS = ("train", "val", "test")
+Indices = NDArray[np.int64]
+
+
+def index_splits(labels: Sequence[str]) -> dict[str, Indices]:
+    """From one split name per image to `Domain.splits`."""
+    return {name: np.flatnonzero(np.asarray(labels) == name).astype(np.int64) for name in sorted(set(labels))}
 
 
 class ImageSource(ABC):
@@ -26,26 +32,70 @@ class ImageSource(ABC):
     def read(self, index: int) -> NDArray[np.uint8]:
         """Image `index` as H×W×3 uint8 RGB. Raises `DataError` naming the file if it cannot be read."""
 
+    def missing(self) -> Mapping[int, str]:
+        """The images that are known not to be there, with the reason; asked before anything is read."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Cut-outs of a domain's images, S in all, as a set per image: their order means nothing.
+
+    `image_of_segment` is (S,) int64 into the domain's images; `images` addresses segments by index in [0, S).
+    `caption_aware` says that they were chosen with the image's own caption, or that this cannot be ruled out.
+    """
+
+    images: ImageSource
+    image_of_segment: Indices
+    caption_aware: bool = True
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something a reader left out or read differently than it stands, so that nothing is lost in silence.
+
+    `where` names file and line; `remedy` says what was done; `image` is the name of the image it touches, if any.
+    """
+
+    where: str
+    problem: str
+    remedy: str
+    image: str = ""
+
 
 @dataclass(frozen=True, eq=False)
 class Domain:
     """One domain: N images, M captions, each caption belonging to one image.
 
-    Shapes: `image_names`, `splits` and every sequence in `attributes` have length N; `captions` and every
-    sequence in `caption_attributes` have length M; `image_of_caption` is (M,) int64 with values in [0, N).
-    Well-known attributes: `latitude`, `longitude` (degrees), `resolution` (metres per pixel), `scene_class`,
-    `tags`. `captions_generated` says that a model wrote the captions from the images.
+    Shapes: `image_names` and every sequence in `attributes` have length N; `captions` and every sequence in
+    `caption_attributes` have length M; `image_of_caption` is (M,) int64 with values in [0, N). `splits` maps each
+    of `SPLITS` to the indices of its images; an image may be in none.
+
+    Well-known attributes: `latitude`, `longitude` (degrees), `resolution` (metres per pixel), `extent` (metres
+    along the longer side, where the resolution is not known), `scene_class`, `tags`, `country`, `year`.
+
+    captions_generated: a model wrote the captions from the images.
+    partition: where the splits come from, in words: a file's, or drawn with which seed.
+    overlapping: the splits may share images, as those of some released scripts do; rows that use them are marked.
+    known_counts: published sizes of the splits, `{"official": {"test": (images, captions)}}`, to check against.
+    repairs: what the reader left out or read differently.
     """
 
     name: str
     image_names: Sequence[str]
-    splits: Sequence[str]
+    splits: Mapping[str, Indices]
     captions: Sequence[str]
-    image_of_caption: NDArray[np.int64]
+    image_of_caption: Indices
     images: ImageSource
     attributes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     caption_attributes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    segments: Segments | None = None
     captions_generated: bool = False
+    partition: str = ""
+    overlapping: bool = False
+    licence: str = ""
+    known_counts: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    repairs: Sequence[Repair] = ()
 
 
 class Dataset(ABC):

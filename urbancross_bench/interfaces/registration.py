@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pluggy
@@ -26,6 +26,7 @@ class Registration:
     needs: frozenset[str]
     provides: frozenset[str]
     members: tuple[str, ...]
+    aliases: Mapping[str, tuple[str, ...]]
 
 
 def register(
@@ -38,6 +39,7 @@ def register(
     needs: Iterable[str] = (),
     provides: Iterable[str] = (),
     members: Iterable[str] = (),
+    aliases: Mapping[str, Iterable[str]] | None = None,
 ) -> Registration:
     """Offer a plugin under `name`.
 
@@ -48,6 +50,7 @@ def register(
         computed by the harness) and whatever an encoder may provide. Selectors: `"source_val"`, `"target_val"`.
     provides: for encoders, what adaptations may need of them: `"gradients"` (it can be trained), …
     members: for datasets that hold several domains, their names (`synthetic/nordia`).
+    aliases: names for several members together (`urbancross/integration`); a grid puts those in its place.
 
     Raises ValueError for a malformed name, target or setting.
     """
@@ -58,6 +61,10 @@ def register(
             raise ValueError(f'{what} of plugin {name!r} must be "package.module:Name", got {path!r}')
     if setting is not None and setting not in SETTINGS:
         raise ValueError(f"setting of plugin {name!r} must be one of {', '.join(SETTINGS)}, got {setting!r}")
+    members, pooled = tuple(members), {alias: tuple(names) for alias, names in (aliases or {}).items()}
+    for alias, names in pooled.items():
+        if alias in members or not names or not {*names} <= {*members}:
+            raise ValueError(f"alias {alias!r} of plugin {name!r} must stand for some of its members")
     return Registration(
-        name, target, options, summary, setting, frozenset(needs), frozenset(provides), tuple(members)
+        name, target, options, summary, setting, frozenset(needs), frozenset(provides), members, pooled
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.interfaces import Dataset, Domain, ImageSource, Options
+from urbancross_bench.interfaces import Dataset, Domain, ImageSource, Options, index_splits
 from urbancross_datasets.synthetic import captions, render
 from urbancross_datasets.synthetic.countries import COUNTRIES, Country
 from urbancross_datasets.synthetic.hashing import Draws, key_of
@@ -57,7 +57,7 @@ class Synthetic(Dataset):
         return Domain(
             name=member,
             image_names=[f"{member}_{index:04d}.png" for index in range(options.images)],
-            splits=_splits(scenes, country, options.seed),
+            splits=index_splits(_splits(scenes, country, options.seed)),
             captions=[caption for group in said for caption in group],
             image_of_caption=np.repeat(np.arange(options.images, dtype=np.int64), len(kinds)),
             images=SyntheticImages(country, options, scenes),
@@ -68,6 +68,8 @@ class Synthetic(Dataset):
                 "scene_class": [scene.scene_class for scene in scenes],
                 "tags": [captions.tags(scene) for scene in scenes],
             },
+            partition=f"five eighths, one, two eighths in every class, drawn with seed {options.seed}",
+            licence="MIT, as this project",
             caption_attributes={"kind": kinds * options.images},
         )
 

@@ -1,0 +1,120 @@
+"""The countries of UrbanCross, Zhong et al., ACM MM 2024 (arXiv 2404.14241), as their archives are laid out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast
+
+import numpy as np
+from pydantic import Field
+
+from urbancross_bench.data.readers import (
+    DomainBuilder,
+    FileOptions,
+    box_facts,
+    data_path,
+    find,
+    finish,
+    images_place,
+    list_files,
+    name_facts,
+    open_images,
+    read_csv,
+    read_json,
+    tag_text,
+)
+from urbancross_bench.errors import DataError
+from urbancross_bench.interfaces import Dataset, Domain, Segments
+
+MEMBERS = ("finland", "germany", "spain")
+SEGMENTS = ("image_segments", "image_segments.zip")
+
+
+class UrbanCrossOptions(FileOptions):
+    """`urbancross/finland[folder=data/UrbanCross]`."""
+
+    folder: str = Field(default="urbancross", description="the folder with Finland/, Germany/ and Spain/")
+    lists: Literal["partition", "finetune", "zeroshot"] = Field(
+        default="partition", description="which of the scheme's lists are train, val and test"
+    )
+    metadata: str | None = Field(default=None, description="SkyScript's metadata json, for places and tags")
+    captions_generated: bool = Field(default=True, description="InstructBLIP wrote the captions from the images")
+
+
+class UrbanCross(Dataset):
+    """`<Country>/`: the refined captions as csv, images and segments as folders or zips, split lists.
+
+    Where the lists are absent they are drawn with `split_seed`, as `data split` would write them.
+    """
+
+    options_type = UrbanCrossOptions
+
+    def read(self, member: str | None) -> Domain:
+        """One country."""
+        options = cast(UrbanCrossOptions, self.options)
+        country = member or MEMBERS[0]
+        root = data_path(options.folder)
+        folder = find(root, [country.capitalize(), country], f"folder {country.capitalize()}")
+        file = find(
+            folder,
+            [
+                f"instructblip_generation_{country}_refine.csv",
+                f"instructblip_generation_with_tag_{country}_refine.csv",
+            ],
+            "refined captions",
+        )
+        metadata = _metadata(data_path(options.metadata)) if options.metadata else {}
+        builder = DomainBuilder(country)
+        builder.encoding(file)
+        for line, row in read_csv(file, ["image_name", "description"]):
+            where, name = f"{file}:{line}", row["image_name"].strip()
+            image = builder.row(name, "", where, **_facts(name, metadata, options.metadata))
+            builder.caption(image, row["description"], where)
+        images = images_place(options.images, folder)
+        domain = finish(
+            builder,
+            options,
+            images,
+            lists=folder,
+            scheme=options.lists,
+            licence="images: those of SkyScript's sources; captions: none stated",
+        )
+        return replace(domain, segments=_segments(domain, folder))
+
+
+def _facts(name: str, metadata: dict[str, Any], file: str | None) -> dict[str, Any]:
+    """What name and metadata of an image say: country, year, place, tags."""
+    facts = name_facts(name)
+    entry = metadata.get(name) or metadata.get(PurePosixPath(name).stem)
+    if entry is None:
+        return facts
+    try:
+        tags = tag_text(entry.get("center_tags") or {}, entry.get("surrounding_tags") or [])
+        return facts | box_facts(entry["bbox"]) | {"tags": tags}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: entry {name!r} lacks or garbles {error}") from error
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds a {type(content).__name__}, not an object with an entry per image")
+    return content
+
+
+def _segments(domain: Domain, folder: Path) -> Segments | None:
+    """`image_segments/<stem>/<stem>_<i>.jpg`, in order of i; how they were chosen is unknown, so by caption."""
+    place = next((p for name in SEGMENTS if (p := folder / name).exists()), None)
+    if place is None:
+        return None
+    stems = {PurePosixPath(name).stem: index for index, name in enumerate(domain.image_names)}
+    found: list[tuple[int, int, str]] = []
+    for name in list_files(place):
+        match = re.fullmatch(r"(?:.*/)?((?P<stem>[^/]+)/(?P=stem)_(?P<number>\d+)\.\w+)", name)
+        if match and match["stem"] in stems:
+            found.append((stems[match["stem"]], int(match["number"]), match[1]))
+    found.sort()
+    owners = np.array([image for image, _, _ in found], dtype=np.int64)
+    return Segments(open_images(place, [name for _, _, name in found]), owners, caption_aware=True)

@@ -1,0 +1,119 @@
+"""From the rows of any caption file to a domain: what every reader has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from urbancross_bench.data.text import is_utf8
+from urbancross_bench.errors import DataError
+from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
+
+
+class DomainBuilder:
+    """Takes images and captions in the order a file has them, and keeps account of what it leaves out.
+
+    `where` names file and line in every message.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._images: dict[str, int] = {}
+        self._names: list[str] = []
+        self._where: list[str] = []
+        self._splits: list[str] = []
+        self._attributes: dict[str, dict[int, Any]] = {}
+        self._captions: list[tuple[int, str]] = []
+        self._repairs: list[Repair] = []
+
+    def image(self, name: Any, split: str, where: str, **attributes: Any) -> int:
+        """Add an image and return its number; `split` may be empty: in none.
+
+        Raises DataError if the name is no text or stands twice.
+        """
+        name = self._text(name, "image name", where)
+        if name in self._images:
+            raise DataError(f"{where}: image {name!r} stands twice, first in {self._where[self._images[name]]}")
+        if not name:
+            raise DataError(f"{where}: an image has no name")
+        index = self._images[name] = len(self._images)
+        self._names.append(name)
+        self._where.append(where)
+        self._splits.append(split)
+        for key, value in attributes.items():
+            self._attributes.setdefault(key, {})[index] = value
+        return index
+
+    def row(self, name: Any, split: str, where: str, **attributes: Any) -> int:
+        """The image of one row of a file that has a row per caption: added at its first row.
+
+        Raises DataError if a later row puts the same image elsewhere.
+        """
+        index = self._images.get(name) if isinstance(name, str) else None
+        if index is None:
+            return self.image(name, split, where, **attributes)
+        facts = {"split": split, **attributes}
+        before = {"split": self._splits[index]} | {k: self._attributes[k].get(index) for k in attributes}
+        differing = next((key for key in facts if facts[key] != before[key]), None)
+        if differing:
+            raise DataError(
+                f"{where}: image {name!r} has {differing} {facts[differing]!r}, "
+                f"but {before[differing]!r} in {self._where[index]}"
+            )
+        return index
+
+    def caption(self, image: int, text: Any, where: str) -> None:
+        """Add a caption of an image. A blank one is left out; one without a word is kept, since published figures
+        count it. Both are noted. Raises DataError if it is no text.
+        """
+        text = self._text(text, "caption", where)
+        if text:
+            self._captions.append((image, text))
+        if not any(letter.isalpha() for letter in text):
+            problem, remedy = (f"caption {text!r} has no word", "kept") if text else ("blank caption", "left out")
+            self._repairs.append(Repair(where, problem, remedy, self._names[image]))
+
+    def encoding(self, file: Path) -> None:
+        """Note a text file that is not UTF-8."""
+        if not is_utf8(file):
+            self._repairs.append(Repair(str(file), "not UTF-8", "read as GB 18030"))
+
+    def build(self, images: Callable[[list[str]], ImageSource], **facts: Any) -> Domain:
+        """The domain. `images` opens the images of some names; `facts` are further fields of `Domain`.
+
+        Images without a caption are left out, and that is noted. Raises DataError if nothing is left.
+        """
+        captioned = {image for image, _ in self._captions}
+        kept = [image for image in range(len(self._names)) if image in captioned]
+        if not kept:
+            raise DataError(f"domain {self._name!r}: no image has a caption")
+        position = {image: index for index, image in enumerate(kept)}
+        for image, name in enumerate(self._names):
+            if image not in captioned:
+                self._repairs.append(Repair(self._where[image], "image without a caption", "left out", name))
+        chosen = [self._names[image] for image in kept]
+        labels = [self._splits[image] for image in kept]
+        return Domain(
+            name=self._name,
+            image_names=chosen,
+            splits={name: members for name, members in index_splits(labels).items() if name},
+            captions=[text for _, text in self._captions],
+            image_of_caption=np.array([position[image] for image, _ in self._captions], dtype=np.int64),
+            images=images(chosen),
+            attributes={key: [values.get(i) for i in kept] for key, values in self._attributes.items()},
+            repairs=tuple(self._repairs),
+            **facts,
+        )
+
+    @staticmethod
+    def _text(value: Any, what: str, where: str) -> str:
+        if not isinstance(value, str):
+            raise DataError(f"{where}: the {what} is {value!r}, not a text")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: the {what} {value!r} cannot be written: {error.reason}") from error
+        return value.strip()

@@ -1,0 +1,236 @@
+"""Images as users have them: in a folder, or still in the zip they came in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.data.decode import decode
+from urbancross_bench.data.index import open_index, signature
+from urbancross_bench.errors import DataError
+from urbancross_bench.identity import digest
+from urbancross_bench.interfaces.dataset import ImageSource
+
+LARGEST = 512 * 2**20  # bytes of one image file, unpacked: more is no tile but a zip bomb
+
+
+def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
+    """The images called `names` in a folder or a zip; None stands for a domain whose captions alone are at hand.
+
+    Raises DataError if the place is neither, or a name leads out of it.
+    """
+    if place is None:
+        return NoImages(names)
+    for name in names:
+        if leads_out(name):
+            raise DataError(f"image name {name!r} leads out of {place}")
+    if place.is_dir():
+        return FolderImages(place, names)
+    if place.is_file():
+        return ZipImages(place, names)
+    raise DataError(f"images {place}: there is no such folder or zip (relative paths start at URBANCROSS_DATA)")
+
+
+def list_files(place: Path) -> list[str]:
+    """The names of all files in a folder, below it too, or of all members of a zip; in order."""
+    if not place.is_dir():
+        return sorted(member.filename for group in _members(place).values() for member in group)
+    try:
+        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+    except OSError as error:
+        raise DataError(f"folder {place} cannot be read: {error}") from error
+
+
+def leads_out(name: str) -> bool:
+    """Whether a relative name would lead out of its folder."""
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
+
+
+class FileImages(ImageSource):
+    """Images that are files somewhere. Digests are those of the files, and are kept in the index."""
+
+    def __init__(self, place: Path, names: Sequence[str]) -> None:
+        self.place = place
+        self._names = names
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the file. Raises DataError if one of the domain's files cannot be read."""
+        return self._digests[index]
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Decode one file (see `data.decode`), which must still be the one that was indexed."""
+        content = self.content(index)
+        if "_digests" in self.__dict__ and hashlib.sha256(content).hexdigest() != self._digests[index]:
+            raise DataError(f"image {self.where(index)} has changed while it was in use; run the command again")
+        return decode(content, self.where(index))
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """The bytes of one file. Raises DataError naming it."""
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """How one file is called in messages."""
+
+    @abstractmethod
+    def _signatures(self) -> list[str]:
+        """What changes when a file does; see `data.index`."""
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        def compute(index: int) -> str:
+            return hashlib.sha256(self.content(index)).hexdigest()
+
+        wanted = list(zip(self._names, self._signatures(), strict=True))
+        return open_index().values(str(self.place), wanted, compute)
+
+
+class FolderImages(FileImages):
+    """Files in one folder, by their names relative to it."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        super().__init__(folder, names)
+        self._paths = [folder / name for name in names]
+
+    def missing(self) -> Mapping[int, str]:
+        """Names without a file, and links that lead nowhere."""
+        try:
+            present = {entry.name for entry in os.scandir(self.place) if entry.is_file()}
+        except OSError as error:
+            raise DataError(f"image folder {self.place} cannot be read: {error}") from error
+        absent = [i for i, name in enumerate(self._names) if name not in present and not self._is_file(i)]
+        return {i: "the link leads nowhere" if self._paths[i].is_symlink() else "no such file" for i in absent}
+
+    def content(self, index: int) -> bytes:
+        """The file's bytes."""
+        try:
+            with self._paths[index].open("rb") as file:
+                content = file.read(LARGEST + 1)
+        except (OSError, ValueError) as error:
+            raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
+        return _bounded(content, self.where(index))
+
+    def where(self, index: int) -> str:
+        """Its path."""
+        return str(self._paths[index])
+
+    def _is_file(self, index: int) -> bool:
+        try:
+            return self._paths[index].is_file()
+        except (OSError, ValueError):  # a name too long for the file system, say
+            return False
+
+    def _signatures(self) -> list[str]:
+        try:
+            return [signature(path) for path in self._paths]
+        except (OSError, ValueError) as error:
+            raise DataError(f"image folder {self.place}: {error}") from error
+
+
+class ZipImages(FileImages):
+    """Members of a zip. A name is matched whole, or below the one folder of the zip that holds it."""
+
+    def __init__(self, file: Path, names: Sequence[str]) -> None:
+        """Raises DataError for a zip that is damaged, leads out of itself, or holds a name twice."""
+        super().__init__(file, names)
+        self._local = threading.local()  # a ZipFile has one position: one for each thread
+        members = _members(file)
+        self._members = [self._find(name, members) for name in names]
+
+    def missing(self) -> Mapping[int, str]:
+        """Names without a member."""
+        return {i: "no such member" for i, member in enumerate(self._members) if member is None}
+
+    def content(self, index: int) -> bytes:
+        """The member's bytes, unpacked; checked against its CRC."""
+        member = self._members[index]
+        if member is None:
+            raise DataError(f"image {self.where(index)} is not in the zip")
+        if member.file_size > LARGEST:
+            raise DataError(f"image {self.where(index)} would unpack to {member.file_size} bytes; refused")
+        try:
+            with self._open().open(member) as stream:
+                content = stream.read(LARGEST + 1)  # what a header says of its size is no proof
+        except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, NotImplementedError) as error:
+            raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
+        except Exception as error:  # zlib, lzma and bz2 have errors of their own
+            raise DataError(f"image {self.where(index)} cannot be unpacked: {error}") from error
+        return _bounded(content, self.where(index))
+
+    def where(self, index: int) -> str:
+        """The zip and the name in it."""
+        return f"{self.place}:{self._names[index]}"
+
+    def _find(self, name: str, members: Mapping[str, list[zipfile.ZipInfo]]) -> zipfile.ZipInfo | None:
+        found = [
+            m
+            for m in members.get(PurePosixPath(name).name, [])
+            if m.filename == name or m.filename.endswith(f"/{name}")
+        ]
+        if len(found) > 1:
+            places = " and ".join(member.filename for member in found[:2])
+            raise DataError(f"zip {self.place} holds {name!r} more than once: {places}")
+        return found[0] if found else None
+
+    def _open(self) -> zipfile.ZipFile:
+        if getattr(self._local, "process", None) != os.getpid():
+            self._local.process, self._local.zip = os.getpid(), zipfile.ZipFile(self.place)
+        zip_: zipfile.ZipFile = self._local.zip
+        return zip_
+
+    def _signatures(self) -> list[str]:
+        try:
+            own = signature(self.place)
+        except OSError as error:
+            raise DataError(f"zip {self.place}: {error}") from error
+        return [f"{own}:{m.CRC:08x}:{m.file_size}" if own and m else "" for m in self._members]
+
+
+class NoImages(ImageSource):
+    """A domain of which only the captions are at hand: enough to check them, too little to rank."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def digest(self, index: int) -> str:
+        """Of the name: there is nothing else."""
+        return digest([b"no image", self._names[index].encode()])
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Raises DataError."""
+        raise DataError(f"image {self._names[index]}: this domain was opened without images")
+
+    def missing(self) -> Mapping[int, str]:
+        """All of them."""
+        return dict.fromkeys(range(len(self._names)), "opened without images")
+
+
+def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
+    """The files of a zip by the last part of their names."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            infos = opened.infolist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"zip {file} cannot be read: {error}") from error
+    members: dict[str, list[zipfile.ZipInfo]] = {}
+    for info in infos:
+        if leads_out(info.filename) or "\\" in info.filename:
+            raise DataError(f"zip {file} holds the member {info.filename!r}, which leads out of it; not trusted")
+        if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
+            members.setdefault(PurePosixPath(info.filename).name, []).append(info)
+    return members
+
+
+def _bounded(content: bytes, where: str) -> bytes:
+    if len(content) > LARGEST:
+        raise DataError(f"image {where} is larger than {LARGEST >> 20} MiB; refused")
+    return content

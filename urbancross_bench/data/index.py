@@ -1,0 +1,130 @@
+"""What is known of files already read, so that planning reads no pixels and checks can be resumed.
+
+One SQLite file in the cache folder (`URBANCROSS_HOME`). An entry holds as long as its signature does: for a file
+its size and times. It is a cache and nothing more: damaged, it is set aside; unwritable, it is done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+Report = Callable[[str, int, int], None]  # what is being read, how many of how many
+_SETTLED = 2 * 10**9  # ns; a younger file could change again without its times telling
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class _Reading:
+    verify: bool = False
+    report: Report | None = None
+
+
+_reading: ContextVar[_Reading] = ContextVar("reading", default=_Reading())  # noqa: B039 - frozen
+
+
+@contextlib.contextmanager
+def reading(*, verify: bool = False, report: Report | None = None) -> Iterator[None]:
+    """How files are indexed in this context: `verify` trusts no entry, `report` is told what is being read."""
+    token = _reading.set(_Reading(verify, report))
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
+
+def home() -> Path:
+    """The cache folder: `URBANCROSS_HOME`, or the platform's place for caches."""
+    import platformdirs
+
+    given = os.environ.get("URBANCROSS_HOME")
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("urbancross-bench", False))
+
+
+def signature(path: Path) -> str:
+    """Size and times of a file; empty while it is too young to be sure of. Raises OSError."""
+    stat = path.stat()
+    if time.time_ns() - stat.st_mtime_ns < _SETTLED:
+        return ""
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+
+
+class Index:
+    """Entries `(place, name) → value`, each with the signature under which it holds."""
+
+    def __init__(self, file: Path) -> None:
+        self._connection = _open(file)
+
+    def values(
+        self, place: str, wanted: Sequence[tuple[str, str]], compute: Callable[[int], str], *, what: str = ""
+    ) -> list[str]:
+        """The value of each wanted (name, signature): as kept, or computed (by position) in threads and kept.
+
+        A value whose signature is empty is computed each time. What `compute` raises is raised, after what was
+        computed before has been kept.
+        """
+        reading = _reading.get()
+        found = [None if reading.verify else self._get(place, *entry) for entry in wanted]
+        todo = [position for position, value in enumerate(found) if value is None]
+        report = reading.report or (lambda what, done, total: None)
+        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+            for start in range(0, len(todo), _BATCH):
+                report(what or place, start, len(todo))
+                batch = todo[start : start + _BATCH]
+                computed = {}
+                try:
+                    for position, value in zip(batch, threads.map(compute, batch), strict=True):
+                        found[position] = computed[position] = value
+                finally:
+                    self._keep(place, ((*wanted[position], value) for position, value in computed.items()))
+        if todo:
+            report(what or place, len(todo), len(todo))
+        return [value for value in found if value is not None]
+
+    def _get(self, place: str, name: str, signature: str) -> str | None:
+        if not signature or self._connection is None:
+            return None
+        query = "SELECT value FROM entries WHERE place = ? AND name = ? AND signature = ?"
+        try:
+            row = self._connection.execute(query, (place, name, signature)).fetchone()
+        except sqlite3.Error:
+            return None
+        return None if row is None else str(row[0])
+
+    def _keep(self, place: str, rows: Iterable[tuple[str, str, str]]) -> None:
+        if self._connection is None:
+            return
+        kept = [(place, name, signature, value) for name, signature, value in rows if signature]
+        with contextlib.suppress(sqlite3.Error), self._connection:  # a full disk, say: nothing is lost but time
+            self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", kept)
+
+
+def open_index() -> Index:
+    """The index of this user."""
+    return Index(home() / "index.sqlite")
+
+
+def _open(file: Path) -> sqlite3.Connection | None:
+    for _ in range(2):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file, timeout=30)
+            with connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS entries (place TEXT, name TEXT, signature TEXT, value TEXT, "
+                    "PRIMARY KEY (place, name)) WITHOUT ROWID"
+                )
+            return connection
+        except (OSError, sqlite3.OperationalError):
+            return None
+        except sqlite3.DatabaseError:  # not a database, or no longer one
+            with contextlib.suppress(OSError):
+                file.replace(file.with_suffix(".damaged"))
+    return None

@@ -1,0 +1,43 @@
+"""Where data lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from urbancross_bench.errors import DataError
+
+
+def data_folder() -> Path:
+    """Where datasets lie: `URBANCROSS_DATA`, or the current folder."""
+    return Path(os.environ.get("URBANCROSS_DATA", ".")).resolve()
+
+
+def data_path(path: str) -> Path:
+    """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
+    try:
+        return data_folder() / Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"path {path!r}: {error}") from error
+
+
+def find(folder: Path, names: Iterable[str], what: str) -> Path:
+    """The first of some names that is in a folder. Raises DataError naming what is missing and what was tried."""
+    names = list(names)
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    if not folder.is_dir():
+        raise DataError(f"folder {folder} does not exist (relative paths start at URBANCROSS_DATA)")
+    raise DataError(f"folder {folder} holds no {what}; looked for {', '.join(names)}")
+
+
+def images_place(given: str | None, folder: Path, names: Iterable[str] = ("images", "images.zip")) -> Path | None:
+    """Where a domain's images lie: as an option says, else the first of some names in the folder.
+
+    `none` says that there are none, and gives None.
+    """
+    if given is None:
+        return find(folder, names, "images (a folder or a zip; option `images` names another, or `none`)")
+    return None if given == "none" else data_path(given)

@@ -1,0 +1,208 @@
+"""Partitions: drawn with a recorded seed, cut along geographic blocks, or read from and written to split lists."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.data.geo import nearest_distances
+from urbancross_bench.data.text import read_lines
+from urbancross_bench.errors import DataError, did_you_mean
+from urbancross_bench.identity import derive_seed
+from urbancross_bench.interfaces.dataset import SPLITS, Domain, Indices
+
+# Where a domain finds train, val and test among the split lists of UrbanCross, and the share of the images each
+# list holds. `finetune` and `zeroshot` are the second scheme of the released scripts: drawn by a shuffle of its
+# own, so its lists share images with those of the first.
+SCHEMES: dict[str, dict[str, str]] = {
+    "partition": {"train": "train_list", "val": "val_list", "test": "test_list"},
+    "finetune": {"train": "finetune_list", "val": "finetune_val_list", "test": "test_list"},
+    "zeroshot": {"train": "finetune_list", "val": "finetune_val_list", "test": "zeroshot_list"},
+}
+_DRAWS: tuple[dict[str, float], ...] = (
+    {"train_list": 0.7, "val_list": 0.1, "test_list": 0.2},
+    {"finetune_list": 0.2, "finetune_val_list": 0.1, "zeroshot_list": 0.7},
+)
+
+
+def draw_lists(names: Sequence[str], seed: int) -> dict[str, list[str]]:
+    """All six split lists of some images, by list name: two shuffles, 70/10/20 and 20/10/70, cut at whole images.
+
+    What is drawn depends on the names and the seed, never on the order of the names.
+    """
+    lists: dict[str, list[str]] = {}
+    for number, shares in enumerate(_DRAWS):
+        order = sorted(names, key=lambda name: derive_seed("split lists", number, seed, name))
+        ends = np.round(np.cumsum([0.0, *shares.values()]) * len(order)).astype(int)
+        lists |= {name: order[a:b] for name, a, b in zip(shares, ends, ends[1:], strict=False)}
+    return lists
+
+
+def drawn(domain: Domain, seed: int, scheme: str = "partition") -> Domain:
+    """The domain with splits of a scheme, drawn with a seed."""
+    lists = draw_lists(domain.image_names, seed)
+    position = {name: index for index, name in enumerate(domain.image_names)}
+    splits = {
+        split: np.array(sorted(position[name] for name in lists[which]), dtype=np.int64)
+        for split, which in SCHEMES[scheme].items()
+    }
+    return replace(
+        domain,
+        splits=splits,
+        partition=f"{_said(scheme)}, drawn with seed {seed}",
+        overlapping=scheme == "finetune",
+    )
+
+
+def with_validation(domain: Domain, seed: int) -> Domain:
+    """The domain with a validation split: its own, else a fifth of its training images, drawn with a seed."""
+    if "val" in domain.splits or "train" not in domain.splits:
+        return domain
+
+    def draw(index: int) -> int:
+        return derive_seed("validation split", seed, domain.image_names[index])
+
+    order = sorted(domain.splits["train"].tolist(), key=draw)
+    cut = round(len(order) / 5)
+    splits = {"val": order[:cut], "train": order[cut:]}
+    return replace(
+        domain,
+        splits={**domain.splits, **{name: np.array(sorted(s), dtype=np.int64) for name, s in splits.items()}},
+        partition=f"{domain.partition}; validation: a fifth of training, drawn with seed {seed}",
+    )
+
+
+def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
+    """The domain with splits of a scheme as split lists in `folder` say, one image name a line.
+
+    An image may stand in no list. Raises DataError naming list and line for a name that is not in the domain or
+    stands twice in a list.
+    """
+    position = {name: index for index, name in enumerate(domain.image_names)}
+    left_out = {repair.image for repair in domain.repairs}
+    splits: dict[str, Indices] = {}
+    for split, which in SCHEMES[scheme].items():
+        file, seen = folder / f"{which}.txt", dict[int, int]()
+        for number, line in enumerate(read_lines(file), start=1):
+            name = line.strip()
+            index = position.get(name)
+            if not name or (index is None and name in left_out):
+                continue  # what was left out has been said
+            if index is None:
+                raise DataError(f"{file}:{number}: no image is called {name!r}.{did_you_mean(name, position)}")
+            if index in seen:
+                raise DataError(f"{file}:{number}: {name!r} stands in line {seen[index]} already")
+            seen[index] = number
+        splits[split] = np.array(sorted(seen), dtype=np.int64)
+    return replace(
+        domain,
+        splits=splits,
+        partition=f"{_said(scheme)}, from the lists of {folder.name}",
+        overlapping=scheme == "finetune",
+    )
+
+
+def has_lists(folder: Path, scheme: str) -> bool:
+    """Whether the folder holds all lists of a scheme. Raises DataError if it holds some of them only."""
+    files = [folder / f"{which}.txt" for which in SCHEMES[scheme].values()]
+    present = [file for file in files if file.is_file()]
+    if present and len(present) < len(files):
+        absent = next(file for file in files if file not in present)
+        raise DataError(
+            f"{folder} holds {present[0].name} but lacks {absent.name}; `data split` writes whole sets"
+        )
+    return bool(present)
+
+
+def blocked(domain: Domain, seed: int, block: float, distance: float) -> Domain:
+    """The domain with splits of whole geographic blocks, 70/10/20 by images, no neighbours across them.
+
+    Blocks are cells of `block` kilometres; a seed draws which of them go to the test, validation and training
+    split. Training and validation images within `distance` kilometres of a test image, and training images that
+    near to a validation image, are in no split. Raises DataError if the domain has no coordinates, or too few
+    blocks to fill every split.
+    """
+    latitude, longitude = coordinates(domain)
+    cells = _cells(latitude, longitude, block)
+    names = sorted(set(cells), key=lambda cell: derive_seed("geographic blocks", seed, *cell))
+    blocks: dict[tuple[int, int], list[int]] = {name: [] for name in names}
+    for index, cell in enumerate(cells):
+        blocks[cell].append(index)
+    splits: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for members in blocks.values():
+        # The split that is furthest from its share takes the next block.
+        shares = {"test": 0.2, "val": 0.1, "train": 0.7}
+        wanting = max(shares, key=lambda name: shares[name] - len(splits[name]) / len(cells))
+        splits[wanting] += members
+    kept = {name: np.array(sorted(members), dtype=np.int64) for name, members in splits.items()}
+    places = np.stack([latitude, longitude], axis=1)
+    for name, others in (("val", ["test"]), ("train", ["test", "val"])):
+        for other in others:
+            far = nearest_distances(places[kept[name]], places[kept[other]]) > distance
+            kept[name] = kept[name][far]
+    empty = [name for name in SPLITS if not len(kept[name])]
+    if empty:
+        raise DataError(
+            f"domain {domain.name!r}: blocks of {block:g} km with {distance:g} km between splits leave no image "
+            f"for {', '.join(empty)}; choose smaller ones"
+        )
+    left_out = len(cells) - sum(len(members) for members in kept.values())
+    gap = min(float(nearest_distances(places[kept[n]], places[kept["test"]]).min()) for n in ("train", "val"))
+    return replace(
+        domain,
+        splits=kept,
+        partition=(
+            f"blocks of {block:g} km, drawn with seed {seed}; no training image within {distance:g} km of a test "
+            f"image (the nearest: {gap:.2f} km), {left_out} images between them in no split"
+        ),
+        overlapping=False,
+    )
+
+
+def coordinates(domain: Domain) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) latitudes and longitudes in degrees. Raises DataError where the domain has none."""
+    columns = []
+    for name in ("latitude", "longitude"):
+        values = domain.attributes.get(name)
+        if values is None:
+            raise DataError(f"domain {domain.name!r} has no column {name!r}")
+        bare = [i for i, value in enumerate(values) if value is None]
+        if bare:
+            raise DataError(
+                f"domain {domain.name!r}: {len(bare)} images have no {name}, "
+                f"{domain.image_names[bare[0]]!r} the first"
+            )
+        columns.append(np.asarray(values, dtype=np.float64))
+    return columns[0], columns[1]
+
+
+def write_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> list[Path]:
+    """Write split lists, one image name a line. Raises DataError rather than replace a list."""
+    files = [folder / f"{name}.txt" for name in lists]
+    present = [file for file in files if file.exists()]
+    if present:
+        raise DataError(f"{present[0]} is there already; remove it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, names in zip(files, lists.values(), strict=True):
+        file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
+    return files
+
+
+def _said(scheme: str) -> str:
+    if scheme == "partition":
+        return "70/10/20"
+    return "the second scheme of the released scripts, 20/10/70" + (
+        " tested on the first scheme's test list" if scheme == "finetune" else ""
+    )
+
+
+def _cells(latitude: NDArray[np.float64], longitude: NDArray[np.float64], block: float) -> list[tuple[int, int]]:
+    """The block of each place: rows of equal height, each cut into columns of about equal width in kilometres."""
+    degrees = block / 111.195  # one degree of latitude in kilometres, on a sphere of radius 6371.0
+    rows = np.floor(latitude / degrees)
+    width = degrees / np.maximum(np.cos(np.radians((rows + 0.5) * degrees)), 1e-3)
+    return list(zip(rows.astype(int).tolist(), np.floor(longitude / width).astype(int).tolist(), strict=True))
