@@ -106,7 +106,7 @@ def test_damaged_caption_files_are_named(grid: GridWriter, cli: Cli, tmp_path: P
     (tmp_path / "dark" / "dataset.json").write_text('{"images": [')
     result = cli("plan", file)
     assert result.status == 2
-    assert "dark/dataset.json is not JSON" in result.err
+    assert "dark/dataset.json:1: dataset.json is not JSON" in result.err
 
 
 def test_a_truncated_image_fails_the_runs_that_need_it_and_no_other(

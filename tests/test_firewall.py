@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import math
 import types
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import Split
-from urbancross_bench.data.pack import PackedSplit
-from urbancross_bench.data.views import PairView, StreamView, target_view
+from urbancross_bench.data.pack import PackedSplit, Pixels
+from urbancross_bench.data.views import PairView, Shown, StreamView, target_view
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.interfaces import SETTINGS, Domain
 from urbancross_bench.modelling.feeds import Feed
@@ -24,7 +29,18 @@ def packed() -> PackedSplit:
     """Image i is filled with i; its two captions say i."""
     images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 8, 8, 3)).copy()
     captions = tuple(f"tile {i} {kind}" for i in range(40) for kind in "ab")
-    return PackedSplit(images, tuple(f"{i}.png" for i in range(40)), captions, np.repeat(np.arange(40), 2))
+    owners = np.repeat(np.arange(40), 2)
+    return PackedSplit(Pixels([images]), tuple(f"{i}.png" for i in range(40)), captions, owners)
+
+
+def tiles(images: Pixels) -> list[int]:
+    """The tiles that images are, in order."""
+    return [int(image[0, 0, 0]) for block in images.blocks(7) for image in block]
+
+
+def said(captions: Iterable[str]) -> list[int]:
+    """The tiles that captions are of, in order."""
+    return [int(caption.split()[1]) for caption in captions]
 
 
 class ToyModel(torch.nn.Module):
@@ -86,7 +102,7 @@ def reachable(root: object) -> list[object]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_view_shows_what_its_setting_allows(packed: PackedSplit, setting: str) -> None:
-    view, access = target_view(packed, setting, seed=1), SETTINGS[setting]
+    view, access = target_view(packed, Shown(setting), seed=1), SETTINGS[setting]
     if access.pairs:
         assert isinstance(view, PairView)
     elif not access.anything:
@@ -100,32 +116,100 @@ def test_a_view_shows_what_its_setting_allows(packed: PackedSplit, setting: str)
 def test_streams_keep_all_items_and_lose_all_pairing(packed: PackedSplit) -> None:
     agreements = []
     for seed in range(30):
-        view = target_view(packed, "unsupervised", seed)
+        view = target_view(packed, Shown("unsupervised"), seed)
         assert isinstance(view, StreamView)
         assert view.images is not None
         assert view.captions is not None
-        order = view.images[:, 0, 0, 0].tolist()
-        said = [int(caption.split()[1]) for caption in view.captions]
+        order, spoken = tiles(view.images), said(view.captions)
         assert sorted(order) == list(range(40))
         assert sorted(view.captions) == sorted(packed.captions)
         # Whatever rule pairs positions (i with 2i, with 2i + 1, with i), it is right about as often as by chance.
-        agreements += [np.mean([order[i] == said[2 * i + j] for i in range(40)]) for j in (0, 1)]
-        agreements.append(np.mean([order[i] == said[i] for i in range(40)]))
+        agreements += [np.mean([order[i] == spoken[2 * i + j] for i in range(40)]) for j in (0, 1)]
+        agreements.append(np.mean([order[i] == spoken[i] for i in range(40)]))
     assert np.mean(agreements) == pytest.approx(1 / 40, abs=0.01)
 
 
 def test_nothing_reachable_from_a_view_leads_further(packed: PackedSplit) -> None:
-    view = target_view(packed, "unsupervised", seed=1)
+    view = target_view(packed, Shown("unsupervised"), seed=1)
     things = reachable(view)
     assert not [t for t in things if isinstance(t, PackedSplit | Split | Domain | Path)]
+    # Pixels, their order, their number: a permutation of the images alone, and nothing as long as the captions.
     arrays = [t for t in things if isinstance(t, np.ndarray)]
-    assert [a.shape for a in arrays] == [packed.images.shape]
-    assert not np.shares_memory(arrays[0], packed.images)
+    assert sorted({a.shape for a in arrays}) == [(1,), (40,), (40, 8, 8, 3)]
     assert not [t for t in things if isinstance(t, str) and t.endswith(".png")]
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), captions=st.lists(st.integers(1, 4), min_size=2, max_size=30))
+def test_the_streams_are_what_they_were_in_orders_that_know_nothing_of_each_other(
+    seed: int, captions: list[int]
+) -> None:
+    """With any number of captions an image: the image order is one permutation however the captions are dealt."""
+    views = []
+    for dealt in (captions, captions[::-1], [1] * len(captions)):
+        view = target_view(split_of_tiles(dealt), Shown("unsupervised"), seed)
+        assert isinstance(view, StreamView)
+        assert view.images is not None
+        assert view.captions is not None
+        assert Counter(said(view.captions)) == dict(enumerate(dealt))
+        views.append(tiles(view.images))
+    assert views[0] == views[1] == views[2]
+    assert sorted(views[0]) == list(range(len(captions)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shares=st.lists(st.floats(0.001, 1.0), min_size=2, max_size=4),
+    share_seed=st.integers(0, 9),
+    images=st.integers(1, 60),
+)
+def test_few_shot_shares_are_nested_paired_and_the_same_for_every_run(
+    shares: list[float], share_seed: int, images: int
+) -> None:
+    split, shown = split_of_tiles([1 + i % 3 for i in range(images)]), []
+    for share in sorted(shares):
+        several = [target_view(split, Shown("few_shot", share, share_seed), seed) for seed in (0, 1)]
+        for view in several:
+            assert isinstance(view, PairView)
+            own = tiles(view.images)
+            assert [own[owner] for owner in view.image_of_caption] == said(view.captions)
+            assert Counter(said(view.captions)) == {tile: 1 + tile % 3 for tile in own}
+        assert tiles(several[0].images) == tiles(several[1].images)  # type: ignore[union-attr, arg-type]
+        shown.append({*tiles(several[0].images)})  # type: ignore[union-attr, arg-type]
+        assert len(shown[-1]) == max(1, math.ceil(share * images - 1e-9))
+    assert all(smaller <= larger for smaller, larger in itertools.pairwise(shown))
+
+
+def test_another_share_seed_draws_another_order(packed: PackedSplit) -> None:
+    views = [target_view(packed, Shown("few_shot", 0.5, share_seed), 0) for share_seed in (0, 1)]
+    assert {*tiles(views[0].images)} != {*tiles(views[1].images)}  # type: ignore[union-attr, arg-type]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), images=st.integers(2, 60))
+def test_disjoint_halves_show_no_image_with_its_caption(seed: int, images: int) -> None:
+    split = split_of_tiles([1 + i % 3 for i in range(images)])
+    view = target_view(split, Shown("unsupervised", disjoint_halves=True), seed)
+    other = target_view(split, Shown("unsupervised", disjoint_halves=True), seed + 1)
+    assert isinstance(view, StreamView)
+    assert isinstance(other, StreamView)
+    seen, spoken = {*tiles(view.images)}, {*said(view.captions)}  # type: ignore[arg-type]
+    assert seen.isdisjoint(spoken)
+    assert seen | spoken == set(range(images))
+    assert seen == {*tiles(other.images)}  # type: ignore[arg-type]
+
+
+def split_of_tiles(captions: list[int]) -> PackedSplit:
+    """Tile i is filled with i and has `captions[i]` captions that say i."""
+    count = len(captions)
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3)).copy()
+    texts = tuple(f"tile {i} no {k}" for i in range(count) for k in range(captions[i]))
+    owners = np.repeat(np.arange(count), captions)
+    return PackedSplit(Pixels([images]), tuple(f"{i}.png" for i in range(count)), texts, owners)
+
+
 def test_batches_of_the_two_streams_do_not_pair(packed: PackedSplit) -> None:
-    target = feed(target_view(packed, "unsupervised", seed=2), references=True)
+    target = feed(target_view(packed, Shown("unsupervised"), seed=2), references=True)
     same = []
     for step in range(60):
         batch = target.batch(step)
@@ -137,7 +221,7 @@ def test_batches_of_the_two_streams_do_not_pair(packed: PackedSplit) -> None:
 
 
 def test_nothing_reachable_from_a_batch_leads_further(packed: PackedSplit) -> None:
-    target = feed(target_view(packed, "unsupervised", seed=2), references=True)
+    target = feed(target_view(packed, Shown("unsupervised"), seed=2), references=True)
     batch = target.batch(0)
     _ = batch.image_features, batch.text_features
     things = reachable(batch)
@@ -154,7 +238,7 @@ def test_nothing_reachable_from_a_batch_leads_further(packed: PackedSplit) -> No
 
 
 def test_oracle_and_source_batches_are_paired(packed: PackedSplit) -> None:
-    view = target_view(packed, "oracle", seed=2)
+    view = target_view(packed, Shown("oracle"), seed=2)
     source = feed(view)
     for step in range(8):
         batch = source.batch(step)
@@ -165,12 +249,14 @@ def test_oracle_and_source_batches_are_paired(packed: PackedSplit) -> None:
     ("setting", "hidden"),
     [
         ("source_only", ["image_features", "text_features", "reference_image_features", "domains"]),
+        ("generalisation", ["image_features", "text_features", "reference_image_features", "domains"]),
+        ("test_time", ["image_features", "text_features", "reference_image_features", "domains"]),
         ("unsupervised_images", ["text_features", "reference_text_features", "domains"]),
         ("unsupervised", ["domains"]),
     ],
 )
 def test_what_is_hidden_cannot_be_read(packed: PackedSplit, setting: str, hidden: list[str]) -> None:
-    batch = feed(target_view(packed, setting, seed=2), references=True).batch(0)
+    batch = feed(target_view(packed, Shown(setting), seed=2), references=True).batch(0)
     for name in hidden:
         with pytest.raises(FirewallError, match="not shown here: the setting is a test"):
             getattr(batch, name)
@@ -218,7 +304,7 @@ def test_a_method_that_reads_what_is_hidden_fails_its_run(
 
 def test_the_pairing_method_gains_nothing(packed: PackedSplit) -> None:
     """A cheat that trusts positions learns no pairing: over many passes each image meets every caption alike."""
-    target = feed(target_view(packed, "unsupervised", seed=5), batch_size=40)
+    target = feed(target_view(packed, Shown("unsupervised"), seed=5), batch_size=40)
     met = np.zeros((40, 40), dtype=int)
     for step in range(800):
         batch = target.batch(step)

@@ -57,7 +57,7 @@ def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:
                 assert {len(arrays[f"{side}.{n}"]) for n in ("greater", "tied", "tied_positives", "top")} == {
                     queries[side]
                 }
-            oracle = record.spec["setting"] == "oracle" or score.content["selector"] == "target_val"
+            oracle = record.spec["shown"]["setting"] == "oracle" or score.content["selector"] == "target_val"
             assert (score.content["setting"] == "oracle") == oracle
             for value in score.content["metrics"].values():
                 assert value["low"] <= value["value"] <= value["high"]

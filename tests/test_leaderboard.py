@@ -131,7 +131,7 @@ def without(outcome: Outcome, place: Path, chosen: Callable[[dict[str, object]],
 def test_a_missing_seed_gives_null_and_never_a_partial_mean(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
     def chosen(run: dict[str, object]) -> bool:
         scenario = run["scenario"]
-        return run["seed"] == 1 and run["setting"] == "unsupervised" and scenario["target"] == "dark"  # type: ignore[index]
+        return run["seed"] == 1 and run["shown"]["setting"] == "unsupervised" and scenario["target"] == "dark"  # type: ignore[index]
 
     runs = without(outcome, tmp_path / "runs", chosen)
     assert cli("leaderboard", "build", runs, "--out", tmp_path / "board").status == 0
@@ -148,7 +148,7 @@ def test_a_missing_scenario_gives_no_mean_over_scenarios(outcome: Outcome, cli: 
     runs = without(
         outcome,
         tmp_path / "runs",
-        lambda r: r["setting"] == "oracle" and r["scenario"]["target"] == "dark",  # type: ignore[index]
+        lambda r: r["shown"]["setting"] == "oracle" and r["scenario"]["target"] == "dark",  # type: ignore[index]
     )
     cli("leaderboard", "build", runs, "--out", tmp_path / "board")
     lines = rows_of(tmp_path / "board", "summary")
@@ -156,7 +156,7 @@ def test_a_missing_scenario_gives_no_mean_over_scenarios(outcome: Outcome, cli: 
 
 
 def test_rows_of_other_code_are_other_rows(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
-    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    runs = without(outcome, tmp_path / "runs", lambda r: r["shown"]["setting"] != "source_only")
     for folder in runs.iterdir():
         if json.loads((folder / "run.json").read_text())["seed"] == 1:
             edit(folder / "run.json", code="another version")
@@ -176,7 +176,7 @@ def test_labels_do_not_part_what_is_the_same(outcome: Outcome, cli: Cli, tmp_pat
 
 
 def test_two_scores_for_one_seed_are_refused(outcome: Outcome, tmp_path: Path) -> None:
-    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    runs = without(outcome, tmp_path / "runs", lambda r: r["shown"]["setting"] != "source_only")
     run = sorted(runs.iterdir())[0]
     score = sorted((run / "scores").iterdir())[0]
     shutil.copytree(score, run / "scores" / ("0" * 32))
@@ -243,7 +243,7 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
     ],
 )
 def test_malformed_records_are_named(outcome: Outcome, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
-    runs = without(outcome, tmp_path / "runs", lambda r: r["setting"] != "source_only")
+    runs = without(outcome, tmp_path / "runs", lambda r: r["shown"]["setting"] != "source_only")
     damage(sorted(runs.iterdir())[0])
     with pytest.raises(DataError, match=message):
         build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from urbancross_bench.data.pack import Pixels
 from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import derive_seed, digest
@@ -81,7 +82,7 @@ def test_soft_info_nce_equals_a_loop_and_info_nce_at_its_end() -> None:
 def test_caption_similarity_knows_equal_and_unlike_captions(tiny) -> None:  # type: ignore[no-untyped-def]
     captions = ("a red roof", "a red roof", "many green trees", "a red car")
     images = np.zeros((4, 32, 32, 3), dtype=np.uint8)
-    view = PairView(images, captions, np.arange(4), np.zeros(4, np.int64))
+    view = PairView(Pixels([images]), captions, np.arange(4), np.zeros(4, np.int64))
     batch = Feed(tiny, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="").batch(0)
     order = Stream(4, 4, derive_seed("images", 0)).draw(0).tolist()
     similarity = batch.caption_similarity
@@ -199,7 +200,7 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
     image = np.random.default_rng(0).integers(0, 255, size=(1, 32, 32, 3)).astype(np.uint8)
     turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2)))
     mirrored = np.ascontiguousarray(image[:, :, ::-1])
-    one, two, three = (embed_images(model, i, CPU) for i in (image, turned, mirrored))
+    one, two, three = (embed_images(model, Pixels([i]), CPU) for i in (image, turned, mirrored))
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one, three)
     model.train(True)
@@ -219,9 +220,9 @@ def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped
 def test_equal_images_get_equal_bits_and_order_is_kept(tiny) -> None:  # type: ignore[no-untyped-def]
     images = np.random.default_rng(0).integers(0, 255, size=(300, 32, 32, 3)).astype(np.uint8)
     images[299] = images[4]
-    features = embed_images(tiny, images, CPU)
+    features = embed_images(tiny, Pixels([images]), CPU)
     assert (features[299] == features[4]).all()
-    torch.testing.assert_close(embed_images(tiny, images[10:12], CPU), features[10:12])
+    torch.testing.assert_close(embed_images(tiny, Pixels([images[10:12]]), CPU), features[10:12])
 
 
 def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -234,7 +235,9 @@ def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest
     assert resolved.options.weights().status == "pretrained"  # type: ignore[attr-defined]
     assert weights_digest(resolved.build().load()) == weights_digest(tiny)
     images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
-    assert (embed_images(resolved.build().load(), images, CPU) == embed_images(tiny, images, CPU)).all()
+    assert (
+        embed_images(resolved.build().load(), Pixels([images]), CPU) == embed_images(tiny, Pixels([images]), CPU)
+    ).all()
     before = resolved.identity()
     for damage in ({k: v for k, v in state.items() if k != "ln_final.bias"}, state | {"extra": torch.zeros(1)}):
         save_file(damage, tmp_path / "w.safetensors")
@@ -278,7 +281,10 @@ class Losing(Adaptation):
 def run_training(model, method: Adaptation, **recipe: object) -> tuple[list[int], Curve, list[float]]:  # type: ignore[no-untyped-def]
     images = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
     view = PairView(
-        images, tuple(f"text {i}" for i in range(24)), np.repeat(np.arange(12), 2), np.zeros(12, np.int64)
+        Pixels([images]),
+        tuple(f"text {i}" for i in range(24)),
+        np.repeat(np.arange(12), 2),
+        np.zeros(12, np.int64),
     )
     curve, reported = Curve(), []
     source = Feed(model, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="")
@@ -314,4 +320,4 @@ def test_nan_embeddings_fail(tiny) -> None:  # type: ignore[no-untyped-def]
     with torch.no_grad():
         broken.clip.visual.proj[0, 0] = math.nan
     with pytest.raises(RunError, match="image embeddings hold NaN"):
-        embed_images(broken, np.zeros((2, 32, 32, 3), dtype=np.uint8), CPU)
+        embed_images(broken, Pixels([np.zeros((2, 32, 32, 3), dtype=np.uint8)]), CPU)

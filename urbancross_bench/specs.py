@@ -63,10 +63,16 @@ class Budget(Training):
 
 
 class Scenario(_Spec):
-    """Source domains → target domain, by their names in the grid."""
+    """Source domains → target domain, by their names in the grid.
+
+    With a `share`, few-shot methods get that share of the target's training images with their captions: the first
+    of one order, the same for every seed of the grid (or `share_seed: run`: each run its own).
+    """
 
     source: tuple[str, ...] = Field(min_length=1)
     target: str
+    share: float | None = Field(default=None, gt=0, le=1)
+    share_seed: int | Literal["run"] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -83,7 +89,8 @@ class Scenario(_Spec):
         return "cross_domain" if len(self.source) == 1 else "multi_source"
 
     def __str__(self) -> str:
-        return f"{' + '.join(self.source)} → {self.target}"
+        share = f" ({100 * self.share:g} % of its pairs)" if self.share else ""
+        return f"{' + '.join(self.source)} → {self.target}{share}"
 
 
 class Grid(_Spec):
@@ -99,6 +106,12 @@ class Grid(_Spec):
     domains: dict[str, str] = Field(min_length=1)
     scenarios: Literal["all_ordered_pairs"] | Annotated[tuple[Scenario, ...], Field(min_length=1)] = (
         "all_ordered_pairs"
+    )
+    exclusions: dict[str, str] = Field(
+        default={}, description="domain → list of training images to leave out, relative to the grid's folder"
+    )
+    disjoint_halves: bool = Field(
+        default=False, description="control: an unpaired target shows images of one half, captions of the other"
     )
     encoders: dict[str, str] = Field(min_length=1)
     pretraining: Pretraining
@@ -154,7 +167,7 @@ class Grid(_Spec):
 
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
-    """Read a grid file and apply `a.b=c` overrides (values are YAML).
+    """Read a grid file and apply `a.b=c` overrides (values are YAML). Paths in it become absolute.
 
     Raises UsageError naming the file, the line, the key and the nearest known key.
     """
@@ -172,11 +185,18 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     for override in overrides:
         _override(content, override)
     try:
-        return Grid.model_validate(content)
+        grid = Grid.model_validate(content)
     except ValidationError as error:
         set_keys = {override.partition("=")[0].strip() for override in overrides}
         problems = [_explain(path, tree, set_keys, problem) for problem in error.errors()]
         raise UsageError("\n".join(problems)) from None
+    folder = path.resolve().parent
+    return grid.model_copy(
+        update={
+            "plugins": tuple(str(folder / file) for file in grid.plugins),
+            "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
+        }
+    )
 
 
 def _override(content: dict[str, Any], override: str) -> None:

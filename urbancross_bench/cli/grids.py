@@ -20,20 +20,26 @@ OutOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable.")
 ]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Read all data again, whatever the index says.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def open_grid(grid: str, overrides: list[str] | None, out: Path | None) -> tuple[Plan, Registry, Path, list[str]]:
-    """The plan of a grid, the plugins it uses, its output folder and its one-file plugins."""
+def open_grid(
+    grid: str, overrides: list[str] | None, out: Path | None, *, verify: bool
+) -> tuple[Plan, Registry, Path]:
+    """The plan of a grid, the plugins there are, and its output folder. `verify` trusts no index of the data."""
+    from urbancross_bench.cli.progress import report_reading
+    from urbancross_bench.data.index import reading
     from urbancross_bench.execution.plan import make_plan
     from urbancross_bench.registry import Registry
     from urbancross_bench.specs import load_grid
 
     path = _find(grid)
     spec = load_grid(path, overrides or [])
-    files = [str((path.parent / file).resolve()) for file in spec.plugins]
-    registry = Registry.discover(files)
-    return make_plan(spec, registry), registry, out or Path("runs") / spec.name, files
+    registry = Registry.discover(spec.plugins)
+    with reading(verify=verify, report=report_reading):
+        made = make_plan(spec, registry)
+    return made, registry, out or Path("runs") / spec.name
 
 
 def _find(grid: str) -> Path:

@@ -6,17 +6,23 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, open_grid
+from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, VerifyOption, open_grid
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.run import Status
 
 
-def plan(grid: GridArgument, out: OutOption = None, set_: SetOption = None, json_: JsonOption = False) -> None:
+def plan(
+    grid: GridArgument,
+    out: OutOption = None,
+    set_: SetOption = None,
+    verify: VerifyOption = False,
+    json_: JsonOption = False,
+) -> None:
     """Show which runs are to do, reused and skipped, and which stages they share."""
     from urbancross_bench.execution.run import status_of
 
-    made, _, folder, _ = open_grid(grid, set_, out)
+    made, _, folder = open_grid(grid, set_, out, verify=verify)
     status = status_of(made, folder)
     print(json.dumps(_as_json(status), indent=1, ensure_ascii=False) if json_ else _as_text(status))
 
@@ -48,7 +54,7 @@ def _as_json(status: Status) -> dict[str, object]:
         for run in status.plan.runs
     ]
     stages = [{"kind": stage.kind, "key": stage.key, "what": stage.label} for stage in status.stages]
-    return {"grid": status.plan.grid.name, "runs": runs, "stages": stages}
+    return {"grid": status.plan.grid.name, "remarks": list(status.plan.remarks), "runs": runs, "stages": stages}
 
 
 def _as_text(status: Status) -> str:
@@ -62,4 +68,4 @@ def _as_text(status: Status) -> str:
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}{f'  ({reason})' if reason else ''}"
         for (state, scenario, encoder, adaptation, reason), seeds in cells.items()
     ]
-    return "\n".join([*lines, "", summary(status)])
+    return "\n".join([*lines, "", *status.plan.remarks, summary(status)])

@@ -22,6 +22,15 @@ def make_display() -> PlainDisplay:
     return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
 
 
+def report_reading(what: str, done: int, total: int) -> None:
+    """Say what is being read for the first time: a line, or on a terminal one that counts."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else "\r"
+        print(f"reading {what}: {done:,} of {total:,} files", end=end, file=sys.stderr, flush=True)
+    elif done == 0 and total:
+        print(f"reading {what}: {total:,} files", file=sys.stderr, flush=True)
+
+
 class PlainDisplay(Display):
     """One line per run, with an estimate of the time left."""
 
@@ -35,6 +44,8 @@ class PlainDisplay(Display):
         """Say what is to do, and that nothing is done twice."""
         self._clock = Clock(status.stages)
         self._total, self._done = len(status.todo), 0
+        for remark in status.plan.remarks:
+            self.line(remark)
         self.line(summary(status))
         for reason in sorted({run.skipped for run in status.skipped}):
             self.line(f"skipped: {reason} ({sum(run.skipped == reason for run in status.skipped)} runs)")

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
+from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
 
 
 def run(
     grid: GridArgument,
     out: OutOption = None,
     set_: SetOption = None,
+    verify: VerifyOption = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
@@ -23,13 +24,13 @@ def run(
     from urbancross_bench.leaderboard.build import build
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
-    plan, registry, folder, files = open_grid(grid, set_, out)
+    plan, registry, folder = open_grid(grid, set_, out, verify=verify)
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
     executor = registry.resolve("executor", plan.grid.executor).build()
     try:
         with make_display() as display:
-            counts = run_grid(plan, folder, executor, registry, display, device=device, plugins=files)
+            counts = run_grid(plan, folder, executor, registry, display, device=device)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None

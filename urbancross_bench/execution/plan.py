@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from urbancross_bench.data.domain import Split, check, split_of
+from urbancross_bench.data.views import Shown
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
+from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
-from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
@@ -56,12 +56,16 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The runs in order, and every stage they need by key; a stage stands after its inputs."""
+    """The runs in order, and every stage they need by key; a stage stands after its inputs.
+
+    `modules` are those of the plugins it uses, `remarks` what a user has to know of its data.
+    """
 
     grid: Grid
     runs: tuple[Run, ...]
     stages: dict[str, Stage]
     modules: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     def wanted(self, keys: Iterable[str], stored: Iterable[str]) -> list[Stage]:
         """The stages still to do for `keys`, given those stored: nothing below a stored stage is wanted."""
@@ -77,7 +81,7 @@ class Plan:
 def make_plan(grid: Grid, registry: Registry) -> Plan:
     """Resolve every plugin, read every domain's captions and splits, and lay out the stages.
 
-    Raises UsageError or DataError naming what is wrong. Reads no pixels beyond hashing the files.
+    Raises UsageError or DataError naming what is wrong. Reads no pixels beyond hashing files not seen before.
     """
     return _Planner(grid, registry).plan()
 
@@ -87,23 +91,20 @@ class _Planner:
         self._grid = grid
         self._registry = registry
         self._stages: dict[str, Stage] = {}
-        self._readers: dict[str, str] = {}
         self._encoders = {name: registry.resolve("encoder", ref) for name, ref in grid.encoders.items()}
         self._adaptations = {name: registry.resolve("adaptation", ref) for name, ref in grid.adaptations.items()}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
         self._metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         registry.resolve("executor", grid.executor)
         self._formats = {name: self._image_format(name) for name in grid.encoders}
-        self._domains = {name: self._read_domain(name, reference) for name, reference in grid.domains.items()}
+        self._domains = open_domains(grid, registry)
 
     def plan(self) -> Plan:
         """Runs in the order seed-last, so that the cells of a table fill one after the other."""
         grid = self._grid
-        for scenario in grid.expanded_scenarios():
-            self._refuse_disguised_target(scenario)
         runs = [
             self._run(scenario, encoder, adaptation, seed)
-            for scenario in grid.expanded_scenarios()
+            for scenario in self._domains.scenarios
             for encoder in grid.encoders
             for adaptation in grid.adaptations
             for seed in grid.seeds
@@ -111,24 +112,14 @@ class _Planner:
         self._refuse_twins(runs)
         used = [*self._encoders.values(), *self._adaptations.values(), *self._selectors, *self._metrics]
         modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
-        return Plan(grid, tuple(runs), self._stages, modules)
-
-    def _read_domain(self, name: str, text: str) -> dict[str, Split]:
-        resolved = self._registry.resolve("dataset", text)
-        try:
-            domain = replace(resolved.build().read(resolved.reference.member), name=name)
-            check(domain)
-        except UrbanCrossError as error:
-            raise type(error)(f"domain {name!r}: {error}") from error
-        except Exception as error:
-            raise PluginError(f"domain {name!r}: {resolved.plugin} failed to read it: {error!r}") from error
-        self._readers[name] = resolved.plugin.version
-        return {split: split_of(domain, split) for split in SPLITS}
+        remarks = tuple(remark for domain in self._domains.by_name.values() for remark in domain.remarks())
+        return Plan(grid, tuple(runs), self._stages, modules, remarks)
 
     def _run(self, scenario: Scenario, encoder: str, adaptation: str, seed: int) -> Run:
         method = self._adaptations[adaptation]
         setting = _setting(method)
         access = SETTINGS[setting]
+        shown = self._shown(scenario, setting, seed)
         skipped = self._reason_to_skip(scenario, encoder, method, access)
         if skipped:
             return Run(scenario, encoder, adaptation, seed, skipped)
@@ -141,7 +132,7 @@ class _Planner:
                 "adapt",
                 {
                     "adaptation": method.identity(),
-                    "setting": setting,
+                    "shown": asdict(shown),
                     "budget": _json(self._grid.budget),
                     "loss": self._grid.pretraining.loss,
                     **self._numerics(seed),
@@ -156,11 +147,11 @@ class _Planner:
                 + f", seed {seed}",
             )
         )
-        target = self._domains[scenario.target]
+        target = self._domains[scenario.target].splits
         key = key_of(
             {"training": training.key, "target": [target["train"].fingerprint, target["val"].fingerprint]}
         )
-        spec = self._spec(scenario, encoder, adaptation, seed, setting, key, training)
+        spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
             self._score(scenario, encoder, training, selector, protocol, key)
             for selector in self._selectors
@@ -168,17 +159,16 @@ class _Planner:
         )
         return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
 
-    def _refuse_disguised_target(self, scenario: Scenario) -> None:
-        """A target that is a source under another name would count as a shift."""
-        target = self._domains[scenario.target]["train"].fingerprint
-        for source in scenario.source:
-            if source != scenario.target and self._domains[source]["train"].fingerprint == target:
-                raise UsageError(f"scenario {scenario}: {source!r} and {scenario.target!r} hold the same data")
-
     def _reason_to_skip(self, scenario: Scenario, encoder: str, method: Resolved, access: Access) -> str:
         """Why a combination cannot work or makes no sense; empty if it does."""
         if scenario.kind == "in_domain" and access.anything:
             return "in-domain: there is no target to adapt to"
+        if access.share and scenario.share is None:
+            return "few-shot methods need a scenario with a share of the target's pairs (share: 0.05)"
+        if scenario.share is not None and not access.share:
+            return "a scenario with a share of the target's pairs is for few-shot methods"
+        if _setting(method) == "generalisation" and len(scenario.source) < 2:
+            return "generalisation needs several sources"
         provided = self._encoders[encoder].plugin.registration.provides | OF_THE_HARNESS
         missing = method.plugin.registration.needs - provided
         if missing:
@@ -191,7 +181,7 @@ class _Planner:
         encoder: str,
         adaptation: str,
         seed: int,
-        setting: str,
+        shown: Shown,
         key: str,
         training: Stage,
     ) -> dict[str, Any]:
@@ -200,24 +190,38 @@ class _Planner:
         weights = asdict(options.weights())
         if weights["status"] == "untrained" and self._grid.pretraining.steps + self._grid.budget.steps:
             weights["status"] = "trained here"
-        domains = (*scenario.source, scenario.target)
+        domains = dict.fromkeys((*scenario.source, scenario.target))
         return {
             "key": key,
             "grid": self._grid.name,
             "scenario": {"source": list(scenario.source), "target": scenario.target, "kind": scenario.kind},
             "encoder": {"label": encoder, **self._encoders[encoder].identity(), "weights": weights},
             "adaptation": {"label": adaptation, **self._adaptations[adaptation].identity()},
-            "setting": setting,
+            "shown": asdict(shown) | ({"share_seed": scenario.share_seed} if scenario.share else {}),
             "pretraining": _json(self._grid.pretraining),
             "budget": _json(self._grid.budget),
             "seed": seed,
             "precision": self._grid.precision,
             "threads": self._grid.threads,
-            "splits": {d: {s: self._domains[d][s].fingerprint for s in SPLITS} for d in dict.fromkeys(domains)},
-            "captions_generated": {d: self._domains[d]["train"].domain.captions_generated for d in domains},
+            "domains": {name: self._domains[name].facts() for name in domains},
+            "test_images_seen": self._test_images_seen(scenario, shown),
             "code": _core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
         }
+
+    def _shown(self, scenario: Scenario, setting: str, seed: int) -> Shown:
+        access = SETTINGS[setting]
+        if access.share and scenario.share is not None:
+            return Shown(setting, scenario.share, seed if scenario.share_seed == "run" else scenario.share_seed)
+        unpaired = access.images and access.captions and not access.pairs
+        return Shown(setting, disjoint_halves=self._grid.disjoint_halves and unpaired)
+
+    def _test_images_seen(self, scenario: Scenario, shown: Shown) -> int:
+        """How many of the target's test images stand, by content, in a training split that the run was shown."""
+        seen = [self._domains[name].contents["train"] for name in scenario.source]
+        if SETTINGS[shown.setting].anything:
+            seen.append(self._domains[scenario.target].contents["train"])
+        return len(self._domains[scenario.target].contents["test"] & set().union(*seen))
 
     def _pretrain(self, scenario: Scenario, encoder: str, seed: int) -> Stage:
         resolved = self._encoders[encoder]
@@ -240,7 +244,7 @@ class _Planner:
     ) -> Score:
         needs = selector.plugin.registration.needs
         setting = _setting(selector)
-        method_setting = training.facts["setting"]
+        method_setting = training.facts["shown"]["setting"]
         inputs = {"test": self._embed(scenario.target, "test", encoder, training).key}
         if "source_val" in needs:
             for number, domain in enumerate(scenario.source):
@@ -256,7 +260,7 @@ class _Planner:
                     "protocol": protocol,
                     "ties": self._grid.ties,
                     "metrics": [metric.identity() for metric in self._metrics],
-                    "test": self._domains[scenario.target]["test"].fingerprint,
+                    "test": self._domains[scenario.target].splits["test"].fingerprint,
                     "code": _core("evaluation"),
                 },
                 inputs,
@@ -286,16 +290,17 @@ class _Planner:
         return {f"{role}.{i}": self._pack(domain, split, image_format).key for i, domain in enumerate(domains)}
 
     def _pack(self, domain: str, split: str, image_format: ImageFormat) -> Stage:
+        planned = self._domains[domain]
         return self._add(
             Stage(
                 "pack",
                 {
-                    "content": self._domains[domain][split].fingerprint,
+                    "content": planned.splits[split].fingerprint,
                     "format": asdict(image_format),
-                    "reader": self._readers[domain],
+                    "reader": planned.reader,
                     "code": _core("data"),
                 },
-                work={"dataset": self._grid.domains[domain], "split": split},
+                work={"dataset": planned.reference, "split": split, "exclusions": planned.exclusions},
                 label=f"{domain} {split}",
             )
         )

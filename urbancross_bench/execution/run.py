@@ -85,7 +85,6 @@ def run_grid(
     display: Display,
     *,
     device: str,
-    plugins: Sequence[str],
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
 
@@ -104,7 +103,7 @@ def run_grid(
             if status.stages:
                 device = checked_device(device)
             counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
-            counts += _Scheduler(status, out, store, executor, registry, display, device, plugins).run()
+            counts += _Scheduler(status, out, store, executor, registry, display, device).run()
     except Timeout:
         raise UsageError(
             f"another process is running a grid in {out}; wait for it or choose another --out"
@@ -130,7 +129,6 @@ class _Scheduler:
     registry: Registry
     display: Display
     device: str
-    plugins: Sequence[str]
     failures: dict[str, Event] = field(default_factory=dict)  # by stage; of a dependent, the cause's event
     unrecorded: dict[Run, None] = field(default_factory=dict)  # in the plan's order
     started: set[Run] = field(default_factory=set)
@@ -178,7 +176,7 @@ class _Scheduler:
                 str(self.store.log(stage).resolve()),
                 self.device,
                 self.status.plan.grid.threads,
-                tuple(self.plugins),
+                self.status.plan.grid.plugins,
             )
         )
 

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.data.domain import split_of
 from urbancross_bench.data.pack import PackedSplit, pack
-from urbancross_bench.data.views import PairView, StreamView, source_view, target_view
+from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.scoring import score_ranking
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.files import write_json
@@ -87,10 +88,11 @@ class Job:
 def pack_split(job: Job) -> None:
     """Decode and resize the images of one split."""
     resolved = job.registry.resolve("dataset", job.work["dataset"])
-    split = split_of(resolved.build().read(resolved.reference.member), job.work["split"])
+    domain, _ = read_domain(resolved, job.work["exclusions"])
+    split = split_of(domain, job.work["split"])
     if split.fingerprint != job.facts["content"]:
         raise RunError(f"{job.stage.label} has changed on disk since the grid was planned; run it again")
-    pack(split, ImageFormat(**job.facts["format"]), job.report).save(job.out)
+    pack(split, ImageFormat(**job.facts["format"]), job.out, job.report)
 
 
 def pretrain(job: Job) -> None:
@@ -108,7 +110,7 @@ def pretrain(job: Job) -> None:
 
 def adapt(job: Job) -> None:
     """Train the pre-trained encoder further, by the adaptation, on what its setting shows."""
-    seed, setting = job.facts["seed"], job.facts["setting"]
+    seed, shown = job.facts["seed"], Shown(**job.facts["shown"])
     configure(job.facts["threads"], derive_seed("adaptation", seed))
     model = job.model()
     load_weights(model, job.inputs["start"] / "weights.safetensors")
@@ -116,14 +118,14 @@ def adapt(job: Job) -> None:
     resolved = job.planned("adaptation", job.work["adaptation"], job.facts["adaptation"])
     method: Adaptation = resolved.build()
     references = "reference" in resolved.plugin.registration.needs
-    hidden = f"adaptation {resolved.reference.name!r} has the setting {setting!r}"
+    hidden = f"adaptation {resolved.reference.name!r} has the setting {shown.setting!r}"
     targets = job.packed("target")
-    shown = target_view(targets[0], setting, derive_seed("target view", seed)) if targets else None
+    view = target_view(targets[0], shown, derive_seed("target view", seed)) if targets else None
     del targets  # from here on, what the setting hides is not in reach of the method
     pairs = source_view(job.packed("source"))
     source = _feed(job, model, "source", pairs, budget, budget.batch_size, references=references)
     target = _feed(
-        job, model, "target", shown, budget, budget.target_batch_size, references=references, hidden=hidden
+        job, model, "target", view, budget, budget.target_batch_size, references=references, hidden=hidden
     )
     loss, candidates = job.facts["loss"], budget.checkpoints
     for step in _train(job, model, method, source, target, budget, loss=loss, candidates=candidates):

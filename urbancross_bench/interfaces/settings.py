@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Access:
-    """What a setting lets an adaptation see of the target's training split."""
+    """What a setting lets an adaptation see of the target's training split; `share`: only a share of its pairs."""
 
     images: bool = False
     captions: bool = False
     pairs: bool = False
+    share: bool = False
 
     @property
     def anything(self) -> bool:
@@ -20,10 +21,15 @@ class Access:
 
 
 # From the least to the most: the setting of a row is the greater of its method's and its selector's.
+# `generalisation` learns from several sources; `test_time` sees nothing in training, and the queries and the
+# gallery when it is tested, so its rows are transductive.
 SETTINGS: dict[str, Access] = {
     "source_only": Access(),
+    "generalisation": Access(),
     "unsupervised_images": Access(images=True),
     "unsupervised": Access(images=True, captions=True),
+    "test_time": Access(),
+    "few_shot": Access(images=True, captions=True, pairs=True, share=True),
     "oracle": Access(images=True, captions=True, pairs=True),
 }
 

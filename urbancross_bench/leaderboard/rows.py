@@ -64,9 +64,10 @@ class Row:
         return self.seeds[0].score.content
 
     @property
-    def method(self) -> tuple[str, str, str]:
-        """Encoder, adaptation, selector."""
-        return self.run["encoder"]["label"], self.run["adaptation"]["label"], self.score["selector"]
+    def method(self) -> tuple[str, str, str, str]:
+        """Encoder, adaptation, selector, and how much of the target was shown within the setting."""
+        run = self.run
+        return run["encoder"]["label"], run["adaptation"]["label"], self.score["selector"], self.shown
 
     @property
     def recipe(self) -> str:
@@ -79,6 +80,28 @@ class Row:
         """Source → target."""
         scenario = self.run["scenario"]
         return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+
+    @property
+    def shown(self) -> str:
+        """How much of the target was shown, where the setting alone does not say it."""
+        shown = self.run["shown"]
+        share = f"{100 * shown['share']:g} % of the pairs" if shown["setting"] == "few_shot" else ""
+        return "disjoint halves" if shown["disjoint_halves"] else share
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What makes this row's data other than the usual: kind of mark → the mark with its figures."""
+        marks, domains = {}, self.run["domains"]
+        shared = domains[self.run["scenario"]["target"]]["test_images_also_in_train_or_val"]
+        if shared:
+            marks["overlapping splits"] = f"overlapping splits ({shared} test images)"
+        if self.run["test_images_seen"]:
+            marks["test images seen"] = f"{self.run['test_images_seen']} test images seen in training"
+        for name, facts in domains.items():
+            if out := facts["excluded"]:
+                said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
+                marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
+        return marks
 
     @property
     def setting(self) -> str:
@@ -156,14 +179,14 @@ def _recipe(run: Mapping[str, Any]) -> str:
 
 def _comparison(run: Mapping[str, Any]) -> str:
     """What rows that can be compared have in common: everything but method, selector and seed."""
-    scenario, splits = run["scenario"], run["splits"]
-    content = [[splits[name] for name in scenario["source"]], splits[scenario["target"]]]
+    scenario, domains = run["scenario"], run["domains"]
+    content = [domains[name]["splits"] for name in (*scenario["source"], scenario["target"])]
     return canonical_json([scenario["kind"], content, _recipe(run)])
 
 
 def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     return canonical_json(
-        [_comparison(run), _unlabelled(run["adaptation"]), score["selected_by"], _measure(score)]
+        [_comparison(run), _unlabelled(run["adaptation"]), run["shown"], score["selected_by"], _measure(score)]
     )
 
 

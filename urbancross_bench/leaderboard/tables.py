@@ -57,6 +57,7 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "ties": row.score["ties"],
             "test images": row.score["queries"]["i2t"],
             "test captions": row.score["queries"]["t2i"],
+            "data": "; ".join(row.marks.values()),
         }
         lines.append(line)
     return lines
@@ -82,14 +83,16 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
             "worst scenario": worst[1],
             f"worst {view.metric}": worst[0],
             "chance": float(np.mean(chances)) if chances else None,
+            "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
         lines.append(((_is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
 
 
 def _method(row: Row) -> dict[str, Cell]:
-    encoder, adaptation, selector = row.method
-    return {"encoder": encoder, "adaptation": adaptation, "setting": row.setting, "selector": selector}
+    encoder, adaptation, selector, shown = row.method
+    setting = f"{row.setting}, {shown}" if shown else row.setting
+    return {"encoder": encoder, "adaptation": adaptation, "setting": setting, "selector": selector}
 
 
 def _groups(rows: Iterable[Row]) -> list[list[Row]]:
@@ -158,7 +161,11 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
     if hidden:
         shown = ", ".join(view.weights)
         notes.append(f"{hidden} runs are left out: their encoder's weights are not among {shown}.")
-    generated = sorted({d for row in rows for d, is_so in row.run["captions_generated"].items() if is_so})
+    domains = {name: facts for row in rows for name, facts in row.run["domains"].items()}
+    generated = sorted(name for name, facts in domains.items() if facts["captions_generated"])
     if generated:
         notes.append(f"A model wrote the captions of {', '.join(generated)} from the images.")
+    if any(row.marks for row in rows):
+        notes.append("The column data marks rows whose data are not the usual: what was excluded, seen or shared.")
+    notes += [f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains)]
     return notes

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from urbancross_bench.data.pack import Pixels
 from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.encoder import DualEncoder
 
 BATCH = 256
 
 
-def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_floats(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(B, S, S, 3) uint8 → (B, 3, S, S) floats in [0, 1] on the device."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
 
@@ -34,16 +35,15 @@ def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_images(model: DualEncoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(N, D) float32 features on the CPU, not normalised, of (N, S, S, 3) uint8 images, equal ones once."""
+def embed_images(model: DualEncoder, images: Pixels, device: torch.device) -> Tensor:
+    """(N, D) float32 features on the CPU, not normalised, of N images, equal ones once."""
     model.train(False)
     place: dict[bytes, int] = {}
-    rows = [place.setdefault(hashlib.sha256(image).digest(), len(place)) for image in images]
-    images = images[np.unique(rows, return_index=True)[1]]
+    contents = (hashlib.sha256(image).digest() for block in images.blocks(BATCH) for image in block)
+    rows = [place.setdefault(content, len(place)) for content in contents]
     parts = []
-    for start in range(0, len(images), BATCH):
-        block = images[start : start + BATCH]
-        parts.append(model.encode_image(normalise(pixels(block, device), model)).float().cpu())
+    for block in images.chosen(np.unique(rows, return_index=True)[1]).blocks(BATCH):
+        parts.append(model.encode_image(normalise(to_floats(block, device), model)).float().cpu())
     return _finite("image", torch.cat(parts))[rows]
 
 

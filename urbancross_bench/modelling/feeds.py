@@ -19,7 +19,7 @@ from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.augment import augment
-from urbancross_bench.modelling.embed import cut, embed_images, embed_texts, normalise, pixels
+from urbancross_bench.modelling.embed import cut, embed_images, embed_texts, normalise, to_floats
 
 Ints = NDArray[np.int64]
 
@@ -211,7 +211,7 @@ class Feed:
     def _prepared(self, images: Ints, generator: Generator) -> Tensor:
         assert self._view is not None
         assert self._view.images is not None
-        plain = pixels(self._view.images[images], self._device)
+        plain = to_floats(self._view.images.take(images), self._device)
         return normalise(augment(plain, self._augmentation, generator), self._model)
 
     def _one_caption_each(self, images: Ints, seed: int) -> Ints:

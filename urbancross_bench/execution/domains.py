@@ -1,0 +1,140 @@
+"""The domains of a grid, read and checked, and its scenarios with every alias in its members' place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from urbancross_bench.data.domain import Split, check, split_of
+from urbancross_bench.data.exclusions import Excluded, without
+from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean
+from urbancross_bench.interfaces.dataset import SPLITS, Domain
+from urbancross_bench.registry import Registry, Resolved
+from urbancross_bench.specs import Grid, Scenario
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedDomain:
+    """A domain of the grid: how it is found again, and its splits."""
+
+    name: str
+    reference: str
+    reader: str
+    exclusions: str | None
+    excluded: Excluded | None
+    splits: Mapping[str, Split]
+
+    @property
+    def domain(self) -> Domain:
+        """All of it."""
+        return self.splits["test"].domain
+
+    @cached_property
+    def contents(self) -> dict[str, set[str]]:
+        """Digests of the images, by split."""
+        return {name: {*map(self.domain.images.digest, s.members.tolist())} for name, s in self.splits.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the domain: everything that names or explains its splits."""
+        domain = self.domain
+        shared = np.intersect1d(
+            domain.splits["test"], np.concatenate([domain.splits[s] for s in ("train", "val")])
+        )
+        return {
+            "splits": {name: split.fingerprint for name, split in self.splits.items()},
+            "partition": domain.partition,
+            "test_images_also_in_train_or_val": len(shared),
+            "excluded": asdict(self.excluded) if self.excluded else None,
+            "repairs": len(domain.repairs),
+            "captions_generated": domain.captions_generated,
+        }
+
+    def remarks(self) -> list[str]:
+        """What a user has to know before the domain is used."""
+        remarks = [str(self.excluded)] if self.excluded else []
+        if self.domain.repairs:
+            remarks.append(f"its reader noted {len(self.domain.repairs)} repairs; `data check` lists them")
+        if self.domain.overlapping:
+            remarks.append(f"its splits overlap ({self.domain.partition}); rows that use it are marked")
+        return [f"domain {self.name!r}: {remark}" for remark in remarks]
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """The domains of a grid by name, and its scenarios with every alias in its place."""
+
+    by_name: Mapping[str, PlannedDomain]
+    scenarios: tuple[Scenario, ...]
+
+    def __getitem__(self, name: str) -> PlannedDomain:
+        return self.by_name[name]
+
+
+def read_domain(resolved: Resolved, exclusions: str | None = None) -> tuple[Domain, Excluded | None]:
+    """A domain as its plugin reads it, without what a list excludes. Raises DataError, PluginError, UsageError."""
+    try:
+        domain = resolved.build().read(resolved.reference.member)
+    except UrbanCrossError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{resolved.plugin} failed to read it: {error!r}") from error
+    return without(domain, Path(exclusions)) if exclusions else (domain, None)
+
+
+def open_domains(grid: Grid, registry: Registry) -> Domains:
+    """Read and check every domain of a grid. Raises UsageError, DataError or PluginError naming the domain."""
+    members = _members(grid, registry)
+    references = {name: text for group in members.values() for name, text in group.items()}
+    unknown = next((name for name in grid.exclusions if name not in references), None)
+    if unknown is not None:
+        raise UsageError(f"exclusions: there is no domain {unknown!r}.{did_you_mean(unknown, references)}")
+    domains = {name: _open(name, text, grid.exclusions.get(name), registry) for name, text in references.items()}
+    placed = (s for scenario in grid.expanded_scenarios() for s in _placed(scenario, members))
+    scenarios = tuple(dict.fromkeys(placed))
+    for scenario in scenarios:
+        _refuse_disguised_target(scenario, domains)
+    return Domains(domains, scenarios)
+
+
+def _members(grid: Grid, registry: Registry) -> dict[str, dict[str, str]]:
+    """The grid's name of a domain → the names and references it stands for: of an alias, those of its members."""
+    names = {text: name for name, text in grid.domains.items()}
+    members = {}
+    for name, text in grid.domains.items():
+        expanded = registry.expand("dataset", text)
+        if len(expanded) == 1:
+            members[name] = {name: text}
+        else:
+            members[name] = {names.get(str(r), f"{name}/{r.member}"): str(r) for r in expanded}
+    return members
+
+
+def _placed(scenario: Scenario, members: Mapping[str, Mapping[str, str]]) -> list[Scenario]:
+    """The scenario with aliases in their members' places: sources pooled, a scenario for each target."""
+    source = tuple(dict.fromkeys(name for alias in scenario.source for name in members[alias]))
+    return [scenario.model_copy(update={"source": source, "target": t}) for t in members[scenario.target]]
+
+
+def _open(name: str, text: str, exclusions: str | None, registry: Registry) -> PlannedDomain:
+    try:
+        resolved = registry.resolve("dataset", text)
+        domain, excluded = read_domain(resolved, exclusions)
+        domain = replace(domain, name=name)
+        check(domain)
+        splits = {split: split_of(domain, split) for split in SPLITS}
+        return PlannedDomain(name, text, resolved.plugin.version, exclusions, excluded, splits)
+    except UrbanCrossError as error:
+        raise type(error)(f"domain {name!r}: {error}") from error
+
+
+def _refuse_disguised_target(scenario: Scenario, domains: Mapping[str, PlannedDomain]) -> None:
+    """A target that is a source under another name would count as a shift."""
+    target = domains[scenario.target].splits["train"].fingerprint
+    for source in scenario.source:
+        if source != scenario.target and domains[source].splits["train"].fingerprint == target:
+            raise UsageError(f"scenario {scenario}: {source!r} and {scenario.target!r} hold the same data")
