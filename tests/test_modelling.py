@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
 
 from urbancross_bench.data.pack import Pixels
@@ -20,7 +21,7 @@ from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import derive_seed, digest
 from urbancross_bench.interfaces import Adaptation, Options
-from urbancross_bench.modelling.augment import AUGMENTATIONS, augment
+from urbancross_bench.modelling.augment import AUGMENTATIONS, drawn, few_at_once
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
@@ -157,13 +158,58 @@ def test_specs_and_modelling_know_the_same_names() -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_augmentations_keep_range_and_depend_on_the_generator_alone(name: str) -> None:
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    one, two, other = (augment(images, [name], torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    changes = [drawn([name], 6, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    one, two, other = (change(images, slice(0, 6)) for change in changes)
     assert one.shape == images.shape
     assert one.min() >= 0
     assert one.max() <= 1 + 1e-6
     assert (one == two).all()
     assert (one != other).any()
     assert (one != images).any()
+
+
+def test_a_few_images_at_a_time_are_changed_as_all_at_once() -> None:
+    images = torch.rand(21, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    change = drawn([*AUGMENTATIONS], 21, torch.Generator().manual_seed(1))
+    parts = [change(images[rows], rows) for rows in few_at_once(21, CPU)]
+    assert len(parts) > 1
+    torch.testing.assert_close(torch.cat(parts), change(images, slice(None)))
+
+
+def test_rotate_crop_is_the_released_transform_seen_at_once() -> None:
+    """Beside PIL's resize to 278, rotation about the centre and crop of 224, with the same angle and place."""
+    y, x = np.mgrid[0:224, 0:224]
+    smooth = np.stack([127 + 120 * np.sin(x / 25), 127 + 120 * np.cos(y / 30), (x + y) / 2], axis=2)
+    image = Image.fromarray(smooth.astype(np.uint8))
+    generator = torch.Generator().manual_seed(3)
+    floats = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()[None].expand(5, -1, -1, -1) / 255
+    ours = drawn(["rotate_crop"], 5, generator)(floats, slice(None))
+    again = torch.Generator().manual_seed(3)
+    angles = torch.rand(5, generator=again) * 90
+    places = torch.rand(5, 2, generator=again)
+    for result, angle, (across, down) in zip(ours, angles.tolist(), places.tolist(), strict=True):
+        turned = image.resize((278, 278), Image.Resampling.BILINEAR).rotate(angle)
+        left, top = across * 54, down * 54
+        theirs = np.asarray(
+            turned.crop((round(left), round(top), round(left) + 224, round(top) + 224)), np.float32
+        )
+        difference = np.abs(result.permute(1, 2, 0).numpy() * 255 - theirs)
+        assert np.median(difference) < 4
+
+
+def test_crop_looks_where_it_says() -> None:
+    """A cut-out of coordinates shows a straight grid inside the image."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    images = (torch.stack([x, y, x + y]) / 64).expand(40, -1, -1, -1)
+    cut = drawn(["crop"], 40, torch.Generator().manual_seed(0))(images, slice(None)) * 64
+    inner = cut[:, :, 4:-4, 4:-4]
+    steps = inner[:, 0].diff(dim=2), inner[:, 1].diff(dim=1)
+    for step in steps:
+        torch.testing.assert_close(step, step[:, :1, :1].expand_as(step), atol=1e-3, rtol=0)
+    area = steps[0][:, 0, 0] * steps[1][:, 0, 0]
+    assert area.min() > 0.49
+    assert area.max() < 1.01
+    torch.testing.assert_close(inner[:, 2], inner[:, 0] + inner[:, 1], atol=1e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")

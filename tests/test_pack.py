@@ -21,7 +21,7 @@ from urbancross_bench.data.domain import Split, split_of
 from urbancross_bench.data.pack import PackedSplit, Pixels, pack
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Domain, ImageFormat, ImageSource, index_splits
-from urbancross_bench.modelling.embed import normalise, to_floats
+from urbancross_bench.modelling.inputs import prepared
 from urbancross_bench.registry import Registry
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -76,7 +76,7 @@ def test_evaluation_sees_the_reference_preprocessing_bit_for_bit(
     class Model:
         mean, std = CLIP_MEAN, CLIP_STD
 
-    ours = normalise(to_floats(all_of(loaded.images), torch.device("cpu")), Model())  # type: ignore[arg-type]
+    ours = prepared(all_of(loaded.images), Model(), torch.device("cpu"))  # type: ignore[arg-type]
     for position, name in enumerate(split.image_names):
         with Image.open(tmp_path / "d" / "images" / name) as image:
             assert torch.equal(ours[position], reference(image.convert("RGB")))

@@ -19,7 +19,7 @@ from pydantic import (
 
 from urbancross_bench.errors import UsageError, did_you_mean
 
-Augmentation = Literal["flip", "rotate90", "crop", "colour"]
+Augmentation = Literal["flip", "rotate90", "crop", "rotate_crop", "colour"]
 
 
 class _Spec(BaseModel):

@@ -7,26 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from urbancross_bench.data.pack import Pixels
 from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.inputs import prepared
 
 BATCH = 256
-
-
-def to_floats(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(B, S, S, 3) uint8 → (B, 3, S, S) floats in [0, 1] on the device."""
-    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
-
-
-def normalise(images: Tensor, model: DualEncoder) -> Tensor:
-    """(B, 3, S, S) in [0, 1] → as the image tower wants it."""
-    mean = torch.tensor(model.mean, device=images.device)[:, None, None]
-    std = torch.tensor(model.std, device=images.device)[:, None, None]
-    return (images - mean) / std
 
 
 def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
@@ -43,7 +31,7 @@ def embed_images(model: DualEncoder, images: Pixels, device: torch.device) -> Te
     rows = [place.setdefault(content, len(place)) for content in contents]
     parts = []
     for block in images.chosen(np.unique(rows, return_index=True)[1]).blocks(BATCH):
-        parts.append(model.encode_image(normalise(to_floats(block, device), model)).float().cpu())
+        parts.append(model.encode_image(prepared(block, model, device)).float().cpu())
     return _finite("image", torch.cat(parts))[rows]
 
 

@@ -18,8 +18,8 @@ from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
-from urbancross_bench.modelling.augment import augment
-from urbancross_bench.modelling.embed import cut, embed_images, embed_texts, normalise, to_floats
+from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
+from urbancross_bench.modelling.inputs import prepared
 
 Ints = NDArray[np.int64]
 
@@ -211,8 +211,8 @@ class Feed:
     def _prepared(self, images: Ints, generator: Generator) -> Tensor:
         assert self._view is not None
         assert self._view.images is not None
-        plain = to_floats(self._view.images.take(images), self._device)
-        return normalise(augment(plain, self._augmentation, generator), self._model)
+        taken = self._view.images.take(images)
+        return prepared(taken, self._model, self._device, self._augmentation, generator)
 
     def _one_caption_each(self, images: Ints, seed: int) -> Ints:
         generator = np.random.Generator(np.random.PCG64(seed))

@@ -1,0 +1,278 @@
+"""What a grid does with its data: aliases, exclusion lists, shares, halves, and what it says of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Result, write_karpathy
+
+from urbancross_bench.data.domain import check, split_of
+from urbancross_bench.data.exclusions import without
+from urbancross_bench.data.images import FolderImages
+from urbancross_bench.errors import DataError
+from urbancross_bench.interfaces import Domain
+from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
+
+Cli = Callable[..., Result]
+GridWriter = Callable[..., Path]
+
+POOL = """
+from urbancross_bench.data.readers import data_path
+from urbancross_bench.interfaces import Dataset, Options, hookimpl, register
+from urbancross_datasets.karpathy import Karpathy, KarpathyOptions
+
+@hookimpl
+def register_datasets():
+    members = ("plain", "dark", "pale")
+    aliases = {"all": members, "two": members[:2]}
+    return [register("pool", "MODULE:Pool", options="MODULE:PoolOptions", members=members, aliases=aliases,
+                     summary="three folders")]
+
+class PoolOptions(Options):
+    folder: str
+
+class Pool(Dataset):
+    def read(self, member):
+        file = data_path(self.options.folder) / member / "dataset.json"
+        return Karpathy(KarpathyOptions(file=str(file))).read(None)
+"""
+
+METHODS = """
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    settings = {"shots": "few_shot", "pooled": "generalisation", "streams": "unsupervised"}
+    return [register(name, "MODULE:Method", setting=setting, needs={"gradients"}, summary=name)
+            for name, setting in settings.items()]
+
+class Method(Adaptation):
+    def prepare(self, model, context):
+        self.pair_loss = context.pair_loss
+
+    def loss(self, source, target, progress):
+        return {"pairs": self.pair_loss(source)}
+"""
+
+
+@pytest.fixture
+def pool(tmp_path: Path, domains: dict[str, str]) -> Path:
+    """The test's folder, with a third domain."""
+    write_karpathy(tmp_path / "pale", shade=30)
+    return tmp_path
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
+    """Two one-file plugins, under names of the test's own: a process keeps the modules it has loaded."""
+    names = []
+    for kind, source in (("pool", POOL), ("methods", METHODS)):
+        module = f"{kind}_of_{request.node.name}"
+        (tmp_path / f"{module}.py").write_text(source.replace("MODULE", module))
+        names.append(f"{module}.py")
+    return names
+
+
+def planned(cli: Cli, *arguments: object) -> list[dict[str, object]]:
+    result = cli("plan", *arguments, "--json")
+    assert result.status == 0, result.err
+    runs: list[dict[str, object]] = json.loads(result.out)["runs"]
+    return runs
+
+
+def read(file: Path) -> Domain:
+    domain: Domain = Registry.discover().resolve("dataset", f"karpathy[file={file}]").build().read(None)
+    return domain
+
+
+def test_an_alias_is_pooled_as_a_source_and_each_of_its_members_as_a_target(
+    pool: Path, plugins: list[str], grid: GridWriter, cli: Cli
+) -> None:
+    domains = {"everything": f"pool/all[folder={pool}]", "dark": f"pool/dark[folder={pool}]"}
+    file = grid(plugins=plugins, domains=domains, adaptations=["source_only"])
+    found = {(tuple(r["source"]), r["target"], r["kind"]) for r in planned(cli, file)}  # type: ignore[arg-type]
+    whole = ("everything/plain", "dark", "everything/pale")  # a member the grid has a name for keeps it
+    assert found == {
+        *((whole, target, "seen_target") for target in whole),
+        *((("dark",), target, "cross_domain") for target in whole if target != "dark"),
+        (("dark",), "dark", "in_domain"),
+    }
+
+
+def test_an_alias_is_no_domain_of_its_own(pool: Path, plugins: list[str], cli: Cli, grid: GridWriter) -> None:
+    domains = {"two": f"pool/twoo[folder={pool}]", "dark": f"pool/dark[folder={pool}]"}
+    result = cli("plan", grid(plugins=plugins, domains=domains))
+    assert result.status == 2
+    assert "no member 'twoo'. Did you mean \"two\"?" in result.err
+
+
+def test_generalisation_needs_several_sources(pool: Path, plugins: list[str], cli: Cli, grid: GridWriter) -> None:
+    file = grid(
+        plugins=plugins,
+        domains={"two": f"pool/two[folder={pool}]", "pale": f"pool/pale[folder={pool}]"},
+        scenarios=[{"source": "two", "target": "pale"}, {"source": "pale", "target": "two"}],
+        adaptations=["pooled"],
+    )
+    states = {(len(r["source"]), r["state"], r["reason"]) for r in planned(cli, file)}  # type: ignore[arg-type]
+    assert states == {(2, "run", None), (1, "skipped", "generalisation needs several sources")}
+
+
+def test_few_shot_runs_where_a_share_is_given_and_nowhere_else(
+    pool: Path, plugins: list[str], cli: Cli, grid: GridWriter
+) -> None:
+    pair = {"source": "plain", "target": "dark"}
+    file = grid(
+        plugins=plugins,
+        scenarios=[pair, pair | {"share": 0.25}, pair | {"share": 0.5}],
+        adaptations=["source_only", "shots"],
+        seeds=[0, 1],
+    )
+    out = pool / "out"
+    result = cli("run", file, "--out", out)
+    assert result.status == 0, result.err
+    assert "skipped: a scenario with a share of the target's pairs is for few-shot methods (4 runs)" in result.err
+    records = read_records([out])
+    assert sorted((r.spec["adaptation"]["label"], r.spec["shown"]["share"]) for r in records) == [
+        *[("shots", 0.25)] * 2, *[("shots", 0.5)] * 2, *[("source_only", 1.0)] * 2,
+    ]  # fmt: skip
+    lines = list(csv.DictReader((out / "leaderboard" / "summary.csv").open(encoding="utf-8")))
+    assert {line["setting"]: line["seeds"] for line in lines} == {
+        "source_only": "2", "few_shot, 25 % of the pairs": "2", "few_shot, 50 % of the pairs": "2",
+    }  # fmt: skip
+    assert all(line["mean mR"] for line in lines)
+    assert all(line["Δ source_only"] for line in lines if line["adaptation"] == "shots")
+
+
+def test_disjoint_halves_is_a_control_of_unpaired_methods_alone(
+    pool: Path, plugins: list[str], cli: Cli, grid: GridWriter
+) -> None:
+    keys = []
+    for halves in (False, True):
+        file = grid(
+            plugins=plugins,
+            scenarios=[{"source": "plain", "target": "dark"}],
+            adaptations=["source_only", "streams"],
+            disjoint_halves=halves,
+        )
+        keys.append({r["adaptation"]: r["key"] for r in planned(cli, file)})
+    assert keys[0]["source_only"] == keys[1]["source_only"]
+    assert keys[0]["streams"] != keys[1]["streams"]
+    out = pool / "out"
+    assert cli("run", file, "--out", out).status == 0
+    lines = list(csv.DictReader((out / "leaderboard" / "summary.csv").open(encoding="utf-8")))
+    assert {line["setting"] for line in lines} == {"source_only", "unsupervised, disjoint halves"}
+
+
+def write_list(file: Path, *rows: tuple[str, str]) -> Path:
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened).writerows([("image", "caption"), *rows])
+    return file
+
+
+def test_exclusions_take_images_and_captions_out_of_training(tmp_path: Path) -> None:
+    domain = read(write_karpathy(tmp_path / "d"))
+    name = domain.image_names
+    own = [c for c, owner in zip(domain.captions, domain.image_of_caption, strict=True) if owner == 1]
+    other = [c for c, owner in zip(domain.captions, domain.image_of_caption, strict=True) if owner == 3]
+    listed = write_list(
+        tmp_path / "list.csv", (name[0], ""), (name[1], own[0]), (name[3], other[0]), (name[3], other[1])
+    )
+    changed, excluded = without(domain, listed)
+    check(changed)
+    assert (excluded.images, excluded.captions) == (2, 1)  # image 3 lost both its captions, so it is out
+    assert {*domain.splits["train"]} - {*changed.splits["train"]} == {0, 3}
+    assert split_of(changed, "test").fingerprint == split_of(domain, "test").fingerprint
+    assert split_of(changed, "train").fingerprint != split_of(domain, "train").fingerprint
+    left = [c for c, owner in zip(changed.captions, changed.image_of_caption, strict=True) if owner == 1]
+    assert left == own[1:]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("d_000.pngg", ""), r'list\.csv:2: no image is called .d_000\.pngg.. Did you mean "d_000\.png"'),
+        (("d_002.png", ""), "d_002.png' is a test image"),
+        (("d_000.png", "a blue hat"), "has no caption 'a blue hat'"),
+    ],
+)
+def test_an_exclusion_that_fits_nothing_is_an_error(tmp_path: Path, row: tuple[str, str], message: str) -> None:
+    domain = read(write_karpathy(tmp_path / "d"))
+    with pytest.raises(DataError, match=message):
+        without(domain, write_list(tmp_path / "list.csv", row))
+
+
+def test_what_was_excluded_stands_in_plan_record_and_table(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    write_list(pool / "twins.csv", ("plain_000.png", ""), ("plain_001.png", ""))
+    scenarios = [{"source": "plain", "target": "dark"}]
+    plain, without_twins = (
+        grid(scenarios=scenarios, adaptations=["source_only"], exclusions=exclusions)
+        for exclusions in ({}, {"plain": "twins.csv"})
+    )
+    assert planned(cli, plain)[0]["key"] != planned(cli, without_twins)[0]["key"]
+    result = cli("run", without_twins, "--out", pool / "out")
+    assert result.status == 0, result.err
+    assert "domain 'plain': without 2 images and 0 captions that twins.csv excludes" in result.err
+    [record] = read_records([pool / "out"])
+    assert record.spec["domains"]["plain"]["excluded"]["images"] == 2
+    table = (pool / "out" / "leaderboard" / "scenarios.csv").read_text(encoding="utf-8")
+    assert "2 images and 0 captions of plain excluded by twins.csv" in table
+    assert "exclusions" in (pool / "out" / "leaderboard" / "summary.csv").read_text(encoding="utf-8")
+
+
+def test_exclusions_of_no_domain_are_an_error(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    result = cli("plan", grid(exclusions={"plian": "twins.csv"}))
+    assert result.status == 2
+    assert "exclusions: there is no domain 'plian'. Did you mean \"plain\"?" in result.err
+
+
+def test_test_images_seen_in_training_are_counted_by_content(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    """Two of dark's test images are put among plain's training images, under other names."""
+    for index, name in ((0, "dark_002.png"), (1, "dark_005.png")):
+        (pool / "plain" / "images" / f"plain_00{index}.png").write_bytes(
+            (pool / "dark" / "images" / name).read_bytes()
+        )
+    result = cli("run", grid(adaptations=["source_only"]), "--out", pool / "out")
+    assert result.status == 0, result.err
+    seen = {
+        (r.spec["scenario"]["source"][0], r.spec["scenario"]["target"]): r.spec["test_images_seen"]
+        for r in read_records([pool / "out"])
+    }
+    assert seen == {("plain", "dark"): 2, ("plain", "plain"): 0, ("dark", "plain"): 0, ("dark", "dark"): 0}
+    assert "2 test images seen in training" in (pool / "out" / "leaderboard" / "scenarios.csv").read_text()
+
+
+def test_planning_again_reads_no_image(
+    pool: Path, cli: Cli, grid: GridWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("urbancross_bench.data.index._SETTLED", 0)  # else files so young are trusted by none
+    reads: list[str] = []
+    content = FolderImages.content
+
+    def counted(self: FolderImages, index: int) -> bytes:
+        reads.append(self.where(index))
+        return content(self, index)
+
+    monkeypatch.setattr(FolderImages, "content", counted)
+    file = grid()
+    first = planned(cli, file)
+    assert len(reads) == 48
+    assert planned(cli, file) == first
+    assert len(reads) == 48
+    result = cli("plan", file, "--json", "--verify")
+    assert json.loads(result.out)["runs"] == first
+    assert len(reads) == 96
+    assert f"reading {pool / 'plain' / 'images'}: 24 files" in result.err
+
+
+def test_repairs_are_said_before_anything_runs(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    file = pool / "plain" / "dataset.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["sentences"].append({"raw": " "})
+    file.write_text(json.dumps(content))
+    result = cli("plan", grid())
+    assert "domain 'plain': its reader noted 1 repairs; `data check` lists them" in result.out
