@@ -20,7 +20,7 @@ def prepared(
     augmentation: Sequence[str] = (),
     generator: Generator | None = None,
 ) -> Tensor:
-    """(B, S, S, 3) uint8 → (B, 3, S, S) floats: scaled to [0, 1], augmented, normalised by the model's mean and std.
+    """(B, S, S, 3) uint8 → (B, 3, S, S) floats: scaled to [0, 1], augmented, normalised for the model.
 
     Without augmentation this is bit for bit what torchvision's ToTensor and Normalize give.
     """
