@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from urbancross_bench import __version__
-from urbancross_bench.cli import leaderboard, plan, plugins, run
+from urbancross_bench.cli import data, leaderboard, plan, plugins, run
 from urbancross_bench.errors import UrbanCrossError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.add_typer(plugins.app, name="plugins")
 app.command("show")(plugins.show)
+app.add_typer(data.app, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.nearest import nearest
+
 RADIUS = 6371.0  # kilometres, of the sphere that distances are measured on
-_BLOCK = 1024
 
 Floats = NDArray[np.float64]
 
@@ -19,17 +20,39 @@ _SKYSCRIPT = re.compile(r"(?P<kind>[anw])(?P<osm_id>\d+)_(?P<source>[A-Z0-9]{2})
 
 
 def nearest_distances(places: Floats, others: Floats) -> Floats:
-    """(N,) great-circle kilometres from each of (N, 2) latitudes and longitudes to the nearest of (M, 2)."""
-    points, targets = _unit_vectors(places), _unit_vectors(others)
-    chords = np.full(
-        len(points), np.inf
-    )  # a chord, unlike a cosine, keeps its precision for places that are close
-    for start in range(0, len(points), _BLOCK):
-        block = points[start : start + _BLOCK, None]
-        for other in range(0, len(targets), _BLOCK):
-            distances = np.linalg.norm(block - targets[other : other + _BLOCK], axis=2).min(axis=1)
-            np.minimum(chords[start : start + _BLOCK], distances, out=chords[start : start + _BLOCK])
-    return 2 * RADIUS * np.arcsin(np.minimum(chords / 2, 1.0))
+    """(N,) great-circle kilometres from each of (N, 2) latitudes and longitudes to the nearest of (M, 2).
+
+    Infinite where there are no others.
+    """
+    if not len(others):
+        return np.full(len(places), np.inf)
+    # A chord, unlike a cosine, keeps its precision for places that are close.
+    chords = nearest(_unit_vectors(places), _unit_vectors(others))
+    distances: Floats = 2 * RADIUS * np.arcsin(np.minimum(chords / 2, 1.0))
+    return distances
+
+
+def on_globe(latitude: Floats, longitude: Floats) -> NDArray[np.bool_]:
+    """(N,) whether latitudes lie in [-90, 90] and longitudes in [-180, 180] degrees; NaN does not."""
+    return (np.abs(latitude) <= 90) & (np.abs(longitude) <= 180)
+
+
+def span(longitude: Floats) -> tuple[float, float]:
+    """West and east end of an arc that holds all of (N,) longitudes, N > 0; west > east: over the antimeridian.
+
+    The shortest such arc, or from the least to the greatest where all of them reach around half the globe.
+    """
+    around = np.unique(longitude)
+    gaps = np.diff(around, append=around[0] + 360)
+    widest = int(gaps.argmax())
+    if gaps[widest] <= 180:
+        return float(around[0]), float(around[-1])
+    return float(around[(widest + 1) % len(around)]), float(around[widest])
+
+
+def breadth(west: float, east: float) -> float:
+    """Degrees of longitude from west to east, in [0, 360]; over the antimeridian where west > east."""
+    return east - west if west <= east else east - west + 360
 
 
 def _unit_vectors(places: Floats) -> Floats:
@@ -42,18 +65,24 @@ def _unit_vectors(places: Floats) -> Floats:
 def box_facts(box: Any) -> dict[str, float]:
     """Centre and extent (metres, the longer side) of a box `[west, south, east, north]` in degrees.
 
-    Raises ValueError for anything else.
+    West may lie east of east where a box crosses the antimeridian. Raises ValueError for anything else.
     """
     try:
         west, south, east, north = (float(value) for value in box)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise ValueError(f"a box is [west, south, east, north] in degrees, not {box!r}") from None
-    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+    possible = all(abs(value) <= 180 for value in (west, east)) and -90 <= south <= north <= 90
+    # What would cross the antimeridian and reach around half the globe has two values exchanged.
+    if not possible or (west > east and breadth(west, east) > 180):
         raise ValueError(f"{box!r} is no box [west, south, east, north] in degrees")
-    latitude, longitude = (south + north) / 2, (west + east) / 2
+    latitude, longitude = (south + north) / 2, west + breadth(west, east) / 2
     height = np.radians(north - south) * RADIUS * 1000
-    width = np.radians(east - west) * RADIUS * 1000 * np.cos(np.radians(latitude))
-    return {"latitude": latitude, "longitude": longitude, "extent": float(max(height, width))}
+    width = np.radians(breadth(west, east)) * RADIUS * 1000 * np.cos(np.radians(latitude))
+    return {
+        "latitude": latitude,
+        "longitude": longitude - 360 if longitude > 180 else longitude,
+        "extent": float(max(height, width)),
+    }
 
 
 def name_facts(name: str) -> dict[str, Any]:
@@ -75,4 +104,4 @@ def tag_text(centre: Mapping[str, str], surroundings: list[Mapping[str, str]]) -
         return ", ".join(dict.fromkeys(f"{key} of {value}" for group in tags for key, value in group.items()))
 
     near, around = said([centre]), said(surroundings)
-    return f"{near}; surrounded by {around}" if around else near
+    return "; ".join(part for part in (near, around and f"surrounded by {around}") if part)

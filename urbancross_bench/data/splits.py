@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.geo import nearest_distances
-from urbancross_bench.data.text import read_lines
+from urbancross_bench.data.geo import nearest_distances, on_globe
+from urbancross_bench.data.text import read_json, read_lines
 from urbancross_bench.errors import DataError, did_you_mean
-from urbancross_bench.identity import derive_seed
+from urbancross_bench.files import write_json
+from urbancross_bench.identity import derive_seed, file_digest
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, Indices
 
 # Where a domain finds train, val and test among the split lists of UrbanCross, and the share of the images each
@@ -23,6 +26,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "finetune": {"train": "finetune_list", "val": "finetune_val_list", "test": "test_list"},
     "zeroshot": {"train": "finetune_list", "val": "finetune_val_list", "test": "zeroshot_list"},
 }
+RECORD = "splits.json"  # beside lists that `data split` wrote: how they were drawn, and their hashes
 _DRAWS: tuple[dict[str, float], ...] = (
     {"train_list": 0.7, "val_list": 0.1, "test_list": 0.2},
     {"finetune_list": 0.2, "finetune_val_list": 0.1, "zeroshot_list": 0.7},
@@ -32,13 +36,19 @@ _DRAWS: tuple[dict[str, float], ...] = (
 def draw_lists(names: Sequence[str], seed: int) -> dict[str, list[str]]:
     """All six split lists of some images, by list name: two shuffles, 70/10/20 and 20/10/70, cut at whole images.
 
-    What is drawn depends on the names and the seed, never on the order of the names.
+    What is drawn depends on the names and the seed, never on the order of the names. Raises DataError where a list
+    would be empty; with ten names none is.
     """
     lists: dict[str, list[str]] = {}
     for number, shares in enumerate(_DRAWS):
         order = sorted(names, key=lambda name: derive_seed("split lists", number, seed, name))
         ends = np.round(np.cumsum([0.0, *shares.values()]) * len(order)).astype(int)
         lists |= {name: order[a:b] for name, a, b in zip(shares, ends, ends[1:], strict=False)}
+    empty = next((name for name, chosen in lists.items() if not chosen), None)
+    if empty:
+        raise DataError(
+            f"{len(names)} images are too few to draw splits from: {empty} would be empty; ten are enough"
+        )
     return lists
 
 
@@ -68,6 +78,11 @@ def with_validation(domain: Domain, seed: int) -> Domain:
 
     order = sorted(domain.splits["train"].tolist(), key=draw)
     cut = round(len(order) / 5)
+    if not cut:
+        raise DataError(
+            f"domain {domain.name!r} has no validation split, and {len(order)} training images are too few to "
+            "take a fifth from"
+        )
     splits = {"val": order[:cut], "train": order[cut:]}
     return replace(
         domain,
@@ -80,7 +95,7 @@ def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
     """The domain with splits of a scheme as split lists in `folder` say, one image name a line.
 
     An image may stand in no list. Raises DataError naming list and line for a name that is not in the domain or
-    stands twice in a list.
+    stands twice in a list, and naming a list that leaves its split empty.
     """
     position = {name: index for index, name in enumerate(domain.image_names)}
     left_out = {repair.image for repair in domain.repairs}
@@ -97,11 +112,13 @@ def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
             if index in seen:
                 raise DataError(f"{file}:{number}: {name!r} stands in line {seen[index]} already")
             seen[index] = number
+        if not seen:
+            raise DataError(f"{file} names no image of the domain; split {split!r} would be empty")
         splits[split] = np.array(sorted(seen), dtype=np.int64)
     return replace(
         domain,
         splits=splits,
-        partition=f"{_said(scheme)}, from the lists of {folder.name}",
+        partition=f"{', '.join(SCHEMES[scheme].values())} of {folder.name}{_recorded(folder, scheme)}",
         overlapping=scheme == "finetune",
     )
 
@@ -123,8 +140,8 @@ def blocked(domain: Domain, seed: int, block: float, distance: float) -> Domain:
 
     Blocks are cells of `block` kilometres; a seed draws which of them go to the test, validation and training
     split. Training and validation images within `distance` kilometres of a test image, and training images that
-    near to a validation image, are in no split. Raises DataError if the domain has no coordinates, or too few
-    blocks to fill every split.
+    near to a validation image, are in no split: they come off the shares of training and validation. Raises
+    DataError if an image has no coordinates, or if there are too few blocks to fill every split.
     """
     latitude, longitude = coordinates(domain)
     cells = _cells(latitude, longitude, block)
@@ -156,40 +173,85 @@ def blocked(domain: Domain, seed: int, block: float, distance: float) -> Domain:
         domain,
         splits=kept,
         partition=(
-            f"blocks of {block:g} km, drawn with seed {seed}; no training image within {distance:g} km of a test "
-            f"image (the nearest: {gap:.2f} km), {left_out} images between them in no split"
+            f"blocks of {block:g} km, drawn with seed {seed}; no image within {distance:g} km of one in another "
+            f"split (nearest to a test image: {gap:.2f} km), {left_out} images between them in no split"
         ),
         overlapping=False,
     )
 
 
 def coordinates(domain: Domain) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N,) latitudes and longitudes in degrees. Raises DataError where the domain has none."""
-    columns = []
-    for name in ("latitude", "longitude"):
-        values = domain.attributes.get(name)
-        if values is None:
-            raise DataError(f"domain {domain.name!r} has no column {name!r}")
-        bare = [i for i, value in enumerate(values) if value is None]
-        if bare:
-            raise DataError(
-                f"domain {domain.name!r}: {len(bare)} images have no {name}, "
-                f"{domain.image_names[bare[0]]!r} the first"
-            )
-        columns.append(np.asarray(values, dtype=np.float64))
-    return columns[0], columns[1]
+    """(N,) latitudes and longitudes in degrees. Raises DataError where the domain or an image has none."""
+    latitude, longitude = (_column(domain, name) for name in ("latitude", "longitude"))
+    astray = np.flatnonzero(~on_globe(latitude, longitude))
+    if len(astray):
+        first = int(astray[0])
+        raise DataError(
+            f"domain {domain.name!r}: image {domain.image_names[first]!r} lies at latitude {latitude[first]:g}, "
+            f"longitude {longitude[first]:g}: degrees in [-90, 90] and [-180, 180] are wanted"
+        )
+    return latitude, longitude
 
 
-def write_lists(folder: Path, lists: Mapping[str, Sequence[str]]) -> list[Path]:
-    """Write split lists, one image name a line. Raises DataError rather than replace a list."""
-    files = [folder / f"{name}.txt" for name in lists]
-    present = [file for file in files if file.exists()]
+def write_lists(folder: Path, schemes: Mapping[str, Domain], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the split lists of a domain, one image name a line in order, and what they are to `splits.json`.
+
+    schemes: the domain with the splits of each scheme whose lists are wanted. facts: how they were drawn. Returns
+    what `splits.json` holds: the facts, and size and SHA-256 of each list. Raises DataError rather than replace a
+    file, and for a name that a list cannot hold.
+    """
+    lists: dict[str, str] = {}
+    for scheme, domain in schemes.items():
+        for split, which in SCHEMES[scheme].items():
+            names = sorted(domain.image_names[index] for index in domain.splits[split].tolist())
+            lists[which] = "".join(f"{_one_line(name)}\n" for name in names)
+    every = dict.fromkeys(f"{which}.txt" for lists_of in SCHEMES.values() for which in lists_of.values())
+    present = [name for name in (*every, RECORD) if (folder / name).exists()]
     if present:
-        raise DataError(f"{present[0]} is there already; remove it or choose another folder")
+        raise DataError(f"{folder / present[0]} is there already; remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for file, names in zip(files, lists.values(), strict=True):
-        file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", newline="\n")
-    return files
+    sums = {}
+    for which, text in lists.items():
+        with (folder / f"{which}.txt").open("xb") as file:
+            file.write(text.encode())
+        sums[which] = {"images": text.count("\n"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    partitions = {scheme: domain.partition for scheme, domain in schemes.items()}
+    record = {**facts, "partitions": partitions, "lists": sums}
+    write_json(folder / RECORD, record)
+    return record
+
+
+def _one_line(name: str) -> str:
+    """A name that a list gives back as it is. Raises DataError for any other."""
+    # A byte order mark would vanish from the head of the file, blanks from the ends of a line.
+    if not name or "\n" in name or name != name.strip() or name.startswith("\ufeff"):
+        raise DataError(f"image name {name!r} cannot stand in a split list, which has one name a line")
+    return name
+
+
+def _recorded(folder: Path, scheme: str) -> str:
+    """What `splits.json` says of a scheme's lists beside it; empty where it says nothing."""
+    if not (folder / RECORD).is_file():
+        return ""
+    record = read_json(folder / RECORD)
+    try:
+        said, sums = record["partitions"][scheme], record["lists"]
+        drawn = all(file_digest(folder / f"{w}.txt") == sums[w]["sha256"] for w in SCHEMES[scheme].values())
+    except (KeyError, TypeError):
+        return ""
+    return f": {said}" if drawn else ", changed since they were drawn"
+
+
+def _column(domain: Domain, name: str) -> NDArray[np.float64]:
+    values = domain.attributes.get(name)
+    if values is None:
+        raise DataError(f"domain {domain.name!r} has no column {name!r}")
+    bare = [index for index, value in enumerate(values) if value is None]
+    if bare:
+        raise DataError(
+            f"domain {domain.name!r}: {len(bare)} images have no {name}, {domain.image_names[bare[0]]!r} the first"
+        )
+    return np.asarray(values, dtype=np.float64)
 
 
 def _said(scheme: str) -> str:

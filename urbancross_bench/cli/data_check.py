@@ -1,0 +1,183 @@
+"""`data check DOMAIN…`: whether data may be ranked, and what is to be repaired or excluded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption, VerifyOption
+from urbancross_bench.cli.plugins import PluginOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.data.audit import Audit, Finding
+    from urbancross_bench.data.captions import CaptionFacts
+    from urbancross_bench.data.checking import Between
+    from urbancross_bench.data.index import Report
+    from urbancross_bench.data.overlap import Shared
+    from urbancross_bench.interfaces.dataset import Domain
+
+_EXAMPLES = {"defect": 3, "warning": 3, "note": 1}
+_EVERY = 30  # seconds
+_WIDTH = 84  # characters of an example
+_LABEL, _COLUMN = 39, 17  # characters; three columns fit a hundred
+
+
+def check(
+    domains: Annotated[
+        list[str], typer.Argument(metavar="DOMAIN", help="Datasets: rsicd, ucm, urbancross/integration, …")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where report, repair and exclusion lists go.")
+    ] = None,
+    verify: VerifyOption = False,
+    json_: JsonOption = False,
+    plugin: PluginOption = None,
+) -> None:
+    """Open every file of some domains, and compare every two. Exit status 1: one of them may not be ranked."""
+    from urbancross_bench.data.checking import as_json, check_domains, open_folder, write
+    from urbancross_bench.data.index import reading
+
+    if out:
+        open_folder(out)
+    try:
+        with _progress() as report, reading(verify=verify, report=report):
+            checked = check_domains(_read(domains, plugin or []), report)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if out:
+        write(checked, out)
+    if json_:
+        print(json.dumps(as_json(checked), indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        lists = str(out) if out else "--out DIR"
+        blocks = [_domain(name, found, lists) for name, found in checked.audits.items()]
+        blocks += [_between(between) for between in checked.between]
+        print("\n\n".join("\n".join(block) for block in blocks))
+        if out:
+            print(f"\nreport, repairs, pairs and exclusion lists: {out}")
+    if not checked.may_be_ranked:
+        raise typer.Exit(1)
+
+
+def _read(domains: Sequence[str], plugins: Sequence[Path]) -> dict[str, Domain]:
+    """The domains by reference, all of them read before the first image is opened: a misspelling shows early."""
+    from urbancross_bench.errors import UrbanCrossError
+    from urbancross_bench.execution.domains import read_domain
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover(plugins)
+    references = [reference for text in domains for reference in registry.expand("dataset", text)]
+    read = {}
+    for reference in references:
+        resolved = registry.resolve("dataset", reference)
+        try:
+            read[str(reference)], _ = read_domain(resolved)
+        except UrbanCrossError as error:
+            raise type(error)(f"domain {str(reference)!r}: {error}") from error
+    return read
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar with an estimate for what is being done, on a terminal; a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        said: dict[str, float] = {}
+
+        def line(what: str, done: int, total: int) -> None:
+            if what not in said or time.monotonic() - said[what] > _EVERY:
+                said[what] = time.monotonic()
+                print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    name = TextColumn("{task.description}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bars = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total, visible=done < total)
+
+        yield report
+
+
+def _domain(name: str, found: Audit, lists: str) -> list[str]:
+    """The block of one domain: sizes and captions by split, then the findings, the worst first."""
+    domain = found.opened.domain
+    verdict = "may be ranked" if found.may_be_ranked else "MAY NOT BE RANKED"
+    lines = [f"{name}: {verdict}", f"  splits: {domain.partition}"] if domain.partition else [f"{name}: {verdict}"]
+    if found.captions:
+        lines += _caption_table(found.captions)
+    for finding in found.findings:
+        lines += _finding(finding, lists)
+    return lines
+
+
+def _caption_table(facts: Mapping[str, CaptionFacts]) -> list[str]:
+    columns = list(facts.values())
+    rows: list[tuple[str, list[str]]] = [
+        ("", list(facts)),
+        ("images", [f"{f.images:,}" for f in columns]),
+        ("captions", [f"{f.captions:,}" for f in columns]),
+        ("different captions per image, mean", [f"{f.distinct_per_image:.2f}" for f in columns]),
+        (f"images with fewer than {columns[0].usual}", [_of(f.repeating, f.images) for f in columns]),
+        ("captions that stand at another image", [_of(f.elsewhere, f.captions) for f in columns]),
+        ("images that have such a caption", [_of(f.sharing, f.images) for f in columns]),
+        ("images without a caption of their own", [_of(f.unowned, f.images) for f in columns]),
+        ("captions that stand in train", [_of(f.in_train, f.captions) for f in columns]),
+        ("captions that stand in train or val", [_of(f.in_training, f.captions) for f in columns]),
+    ]
+    return [_row(label, cells) for label, cells in rows]
+
+
+def _finding(finding: Finding, lists: str) -> list[str]:
+    lines = [f"  {finding.level:9}{finding.text}"]
+    shown = finding.items[: _EXAMPLES[finding.level]]
+    lines += [
+        f"           {text if len(text) <= _WIDTH else text[: _WIDTH - 1] + '…'}"
+        for text in (f"{item.image or item.where}: {item.problem}" for item in shown)
+    ]
+    if len(finding.items) > len(shown):
+        lines[-1] += f" (and {len(finding.items) - len(shown):,} more; see {lists})"
+    return lines
+
+
+def _between(between: Between) -> list[str]:
+    """The block of two domains: a column for what of A is in B, one for what of B is in A."""
+    columns = (between.a_in_b, between.b_in_a)
+    return [
+        f"A: {between.a}",
+        f"B: {between.b}",
+        _row("", ["A in B", "B in A"]),
+        _row("images of the same content", [_of(s.identical, s.images) for s in columns]),
+        _row("images that look alike", [_of(s.alike, s.images) for s in columns]),
+        _row("train and val images in its test", [_of(_leaking(s), s.training_images) for s in columns]),
+        _row("test captions in its train", [_of(s.in_train, s.test_captions) for s in columns]),
+        _row("test captions in its train or val", [_of(s.in_training, s.test_captions) for s in columns]),
+        _row("train and val captions in its test", [_of(s.in_test, s.training_captions) for s in columns]),
+    ]
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    return f"  {label:{_LABEL}}{''.join(f'{cell:>{_COLUMN}}' for cell in cells)}".rstrip()
+
+
+def _leaking(found: Shared) -> int | None:
+    return None if found.leaking is None else len(found.leaking)
+
+
+def _of(count: int | None, total: int) -> str:
+    return "–" if count is None else f"{count:,} of {total:,}"

@@ -1,0 +1,167 @@
+"""Checking domains together, and what a check leaves behind: a report, repair lists, pairs and exclusion lists."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from urbancross_bench import __version__
+from urbancross_bench.data.audit import Audit, audit
+from urbancross_bench.data.index import Report
+from urbancross_bench.data.overlap import Pair, Shared, pairs, shared, twins
+from urbancross_bench.errors import UsageError
+from urbancross_bench.identity import digest
+from urbancross_bench.interfaces.dataset import Domain
+
+_LONGEST = 90  # characters of a domain in a file name: two must fit into 255 bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Between:
+    """What two domains share: what of `a` is in `b`, what of `b` is in `a`, and the pairs."""
+
+    a: str
+    b: str
+    a_in_b: Shared
+    b_in_a: Shared
+    pairs: Sequence[Pair]
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Each domain by itself, and every two."""
+
+    audits: Mapping[str, Audit]
+    between: Sequence[Between]
+
+    @property
+    def may_be_ranked(self) -> bool:
+        """Whether no domain has a defect."""
+        return all(audit.may_be_ranked for audit in self.audits.values())
+
+
+def check_domains(domains: Mapping[str, Domain], report: Report) -> Check:
+    """Audit each domain and compare every two. `report` is told of comparisons, `data.index.reading` of files."""
+    audits = {name: audit(name, domain, report) for name, domain in domains.items()}
+    between = []
+    for a, b in combinations((found.opened for found in audits.values()), 2):
+        forth, back = twins(a, b, report), twins(b, a, report)
+        between.append(Between(a.name, b.name, shared(a, b, forth), shared(b, a, back), pairs(a, b, forth, back)))
+    return Check(audits, between)
+
+
+def as_json(check: Check) -> dict[str, Any]:
+    """Everything, as plain JSON values."""
+    return {
+        "version": __version__,
+        "may_be_ranked": check.may_be_ranked,
+        "domains": [
+            {
+                "name": name,
+                "may_be_ranked": found.may_be_ranked,
+                "images": len(found.opened.domain.image_names),
+                "captions": len(found.opened.domain.captions),
+                "partition": found.opened.domain.partition,
+                "splits": {split: asdict(facts) for split, facts in found.captions.items()},
+                "findings": [asdict(finding) for finding in found.findings],
+                "shared": asdict(found.shared),
+                "pairs": [asdict(pair) for pair in _within(found)],
+            }
+            for name, found in check.audits.items()
+        ],
+        "between": [asdict(between) for between in check.between],
+    }
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder of a report. Raises UsageError if it cannot be written to: before the work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "report.json.probe", "")
+        (folder / "report.json.probe").unlink()
+    except OSError as error:
+        raise UsageError(f"output folder {folder} cannot be written to: {error}") from error
+
+
+def write(check: Check, folder: Path) -> None:
+    """Write `report.json`, repair lists, pairs and exclusion lists; what an earlier check left is replaced.
+
+    A list that could not be made, because there are no images to compare, is not left lying from before either.
+    """
+    names = file_names(check.audits)
+    text = json.dumps(as_json(check), indent=1, ensure_ascii=False, allow_nan=False)
+    _write(folder / "report.json", text + "\n")
+    for name, found in check.audits.items():
+        rows = [
+            [_harmless(cell) for cell in (item.where, item.image, item.problem, item.remedy)]
+            for finding in found.findings
+            for item in finding.items
+            if item.remedy
+        ]
+        _write_csv(folder / f"repairs-{names[name]}.csv", ["where", "image", "problem", "remedy"], rows)
+        _write_pairs(folder / f"pairs-{names[name]}-{names[name]}.csv", _within(found))
+        _write_exclusions(folder, names[name], names[name], found.shared)
+    for pair in check.between:
+        a, b = names[pair.a], names[pair.b]
+        _write_pairs(folder / f"pairs-{a}-{b}.csv", pair.pairs)
+        _write_exclusions(folder, a, b, pair.a_in_b)
+        _write_exclusions(folder, b, a, pair.b_in_a)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """What domains are called in file names: safe everywhere, and different even where case is not told apart."""
+    safe: dict[str, str] = {}
+    for name in names:
+        short = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "domain"
+        if len(short) > _LONGEST or short.casefold() in {other.casefold() for other in safe.values()}:
+            short = f"{short[: _LONGEST - 9]}-{digest([name.encode()])[:8]}"
+        safe[name] = short
+    return safe
+
+
+def _within(found: Audit) -> list[Pair]:
+    return pairs(found.opened, found.opened, found.twins, ())
+
+
+def _write_pairs(file: Path, found: Sequence[Pair]) -> None:
+    columns = ["how", "image_a", "split_a", "image_b", "split_b", "bits", "difference", "caption"]
+    _write_csv(file, columns, [[_harmless(cell) for cell in asdict(pair).values()] for pair in found])
+
+
+def _write_exclusions(folder: Path, of: str, test: str, found: Shared) -> None:
+    """What to keep out of a domain's training because it stands in the test split of another, or its own."""
+    file = folder / f"exclude-{of}-from-{test}.csv"
+    if found.leaking is None:
+        file.unlink(missing_ok=True)
+    else:
+        _write_csv(file, ["image", "caption"], [[name, ""] for name in found.leaking])
+    captions = folder / f"exclude-captions-{of}-from-{test}.csv"
+    _write_csv(captions, ["image", "caption"], [list(row) for row in found.leaking_captions])
+
+
+def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    _write(file, text.getvalue())
+
+
+def _harmless(cell: object) -> str:
+    """For lists that are read by people: a spreadsheet would run a cell that starts like a formula."""
+    text = "" if cell is None else str(cell)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _write(file: Path, text: str) -> None:
+    """Beside its place, then into it: a reader finds the old file or the new one."""
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    beside.replace(file)
