@@ -101,6 +101,7 @@ def test_the_facts_are_those_of_the_domain(domain: Domain) -> None:
         "captions_generated": False,
         "partition": "by hand",
         "overlapping": False,
+        "mark": None,
         "licence": "mine",
         "repairs": 1,
     }

@@ -276,3 +276,29 @@ def test_repairs_are_said_before_anything_runs(pool: Path, cli: Cli, grid: GridW
     file.write_text(json.dumps(content))
     result = cli("plan", grid())
     assert "domain 'plain': its reader noted 1 repairs; `data check` lists them" in result.out
+
+
+def test_every_row_of_the_second_scheme_is_marked(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    country = pool / "UrbanCross" / "Finland"
+    country.mkdir(parents=True)
+    (pool / "dark" / "images").rename(country / "images")
+    with (country / "instructblip_generation_finland_refine.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [(p.name, f"a field called {p.stem}") for p in sorted((country / "images").iterdir())]
+        csv.writer(file).writerows([("image_name", "description"), *rows])
+    reference = f"urbancross/finland[folder={country.parent},lists=LISTS]"
+    domains = {"plain": f"karpathy[file={pool / 'plain' / 'dataset.json'}]"}
+    domains |= {lists: reference.replace("LISTS", lists) for lists in ("partition", "finetune", "zeroshot")}
+    file = grid(
+        domains=domains,
+        scenarios=[{"source": "plain", "target": lists} for lists in ("partition", "finetune", "zeroshot")],
+        adaptations=["source_only"],
+    )
+    result = cli("run", file, "--out", pool / "out")
+    assert result.status == 0, result.err
+    assert "domain 'zeroshot': its splits are the released scripts' zeroshot lists; rows" in result.err
+    with (pool / "out" / "leaderboard" / "scenarios.csv").open(encoding="utf-8") as table:
+        marks = {line["scenario"].split()[-1]: line["data"] for line in csv.DictReader(table)}
+    assert marks["partition"] == ""
+    assert marks["zeroshot"] == "zeroshot: the released scripts' zeroshot lists"
+    assert "finetune: the released scripts' finetune lists" in marks["finetune"]
+    assert "overlapping splits" in marks["finetune"]

@@ -85,6 +85,9 @@ def test_the_two_schemes_overlap_by_a_fifth_of_the_test_list() -> None:
     assert 0.17 < len({*lists["test_list"]} & {*lists["finetune_list"]}) / 2000 < 0.23
     assert drawn(domain_of(names), 0, "finetune").overlapping
     assert not drawn(domain_of(names), 0, "zeroshot").overlapping
+    marks = {scheme: drawn(domain_of(names), 0, scheme).mark for scheme in SCHEMES}
+    assert marks["partition"] == ""
+    assert all(f"{scheme} lists" in marks[scheme] for scheme in ("finetune", "zeroshot"))
 
 
 @given(names=names_lists, seed=st.integers(0, 99))

@@ -63,7 +63,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         ("captions", f"{facts['captions']:,}, {facts['distinct_captions']:,} of them distinct"),
         *((name, _split(split)) for name, split in facts["splits"].items()),
         ("repeats", _repeats(facts["test_images_in_train"])),
-        ("splits", (facts["partition"] or "unknown origin") + (", OVERLAPPING" if facts["overlapping"] else "")),
+        ("splits", (facts["partition"] or "unknown origin") + (f" ({facts['mark']})" if facts["mark"] else "")),
         ("per image", _spread(facts["captions_per_image"], "captions")),
         ("words", f"{_spread(facts['words_per_caption'], 'a caption')}; vocabulary {facts['vocabulary']:,}"),
         ("generated", "a model wrote the captions from the images" if facts["captions_generated"] else "not said"),

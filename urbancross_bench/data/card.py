@@ -53,6 +53,7 @@ def card(domain: Domain) -> dict[str, Any]:
         "captions_generated": domain.captions_generated,
         "partition": domain.partition or None,
         "overlapping": domain.overlapping,
+        "mark": domain.mark or None,
         "licence": domain.licence or None,
         "repairs": len(domain.repairs),
     }

@@ -64,7 +64,7 @@ def drawn(domain: Domain, seed: int, scheme: str = "partition") -> Domain:
         domain,
         splits=splits,
         partition=f"{_said(scheme)}, drawn with seed {seed}",
-        overlapping=scheme == "finetune",
+        **_marked(scheme),
     )
 
 
@@ -119,7 +119,7 @@ def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
         domain,
         splits=splits,
         partition=f"{', '.join(SCHEMES[scheme].values())} of {folder.name}{_recorded(folder, scheme)}",
-        overlapping=scheme == "finetune",
+        **_marked(scheme),
     )
 
 
@@ -176,7 +176,7 @@ def blocked(domain: Domain, seed: int, block: float, distance: float) -> Domain:
             f"blocks of {block:g} km, drawn with seed {seed}; no image within {distance:g} km of one in another "
             f"split (nearest to a test image: {gap:.2f} km), {left_out} images between them in no split"
         ),
-        overlapping=False,
+        **_marked("partition"),
     )
 
 
@@ -252,6 +252,12 @@ def _column(domain: Domain, name: str) -> NDArray[np.float64]:
             f"domain {domain.name!r}: {len(bare)} images have no {name}, {domain.image_names[bare[0]]!r} the first"
         )
     return np.asarray(values, dtype=np.float64)
+
+
+def _marked(scheme: str) -> dict[str, Any]:
+    """What of `Domain` goes with a scheme: whether its lists overlap, and the mark of its rows."""
+    mark = "" if scheme == "partition" else f"the released scripts' {scheme} lists"
+    return {"overlapping": scheme == "finetune", "mark": mark}
 
 
 def _said(scheme: str) -> str:

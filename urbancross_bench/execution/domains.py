@@ -48,6 +48,7 @@ class PlannedDomain:
         return {
             "splits": {name: split.fingerprint for name, split in self.splits.items()},
             "partition": domain.partition,
+            "mark": domain.mark,
             "test_images_also_in_train_or_val": len(shared),
             "excluded": asdict(self.excluded) if self.excluded else None,
             "repairs": len(domain.repairs),
@@ -59,8 +60,8 @@ class PlannedDomain:
         remarks = [str(self.excluded)] if self.excluded else []
         if self.domain.repairs:
             remarks.append(f"its reader noted {len(self.domain.repairs)} repairs; `data check` lists them")
-        if self.domain.overlapping:
-            remarks.append(f"its splits overlap ({self.domain.partition}); rows that use it are marked")
+        if self.domain.mark:
+            remarks.append(f"its splits are {self.domain.mark}; rows that use it are marked")
         return [f"domain {self.name!r}: {remark}" for remark in remarks]
 
 

@@ -12,6 +12,7 @@ from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
+from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
@@ -148,9 +149,7 @@ class _Planner:
             )
         )
         target = self._domains[scenario.target].splits
-        key = key_of(
-            {"training": training.key, "target": [target["train"].fingerprint, target["val"].fingerprint]}
-        )
+        key = key_of({"training": training.key, "target": [target[name].fingerprint for name in SPLITS]})
         spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
             self._score(scenario, encoder, training, selector, protocol, key)

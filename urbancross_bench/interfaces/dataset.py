@@ -76,7 +76,8 @@ class Domain:
 
     captions_generated: a model wrote the captions from the images.
     partition: where the splits come from, in words: a file's, or drawn with which seed.
-    overlapping: the splits may share images, as those of some released scripts do; rows that use them are marked.
+    overlapping: the splits may share images, as those of some released scripts do.
+    mark: said of every row that uses the splits, where they are not those that rows are usually compared on.
     known_counts: published sizes of the splits, `{"official": {"test": (images, captions)}}`, to check against.
     repairs: what the reader left out or read differently.
     """
@@ -93,6 +94,7 @@ class Domain:
     captions_generated: bool = False
     partition: str = ""
     overlapping: bool = False
+    mark: str = ""
     licence: str = ""
     known_counts: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     repairs: Sequence[Repair] = ()

@@ -98,6 +98,8 @@ class Row:
         if self.run["test_images_seen"]:
             marks["test images seen"] = f"{self.run['test_images_seen']} test images seen in training"
         for name, facts in domains.items():
+            if facts["mark"]:
+                marks[facts["mark"]] = f"{name}: {facts['mark']}"
             if out := facts["excluded"]:
                 said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
                 marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
