@@ -1,29 +1,37 @@
-"""Reading, checking, packing: whole data passes, damaged data is named."""
+"""From rows to a domain, and the check of a domain: whole data passes, what is incoherent is named."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import write_karpathy
+from data_files import read
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
+from urbancross_bench.data.builder import DomainBuilder
 from urbancross_bench.data.domain import check, split_of
-from urbancross_bench.data.pack import PackedSplit, pack
-from urbancross_bench.data.readers import FolderImages, read_karpathy
+from urbancross_bench.data.images import NoImages
 from urbancross_bench.errors import DataError
-from urbancross_bench.interfaces import Domain, ImageFormat
+from urbancross_bench.interfaces import Domain, Repair
 
 
 @pytest.fixture
 def domain(tmp_path: Path) -> Domain:
-    return read_karpathy("d", write_karpathy(tmp_path / "d"), tmp_path / "d" / "images")
+    return read(f"karpathy[file={write_karpathy(tmp_path / 'd')}]")
 
 
-def test_a_karpathy_file_is_read(domain: Domain, tmp_path: Path) -> None:
+# --- splits and the check ---------------------------------------------------------------------------------------
+
+
+def test_splits_are_cut_in_the_order_of_the_file(domain: Domain, tmp_path: Path) -> None:
     check(domain)
     entries = json.loads((tmp_path / "d" / "dataset.json").read_text())["images"]
     for name in ("train", "val", "test"):
@@ -34,103 +42,39 @@ def test_a_karpathy_file_is_read(domain: Domain, tmp_path: Path) -> None:
         assert pairs == [(e["filename"], s["raw"]) for e in expected for s in e["sentences"]]
 
 
-def test_restval_is_train_and_blank_sentences_are_left_out(tmp_path: Path) -> None:
-    file = write_karpathy(tmp_path / "d")
-    content = json.loads(file.read_text())
-    content["images"][0]["split"] = "restval"
-    content["images"][0]["sentences"].append({"raw": "  "})
-    file.write_text(json.dumps(content))
-    domain = read_karpathy("d", file, file.parent / "images")
-    check(domain)
-    assert domain.splits[0] == "train"
-    assert len(domain.captions) == 48
-
-
-def swap(file: Path, old: str, new: str) -> None:
-    file.write_text(file.read_text().replace(old, new, 1))
-
-
-def swap_for_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: f.write_text("{not json"), r"dataset\.json is not JSON"),
-        (lambda f: f.write_bytes(b"\xff\xfe{"), r"dataset\.json is not JSON"),
-        (lambda f: f.write_text("[]"), r"dataset\.json holds a list"),
-        (lambda f: f.write_text('{"images": []}'), r'dataset\.json holds no list "images"'),
-        (lambda f: f.write_text('{"images": [{"filename": "a.png", "split": "train"}]}'), "entry 0.*sentences"),
-        (lambda f: f.write_text("[" * 100_000), "is not JSON"),
-        (lambda f: swap(f, '"d_000.png"', "null"), "entry 0.*a string: None"),
-        (lambda f: swap(f, '"a red place ."', "null"), "entry 0.*a string: None"),
-        (lambda f: swap(f, "a red place .", "\\ud800"), "entry 0.*surrogates"),
-        (lambda f: swap(f, "d_000.png", "../d_000.png"), "leads out of the image folder"),
-        (lambda f: swap(f, "d_000.png", "/d_000.png"), "leads out of the image folder"),
-        (lambda f: swap_for_folder(f.parent / "images" / "d_000.png"), r"lacks 1 of 24 images, d_000\.png"),
-        (lambda f: f.unlink(), r"dataset\.json does not exist"),
-        (lambda f: (f.parent / "images" / "d_003.png").unlink(), r"lacks 1 of 24 images, d_003\.png"),
-        (lambda f: (f.parent / "images").rename(f.parent / "pictures"), "images does not exist"),
-    ],
-)
-def test_damage_is_named(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
-    file = write_karpathy(tmp_path / "d")
-    damage(file)
-    with pytest.raises(DataError, match=message):
-        read_karpathy("d", file, file.parent / "images")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": ["train"] * 24}, "no image is in split 'val'"),
-        ({"splits": ["train"] * 23 + ["dev"]}, "unknown splits"),
+        ({"splits": {"train": np.arange(24)}}, "no image is in split 'val'"),
+        (
+            {"splits": {"train": np.arange(8), "val": np.arange(8, 16), "test": np.arange(16, 24), "dev": [0]}},
+            "unknown",
+        ),
+        ({"splits": {"train": np.arange(8), "val": np.array([7, 8]), "test": np.array([9])}}, "1 images.*d_007"),
+        (
+            {"splits": {"train": np.array([0, 0]), "val": np.array([1]), "test": np.array([2])}},
+            "names an image twice",
+        ),
+        ({"splits": {"train": np.array([0]), "val": np.array([1]), "test": np.array([24])}}, r"leaves \[0, 24\)"),
+        ({"splits": {"train": np.array([0]), "val": np.array([1]), "test": np.array([-1])}}, r"leaves \[0, 24\)"),
         ({"image_names": ["a"] * 24}, "stand twice"),
         ({"captions": ["", *["x"] * 47]}, r"1 captions are blank, one of 'd_000\.png'"),
         ({"image_of_caption": np.zeros(48, dtype=np.int64)}, r"23 images have no caption, 'd_001\.png' the first"),
         ({"image_of_caption": np.full(48, 99)}, "belongs to no image"),
         ({"image_of_caption": np.zeros(3, dtype=np.int64)}, "shape"),
         ({"attributes": {"latitude": [1.0]}}, "attribute 'latitude' has 1 values for 24 images"),
+        ({"images": NoImages(["a"] * 24)}, "24 of 24 images are missing.*opened without images"),
     ],
 )
 def test_an_incoherent_domain_is_refused(domain: Domain, change: dict[str, object], message: str) -> None:
+    check(domain)
     with pytest.raises(DataError, match=message):
         check(replace(domain, **change))  # type: ignore[arg-type]
 
 
-def test_packing_decodes_once_and_keeps_pixels(domain: Domain, tmp_path: Path) -> None:
-    split = split_of(domain, "val")
-    seen: list[float] = []
-    packed = pack(split, ImageFormat(20), seen.append)
-    assert seen[-1] == 1.0
-    for position, name in enumerate(split.image_names):
-        with Image.open(tmp_path / "d" / "images" / name) as image:
-            assert (packed.images[position] == np.asarray(image)).all()
-    resized = pack(split, ImageFormat(8, "bilinear"), seen.append)
-    with Image.open(tmp_path / "d" / "images" / split.image_names[0]) as image:
-        assert (resized.images[0] == np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR))).all()
-    packed.save(tmp_path)
-    loaded = PackedSplit.load(tmp_path)
-    assert (loaded.images == packed.images).all()
-    assert (loaded.image_names, loaded.captions) == (packed.image_names, packed.captions)
-    assert (loaded.image_of_caption == packed.image_of_caption).all()
-
-
-def test_a_truncated_image_is_named(domain: Domain, tmp_path: Path) -> None:
-    path = tmp_path / "d" / "images" / split_of(domain, "test").image_names[1]
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(DataError, match=f"{path.name} cannot be decoded"):
-        pack(split_of(domain, "test"), ImageFormat(8), lambda _: None)
-
-
-def test_every_image_mode_becomes_rgb(tmp_path: Path) -> None:
-    modes = ("L", "P", "RGBA", "CMYK", "1", "I;16")
-    for mode in modes:
-        Image.new(mode, (4, 4)).save(tmp_path / f"{mode.replace(';', '')}.tif")
-    images = FolderImages(tmp_path, [f"{mode.replace(';', '')}.tif" for mode in modes])
-    assert {images.read(i).shape for i in range(len(modes))} == {(4, 4, 3)}
+def test_splits_that_say_so_may_share_images(domain: Domain) -> None:
+    splits = {"train": np.arange(20), "val": np.arange(20, 22), "test": np.arange(10, 24)}
+    check(replace(domain, splits=splits, overlapping=True))
 
 
 def test_the_fingerprint_follows_content(domain: Domain, tmp_path: Path) -> None:
@@ -140,4 +84,94 @@ def test_the_fingerprint_follows_content(domain: Domain, tmp_path: Path) -> None
     captions[0] += "!"
     assert split_of(replace(domain, captions=captions), "train").fingerprint != before
     Image.new("RGB", (20, 20)).save(tmp_path / "d" / "images" / "d_000.png")
-    assert split_of(domain, "train").fingerprint != before
+    changed = read(f"karpathy[file={tmp_path / 'd' / 'dataset.json'}]")
+    assert split_of(changed, "train").fingerprint != before
+
+
+# --- the builder ------------------------------------------------------------------------------------------------
+
+texts = st.text(st.characters(codec="utf-8"), max_size=6)
+rows = st.lists(
+    st.tuples(
+        st.sampled_from(["a.png", "b.png", "dir/c.png", "d.png"]), st.sampled_from(["train", "test", ""]), texts
+    )
+)
+
+
+@given(rows)
+def test_a_row_per_caption_gives_what_a_plain_loop_gives(some: list[tuple[str, str, str]]) -> None:
+    """Names, order, pairs, splits, what is left out, and when it is an error."""
+    owner: dict[str, str] = {}
+    for name, split, _ in some:
+        owner.setdefault(name, split)
+    clash = any(owner[name] != split for name, split, _ in some)
+    captioned = {name for name, _, text in some if text.strip()}
+
+    def build() -> Domain:
+        builder = DomainBuilder("d")
+        for number, (name, split, text) in enumerate(some):
+            builder.caption(builder.row(name, split, f"f:{number}"), text, f"f:{number}")
+        return builder.build(NoImages)
+
+    if clash or not captioned:
+        with pytest.raises(DataError, match="has split" if clash else "no image has a caption"):
+            build()
+        return
+    built = build()
+    assert list(built.image_names) == [name for name in owner if name in captioned]
+    pairs = [(built.image_names[i], text) for i, text in zip(built.image_of_caption, built.captions, strict=True)]
+    assert pairs == [(name, text.strip()) for name, _, text in some if text.strip()]
+    said = {built.image_names[i]: split for split, members in built.splits.items() for i in members}
+    assert said == {name: owner[name] for name in captioned if owner[name]}
+    left_out = [repair.image for repair in built.repairs if repair.problem == "image without a caption"]
+    assert left_out == [name for name in owner if name not in captioned]
+    blank = [repair.where for repair in built.repairs if repair.problem == "blank caption"]
+    assert blank == [f"f:{number}" for number, (_, _, text) in enumerate(some) if not text.strip()]
+
+
+def test_captions_without_a_word_are_kept_and_noted() -> None:
+    builder = DomainBuilder("d")
+    image = builder.image("a.png", "train", "f:1")
+    for text in ("...", " 42 ", "a word", "机场"):
+        builder.caption(image, text, "f:1")
+    built = builder.build(NoImages)
+    assert built.captions == ["...", "42", "a word", "机场"]
+    assert built.repairs == (
+        Repair("f:1", "caption '...' has no word", "kept", "a.png"),
+        Repair("f:1", "caption '42' has no word", "kept", "a.png"),
+    )
+
+
+def test_attributes_follow_their_images() -> None:
+    builder = DomainBuilder("d")
+    for name, facts in (("a", {"year": 2017}), ("bare", {}), ("b", {"country": "FI"}), ("c", {"year": 2019})):
+        image = builder.row(name, "train", name, **facts)
+        builder.caption(image, "" if name == "bare" else name, name)
+    assert builder.build(NoImages).attributes == {"year": [2017, None, 2019], "country": [None, "FI", None]}
+    with pytest.raises(DataError, match=r"image 'a' has resolution 0.5, but None in a"):
+        builder.row("a", "train", "f:9", resolution=0.5)
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5, True, ["a"], {"a": 1}, b"a", "\ud800"])
+def test_what_is_no_text_is_refused(value: Any) -> None:
+    builder = DomainBuilder("d")
+    calls: list[Callable[[], object]] = [
+        lambda: builder.image(value, "train", "f:7"),
+        lambda: builder.row(value, "train", "f:7"),
+        lambda: builder.caption(0, value, "f:7"),
+    ]
+    builder.image("a.png", "train", "f:1")
+    for call in calls:
+        with pytest.raises(DataError, match=r"^f:7: the (image name|caption)"):
+            call()
+
+
+def test_image_names_are_stripped_and_stand_once() -> None:
+    builder = DomainBuilder("d")
+    assert builder.image(" a.png\t", "train", "f:1") == 0
+    assert builder.row("a.png ", "train", "f:2") == 0
+    with pytest.raises(DataError, match=r"f:3: image 'a.png' stands twice, first in f:1"):
+        builder.image("a.png", "train", "f:3")
+    for blank in ("", "  \n"):
+        with pytest.raises(DataError, match="f:4: an image has no name"):
+            builder.row(blank, "train", "f:4")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, cast
 
@@ -15,6 +17,8 @@ from urbancross_bench.data.readers import (
     FileOptions,
     data_path,
     finish,
+    is_file,
+    read_file,
     signature,
     split_name,
 )
@@ -45,21 +49,21 @@ class HuggingFace(Dataset):
     def read(self, member: str | None) -> Domain:
         """One domain for all splits."""
         options = cast(HuggingFaceOptions, self.options)
-        builder, rows = DomainBuilder(Path(options.path).name), dict[str, tuple[Any, int]]()
-        for name, table in _load(options, self.builder).items():
-            origin = f"{options.path}, split {name!r}"
-            table = _prepared(table, options, origin)
-            split, names = split_name(name, origin), _names(table, options, name)
-            texts = table.remove_columns(options.image_column)
-            for number, (image, row) in enumerate(zip(names, texts, strict=True)):
-                where = f"{origin}, row {number}"
-                facts = {"scene_class": str(row[options.class_column])} if options.class_column else {}
-                index = builder.image(image, split, where, **facts)
-                captions = row[options.caption_column]
-                for caption in captions if isinstance(captions, list) else [captions]:
-                    builder.caption(index, caption, where)
-                rows[image] = table, number
-        return finish(builder, options, lambda names: RowImages(options, [rows[n] for n in names], names))
+        tables = [Table(table, split, options) for split, table in _load(options, self.builder).items()]
+        rows = [Row(table, number) for table in tables for number in range(len(table.paths))]
+        builder, found, files = DomainBuilder(Path(options.path).name), dict[str, Row](), set[tuple[str, str]]()
+        for row, name in zip(rows, _names(rows), strict=True):
+            where, captions = f"{row.table.origin}, row {row.number}", row.table.captions[row.number]
+            split = split_name(row.table.split, row.table.origin)
+            facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
+            # Two rows of one file are one image with two captions; two rows of one name are a mistake.
+            add = builder.row if row.file and (name, row.file) in files else builder.image
+            image = add(name, split, where, **facts)
+            for caption in captions if isinstance(captions, list) else [captions]:
+                builder.caption(image, caption, where)
+            found.setdefault(name.strip(), row)
+            files.add((name, row.file))
+        return finish(builder, options, lambda kept: RowImages(options, [found[name] for name in kept], kept))
 
 
 class ImageFolder(HuggingFace):
@@ -68,23 +72,91 @@ class ImageFolder(HuggingFace):
     builder = "imagefolder"
 
 
-class RowImages(FileImages):
-    """Images that are rows of tables: their bytes, or paths to files."""
+class Table:
+    """One split of a copy: its columns in memory, its images where they are.
 
-    def __init__(self, options: HuggingFaceOptions, rows: Sequence[tuple[Any, int]], names: Sequence[str]) -> None:
-        super().__init__(Path(options.path), names)
-        self._column = options.image_column
+    Raises DataError if a column is missing, or the file damaged.
+    """
+
+    def __init__(self, table: Any, split: str, options: HuggingFaceOptions) -> None:
+        self.split, self.origin = split, f"{options.path}, split {split!r}"
+        self._image_column = options.image_column
+        known: list[str] = table.column_names
+        given = (options.image_column, options.caption_column, options.class_column)
+        wanted = [column for column in dict.fromkeys(given) if column]
+        for column in wanted:
+            if column not in known:
+                raise DataError(f"{self.origin}: no column {column!r}.{did_you_mean(column, known)}")
+        if options.filename_column in known and options.filename_column not in wanted:
+            wanted.append(options.filename_column)
+        self._rows, columns, cells = _columns(table, wanted, options.image_column, self.origin)
+        self.captions: list[Any] = columns[options.caption_column]
+        self.classes = [None if c is None else str(c) for c in columns.get(options.class_column or "", [])]
+        self.names: list[Any] | None = columns.get(options.filename_column or "")
+        self.paths = [path for path, _ in cells]
+        self.embedded = [embedded for _, embedded in cells]
+
+    @cached_property
+    def signature(self) -> str:
+        """Of the files behind the table; empty for one in memory."""
+        signatures = [signature(Path(file["filename"])) for file in self._rows.cache_files]
+        return " ".join(signatures) if signatures and all(signatures) else ""
+
+    def content(self, row: int) -> bytes:
+        """The bytes of an image that is embedded in the table."""
+        return bytes(self._rows[row][self._image_column]["bytes"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one image is: in a row of a table, or in the file that the row names."""
+
+    table: Table
+    number: int
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the image is in the row itself."""
+        return self.table.embedded[self.number]
+
+    @property
+    def file(self) -> str:
+        """The absolute path of the image's file; empty if the image is in the row itself, or nowhere."""
+        path = self.table.paths[self.number]
+        return path if not self.embedded and PurePath(path).is_absolute() else ""
+
+    @property
+    def signature(self) -> str:
+        """What changes when the image does; see `data.index`. Raises OSError."""
+        if self.file:
+            return signature(Path(self.file))
+        return self.table.signature and f"{self.table.signature} {self.number}"
+
+
+class RowImages(FileImages):
+    """Images that are rows of tables."""
+
+    def __init__(self, options: HuggingFaceOptions, rows: Sequence[Row], names: Sequence[str]) -> None:
+        path = data_path(options.path)
+        super().__init__(path if path.is_dir() else Path(options.path), names)
         self._rows = rows
+
+    def missing(self) -> Mapping[int, str]:
+        """Rows without an image, and files that are not there."""
+        bare = {i: "the row holds no image" for i, r in enumerate(self._rows) if not r.embedded and not r.file}
+        gone = {i: "no such file" for i, r in enumerate(self._rows) if r.file and not is_file(Path(r.file))}
+        return bare | gone
 
     def content(self, index: int) -> bytes:
         """The image's bytes. Raises DataError if there are none."""
-        table, number = self._rows[index]
-        cell = table[number][self._column] or {}
-        if cell.get("bytes"):
-            return bytes(cell["bytes"])
+        row = self._rows[index]
+        if row.file:
+            return read_file(Path(row.file), self.where(index))
+        if not row.embedded:
+            raise DataError(f"image {self.where(index)}: the row holds no image")
         try:
-            return Path(cell.get("path") or "").read_bytes()
-        except OSError as error:
+            return row.table.content(row.number)
+        except Exception as error:  # of pyarrow, over a damaged table
             raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
 
     def where(self, index: int) -> str:
@@ -92,36 +164,53 @@ class RowImages(FileImages):
         return f"{self.place}, image {self._names[index]!r}"
 
     def _signatures(self) -> list[str]:
-        tables = {id(table): _signature(table) for table, _ in self._rows}
-        return [tables[id(table)] and f"{tables[id(table)]} {number}" for table, number in self._rows]
+        try:
+            return [row.signature for row in self._rows]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.place}: {error}") from error
 
 
 def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]:
     """Split name → table. Raises DataError if there is no such copy here, and says what would get one."""
     import datasets
 
-    path, datasets_verbosity = data_path(options.path), datasets.utils.logging.get_verbosity()
-    datasets.utils.logging.set_verbosity_error()
+    path = data_path(options.path)
     try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded = datasets.load_from_disk(str(path))
-        elif path.is_dir() and builder:
-            loaded = datasets.load_dataset(builder, data_dir=str(path))
-        elif path.is_dir():
-            loaded = datasets.load_dataset(str(path))
-        elif builder or options.path.count("/") != 1:
-            raise DataError(f"folder {path} does not exist (relative paths start at URBANCROSS_DATA)")
-        else:
-            with _no_network(unless=options.download):
-                loaded = datasets.load_dataset(options.path)
+        with _silent(unless=options.download):
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                loaded = datasets.load_from_disk(str(path))
+            elif path.is_dir() and builder:
+                loaded = datasets.load_dataset(builder, data_dir=str(path))
+            elif path.is_dir():
+                loaded = datasets.load_dataset(str(path))
+            elif builder or options.path.count("/") != 1:
+                raise DataError(f"folder {path} does not exist (relative paths start at URBANCROSS_DATA)")
+            else:
+                with _no_network(unless=options.download):
+                    loaded = datasets.load_dataset(options.path)
     except DataError:
         raise
     except Exception as error:
         hint = "" if path.is_dir() else "; give a folder on disk, or download=true to fetch it from the hub"
         raise DataError(f"{options.path} cannot be loaded by `datasets`: {error}{hint}") from error
-    finally:
-        datasets.utils.logging.set_verbosity(datasets_verbosity)
     return loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+
+
+@contextlib.contextmanager
+def _silent(*, unless: bool) -> Iterator[None]:
+    """Without the warnings and progress bars of `datasets`."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+
+    verbosity, bars = logging.get_verbosity(), not are_progress_bars_disabled()
+    if not unless:
+        logging.set_verbosity(logging.CRITICAL)  # an error is raised, and need not be printed too
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            enable_progress_bars()
 
 
 @contextlib.contextmanager
@@ -139,32 +228,43 @@ def _no_network(*, unless: bool) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _prepared(table: Any, options: HuggingFaceOptions, origin: str) -> Any:
-    """The columns that count, with images left undecoded."""
+def _columns(
+    table: Any, wanted: list[str], images: str, origin: str
+) -> tuple[Any, dict[str, list[Any]], list[tuple[str, bool]]]:
+    """The table with its images left undecoded, its other columns, and the path of each image (empty without one)
+    with whether the image is in the table itself.
+    """
     import datasets
 
-    columns = [options.image_column, options.caption_column, options.class_column]
-    for column in filter(None, columns):
-        if column not in table.column_names:
-            raise DataError(f"{origin}: no column {column!r}.{did_you_mean(column, table.column_names)}")
-    columns += [options.filename_column] if options.filename_column in table.column_names else []
-    return table.select_columns([*filter(None, columns)]).cast_column(
-        options.image_column, datasets.Image(decode=False)
-    )
+    try:
+        table = table.select_columns(wanted).cast_column(images, datasets.Image(decode=False))
+        arrow = table.with_format("arrow")[:]
+        arrow.validate(full=True)  # what is mapped from disk is not trusted
+        columns = {name: arrow.column(name).to_pylist() for name in wanted if name != images}
+        cells: list[tuple[str, bool]] = []
+        for chunk in arrow.column(images).chunks:
+            fields = dict(zip([field.name for field in chunk.type], chunk.flatten(), strict=True))
+            paths = [path or "" for path in fields["path"].to_pylist()]
+            cells += zip(paths, fields["bytes"].is_valid().to_pylist(), strict=True)
+    except Exception as error:  # of pyarrow: a column of another type, or a damaged file
+        raise DataError(f"{origin} cannot be read: {error}") from error
+    return table, columns, cells
 
 
-def _names(table: Any, options: HuggingFaceOptions, split: str) -> list[Any]:
-    """What the images are called: by their column, else by the files they came from, else by split and row."""
-    if options.filename_column in table.column_names:
-        return list(table[options.filename_column])
-    paths = [path for chunk in table.data.column(options.image_column).chunks for path in chunk.field("path")]
-    names = [PurePath(path.as_py() or "").name for path in paths]
-    if len(names) != len(table) or len({*names}) < len(names) or "" in names:
-        return [f"{split}-{number:07d}" for number in range(len(table))]
-    return names
+def _names(rows: Sequence[Row]) -> list[Any]:
+    """What the image of each row is called: by its column, else by its file, else by split and row.
 
-
-def _signature(table: Any) -> str:
-    """Of the files behind a table; empty for one in memory."""
-    signatures = [signature(Path(file["filename"])) for file in table.cache_files]
-    return " ".join(signatures) if signatures and all(signatures) else ""
+    Files of one name in several folders are told apart by their splits, or else not called by their files.
+    """
+    unnamed = [row for row in rows if row.table.names is None]
+    first: dict[str | Row, Row] = {}  # of the rows of each image
+    for row in unnamed:
+        first.setdefault(row.file or row, row)
+    names: dict[str | Row, str] = {}
+    for style in ("{file}", "{split}/{file}", "{split}-{number:07d}"):
+        for image, row in first.items():
+            file = PurePath(row.table.paths[row.number]).name
+            names[image] = style.format(file=file, split=row.table.split, number=row.number)
+        if len({*names.values()}) == len(names) and all(row.table.paths[row.number] for row in unnamed):
+            break
+    return [names[r.file or r] if r.table.names is None else r.table.names[r.number] for r in rows]

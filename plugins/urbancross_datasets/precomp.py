@@ -44,22 +44,26 @@ class Precomp(Dataset):
         folder = data_path(options.folder)
         if not folder.is_dir():
             raise DataError(f"folder {folder} does not exist (relative paths start at URBANCROSS_DATA)")
-        verify = options.verify and all(_files(folder, f"{split}", "_verify") for split in ("train", "val"))
+        verify = options.verify and any(_pair(folder, split, "_verify") for split in ("train", "val"))
         suffixes = {"train": "_verify" if verify else "", "val": "_verify" if verify else "", "test": ""}
         builder = DomainBuilder(folder.name)
         for split, suffix in suffixes.items():
-            files = _files(folder, split, suffix)
+            files = _pair(folder, split, suffix)
             if files:
                 _read(builder, *files, split, options.captions_per_image)
-            elif split != "val":
-                raise DataError(f"folder {folder} lacks {split}_caps{suffix}.txt or {split}_filename{suffix}.txt")
+            elif split != "val" or verify:
+                raise DataError(f"folder {folder} lacks {split}_caps{suffix}.txt and {split}_filename{suffix}.txt")
         partition = "as the *_verify files say" if verify else "as the files say"
         return finish(builder, options, images_place(options.images, folder), partition=partition)
 
 
-def _files(folder: Path, split: str, suffix: str) -> tuple[Path, Path] | None:
+def _pair(folder: Path, split: str, suffix: str) -> tuple[Path, Path] | None:
+    """The two files of a split; None if both are absent. Raises DataError if one of them is."""
     captions, names = folder / f"{split}_caps{suffix}.txt", folder / f"{split}_filename{suffix}.txt"
-    return (captions, names) if captions.is_file() and names.is_file() else None
+    if captions.is_file() != names.is_file():
+        there, absent = (captions, names) if captions.is_file() else (names, captions)
+        raise DataError(f"folder {folder} holds {there.name} but lacks {absent.name}")
+    return (captions, names) if captions.is_file() else None
 
 
 def _read(builder: DomainBuilder, caption_file: Path, name_file: Path, split: str, per_image: int) -> None:

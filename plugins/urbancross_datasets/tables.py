@@ -11,6 +11,7 @@ from urbancross_bench.data.readers import (
     DomainBuilder,
     FileOptions,
     data_path,
+    find,
     finish,
     images_place,
     name_facts,
@@ -19,6 +20,8 @@ from urbancross_bench.data.readers import (
 )
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import SPLITS, Dataset, Domain
+
+_RANGES = {"latitude": (-90.0, 90.0), "longitude": (-180.0, 180.0), "resolution": (1e-3, 1e6)}
 
 
 class CsvOptions(FileOptions):
@@ -41,7 +44,7 @@ class CsvOptions(FileOptions):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.file is None) == (self.train is None and self.test is None):
+        if (self.file is None) == (self.train is None and self.val is None and self.test is None):
             raise ValueError("give either `file`, or `train` and `test` (and `val`)")
         if self.file is None and not (self.train and self.test):
             raise ValueError("`train` and `test` go together")
@@ -63,6 +66,8 @@ class Csv(Dataset):
         for split, file in files.items():
             _read(builder, file, split, options)
         lists = data_path(options.lists) if options.lists else None
+        if lists:
+            find(lists, [f"{split}_list.txt" for split in SPLITS], "split lists")
         return finish(builder, options, images_place(options.images, first.parent), lists=lists)
 
 
@@ -92,9 +97,13 @@ def _value(name: str, text: str, where: str) -> Any:
     """A number where the attribute is one; None where the field is empty."""
     if not text.strip():
         return None
-    if name in ("scene_class", "tags"):
+    if name not in _RANGES:
         return text.strip()
+    least, most = _RANGES[name]
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise DataError(f"{where}: {text!r} is not a number") from None
+    if not least <= value <= most:
+        raise DataError(f"{where}: {text!r} is no {name}: it lies outside {least:g} to {most:g}")
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,7 @@ from urbancross_bench.interfaces import Dataset, Domain, Segments
 
 MEMBERS = ("finland", "germany", "spain")
 SEGMENTS = ("image_segments", "image_segments.zip")
+_SEGMENT = re.compile(r"(?:.*/)?(?P<stem>[^/]+)/(?P=stem)_(?P<number>\d{1,9})\.\w+")
 
 
 class UrbanCrossOptions(FileOptions):
@@ -106,15 +108,24 @@ def _metadata(file: Path) -> dict[str, Any]:
 
 def _segments(domain: Domain, folder: Path) -> Segments | None:
     """`image_segments/<stem>/<stem>_<i>.jpg`, in order of i; how they were chosen is unknown, so by caption."""
-    place = next((p for name in SEGMENTS if (p := folder / name).exists()), None)
-    if place is None:
+    present = [folder / name for name in SEGMENTS if os.path.lexists(folder / name)]
+    if not present:
         return None
-    stems = {PurePosixPath(name).stem: index for index, name in enumerate(domain.image_names)}
-    found: list[tuple[int, int, str]] = []
-    for name in list_files(place):
-        match = re.fullmatch(r"(?:.*/)?((?P<stem>[^/]+)/(?P=stem)_(?P<number>\d+)\.\w+)", name)
-        if match and match["stem"] in stems:
-            found.append((stems[match["stem"]], int(match["number"]), match[1]))
-    found.sort()
-    owners = np.array([image for image, _, _ in found], dtype=np.int64)
-    return Segments(open_images(place, [name for _, _, name in found]), owners, caption_aware=True)
+    owners: dict[str, list[int]] = {}
+    for index, name in enumerate(domain.image_names):
+        owners.setdefault(PurePosixPath(name).stem, []).append(index)
+    found: dict[tuple[int, int], str] = {}
+    for name in list_files(present[0]):
+        match = _SEGMENT.fullmatch(name)
+        if not match or match["stem"] not in owners:
+            continue
+        images, number = owners[match["stem"]], int(match["number"])
+        if len(images) > 1:
+            both = " and ".join(repr(domain.image_names[index]) for index in images[:2])
+            raise DataError(f"{present[0]}: {name!r} may be cut from {both}")
+        if (images[0], number) in found:
+            raise DataError(f"{present[0]}: {found[images[0], number]!r} and {name!r} have the same number")
+        found[images[0], number] = name
+    order = sorted(found)
+    segments = open_images(present[0], [found[key] for key in order])
+    return Segments(segments, np.array([image for image, _ in order], dtype=np.int64), caption_aware=True)

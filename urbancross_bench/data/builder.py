@@ -52,11 +52,12 @@ class DomainBuilder:
 
         Raises DataError if a later row puts the same image elsewhere.
         """
-        index = self._images.get(name) if isinstance(name, str) else None
+        index = self._images.get(name.strip()) if isinstance(name, str) else None
         if index is None:
             return self.image(name, split, where, **attributes)
         facts = {"split": split, **attributes}
-        before = {"split": self._splits[index]} | {k: self._attributes[k].get(index) for k in attributes}
+        before: dict[str, Any] = {"split": self._splits[index]}
+        before |= {key: self._attributes.get(key, {}).get(index) for key in attributes}
         differing = next((key for key in facts if facts[key] != before[key]), None)
         if differing:
             raise DataError(

@@ -55,6 +55,26 @@ def leads_out(name: str) -> bool:
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
 
 
+def is_file(place: Path | os.DirEntry[str]) -> bool:
+    """Whether a file is there; no path makes this raise."""
+    try:
+        return place.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or a link to itself, say
+        return False
+
+
+def read_file(path: Path, where: str) -> bytes:
+    """The bytes of an image file, called `where` in messages. Raises DataError for a pipe, say, or a huge file."""
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"image {where} is not a file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(f"image {where} cannot be read: {error}") from error
+    return _bounded(content, where)
+
+
 class FileImages(ImageSource):
     """Images that are files somewhere. Digests are those of the files, and are kept in the index."""
 
@@ -91,7 +111,8 @@ class FileImages(ImageSource):
             return hashlib.sha256(self.content(index)).hexdigest()
 
         wanted = list(zip(self._names, self._signatures(), strict=True))
-        return open_index().values(str(self.place), wanted, compute)
+        with open_index() as index:
+            return index.values(str(self.place), wanted, compute)
 
 
 class FolderImages(FileImages):
@@ -104,30 +125,19 @@ class FolderImages(FileImages):
     def missing(self) -> Mapping[int, str]:
         """Names without a file, and links that lead nowhere."""
         try:
-            present = {entry.name for entry in os.scandir(self.place) if entry.is_file()}
+            present = {entry.name for entry in os.scandir(self.place) if is_file(entry)}
         except OSError as error:
             raise DataError(f"image folder {self.place} cannot be read: {error}") from error
-        absent = [i for i, name in enumerate(self._names) if name not in present and not self._is_file(i)]
-        return {i: "the link leads nowhere" if self._paths[i].is_symlink() else "no such file" for i in absent}
+        absent = [i for i, name in enumerate(self._names) if name not in present and not is_file(self._paths[i])]
+        return {i: "the link leads nowhere" if _is_link(self._paths[i]) else "no such file" for i in absent}
 
     def content(self, index: int) -> bytes:
         """The file's bytes."""
-        try:
-            with self._paths[index].open("rb") as file:
-                content = file.read(LARGEST + 1)
-        except (OSError, ValueError) as error:
-            raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
-        return _bounded(content, self.where(index))
+        return read_file(self._paths[index], self.where(index))
 
     def where(self, index: int) -> str:
         """Its path."""
         return str(self._paths[index])
-
-    def _is_file(self, index: int) -> bool:
-        try:
-            return self._paths[index].is_file()
-        except (OSError, ValueError):  # a name too long for the file system, say
-            return False
 
     def _signatures(self) -> list[str]:
         try:
@@ -160,10 +170,8 @@ class ZipImages(FileImages):
         try:
             with self._open().open(member) as stream:
                 content = stream.read(LARGEST + 1)  # what a header says of its size is no proof
-        except (OSError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, NotImplementedError) as error:
-            raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
-        except Exception as error:  # zlib, lzma and bz2 have errors of their own
-            raise DataError(f"image {self.where(index)} cannot be unpacked: {error}") from error
+        except Exception as error:  # zlib, lzma and bz2 have errors of their own, encryption is a RuntimeError
+            raise DataError(f"image {self.where(index)} cannot be read: {_said(error)}") from error
         return _bounded(content, self.where(index))
 
     def where(self, index: int) -> str:
@@ -219,15 +227,26 @@ def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
     try:
         with zipfile.ZipFile(file) as opened:
             infos = opened.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise DataError(f"zip {file} cannot be read: {error}") from error
+    except Exception as error:  # a damaged header makes zipfile trip over whatever it holds
+        raise DataError(f"zip {file} cannot be read: {_said(error)}") from error
     members: dict[str, list[zipfile.ZipInfo]] = {}
     for info in infos:
-        if leads_out(info.filename) or "\\" in info.filename:
+        if not info.filename or leads_out(info.filename) or "\\" in info.filename:
             raise DataError(f"zip {file} holds the member {info.filename!r}, which leads out of it; not trusted")
         if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
             members.setdefault(PurePosixPath(info.filename).name, []).append(info)
     return members
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _bounded(content: bytes, where: str) -> bytes:

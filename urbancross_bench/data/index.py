@@ -15,10 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self, TypeVar
+
+from urbancross_bench.errors import UsageError
 
 Report = Callable[[str, int, int], None]  # what is being read, how many of how many
 _SETTLED = 2 * 10**9  # ns; a younger file could change again without its times telling
 _BATCH = 256
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,23 @@ def reading(*, verify: bool = False, report: Report | None = None) -> Iterator[N
 
 
 def home() -> Path:
-    """The cache folder: `URBANCROSS_HOME`, or the platform's place for caches."""
+    """The cache folder: `URBANCROSS_HOME`, or the platform's place for caches.
+
+    Raises UsageError where the former starts with `~` and the name of no user.
+    """
     import platformdirs
 
     given = os.environ.get("URBANCROSS_HOME")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("urbancross-bench", False))
+    try:
+        return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("urbancross-bench", False))
+    except RuntimeError as error:
+        raise UsageError(f"URBANCROSS_HOME {given!r}: {error}") from error
 
 
 def signature(path: Path) -> str:
     """Size and times of a file; empty while it is too young to be sure of. Raises OSError."""
     stat = path.stat()
-    if time.time_ns() - stat.st_mtime_ns < _SETTLED:
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _SETTLED:
         return ""
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
 
@@ -60,15 +70,28 @@ class Index:
     """Entries `(place, name) → value`, each with the signature under which it holds."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._connection = _open(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def values(
         self, place: str, wanted: Sequence[tuple[str, str]], compute: Callable[[int], str], *, what: str = ""
     ) -> list[str]:
         """The value of each wanted (name, signature): as kept, or computed (by position) in threads and kept.
 
-        A value whose signature is empty is computed each time. What `compute` raises is raised, after what was
-        computed before has been kept.
+        A value whose signature is empty is computed each time, and an empty value is not kept. What `compute`
+        raises is raised, after what was computed before has been kept.
         """
         reading = _reading.get()
         found = [None if reading.verify else self._get(place, *entry) for entry in wanted]
@@ -89,21 +112,33 @@ class Index:
         return [value for value in found if value is not None]
 
     def _get(self, place: str, name: str, signature: str) -> str | None:
-        if not signature or self._connection is None:
+        if not signature:
             return None
         query = "SELECT value FROM entries WHERE place = ? AND name = ? AND signature = ?"
-        try:
-            row = self._connection.execute(query, (place, name, signature)).fetchone()
-        except sqlite3.Error:
-            return None
+        key = (_storable(place), _storable(name), signature)
+        row = self._do(lambda connection: connection.execute(query, key).fetchone())
         return None if row is None else str(row[0])
 
     def _keep(self, place: str, rows: Iterable[tuple[str, str, str]]) -> None:
-        if self._connection is None:
-            return
-        kept = [(place, name, signature, value) for name, signature, value in rows if signature]
-        with contextlib.suppress(sqlite3.Error), self._connection:  # a full disk, say: nothing is lost but time
-            self._connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", kept)
+        command = "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)"
+        kept = [(_storable(place), _storable(name), sign, value) for name, sign, value in rows if sign and value]
+        self._do(lambda connection: connection.executemany(command, kept))
+
+    def _do(self, work: Callable[[sqlite3.Connection], _T]) -> _T | None:
+        """What `work` returns; None if it cannot be done, on a full disk, say: nothing is lost but time."""
+        for _ in range(2):
+            if self._connection is None:
+                return None
+            try:
+                with self._connection:
+                    return work(self._connection)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    return None
+                self.close()
+                _set_aside(self._file)
+                self._connection = _open(self._file)
+        return None
 
 
 def open_index() -> Index:
@@ -122,9 +157,29 @@ def _open(file: Path) -> sqlite3.Connection | None:
                     "PRIMARY KEY (place, name)) WITHOUT ROWID"
                 )
             return connection
-        except (OSError, sqlite3.OperationalError):
+        except OSError:
             return None
-        except sqlite3.DatabaseError:  # not a database, or no longer one
-            with contextlib.suppress(OSError):
-                file.replace(file.with_suffix(".damaged"))
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                return None
+            _set_aside(file)
     return None
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is no database, or no longer one; to be locked, full or read-only is a class below."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def _set_aside(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.replace(file.with_suffix(".damaged"))
+
+
+def _storable(text: str) -> str | bytes:
+    """Names that are not UTF-8 on disk hold bytes that SQLite takes for no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text

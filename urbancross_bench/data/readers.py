@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from urbancross_bench.data.builder import DomainBuilder
 from urbancross_bench.data.geo import box_facts, name_facts, tag_text
-from urbancross_bench.data.images import FileImages, list_files, open_images
+from urbancross_bench.data.images import FileImages, is_file, list_files, open_images, read_file
 from urbancross_bench.data.index import signature
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
@@ -32,10 +32,12 @@ __all__ = [
     "find",
     "finish",
     "images_place",
+    "is_file",
     "list_files",
     "name_facts",
     "open_images",
     "read_csv",
+    "read_file",
     "read_json",
     "read_lines",
     "signature",

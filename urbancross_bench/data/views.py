@@ -1,9 +1,9 @@
 """The firewall: what of a packed split an adaptation may see, and nothing that leads further.
 
-A view holds no domain, no path and no split; its images are rows of a read-only mapping of the training
-pixels, in an order of its own. So nothing reachable from it pairs what its setting leaves unpaired, and no test
-data is within reach. Under `unsupervised` images and captions are two streams in orders of their own; their lengths
-are those of the training split and say nothing of who belongs to whom.
+A view holds no domain, no path and no split; its images are rows of a read-only mapping of the training pixels,
+in an order of its own. So nothing reachable from it pairs what its setting leaves unpaired, and no test data is
+within reach. Under `unsupervised` images and captions are two streams in orders of their own; their lengths are
+those of the training split and say nothing of who belongs to whom.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def drawn(steps: Sequence[str], count: int, generator: Generator) -> Change:
 
 def few_at_once(count: int, device: torch.device) -> Iterator[slice]:
     """Slices of a batch: on a CPU a few images each, which stay in the cache from one operation to the next."""
-    few = 8 if device.type == "cpu" else max(1, count)
+    few = 4 if device.type == "cpu" else max(1, count)
     for start in range(0, count, few):
         yield slice(start, start + few)
 
