@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from urbancross_bench.data.checking import Between
     from urbancross_bench.data.index import Report
     from urbancross_bench.data.overlap import Shared
-    from urbancross_bench.interfaces.dataset import Domain
 
 _EXAMPLES = {"defect": 3, "warning": 3, "note": 1}
 _EVERY = 30  # seconds
@@ -43,12 +42,15 @@ def check(
     """Open every file of some domains, and compare every two. Exit status 1: one of them may not be ranked."""
     from urbancross_bench.data.checking import as_json, check_domains, open_folder, write
     from urbancross_bench.data.index import reading
+    from urbancross_bench.execution.domains import read_domains
+    from urbancross_bench.registry import Registry
 
     if out:
         open_folder(out)
     try:
         with _progress() as report, reading(verify=verify, report=report):
-            checked = check_domains(_read(domains, plugin or []), report)
+            # All are read before the first image is opened: a misspelling shows early.
+            checked = check_domains(read_domains(domains, Registry.discover(plugin or [])), report)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -65,24 +67,6 @@ def check(
             print(f"\nreport, repairs, pairs and exclusion lists: {out}")
     if not checked.may_be_ranked:
         raise typer.Exit(1)
-
-
-def _read(domains: Sequence[str], plugins: Sequence[Path]) -> dict[str, Domain]:
-    """The domains by reference, all of them read before the first image is opened: a misspelling shows early."""
-    from urbancross_bench.errors import UrbanCrossError
-    from urbancross_bench.execution.domains import read_domain
-    from urbancross_bench.registry import Registry
-
-    registry = Registry.discover(plugins)
-    references = [reference for text in domains for reference in registry.expand("dataset", text)]
-    read = {}
-    for reference in references:
-        resolved = registry.resolve("dataset", reference)
-        try:
-            read[str(reference)], _ = read_domain(resolved)
-        except UrbanCrossError as error:
-            raise type(error)(f"domain {str(reference)!r}: {error}") from error
-    return read
 
 
 @contextlib.contextmanager

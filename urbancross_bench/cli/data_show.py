@@ -32,19 +32,16 @@ def show(
     from urbancross_bench.data.croissant import write_croissant
     from urbancross_bench.data.index import reading
     from urbancross_bench.errors import UsageError
-    from urbancross_bench.execution.domains import read_domain
+    from urbancross_bench.execution.domains import read_domains
     from urbancross_bench.registry import Registry
 
-    registry = Registry.discover(plugin or [])
-    references = [reference for text in domains for reference in registry.expand("dataset", text)]
-    resolved = [registry.resolve("dataset", reference) for reference in references]
-    if croissant and len(resolved) > 1:
-        raise UsageError(f"--croissant describes one domain, and {len(resolved)} are asked for")
+    read = read_domains(domains, Registry.discover(plugin or []))
+    if croissant and len(read) > 1:
+        raise UsageError(f"--croissant describes one domain, and {len(read)} are asked for")
     cards = []
-    for number, one in enumerate(resolved):
+    for number, (reference, domain) in enumerate(read.items()):
         with reading(report=report_reading):
-            domain, _ = read_domain(one)
-            facts = {"reference": str(one.reference), **card(domain)}
+            facts = {"reference": reference, **card(domain)}
         cards.append(facts)
         if not json_:
             print("\n" * bool(number) + "\n".join([*_lines(facts), *text_map(*places(domain))]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +88,21 @@ def read_domain(resolved: Resolved, exclusions: str | None = None) -> tuple[Doma
     return without(domain, Path(exclusions)) if exclusions else (domain, None)
 
 
+def read_domains(texts: Iterable[str], registry: Registry) -> dict[str, Domain]:
+    """Domains by their references, aliases in their members' places, none of them checked.
+
+    Raises DataError, PluginError or UsageError naming the domain.
+    """
+    references = [reference for text in texts for reference in registry.expand("dataset", text)]
+    resolved = [registry.resolve("dataset", reference) for reference in references]
+    domains = {}
+    for one in resolved:
+        name = str(one.reference)
+        with _naming(name):
+            domains[name], _ = read_domain(one)
+    return domains
+
+
 def open_domains(grid: Grid, registry: Registry) -> Domains:
     """Read and check every domain of a grid. Raises UsageError, DataError or PluginError naming the domain."""
     members = _members(grid, registry)
@@ -122,13 +138,20 @@ def _placed(scenario: Scenario, members: Mapping[str, Mapping[str, str]]) -> lis
 
 
 def _open(name: str, text: str, exclusions: str | None, registry: Registry) -> PlannedDomain:
-    try:
+    with _naming(name):
         resolved = registry.resolve("dataset", text)
         domain, excluded = read_domain(resolved, exclusions)
         domain = replace(domain, name=name)
         check(domain)
         splits = {split: split_of(domain, split) for split in SPLITS}
         return PlannedDomain(name, text, resolved.plugin.version, exclusions, excluded, splits)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Errors say which domain they are about."""
+    try:
+        yield
     except UrbanCrossError as error:
         raise type(error)(f"domain {name!r}: {error}") from error
 
