@@ -8,7 +8,6 @@ import threading
 import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -81,15 +80,20 @@ class FileImages(ImageSource):
     def __init__(self, place: Path, names: Sequence[str]) -> None:
         self.place = place
         self._names = names
+        self._digests: list[str] | None = None  # of all files; None until the first is asked for
 
     def digest(self, index: int) -> str:
         """SHA-256 of the file. Raises DataError if one of the domain's files cannot be read."""
+        if self._digests is None:
+            wanted = list(zip(self._names, self._signatures(), strict=True))
+            with open_index() as known:
+                self._digests = known.values(str(self.place), wanted, self._computed_digest)
         return self._digests[index]
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Decode one file (see `data.decode`), which must still be the one that was indexed."""
+        """Decode one file (see `data.decode`), which must still be the one whose digest was asked for."""
         content = self.content(index)
-        if "_digests" in self.__dict__ and hashlib.sha256(content).hexdigest() != self._digests[index]:
+        if self._digests and hashlib.sha256(content).hexdigest() != self._digests[index]:
             raise DataError(f"image {self.where(index)} has changed while it was in use; run the command again")
         return decode(content, self.where(index))
 
@@ -105,14 +109,8 @@ class FileImages(ImageSource):
     def _signatures(self) -> list[str]:
         """What changes when a file does; see `data.index`."""
 
-    @cached_property
-    def _digests(self) -> list[str]:
-        def compute(index: int) -> str:
-            return hashlib.sha256(self.content(index)).hexdigest()
-
-        wanted = list(zip(self._names, self._signatures(), strict=True))
-        with open_index() as index:
-            return index.values(str(self.place), wanted, compute)
+    def _computed_digest(self, index: int) -> str:
+        return hashlib.sha256(self.content(index)).hexdigest()
 
 
 class FolderImages(FileImages):
