@@ -632,7 +632,7 @@ def test_threads_and_forked_processes_read_what_one_reads(tmp_path: Path, place:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
 def test_a_forked_process_opens_the_zip_for_itself(tmp_path: Path) -> None:
     """Else both would move the one position that they share."""
-    some = tiles(12)
+    some = tiles(12, size=64)  # more than a buffer holds
     file = write_files(tmp_path / "images.zip", files_of(some))
     source = ZipImages(file, [tile.name for tile in some])
     source.read(0)

@@ -849,9 +849,27 @@ def test_a_copy_that_is_damaged_is_named(tmp_path: Path) -> None:
         read(f"huggingface[path={tmp_path}/empty]")
 
 
+def test_a_table_whose_offsets_lead_astray_is_refused(tmp_path: Path) -> None:
+    """What is mapped from disk is looked at by nobody else before it is used as places of texts in memory."""
+    reference = saved(tmp_path, tiles())
+    arrow = next((tmp_path / "saved" / "train").glob("*.arrow"))
+    content, length = arrow.read_bytes(), len(tiles()[0].name)
+    names = np.arange(10, dtype=np.int32) * length
+    assert names.tobytes() in content
+    for place, astray in ((5, 1), (9, 10**6), (3, -1)):
+        offsets = names.copy()
+        offsets[place] = astray
+        arrow.write_bytes(content.replace(names.tobytes(), offsets.tobytes()))
+        with pytest.raises(DataError, match=r"saved, split 'train' cannot be read: .*offset"):
+            read(reference)
+
+
 def test_a_name_on_the_hub_is_refused_without_trying_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*_: object, **__: object) -> None:
-        raise AssertionError("the network was tried")
+    tried: list[object] = []
+
+    def no_network(*place: object, **_: object) -> None:
+        tried.append(place)
+        raise OSError("no network")
 
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -866,13 +884,18 @@ def test_a_name_on_the_hub_is_refused_without_trying_the_network(monkeypatch: py
             read(f"huggingface[path={path}]")
     with pytest.raises(DataError, match="does not exist"):
         read("imagefolder[path=somebody/rsicd]")
+    assert tried == []
 
 
 def test_reading_a_copy_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import datasets
+
+    datasets.enable_progress_bars()
     reference = imagefolder(tmp_path, tiles())
     capfd.readouterr()
     read(reference)
     assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
