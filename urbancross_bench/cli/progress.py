@@ -175,8 +175,8 @@ def print_table(table: Table) -> None:
     columns = list(zip(*[[_text(cell) for cell in row] for row in table.rows], strict=True))
     columns = columns or [()] * len(table.columns)
     alike = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns]
-    same = [(name, column[0]) for name, column, is_so in zip(table.columns, columns, alike, strict=True) if is_so]
-    shared = ", ".join(f"{name} {text}" for name, text in same if text)
+    parts = [f"{n} {c[0]}" for n, c, same in zip(table.columns, columns, alike, strict=True) if same and c[0]]
+    shared = ", ".join(parts)
     shown = RichTable(title=Text(table.title), caption=Text(shared), title_justify="left", caption_justify="left")
     for name, same in zip(table.columns, alike, strict=True):
         if not same:
