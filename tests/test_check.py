@@ -257,7 +257,7 @@ def test_known_counts(tmp_path: Path) -> None:
         (official | {"test": (5, 10)}, True, "other counts", "defect"),
     ):
         changed = replace(domain, known_counts={"redrawn": {"test": (1, 1)}, "official": known})
-        changed = replace(changed, partition="70/10/20, drawn with seed 0") if drawn else changed
+        changed = replace(changed, given=not drawn)
         found = {finding.kind: finding for finding in audited(changed).findings}
         assert list(found) == [kind]
         assert found[kind].level == level

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import math
 import types
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.pack import PackedSplit, Pixels
 from urbancross_bench.data.views import PairView, Shown, StreamView, target_view
-from urbancross_bench.errors import FirewallError
+from urbancross_bench.errors import DataError, FirewallError
 from urbancross_bench.interfaces import SETTINGS, Domain
 from urbancross_bench.modelling.feeds import Feed
 
@@ -180,6 +182,22 @@ def test_few_shot_shares_are_nested_paired_and_the_same_for_every_run(
     assert all(smaller <= larger for smaller, larger in itertools.pairwise(shown))
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), texts=st.lists(st.integers(0, 9), min_size=2, max_size=40))
+def test_disjoint_halves_show_no_text_of_a_shown_image_though_captions_repeat(seed: int, texts: list[int]) -> None:
+    split = split_of_tiles([1] * len(texts))
+    split = replace(split, captions=tuple(f"caption {text}" for text in texts))
+    if len(set(texts)) == 1:
+        with pytest.raises(DataError, match="none is left to show"):
+            target_view(split, Shown("unsupervised", disjoint_halves=True), seed)
+    with contextlib.suppress(DataError):
+        view = target_view(split, Shown("unsupervised", disjoint_halves=True), seed)
+        assert isinstance(view, StreamView)
+        own = {f"caption {texts[tile]}" for tile in tiles(view.images)}  # type: ignore[arg-type]
+        assert own.isdisjoint(view.captions)  # type: ignore[arg-type]
+        assert {*view.captions} | own == {*split.captions}  # type: ignore[misc]
+
+
 def test_another_share_seed_draws_another_order(packed: PackedSplit) -> None:
     views = [target_view(packed, Shown("few_shot", 0.5, share_seed), 0) for share_seed in (0, 1)]
     assert {*tiles(views[0].images)} != {*tiles(views[1].images)}  # type: ignore[union-attr, arg-type]
@@ -263,6 +281,7 @@ def test_what_is_hidden_cannot_be_read(packed: PackedSplit, setting: str, hidden
 
 
 CHEAT = """
+import contextlib
 import gc
 from urbancross_bench.interfaces import Adaptation, hookimpl, register
 

@@ -179,8 +179,8 @@ def zip_changed(content: bytes, rng: random.Random) -> bytes:
     if how == 0:
         marks = [i for i in range(len(content) - 4) if content[i : i + 2] == b"PK"]
         changed = bytearray(content)
-        for _ in range(rng.choice((1, 2, 4))):
-            at = min(rng.choice(marks or [0]) + rng.randrange(46), len(content) - 1)
+        for _ in range(rng.choice((1, 2, 4)) if marks else 0):
+            at = min(rng.choice(marks) + rng.randrange(46), len(content) - 1)
             changed[at] = rng.randrange(256)
         return bytes(changed)
     if how == 1:
@@ -359,9 +359,16 @@ def pairs_of_metadata(file: Path, reference: Reference) -> Pairs:
         while rest:  # one value after the other, whatever blanks lie between
             row, end = json.JSONDecoder().raw_decode(rest)
             rows, rest = [*rows, row], rest[end:].lstrip()
-        return {(Path(row["file_name"]).name, text.strip()) for row in rows for text in row["captions"]}
+        return {
+            (row["file_name"].replace("\\", "/").rpartition("/")[2], text.strip())
+            for row in rows
+            for text in row["captions"]
+        }
     options = {"image_column": "file_name", "caption_columns": ["captions"]}
-    return {(Path(name).name, text) for name, text in pairs_of_csv(file, replace(reference, options=options))}
+    return {
+        (name.replace("\\", "/").rpartition("/")[2], text)
+        for name, text in pairs_of_csv(file, replace(reference, options=options))
+    }
 
 
 PARSERS: dict[str, tuple[str, Callable[[Path, Reference], Pairs]]] = {

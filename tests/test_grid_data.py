@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Result, write_karpathy
 
@@ -14,6 +16,7 @@ from urbancross_bench.data.domain import check, split_of
 from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.images import FolderImages
 from urbancross_bench.errors import DataError
+from urbancross_bench.identity import digest
 from urbancross_bench.interfaces import Domain
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
@@ -206,6 +209,20 @@ def test_an_exclusion_that_fits_nothing_is_an_error(tmp_path: Path, row: tuple[s
         without(domain, write_list(tmp_path / "list.csv", row))
 
 
+def test_exclusions_leave_the_test_items_of_overlapping_splits_alone(tmp_path: Path) -> None:
+    domain = read(write_karpathy(tmp_path / "d"))
+    splits = dict(domain.splits) | {"train": np.union1d(domain.splits["train"], domain.splits["test"][:2])}
+    domain = replace(domain, splits=splits, overlapping=True)
+    twice, caption = domain.image_names[2], domain.captions[4]
+    assert domain.image_of_caption[4] == 2
+    changed, excluded = without(domain, write_list(tmp_path / "list.csv", (twice, "")))
+    assert excluded.images == 1
+    assert 2 not in changed.splits["train"]
+    assert split_of(changed, "test").fingerprint == split_of(domain, "test").fingerprint
+    with pytest.raises(DataError, match="is a test image"):
+        without(domain, write_list(tmp_path / "list.csv", (twice, caption)))
+
+
 def test_what_was_excluded_stands_in_plan_record_and_table(pool: Path, cli: Cli, grid: GridWriter) -> None:
     write_list(pool / "twins.csv", ("plain_000.png", ""), ("plain_001.png", ""))
     scenarios = [{"source": "plain", "target": "dark"}]
@@ -239,11 +256,13 @@ def test_test_images_seen_in_training_are_counted_by_content(pool: Path, cli: Cl
     result = cli("run", grid(adaptations=["source_only"]), "--out", pool / "out")
     assert result.status == 0, result.err
     seen = {
-        (r.spec["scenario"]["source"][0], r.spec["scenario"]["target"]): r.spec["test_images_seen"]
+        (r.spec["scenario"]["source"][0], r.spec["scenario"]["target"]): r.spec["test_images_in_training"]
         for r in read_records([pool / "out"])
     }
     assert seen == {("plain", "dark"): 2, ("plain", "plain"): 0, ("dark", "plain"): 0, ("dark", "dark"): 0}
-    assert "2 test images seen in training" in (pool / "out" / "leaderboard" / "scenarios.csv").read_text()
+    assert (
+        "2 test images stand in a training split" in (pool / "out" / "leaderboard" / "scenarios.csv").read_text()
+    )
 
 
 def test_planning_again_reads_no_image(
@@ -267,6 +286,92 @@ def test_planning_again_reads_no_image(
     assert json.loads(result.out)["runs"] == first
     assert len(reads) == 96
     assert f"reading {pool / 'plain' / 'images'}: 24 files" in result.err
+
+
+def test_a_row_keeps_its_baseline_when_a_source_test_split_changes(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    """What training never sees of a source is no part of a comparison: an old record and a new one compare."""
+    scenarios, out = [{"source": "plain", "target": "dark"}], pool / "out"
+    assert cli("run", grid(scenarios=scenarios, adaptations=["source_only"]), "--out", out).status == 0
+    file = pool / "plain" / "dataset.json"
+    content = json.loads(file.read_text())
+    next(e for e in content["images"] if e["split"] == "test")["sentences"][0]["raw"] = "something else"
+    file.write_text(json.dumps(content))
+    result = cli("run", grid(scenarios=scenarios, adaptations=["source_only", "oracle"]), "--out", out)
+    assert "1 ok, 1 reused" in result.out
+    with (out / "leaderboard" / "scenarios.csv").open(encoding="utf-8") as table:
+        rows = {line["adaptation"]: line["Δ source_only"] for line in csv.DictReader(table)}
+    assert rows["oracle"]
+
+
+def test_what_a_plugin_says_of_its_content_is_recorded_anew(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    domains = {"plain": f"karpathy[file={pool / 'plain' / 'dataset.json'}]"}
+    domains["dark"] = f"karpathy[file={pool / 'dark' / 'dataset.json'}]"
+    said = domains | {"dark": domains["dark"].replace("]", ",captions_generated=true]")}
+    scenarios = [{"source": "plain", "target": "dark"}]
+    for some in (domains, said):
+        file = grid(domains=some, scenarios=scenarios, adaptations=["source_only"])
+        assert cli("run", file, "--out", pool / "out").status == 0
+    text = (pool / "out" / "leaderboard" / "scenarios.md").read_text(encoding="utf-8")
+    assert "A model wrote the captions of dark from the images." in text
+
+
+@pytest.mark.parametrize("change", ["", "[split_seed=3]"])
+def test_a_target_that_is_mostly_a_source_is_refused(pool: Path, cli: Cli, grid: GridWriter, change: str) -> None:
+    """The same images under another name, though a split differs."""
+    file = pool / "plain" / "dataset.json"
+    other = pool / "plain" / "other.json"
+    other.write_text(file.read_text().replace("a red place .", "a red field indeed ."))
+    domains = {"one": f"karpathy[file={file}]", "two": f"karpathy[file={other},images={file.parent / 'images'}]"}
+    if change:
+        domains["two"] = domains["two"].replace("]", ",split=drawn,split_seed=3]")
+    result = cli("plan", grid(domains=domains, scenarios=[{"source": "one", "target": "two"}]))
+    assert result.status == 2
+    assert "'one' and 'two' hold the same data" in result.err
+
+
+BROKEN = """
+import numpy as np
+from dataclasses import replace
+from urbancross_bench.interfaces import Dataset, hookimpl, register
+from urbancross_datasets.karpathy import Karpathy, KarpathyOptions
+
+@hookimpl
+def register_datasets():
+    options = "urbancross_datasets.karpathy:KarpathyOptions"
+    return [register("broken", "MODULE:Broken", options=options, summary="-")]
+
+class Broken(Dataset):
+    def read(self, member):
+        domain = Karpathy(self.options).read(None)
+        return CHANGE
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("replace(domain, splits=['train'] * 24)", "splits is no mapping"),
+        ("replace(domain, splits={'train': [0]})", "split 'train' is no one-dimensional array of integers"),
+        ("None", "it is a NoneType, not a Domain"),
+        ("replace(domain, image_of_caption=[0] * 48)", "image_of_caption is no one-dimensional array"),
+        ("replace(domain, captions=[1] * 48)", "captions holds something that is no text"),
+        ("replace(domain, images=None)", "images is a NoneType, not an ImageSource"),
+        ("replace(domain, images=type('X', (type(domain.images),), {'digest': 1 / 0 if 0 else None})"
+         "(domain.images.place, domain.image_names))", "cannot be used: TypeError"),
+    ],
+)  # fmt: skip
+def test_a_dataset_plugin_that_gives_nonsense_is_named(
+    pool: Path, cli: Cli, grid: GridWriter, change: str, message: str
+) -> None:
+    module = f"broken_{digest([change.encode()])[:8]}"
+    (pool / f"{module}.py").write_text(BROKEN.replace("MODULE", module).replace("CHANGE", change))
+    reference = f"broken[file={pool / 'plain' / 'dataset.json'}]"
+    plan = cli("plan", grid(plugins=[f"{module}.py"], domains={"b": reference}, scenarios="all_ordered_pairs"))
+    show = cli("data", "show", reference, "--plugin", pool / f"{module}.py")
+    for result in (plan, show):
+        assert result.status == 2
+        assert "Traceback" not in result.err
+    assert message in plan.err
 
 
 def test_repairs_are_said_before_anything_runs(pool: Path, cli: Cli, grid: GridWriter) -> None:

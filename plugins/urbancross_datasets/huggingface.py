@@ -21,6 +21,7 @@ from urbancross_bench.data.readers import (
     read_file,
     signature,
     split_name,
+    verifying,
 )
 from urbancross_bench.errors import DataError, did_you_mean
 from urbancross_bench.interfaces import Dataset, Domain
@@ -179,10 +180,11 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
         with _silent(unless=options.download):
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
                 loaded = datasets.load_from_disk(str(path))
-            elif path.is_dir() and builder:
-                loaded = datasets.load_dataset(builder, data_dir=str(path))
             elif path.is_dir():
-                loaded = datasets.load_dataset(str(path))
+                # `datasets` keeps what it read of a folder, by sizes and times.
+                fresh = {"download_mode": "force_redownload"} if verifying() else {}
+                source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
+                loaded = datasets.load_dataset(**source, **fresh)
             elif builder or options.path.count("/") != 1:
                 raise DataError(f"folder {path} does not exist (relative paths start at URBANCROSS_DATA)")
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
@@ -31,7 +31,7 @@ class CsvOptions(FileOptions):
     train: str | None = Field(default=None, description="or a csv for each split")
     val: str | None = None
     test: str | None = None
-    separator: str = Field(default=",", min_length=1, max_length=1)
+    separator: str = Field(default=",", description="one character, or `tab`")
     image_column: str = "image_name"
     caption_columns: tuple[str, ...] = Field(default=("description",), min_length=1, description="a caption each")
     split_column: str | None = Field(default=None, description="train, val or test; empty for none")
@@ -41,6 +41,15 @@ class CsvOptions(FileOptions):
     longitude_column: str | None = None
     resolution_column: str | None = Field(default=None, description="metres per pixel")
     tags_column: str | None = None
+
+    @field_validator("separator")
+    @classmethod
+    def _one_character(cls, separator: str) -> str:
+        if separator in ("tab", "\\t"):
+            return "\t"
+        if len(separator) != 1:
+            raise ValueError("a separator is one character, or `tab`")
+        return separator
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -27,7 +27,7 @@ from urbancross_bench.data.readers import (
     tag_text,
 )
 from urbancross_bench.errors import DataError
-from urbancross_bench.interfaces import Dataset, Domain, Segments
+from urbancross_bench.interfaces import Dataset, Domain, Repair, Segments
 
 MEMBERS = ("finland", "germany", "spain")
 SEGMENTS = ("image_segments", "image_segments.zip")
@@ -83,7 +83,7 @@ class UrbanCross(Dataset):
             scheme=options.lists,
             licence="images: those of SkyScript's sources; captions: none stated",
         )
-        return replace(domain, segments=_segments(domain, folder))
+        return _with_segments(domain, folder)
 
 
 def _facts(name: str, metadata: dict[str, Any], file: str | None) -> dict[str, Any]:
@@ -106,18 +106,22 @@ def _metadata(file: Path) -> dict[str, Any]:
     return content
 
 
-def _segments(domain: Domain, folder: Path) -> Segments | None:
-    """`image_segments/<stem>/<stem>_<i>.jpg`, in order of i; how they were chosen is unknown, so by caption."""
+def _with_segments(domain: Domain, folder: Path) -> Domain:
+    """`image_segments/<stem>/<stem>_<i>.jpg`, in order of i; how they were chosen is unknown, so by caption.
+
+    Files there that are no segment of the domain's images are left out, and that is noted.
+    """
     present = [folder / name for name in SEGMENTS if os.path.lexists(folder / name)]
     if not present:
-        return None
+        return domain
     owners: dict[str, list[int]] = {}
     for index, name in enumerate(domain.image_names):
         owners.setdefault(PurePosixPath(name).stem, []).append(index)
-    found: dict[tuple[int, int], str] = {}
+    found, astray = dict[tuple[int, int], str](), list[str]()
     for name in list_files(present[0]):
         match = _SEGMENT.fullmatch(name)
         if not match or match["stem"] not in owners:
+            astray.append(name)
             continue
         images, number = owners[match["stem"]], int(match["number"])
         if len(images) > 1:
@@ -127,5 +131,11 @@ def _segments(domain: Domain, folder: Path) -> Segments | None:
             raise DataError(f"{present[0]}: {found[images[0], number]!r} and {name!r} have the same number")
         found[images[0], number] = name
     order = sorted(found)
-    segments = open_images(present[0], [found[key] for key in order])
-    return Segments(segments, np.array([image for image, _ in order], dtype=np.int64), caption_aware=True)
+    segments = Segments(
+        open_images(present[0], [found[key] for key in order]),
+        np.array([image for image, _ in order], dtype=np.int64),
+        caption_aware=True,
+    )
+    problem = f"{len(astray)} files are segments of no captioned image, {astray[0]!r} the first" if astray else ""
+    noted = [Repair(str(present[0]), problem, "left out")] if astray else []
+    return replace(domain, segments=segments, repairs=(*domain.repairs, *noted))

@@ -32,7 +32,7 @@ def show(
     from urbancross_bench.data.croissant import write_croissant
     from urbancross_bench.data.index import reading
     from urbancross_bench.errors import UsageError
-    from urbancross_bench.execution.domains import read_domains
+    from urbancross_bench.execution.domains import naming, read_domains
     from urbancross_bench.registry import Registry
 
     read = read_domains(domains, Registry.discover(plugin or []))
@@ -40,7 +40,7 @@ def show(
         raise UsageError(f"--croissant describes one domain, and {len(read)} are asked for")
     cards = []
     for number, (reference, domain) in enumerate(read.items()):
-        with reading(report=report_reading):
+        with reading(report=report_reading), naming(reference):
             facts = {"reference": reference, **card(domain)}
         cards.append(facts)
         if not json_:

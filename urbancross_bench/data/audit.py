@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.captions import CaptionFacts, caption_facts, owned
 from urbancross_bench.data.domain import check, split_of
-from urbancross_bench.data.images import FileImages, NoImages
+from urbancross_bench.data.images import FileImages, FolderImages, NoImages, ZipImages, list_files
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, look_at
 from urbancross_bench.data.overlap import TRAINING, Opened, Shared, shared, twins
@@ -75,6 +75,7 @@ def audit(name: str, domain: Domain, report: Report) -> Audit:
         *_doubles(opened, matches),
         *_sizes(opened),
         *_extensions(opened),
+        *_unnamed(domain),
         *_captions(opened, within, captions),
         *_repairs(domain),
     ]
@@ -162,8 +163,7 @@ def _known_counts(domain: Domain, facts: Mapping[str, CaptionFacts]) -> Iterator
     # Splits that the user had drawn have sizes of their own; what counts then is that no image has gone.
     totals = {sum(count for count, _ in known.values()) for known in domain.known_counts.values()}
     complete = len(domain.image_names) in totals
-    drawn = "drawn" in domain.partition.partition(";")[0]
-    yield Finding("other counts", "note" if drawn and complete else "defect", text)
+    yield Finding("other counts", "note" if not domain.given and complete else "defect", text)
 
 
 def _doubles(opened: Opened, matches: Sequence[Match]) -> Iterator[Finding]:
@@ -220,6 +220,24 @@ def _extensions(opened: Opened) -> Iterator[Finding]:
             items.append(_item(opened.domain, index, f"holds {found}", ""))
     text = "{} of {:,} images {are} in another format than the name says"
     yield from _found("wrong extensions", "note", text, len(opened.seen.looks), items)
+
+
+def _unnamed(domain: Domain) -> Iterator[Finding]:
+    """Files beside the images that no caption names."""
+    if not isinstance(domain.images, FolderImages | ZipImages):
+        return
+    images, named = domain.images, {*domain.image_names, *(repair.image for repair in domain.repairs)}
+    suffixes = {PurePosixPath(name).suffix.lower() for name in domain.image_names}
+    known = {*(PurePosixPath(name).name for name in named)} if isinstance(images, ZipImages) else named
+    others = [
+        name
+        for name in list_files(images.place)
+        if PurePosixPath(name).suffix.lower() in suffixes
+        and (PurePosixPath(name).name if isinstance(images, ZipImages) else name) not in known
+    ]
+    items = [Repair(f"{images.place}:{name}", "no caption names it", "", name) for name in others]
+    text = "{} images beside the domain's {:,} {are} named by no caption"
+    yield from _found("images without captions", "note", text, len(domain.image_names), items)
 
 
 def _captions(opened: Opened, within: Shared, facts: Mapping[str, CaptionFacts]) -> Iterator[Finding]:

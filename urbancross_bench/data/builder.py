@@ -12,6 +12,8 @@ from urbancross_bench.data.text import is_utf8
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
 
+BARE = "image without a caption"  # the problem of a repair
+
 
 class DomainBuilder:
     """Takes images and captions in the order a file has them, and keeps account of what it leaves out.
@@ -94,7 +96,7 @@ class DomainBuilder:
         position = {image: index for index, image in enumerate(kept)}
         for image, name in enumerate(self._names):
             if image not in captioned:
-                self._repairs.append(Repair(self._where[image], "image without a caption", "left out", name))
+                self._repairs.append(Repair(self._where[image], BARE, "left out", name))
         chosen = [self._names[image] for image in kept]
         labels = [self._splits[image] for image in kept]
         return Domain(

@@ -148,7 +148,7 @@ def _write_exclusions(folder: Path, of: str, test: str, found: Shared) -> None:
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # else a lone \r stands bare
     writer.writerow(columns)
     writer.writerows(rows)
     _write(file, text.getvalue())

@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "WEBP",
+)  # of others, PIL scales 10 to 16 bits by rules of their own
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 for _library in ("PIL", "tifffile"):  # what is wrong with a file is raised, and need not be printed too
     logging.getLogger(_library).addHandler(logging.NullHandler())

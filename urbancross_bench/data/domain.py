@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import canonical_json, digest
-from urbancross_bench.interfaces.dataset import SPLITS, Domain
+from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,24 @@ class Split:
         text = canonical_json([self.image_names, self.captions, self.image_of_caption.tolist()])
         images = (self.domain.images.digest(int(index)).encode() for index in self.members)
         return digest([text.encode(), *images])
+
+
+def misshapen(domain: object) -> str:
+    """What is not of the type that `Domain` says, in words; empty if all is. A plugin may give anything."""
+    if not isinstance(domain, Domain):
+        return f"it is a {type(domain).__name__}, not a Domain"
+    if not isinstance(domain.images, ImageSource):
+        return f"images is a {type(domain.images).__name__}, not an ImageSource"
+    if not isinstance(domain.splits, Mapping):
+        return "splits is no mapping of split names to image indices; `index_splits` makes one of labels"
+    indices = {"image_of_caption": domain.image_of_caption}
+    for name, values in (indices | {f"split {n!r}": members for n, members in domain.splits.items()}).items():
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
+            return f"{name} is no one-dimensional array of integers"
+    for name, texts in (("image_names", domain.image_names), ("captions", domain.captions)):
+        if not all(isinstance(text, str) for text in texts):
+            return f"{name} holds something that is no text"
+    return ""
 
 
 def check(domain: Domain) -> None:

@@ -37,10 +37,12 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     """The domain with a list's images and captions out of its training and validation splits.
 
     An image that loses its last caption is out as well. Raises DataError naming file and line for an image that is
-    not in the domain or is a test image, and for a caption that the image does not have.
+    not in the domain, for one that is a test image alone, for a caption of a test image, and for a caption that
+    the image does not have.
     """
     position = {name: index for index, name in enumerate(domain.image_names)}
-    test = {*domain.splits.get("test", np.empty(0)).tolist()} if not domain.overlapping else set()
+    tested = {*domain.splits.get("test", np.empty(0)).tolist()}
+    trained = {index for name in _TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}
     captions_of: dict[int, list[int]] = {}
     for number, owner in enumerate(domain.image_of_caption.tolist()):
         captions_of.setdefault(owner, []).append(number)
@@ -50,8 +52,8 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
         index = position.get(name)
         if index is None:
             raise DataError(f"{where}: no image is called {name!r}.{did_you_mean(name, position)}")
-        if index in test:
-            raise DataError(f"{where}: {name!r} is a test image; only training and validation images are excluded")
+        if index in tested and (caption or index not in trained):
+            raise DataError(f"{where}: {name!r} is a test image; test items stay what they are")
         if not caption:
             images.add(index)
             continue
@@ -61,7 +63,6 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
         captions.update(found)
     images |= {index for index, numbers in captions_of.items() if captions.issuperset(numbers)}
     captions -= {number for index in images for number in captions_of[index]}
-    trained = {index for name in _TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}
     excluded = Excluded(file.name, file_digest(file), len(images & trained), len(captions))
     kept = np.array([number for number in range(len(domain.captions)) if number not in captions], dtype=np.int64)
     splits = {

@@ -32,10 +32,11 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
     for name in names:
         if leads_out(name):
             raise DataError(f"image name {name!r} leads out of {place}")
+    plain = [PurePosixPath(name).as_posix() for name in names]  # ./a.png is a.png, in a zip too
     if place.is_dir():
-        return FolderImages(place, names)
+        return FolderImages(place, plain)
     if place.is_file():
-        return ZipImages(place, names)
+        return ZipImages(place, plain)
     raise DataError(f"images {place}: there is no such folder or zip (relative paths start at URBANCROSS_DATA)")
 
 
@@ -150,7 +151,8 @@ class ZipImages(FileImages):
     def __init__(self, file: Path, names: Sequence[str]) -> None:
         """Raises DataError for a zip that is damaged, leads out of itself, or holds a name twice."""
         super().__init__(file, names)
-        self._local = threading.local()  # a ZipFile has one position: one for each thread
+        self._opened: tuple[int, zipfile.ZipFile] | None = None  # by which process: a fork shares no position
+        self._lock = threading.Lock()
         members = _members(file)
         self._members = [self._find(name, members) for name in names]
 
@@ -182,16 +184,19 @@ class ZipImages(FileImages):
             for m in members.get(PurePosixPath(name).name, [])
             if m.filename == name or m.filename.endswith(f"/{name}")
         ]
+        if len(found) > 1 and [m.filename for m in found].count(name) == 1:
+            return next(m for m in found if m.filename == name)
         if len(found) > 1:
             places = " and ".join(member.filename for member in found[:2])
             raise DataError(f"zip {self.place} holds {name!r} more than once: {places}")
         return found[0] if found else None
 
     def _open(self) -> zipfile.ZipFile:
-        if getattr(self._local, "process", None) != os.getpid():
-            self._local.process, self._local.zip = os.getpid(), zipfile.ZipFile(self.place)
-        zip_: zipfile.ZipFile = self._local.zip
-        return zip_
+        """The zip, opened once: its directory may be large, and threads can read one ZipFile together."""
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                self._opened = os.getpid(), zipfile.ZipFile(self.place)
+            return self._opened[1]
 
     def _signatures(self) -> list[str]:
         try:

@@ -22,6 +22,7 @@ from urbancross_bench.errors import UsageError
 Report = Callable[[str, int, int], None]  # what is being read, how many of how many
 _SETTLED = 2 * 10**9  # ns; a younger file could change again without its times telling
 _BATCH = 256
+_PATIENCE = 5  # seconds that another process may hold the file; then it is done without
 _T = TypeVar("_T")
 
 
@@ -32,6 +33,11 @@ class _Reading:
 
 
 _reading: ContextVar[_Reading] = ContextVar("reading", default=_Reading())  # noqa: B039 - frozen
+
+
+def verifying() -> bool:
+    """Whether nothing that was kept of files is to be trusted."""
+    return _reading.get().verify
 
 
 @contextlib.contextmanager
@@ -134,6 +140,7 @@ class Index:
                     return work(self._connection)
             except sqlite3.Error as error:
                 if not _is_damage(error):
+                    self.close()
                     return None
                 self.close()
                 _set_aside(self._file)
@@ -150,7 +157,7 @@ def _open(file: Path) -> sqlite3.Connection | None:
     for _ in range(2):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(file, timeout=30)
+            connection = sqlite3.connect(file, timeout=_PATIENCE)
             with connection:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS entries (place TEXT, name TEXT, signature TEXT, value TEXT, "

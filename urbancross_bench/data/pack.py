@@ -104,7 +104,7 @@ def pack(split: Split, image_format: ImageFormat, folder: Path, report: Callable
         return pixels.tobytes()
 
     members = split.members.tolist()
-    with (folder / _PIXELS).open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as threads:
+    with (folder / _PIXELS).open("wb") as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         file.write(_header((len(members), size, size, 3)))
         for start in range(0, len(members), _BLOCK):
             file.writelines(threads.map(packed, members[start : start + _BLOCK]))

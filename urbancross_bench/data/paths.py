@@ -11,7 +11,7 @@ from urbancross_bench.errors import DataError
 
 def data_folder() -> Path:
     """Where datasets lie: `URBANCROSS_DATA`, or the current folder."""
-    return Path(os.environ.get("URBANCROSS_DATA", ".")).resolve()
+    return Path(os.environ.get("URBANCROSS_DATA", ".")).expanduser().resolve()
 
 
 def data_path(path: str) -> Path:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from urbancross_bench.data.builder import DomainBuilder
 from urbancross_bench.data.geo import box_facts, name_facts, tag_text
 from urbancross_bench.data.images import FileImages, is_file, list_files, open_images, read_file
-from urbancross_bench.data.index import signature
+from urbancross_bench.data.index import signature, verifying
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
@@ -44,6 +44,7 @@ __all__ = [
     "split_name",
     "tag_text",
     "unwrap",
+    "verifying",
 ]
 
 _SPLIT_NAMES = {"restval": "train", "valid": "val", "validation": "val", "dev": "val", "": ""}

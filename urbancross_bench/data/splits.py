@@ -64,6 +64,7 @@ def drawn(domain: Domain, seed: int, scheme: str = "partition") -> Domain:
         domain,
         splits=splits,
         partition=f"{_said(scheme)}, drawn with seed {seed}",
+        given=False,
         **_marked(scheme),
     )
 
@@ -176,6 +177,7 @@ def blocked(domain: Domain, seed: int, block: float, distance: float) -> Domain:
             f"blocks of {block:g} km, drawn with seed {seed}; no image within {distance:g} km of one in another "
             f"split (nearest to a test image: {gap:.2f} km), {left_out} images between them in no split"
         ),
+        given=False,
         **_marked("partition"),
     )
 

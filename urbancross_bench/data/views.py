@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from urbancross_bench.data.pack import PackedSplit, Pixels
+from urbancross_bench.errors import DataError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.settings import SETTINGS
@@ -44,8 +45,8 @@ class Shown:
 
     share: of the images, with their captions, for `few_shot`: the first of one order that `share_seed` draws, so a
     smaller share is part of a larger one.
-    disjoint_halves: where images and captions are shown unpaired, images of one half and captions of the other, so
-    that no image's own caption is there at all: a control.
+    disjoint_halves: where images and captions are shown unpaired, images of one half and captions of the other,
+    without those that a shown image has word for word: so no image's own caption is there at all. A control.
     """
 
     setting: str
@@ -72,11 +73,16 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
         return None
     if access.pairs:
         return source_view([_first(split, shown) if access.share else split])
-    with_images = with_captions = split
+    images, captions = split.images, split.captions
     if shown.disjoint_halves and access.images and access.captions:
         order = _order("disjoint halves", len(split.images), 0)
-        with_images, with_captions = _part(split, order[::2]), _part(split, order[1::2])
-    images, captions = with_images.images, with_captions.captions
+        half, other = _part(split, order[::2]), _part(split, order[1::2])
+        own = {*half.captions}
+        images, captions = half.images, tuple(caption for caption in other.captions if caption not in own)
+        if not captions:
+            raise DataError(
+                "disjoint halves: every caption of one half stands in the other too; none is left to show"
+            )
     return StreamView(
         images=images.chosen(_order("images", len(images), seed)) if access.images else None,
         captions=_in_order(captions, _order("captions", len(captions), seed)) if access.captions else None,

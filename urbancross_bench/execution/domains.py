@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from urbancross_bench.data.domain import Split, check, split_of
+from urbancross_bench.data.builder import BARE
+from urbancross_bench.data.domain import Split, check, misshapen, split_of
 from urbancross_bench.data.exclusions import Excluded, without
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
+from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
 
@@ -40,6 +42,10 @@ class PlannedDomain:
         """Digests of the images, by split."""
         return {name: {*map(self.domain.images.digest, s.members.tolist())} for name, s in self.splits.items()}
 
+    def said(self) -> dict[str, Any]:
+        """What a plugin or an option says of the domain's content, and rows repeat."""
+        return {"mark": self.domain.mark, "captions_generated": self.domain.captions_generated}
+
     def facts(self) -> dict[str, Any]:
         """What a record says of the domain: everything that names or explains its splits."""
         domain = self.domain
@@ -49,18 +55,19 @@ class PlannedDomain:
         return {
             "splits": {name: split.fingerprint for name, split in self.splits.items()},
             "partition": domain.partition,
-            "mark": domain.mark,
+            **self.said(),
             "test_images_also_in_train_or_val": len(shared),
             "excluded": asdict(self.excluded) if self.excluded else None,
             "repairs": len(domain.repairs),
-            "captions_generated": domain.captions_generated,
         }
 
     def remarks(self) -> list[str]:
         """What a user has to know before the domain is used."""
         remarks = [str(self.excluded)] if self.excluded else []
         if self.domain.repairs:
-            remarks.append(f"its reader noted {len(self.domain.repairs)} repairs; `data check` lists them")
+            bare = sum(repair.problem == BARE for repair in self.domain.repairs)
+            out = f", {bare} images without a caption left out" if bare else ""
+            remarks.append(f"its reader noted {len(self.domain.repairs)} repairs{out}; `data check` lists them")
         if self.domain.mark:
             remarks.append(f"its splits are {self.domain.mark}; rows that use it are marked")
         return [f"domain {self.name!r}: {remark}" for remark in remarks]
@@ -85,6 +92,9 @@ def read_domain(resolved: Resolved, exclusions: str | None = None) -> tuple[Doma
         raise
     except Exception as error:
         raise PluginError(f"{resolved.plugin} failed to read it: {error!r}") from error
+    problem = misshapen(domain)
+    if problem:
+        raise PluginError(f"{resolved.plugin} gave no usable domain: {problem}")
     return without(domain, Path(exclusions)) if exclusions else (domain, None)
 
 
@@ -98,7 +108,7 @@ def read_domains(texts: Iterable[str], registry: Registry) -> dict[str, Domain]:
     domains = {}
     for one in resolved:
         name = str(one.reference)
-        with _naming(name):
+        with naming(name):
             domains[name], _ = read_domain(one)
     return domains
 
@@ -108,6 +118,8 @@ def open_domains(grid: Grid, registry: Registry) -> Domains:
     members = _members(grid, registry)
     references = {name: text for group in members.values() for name, text in group.items()}
     unknown = next((name for name in grid.exclusions if name not in references), None)
+    if unknown in members:
+        raise UsageError(f"exclusions: {unknown!r} is several domains; name one of {', '.join(members[unknown])}")
     if unknown is not None:
         raise UsageError(f"exclusions: there is no domain {unknown!r}.{did_you_mean(unknown, references)}")
     domains = {name: _open(name, text, grid.exclusions.get(name), registry) for name, text in references.items()}
@@ -120,15 +132,17 @@ def open_domains(grid: Grid, registry: Registry) -> Domains:
 
 def _members(grid: Grid, registry: Registry) -> dict[str, dict[str, str]]:
     """The grid's name of a domain → the names and references it stands for: of an alias, those of its members."""
-    names = {text: name for name, text in grid.domains.items()}
-    members = {}
-    for name, text in grid.domains.items():
-        expanded = registry.expand("dataset", text)
-        if len(expanded) == 1:
-            members[name] = {name: text}
-        else:
-            members[name] = {names.get(str(r), f"{name}/{r.member}"): str(r) for r in expanded}
-    return members
+    expanded = {name: registry.expand("dataset", text) for name, text in grid.domains.items()}
+    single = {name: references[0] for name, references in expanded.items() if len(references) == 1}
+
+    def called(alias: str, reference: Reference) -> str:
+        known = (name for name, other in single.items() if other == reference)
+        return next(known, f"{alias}/{reference.member}")
+
+    return {
+        name: {name: text} if name in single else {called(name, r): str(r) for r in expanded[name]}
+        for name, text in grid.domains.items()
+    }
 
 
 def _placed(scenario: Scenario, members: Mapping[str, Mapping[str, str]]) -> list[Scenario]:
@@ -138,27 +152,31 @@ def _placed(scenario: Scenario, members: Mapping[str, Mapping[str, str]]) -> lis
 
 
 def _open(name: str, text: str, exclusions: str | None, registry: Registry) -> PlannedDomain:
-    with _naming(name):
+    with naming(name):
         resolved = registry.resolve("dataset", text)
         domain, excluded = read_domain(resolved, exclusions)
         domain = replace(domain, name=name)
         check(domain)
         splits = {split: split_of(domain, split) for split in SPLITS}
-        return PlannedDomain(name, text, resolved.plugin.version, exclusions, excluded, splits)
+        planned = PlannedDomain(name, text, resolved.plugin.version, exclusions, excluded, splits)
+        planned.facts()  # reads the files that the index does not know; what is wrong with them shows here
+        return planned
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Errors say which domain they are about."""
+def naming(name: str) -> Iterator[None]:
+    """Errors say which domain they are about; what else a plugin makes us trip over is the plugin's."""
     try:
         yield
     except UrbanCrossError as error:
         raise type(error)(f"domain {name!r}: {error}") from error
+    except Exception as error:
+        raise PluginError(f"domain {name!r}: what its plugin gave cannot be used: {error!r}") from error
 
 
 def _refuse_disguised_target(scenario: Scenario, domains: Mapping[str, PlannedDomain]) -> None:
-    """A target that is a source under another name would count as a shift."""
-    target = domains[scenario.target].splits["train"].fingerprint
+    """A target that is a source under another name, most of its training images being there, is no shift."""
+    target = domains[scenario.target].contents["train"]
     for source in scenario.source:
-        if source != scenario.target and domains[source].splits["train"].fingerprint == target:
+        if source != scenario.target and 2 * len(target & domains[source].contents["train"]) > len(target):
             raise UsageError(f"scenario {scenario}: {source!r} and {scenario.target!r} hold the same data")

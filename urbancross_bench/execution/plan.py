@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,7 +13,6 @@ from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
-from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
@@ -149,7 +149,10 @@ class _Planner:
             )
         )
         target = self._domains[scenario.target].splits
-        key = key_of({"training": training.key, "target": [target[name].fingerprint for name in SPLITS]})
+        # What a record says of its data and content does not tell: a run is recorded anew when it changes.
+        said = {name: self._domains[name].said() for name in dict.fromkeys((*scenario.source, scenario.target))}
+        content = [target[name].fingerprint for name in ("train", "val")]
+        key = key_of({"training": training.key, "target": content, "said": list(said.values())})
         spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
             self._score(scenario, encoder, training, selector, protocol, key)
@@ -203,7 +206,7 @@ class _Planner:
             "precision": self._grid.precision,
             "threads": self._grid.threads,
             "domains": {name: self._domains[name].facts() for name in domains},
-            "test_images_seen": self._test_images_seen(scenario, shown),
+            **self._images_in_common(scenario, shown),
             "code": _core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
         }
@@ -215,12 +218,21 @@ class _Planner:
         unpaired = access.images and access.captions and not access.pairs
         return Shown(setting, disjoint_halves=self._grid.disjoint_halves and unpaired)
 
-    def _test_images_seen(self, scenario: Scenario, shown: Shown) -> int:
-        """How many of the target's test images stand, by content, in a training split that the run was shown."""
-        seen = [self._domains[name].contents["train"] for name in scenario.source]
-        if SETTINGS[shown.setting].anything:
-            seen.append(self._domains[scenario.target].contents["train"])
-        return len(self._domains[scenario.target].contents["test"] & set().union(*seen))
+    def _images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
+        """How many of the target's images stand, by content, where a reader of the row would not expect them.
+
+        Of its test images: in a training split that the run draws from. Of its training images: in a source's.
+        """
+        target, sources = self._domains[scenario.target].contents, set[str]()
+        for name in scenario.source:
+            if name != scenario.target:
+                sources |= self._domains[name].contents["train"]
+        own = SETTINGS[shown.setting].anything or scenario.target in scenario.source
+        training = sources | target["train"] if own else sources
+        return {
+            "test_images_in_training": len(target["test"] & training),
+            "target_images_in_sources": len(target["train"] & sources),
+        }
 
     def _pretrain(self, scenario: Scenario, encoder: str, seed: int) -> Stage:
         resolved = self._encoders[encoder]
@@ -297,6 +309,7 @@ class _Planner:
                     "content": planned.splits[split].fingerprint,
                     "format": asdict(image_format),
                     "reader": planned.reader,
+                    "decoders": _decoders(),
                     "code": _core("data"),
                 },
                 work={"dataset": planned.reference, "split": split, "exclusions": planned.exclusions},
@@ -351,6 +364,12 @@ def _core(room: str) -> str:
     rooms = (room, "execution.stages", "execution.scoring") if room == "evaluation" else (room, "execution.stages")
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
+
+
+@cache
+def _decoders() -> dict[str, str]:
+    """The versions of what turns files into pixels."""
+    return {name: importlib.metadata.version(name) for name in ("pillow", "tifffile", "imagecodecs")}
 
 
 def _json(spec: Any) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Domain:
 
     captions_generated: a model wrote the captions from the images.
     partition: where the splits come from, in words: a file's, or drawn with which seed.
+    given: the splits are those of the dataset's files, not drawn by us.
     overlapping: the splits may share images, as those of some released scripts do.
     mark: said of every row that uses the splits, where they are not those that rows are usually compared on.
     known_counts: published sizes of the splits, `{"official": {"test": (images, captions)}}`, to check against.
@@ -93,6 +94,7 @@ class Domain:
     segments: Segments | None = None
     captions_generated: bool = False
     partition: str = ""
+    given: bool = True
     overlapping: bool = False
     mark: str = ""
     licence: str = ""

@@ -95,11 +95,15 @@ class Row:
         shared = domains[self.run["scenario"]["target"]]["test_images_also_in_train_or_val"]
         if shared:
             marks["overlapping splits"] = f"overlapping splits ({shared} test images)"
-        if self.run["test_images_seen"]:
-            marks["test images seen"] = f"{self.run['test_images_seen']} test images seen in training"
+        if self.run["test_images_in_training"]:
+            count = self.run["test_images_in_training"]
+            marks["test images in training"] = f"{count} test images stand in a training split"
+        if self.run["target_images_in_sources"]:
+            count = self.run["target_images_in_sources"]
+            marks["target images in sources"] = f"{count} training images of the target are the sources' too"
+        for mark in sorted({facts["mark"] for facts in domains.values()} - {""}):
+            marks[mark] = f"{', '.join(n for n, facts in domains.items() if facts['mark'] == mark)}: {mark}"
         for name, facts in domains.items():
-            if facts["mark"]:
-                marks[facts["mark"]] = f"{name}: {facts['mark']}"
             if out := facts["excluded"]:
                 said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
                 marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
@@ -182,7 +186,11 @@ def _recipe(run: Mapping[str, Any]) -> str:
 def _comparison(run: Mapping[str, Any]) -> str:
     """What rows that can be compared have in common: everything but method, selector and seed."""
     scenario, domains = run["scenario"], run["domains"]
-    content = [domains[name]["splits"] for name in (*scenario["source"], scenario["target"])]
+    trained = [domains[name]["splits"]["train"] for name in scenario["source"]]
+    target = [
+        domains[scenario["target"]]["splits"][name] for name in ("train", "val")
+    ]  # of the test: see _measure
+    content = [trained, target]
     return canonical_json([scenario["kind"], content, _recipe(run)])
 
 

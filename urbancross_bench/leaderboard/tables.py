@@ -166,6 +166,8 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
     if generated:
         notes.append(f"A model wrote the captions of {', '.join(generated)} from the images.")
     if any(row.marks for row in rows):
-        notes.append("The column data marks rows whose data are not the usual: what was excluded, seen or shared.")
+        notes.append(
+            "The column data marks rows whose data are not the usual: excluded, or standing in several splits."
+        )
     notes += [f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains)]
     return notes
