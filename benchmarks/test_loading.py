@@ -26,7 +26,7 @@ from urbancross_bench.modelling.inputs import prepared
 from urbancross_bench.modelling.runtime import keep_freed_memory
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
-IMAGES, BATCH, SIZE, CORES = 4000, 64, 224, 2
+IMAGES, BATCH, SIZE, CORES = 1000, 64, 224, 2
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, WITHOUT_GPU])]

@@ -290,7 +290,7 @@ def text_of(file: Path) -> str:
 def rows_of_csv(text: str, separator: str) -> Iterator[list[str]]:
     """Fields letter by letter. A quote opens a field where it begins it, and is a letter within a bare one."""
     row, field, state = list[str](), "", "start"  # of a field; then "bare", "quoted", or "closed" after a quote
-    for letter in [*text.replace("\r\n", "\n"), ""]:
+    for letter in [*text, ""]:
         if state == "quoted" and letter == '"':
             state = "closed"
         elif state == "closed" and letter == '"':

@@ -239,13 +239,25 @@ def test_a_decompression_bomb_is_refused_before_it_unpacks(content: bytes) -> No
         decode(content, "x")
 
 
-def test_a_tiff_with_a_part_missing_is_refused() -> None:
-    content = tif(noise(5, 32, 16), **PLANES, rowsperstrip=8, compression="lzw")
+@pytest.mark.parametrize("packing", [None, "lzw"])
+@pytest.mark.parametrize("laid", ["grey", "rgb", "five bands", "planes", "tiles"])
+def test_a_tiff_with_a_part_missing_is_refused(laid: str, packing: str | None) -> None:
+    """Left to themselves, PIL and tifffile make it black."""
+    pixels = {"grey": noise(32, 16), "rgb": noise(32, 16, 3), "planes": noise(5, 32, 16)}.get(
+        laid, noise(32, 16, 5)
+    )
+    how = PLANES if laid == "planes" else {"photometric": "rgb" if laid == "rgb" else "minisblack"}
+    how = how | ({"planarconfig": "contig"} if pixels.ndim == 3 and laid != "planes" else {})
+    content = tif(
+        pixels, compression=packing, **how | ({"tile": (16, 16)} if laid == "tiles" else {"rowsperstrip": 8})
+    )
+    decode(content, "x")
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         counts = file.pages.first.databytecounts
-    content = retagged(content, StripByteCounts=[counts[0], 0, *counts[2:]])
-    with pytest.raises(DataError, match="parts of it are missing"):
-        decode(content, "x")
+    name = "TileByteCounts" if laid == "tiles" else "StripByteCounts"
+    for damaged in (retagged(content, **{name: [counts[0], 0, *counts[2:]]}), retagged(content, ImageLength=64)):
+        with pytest.raises(DataError, match="parts of it are missing"):
+            decode(damaged, "x")
 
 
 BANDS: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "contig"}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,8 @@ def _from_tiff(content: bytes) -> NDArray[np.uint8]:
         bits, photometric = page.bitspersample, page.photometric
         if page.sampleformat != tifffile.SAMPLEFORMAT.UINT or bits not in (1, 2, 4, 8, 16):
             raise ValueError(f"it holds {page.dtype} values of {bits} bits; convert it to unsigned 8 or 16 bits")
+        if len(page.databytecounts) < math.prod(page.chunked) or 0 in page.databytecounts:
+            raise ValueError("parts of it are missing")  # PIL and tifffile would leave them black
         inverted = photometric == tifffile.PHOTOMETRIC.MINISWHITE and bits == 16  # PIL leaves these as they are
         if page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not inverted:
             try:
@@ -87,8 +90,6 @@ def _from_tiff(content: bytes) -> NDArray[np.uint8]:
             raise ValueError("its colours are multiplied by alpha; convert it")
         if page.nbytes > _LARGEST:
             raise ValueError(f"it would unpack to {page.nbytes} bytes; refused")
-        if not page.databytecounts or 0 in page.databytecounts:
-            raise ValueError("parts of it are missing")
         pixels, axes = page.asarray(), page.axes
     if sorted(axes) == ["S", "X", "Y"]:
         pixels = np.moveaxis(pixels, axes.index("S"), -1)
