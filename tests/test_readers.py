@@ -46,6 +46,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import check, split_of
+from urbancross_bench.data.index import reading
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import SPLITS, Domain
@@ -896,6 +897,20 @@ def test_reading_a_copy_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixt
     read(reference)
     assert capfd.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
+
+
+def test_verifying_trusts_no_copy_that_datasets_keeps(tmp_path: Path) -> None:
+    """A caption rewritten under the same size and time: `datasets` gives the old one, unless told not to."""
+    reference, old, new = imagefolder(tmp_path, tiles()), "caption 0 of", "caption O of"
+    assert any(text.startswith(old) for text in read(reference).captions)
+    for file in tmp_path.rglob("metadata.jsonl"):
+        stat = file.stat()
+        file.write_text(file.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with reading(verify=True):
+        captions = read(reference).captions
+    assert any(text.startswith(new) for text in captions)
+    assert not any(text.startswith(old) for text in captions)
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
