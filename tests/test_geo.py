@@ -225,6 +225,7 @@ def test_a_box_has_centre_and_extent(south: float, height: float, west: float, b
         [1, 2, float("nan"), 4],
         [float("nan"), 2, 3, 4],
         [1, 2, 3, 10**400],
+        "1234",
     ],
 )
 def test_what_is_no_box(box: object) -> None:

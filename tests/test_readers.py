@@ -1385,3 +1385,9 @@ def test_real_precomp_files_pair_as_a_plain_loop_pairs_them(name: str, blank: in
         kept = {owner: (split, texts) for owner, texts in expected.items() if texts}
         assert {n: value for n, value in found.items() if value[0] == split} == kept
     assert blanks == blank == sum(repair.problem == "blank caption" for repair in domain.repairs)
+
+
+def test_a_path_that_no_file_system_holds_is_named() -> None:
+    for reference in (f"karpathy[file={'x' * 300}/d.json]", f"rsicd[folder={'x' * 300}]"):
+        with pytest.raises(DataError, match=r"name too long"):
+            read(reference)

@@ -68,6 +68,8 @@ def box_facts(box: Any) -> dict[str, float]:
     West may lie east of east where a box crosses the antimeridian. Raises ValueError for anything else.
     """
     try:
+        if isinstance(box, str):
+            raise TypeError("four digits are no box")
         west, south, east, north = (float(value) for value in box)
     except (OverflowError, TypeError, ValueError):
         raise ValueError(f"a box is [west, south, east, north] in degrees, not {box!r}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +18,12 @@ def data_folder() -> Path:
 def data_path(path: str) -> Path:
     """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
     try:
-        return data_folder() / Path(path).expanduser()
-    except RuntimeError as error:
+        place = data_folder() / Path(path).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            place.lstat()  # a name that is too long for the file system is an error here, once
+    except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"path {path!r}: {error}") from error
+    return place
 
 
 def find(folder: Path, names: Iterable[str], what: str) -> Path:
