@@ -22,7 +22,7 @@ def data_path(path: str) -> Path:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             place.lstat()  # a name that is too long for the file system is an error here, once
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"path {path!r}: {error}") from error
+        raise DataError(f"path {path!r} cannot be read: {error}") from error
     return place
 
 
