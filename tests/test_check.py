@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import tracemalloc
 import zipfile
@@ -31,6 +32,7 @@ from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.images import FolderImages
 from urbancross_bench.data.looks import BITS, DIFFERENCE, Look, Seen, look_at, nearest
 from urbancross_bench.errors import DataError
+from urbancross_bench.evaluation.floors import as_json
 from urbancross_bench.interfaces import SPLITS, Domain, ImageSource
 from urbancross_bench.registry import Registry
 
@@ -483,6 +485,63 @@ def test_caption_facts_agree_with_counting_one_by_one(tmp_path: Path) -> None:
     assert 0 < facts["test"].in_train < facts["test"].in_training
 
 
+# Floors, and how domains speak
+
+
+def test_floors_of_the_test_split_are_shown_and_reported(cli: Cli, tmp_path: Path) -> None:
+    file = write_domain(tmp_path / "d")
+    change(file, (16, 0, "a field"), (17, 0, "a field"), (17, 1, "a field"))
+    domain = read(f"karpathy[file={file}]")
+    classes = [["lake", "wood"][index % 2] for index in range(20)]
+    found = audited(replace(domain, attributes={"scene_class": classes}))
+    assert found.floors["expected"].class_oracle
+    result = cli("data", "check", f"karpathy[file={file}]", "--out", tmp_path / "out")
+    reported = json.loads((tmp_path / "out" / "report.json").read_text())["domains"][0]["floors"]
+    assert [*reported] == ["expected", "optimistic", "pessimistic"]
+    expected = reported["expected"]
+    assert expected == as_json(found.floors)["expected"] | {"class_oracle": None}
+    # Four images of two captions. "a field" is one's first, and both of another's: best ranked 2/3 right there.
+    assert expected["random"]["i2t_R@1"] == 25
+    assert expected["ceiling"]["i2t_R@1"] == pytest.approx(100 * (3 + 2 / 3) / 4)
+    assert expected["ceiling"]["t2i_R@1"] == pytest.approx(100 * 7 / 8)
+    lines = {line[2:41].strip(): line[41:].split() for line in result.out.splitlines()}
+    assert lines["test split, ties by expectation"][:3] == ["mR", "i2t", "@1"]
+    assert lines["random order"] == [f"{value:.2f}" for value in expected["random"].values()]
+    assert lines["ceiling: equal captions score equally"][1] == "91.67"
+    assert lines["knows the scene class alone"] == ["–"] * 7
+
+
+def test_the_floors_of_the_page_are_computed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parent.parent / "docs" / "checking-data.md"
+    [code] = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(code, {})
+    # Of the shared caption's two images one has another caption to be found by.
+    assert float(capsys.readouterr().out.split()[0]) == pytest.approx(100 * (2 + 1 / 2) / 3)
+
+
+def test_a_domain_that_does_not_hold_together_has_no_floors(tmp_path: Path) -> None:
+    domain = read(f"karpathy[file={write_domain(tmp_path / 'd')}]")
+    for broken in (
+        replace(domain, attributes={"scene_class": ["lake"]}),
+        replace(domain, captions=domain.captions[:-2], image_of_caption=domain.image_of_caption[:-2]),
+        replace(domain, splits={}),
+    ):
+        assert audited(broken).floors == {}
+
+
+def test_how_differently_two_domains_speak_is_shown(cli: Cli, tmp_path: Path) -> None:
+    a, b = (write_domain(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b")))
+    result = cli("data", "check", *(f"karpathy[file={file}]" for file in (a, b)), "--out", tmp_path / "out")
+    # "a tile 3", "a tile of a called 3": of a's nine words all are b's too; of b's two are its own.
+    vocabulary = json.loads((tmp_path / "out" / "report.json").read_text())["between"][0]["vocabulary"]
+    assert vocabulary["words_a"] == vocabulary["words_b"] == 20 * 9
+    assert (vocabulary["a_outside_b"], vocabulary["b_outside_a"]) == (0, 20 * 2)
+    assert 0 < vocabulary["divergence"] < 1
+    said = " ".join(result.out.split())
+    assert "caption words that the other lacks 0.0% 22.2%" in said
+    assert f"divergence of word frequencies, bits {vocabulary['divergence']:.3f}" in said
+
+
 # Resuming, reporting, running
 
 
@@ -718,6 +777,8 @@ def test_the_figures_of_the_field_are_reproduced(
     assert result.status == 1  # the text files have no images
     report = json.loads(result.out)
     rsicd, ucm, rsitmd = report["domains"]
+    floors = [[round(f["mR"], 2) for f in d["floors"]["expected"].values() if f] for d in report["domains"]]
+    assert floors == [[0.49, 14.53, 95.95, 98.63], [2.52, 46.88, 70.39, 77.01], [1.18, 99.95, 99.98]]
     assert [domain["may_be_ranked"] for domain in (rsicd, ucm, rsitmd)] == [True, True, False]
 
     test = rsicd["splits"]["test"]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Outcome, Result, tree
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
+from scipy import stats
 
 from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.evaluation.significance import p_value
+from urbancross_bench.evaluation.statistics import over_seeds
 from urbancross_bench.interfaces import Estimate, Options, Table
 from urbancross_bench.leaderboard.build import build
-from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.leaderboard.rows import baseline_of, make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
@@ -59,6 +63,15 @@ def test_building_needs_no_torch(outcome: Outcome, tmp_path: Path) -> None:
     assert tree(tmp_path / "b") == tree(outcome.out / "leaderboard")
 
 
+def test_one_seed_shows_the_interval_of_its_record(outcome: Outcome, tmp_path: Path) -> None:
+    runs = without(outcome, tmp_path / "runs", lambda run: run["seed"] == 1)
+    for row in make_rows(read_records([runs]), ["trained here"]):
+        for metric in ("mR", "t2i_R@1"):
+            entry, shown = row.score["metrics"][metric], row.estimate(metric)
+            assert shown is not None
+            assert (shown.low, shown.high) == pytest.approx((entry["low"], entry["high"]))
+
+
 def test_values_are_means_over_seeds_and_differences_are_paired(outcome: Outcome) -> None:
     records = read_records([outcome.out])
     lines = rows_of(outcome.out / "leaderboard", "scenarios")
@@ -78,32 +91,145 @@ def test_values_are_means_over_seeds_and_differences_are_paired(outcome: Outcome
             assert len(scores) == 2
             cell[method] = np.mean(scores)
         assert float(line["mR"]) == pytest.approx(cell[line["adaptation"]], abs=1e-4)
-        assert float(line["mR low"]) <= float(line["mR"]) <= float(line["mR high"])
+        if line["mR low"]:  # of eight images, two equal seeds may say nothing
+            assert float(line["mR low"]) <= float(line["mR"]) <= float(line["mR high"])
         if line["adaptation"] != "source_only":
             difference = cell[line["adaptation"]] - cell["source_only"]
             assert float(line["Δ source_only"]) == pytest.approx(difference, abs=1e-4)
         assert line["seeds"] == "2"
 
 
-def test_intervals_equal_a_plain_bootstrap(outcome: Outcome) -> None:
-    """Draw seeds, draw images, pool their queries: a loop with draws of its own, equal up to resampling noise."""
-    row = next(r for r in make_rows(read_records([outcome.out]), ["trained here"]) if r.method[1] == "urbancross")
+METHODS = {"source_only": -0.5, "urbancross": 0.5, "oracle": 1.0}
+
+
+def planted(outcome: Outcome, place: Path, levels: dict[str, float], *, seeds: int = 3, images: int = 200) -> Path:
+    """The records with more seeds and made-up hits: methods of these levels on test sets of this size."""
+    for folder in sorted((outcome.out / "runs").iterdir()):
+        run = json.loads((folder / "run.json").read_text())
+        if run["seed"]:
+            continue
+        where = run["scenario"]["target"] == "dark"
+        difficulty = np.random.default_rng(int(where)).normal(size=images)
+        for seed in range(seeds):
+            copy = place / f"{seed}{folder.name[1:]}"
+            shutil.copytree(folder, copy)
+            edit(copy / "run.json", seed=seed, key=copy.name)
+            generator = np.random.default_rng([seed, int(folder.name[:8], 16)])
+            level = levels[run["adaptation"]["label"]] + generator.normal(scale=0.05)
+            latent = level + difficulty + generator.normal(scale=0.5, size=images)
+            for score in (copy / "scores").iterdir():
+                plant(score, 100.0 * (latent > 0))
+    return place
+
+
+def plant(score: Path, hits: np.ndarray) -> None:
+    """The same value of each image for every metric."""
+    arrays = load_file(score / "queries.safetensors")
+    pair = np.stack([hits, np.ones_like(hits)], axis=1)
+    save_file(
+        {name: pair if "image_sums" in name else x for name, x in arrays.items()}, score / "queries.safetensors"
+    )
+    content = json.loads((score / "score.json").read_text())
+    metrics = {name: entry | {"value": hits.mean()} for name, entry in content["metrics"].items()}
+    edit(score / "score.json", metrics=metrics, queries={"i2t": len(hits), "t2i": len(hits)})
+
+
+def test_intervals_equal_a_bootstrap_with_draws_of_its_own(outcome: Outcome, tmp_path: Path) -> None:
+    """Images by the generator's own draws, seeds by scipy's t, the interaction from its definition."""
+    runs = planted(outcome, tmp_path / "runs", METHODS)
+    row = next(r for r in make_rows(read_records([runs]), ["trained here"]) if r.method[1] == "urbancross")
     generator = np.random.default_rng(0)
-    hits = []
-    for seed in row.seeds:
-        arrays = load_file(seed.score.folder / "queries.safetensors")
-        hits.append({name: arrays[f"image_sums.{name}"] for name in seed.score.content["metrics"]["mR"]["parts"]})
-    draws = []
-    for _ in range(3000):
-        seeds, images = (
-            generator.integers(0, 2, 2),
-            generator.integers(0, len(hits[0]["i2t_R@1"]), len(hits[0]["i2t_R@1"])),
-        )
-        means = [p[images, 0].sum() / p[images, 1].sum() for s in seeds for p in hits[s].values()]
-        draws.append(np.mean(means))
+    files = [load_file(seed.score.folder / "queries.safetensors") for seed in row.seeds]
+    hits = np.stack([arrays["image_sums.t2i_R@5"][:, 0] for arrays in files])
+    draws = np.stack([hits[:, generator.integers(0, 200, 200)].mean(axis=1) for _ in range(20_000)])
+    interaction = (draws - draws.mean(axis=1, keepdims=True)).var(axis=0).sum() / (3 * 2)
+    deviation = draws.mean(axis=1) - hits.mean()
+    deviation *= np.sqrt(max(0, 1 - interaction / deviation.var()))
+    deviation += stats.sem(hits.mean(axis=1)) * stats.t(2).rvs(20_000, random_state=0)
+    low, high = hits.mean() + np.quantile(deviation, [0.025, 0.975])
     estimate = row.estimate("mR")
     assert estimate is not None
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=2.5)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_verdicts_are_corrected_over_the_table(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    runs = planted(outcome, tmp_path / "runs", METHODS | {"urbancross": -0.3})
+    assert cli("leaderboard", "build", runs, "--out", tmp_path / "board").status == 0
+    rows = make_rows(read_records([runs]), ["trained here"])
+    expected = {}
+    for row in rows:
+        baseline = baseline_of(row, rows, "source_only")
+        if baseline not in (None, row) and row.setting != "oracle":
+            difference = row.difference(baseline, "mR")
+            expected[row.scenario, row.method] = difference.value, p_value(over_seeds(difference))
+    order = sorted(expected.values(), key=lambda entry: entry[1])
+    steps = [p > 0.05 / (len(order) - step) for step, (_, p) in enumerate(order)]
+    limit = order[steps.index(True)][1] if any(steps) else 2.0
+    lines = rows_of(tmp_path / "board", "scenarios")
+    judged = [line for line in lines if line["verdict"]]
+    assert len(judged) == len(expected)
+    for line in judged:
+        value, p = expected[line["scenario"], (line["encoder"], line["adaptation"], line["selector"], "")]
+        assert line["verdict"] == ("not shown" if p >= limit else "better" if value > 0 else "worse")
+    assert {line["verdict"] for line in judged} == {"better", "not shown"}
+
+
+@pytest.mark.parametrize(
+    ("level", "seeds", "verdict", "ranks", "groups"),
+    [
+        (0.5, 3, "better", {"1 (1 to 1)", "2 (2 to 2)"}, {"urbancross": "1", "source_only": "2"}),
+        (-1.5, 3, "worse", {"1 (1 to 1)", "2 (2 to 2)"}, {"urbancross": "2", "source_only": "1"}),
+        (-0.5, 3, "not shown", {"1 (1 to 2)", "2 (1 to 2)"}, {"urbancross": "1", "source_only": "1"}),
+        (0.5, 2, "too few seeds", None, {"urbancross": "", "source_only": ""}),
+        (0.5, 1, "too few seeds", {"1 (1 to 1)", "2 (2 to 2)"}, {"urbancross": "", "source_only": ""}),
+    ],
+)
+def test_the_summary_ranks_and_ties(
+    outcome: Outcome,
+    cli: Cli,
+    tmp_path: Path,
+    level: float,
+    seeds: int,
+    verdict: str,
+    ranks: object,
+    groups: object,
+) -> None:
+    runs = planted(outcome, tmp_path / "runs", METHODS | {"urbancross": level}, seeds=seeds)
+    for folder in runs.iterdir():  # one selector, so that only two rows are ranked
+        for score in (folder / "scores").iterdir():
+            if json.loads((score / "score.json").read_text())["selector"] != "last":
+                shutil.rmtree(score)
+    assert cli("leaderboard", "build", runs, "--out", tmp_path / "board").status == 0
+    lines = {line["adaptation"]: line for line in rows_of(tmp_path / "board", "summary")}
+    assert lines["urbancross"]["verdict"] == verdict
+    assert lines["source_only"]["verdict"] == lines["oracle"]["rank"] == lines["oracle"]["tie group"] == ""
+    assert {name: lines[name]["tie group"] for name in ("urbancross", "source_only")} == groups
+    if ranks:
+        assert {lines[name]["rank"] for name in ("urbancross", "source_only")} == ranks
+    text = (tmp_path / "board" / "summary.md").read_text()
+    assert ("not for other trainings" in text) == (seeds == 1)
+    assert ("fewer than three seeds" in text) == (seeds < 3)
+    assert "Holm" in text
+    assert "gallery stays" in text
+    assert f"dark (200 images, {seeds} seed" in text
+
+
+def test_the_detectable_difference_shrinks_with_the_test_set(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    sizes = {}
+    for images in (100, 400):
+        runs = planted(outcome, tmp_path / f"{images}", METHODS | {"urbancross": -0.5}, seeds=1, images=images)
+        cli("leaderboard", "build", runs, "--out", tmp_path / "board")
+        text = (tmp_path / "board" / "summary.md").read_text()
+        sizes[images] = float(re.findall(rf"dark \({images} images, 1 seed\) ([\d.]+)", text)[0])
+        rows = make_rows(read_records([runs]), ["trained here"])
+        pairs = [(row, baseline_of(row, rows, "source_only")) for row in rows]
+        errors = [
+            (one.difference(base, "mR").resampled[0]).std()
+            for one, base in pairs
+            if base not in (None, one) and one.run["scenario"]["target"] == "dark" and one.setting != "oracle"
+        ]
+        assert sizes[images] == pytest.approx(2.80 * np.median(errors), rel=0.05)
+    assert sizes[100] / sizes[400] == pytest.approx(2, rel=0.4)
 
 
 def test_oracle_rows_and_oracle_selection_stand_last(outcome: Outcome) -> None:

@@ -27,6 +27,7 @@ from data_files import (
     files_of,
     hub_table,
     imagefolder,
+    karpathy,
     karpathy_entries,
     known,
     pir,
@@ -45,8 +46,9 @@ from data_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from urbancross_bench.data.domain import check, split_of
+from urbancross_bench.data.domain import check, misshapen, split_of
 from urbancross_bench.data.index import reading
+from urbancross_bench.data.readers import class_in_name
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import SPLITS, Domain
@@ -237,6 +239,65 @@ def test_scene_classes_come_from_the_names(tmp_path: Path, name: str) -> None:
     assert domain.licence
     for counts in domain.known_counts.values():
         assert all(captions == 5 * images for images, captions in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("airport_12.jpg", "airport"),
+        ("dense_residential_012.tif", "dense_residential"),
+        ("DenseResidential-1.png", "DenseResidential"),
+        ("AID/port/port_1.jpg", "port"),
+        ("agricultural00.tif", "agricultural"),
+        ("SeaLake__SeaLake_967.jpg", "SeaLake__SeaLake"),
+        ("机场_3.jpg", "机场"),
+        ("00313.jpg", "unnamed"),
+        ("x.tif", None),
+        ("12_a.tif", None),
+        ("_3.jpg", None),
+    ],
+)
+def test_the_class_in_a_name(name: str, expected: str | None) -> None:
+    assert class_in_name(name) == expected
+
+
+@pytest.mark.parametrize("layout", ["karpathy", "precomp", "pir", "csv, a row per caption", "huggingface, saved"])
+def test_classes_are_read_from_file_names_when_told_so(tmp_path: Path, layout: str) -> None:
+    names = [f"{kind}_{number}.png" for number in range(5) for kind in ("port", "lake", "dense_wood")]
+    reference = LAYOUTS[layout](tmp_path, renamed(tiles(15), names))
+    plain, told = read(reference), read(reference, classes="from_file_name")
+    check(told)
+    assert told.attributes["scene_class"] == [name.rpartition("_")[0] for name in told.image_names]
+    assert fingerprints(told) == fingerprints(plain)  # nothing that trains sees classes
+    for split in SPLITS:
+        cut = split_of(told, split)
+        assert cut.image_class == [name.rpartition("_")[0] for name in cut.image_names]
+        assert split_of(plain, split).image_class == (["port"] * len(cut.members) if layout == "pir" else None)
+
+
+def test_a_file_name_without_a_class_is_named(tmp_path: Path) -> None:
+    reference = karpathy(tmp_path, renamed(tiles(3), ["port_1.png", "x.png", "7.png"]))
+    with pytest.raises(DataError, match=r"1 file names say no class, 'x.png' the first"):
+        read(reference, classes="from_file_name", split="drawn")
+
+
+def test_a_split_has_classes_if_each_of_its_images_has_one(tmp_path: Path) -> None:
+    domain = read(karpathy(tmp_path, tiles(15)))
+    test = set(domain.splits["test"].tolist())
+    some = replace(domain, attributes={"scene_class": ["port" if i in test else None for i in range(15)]})
+    assert split_of(some, "test").image_class == ["port"] * len(test)
+    assert split_of(some, "train").image_class is None
+
+
+def test_classes_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    domain = read(karpathy(tmp_path, tiles(15)))
+    with pytest.raises(DataError, match="attribute 'scene_class' has 14 values for 15 images"):
+        check(replace(domain, attributes={"scene_class": ["port"] * 14}))
+    assert misshapen(replace(domain, attributes={"scene_class": ["port", None] * 7 + [None]})) == ""
+    assert misshapen(replace(domain, attributes={"scene_class": [3] * 15})) == (
+        "scene_class holds something that is no text"
+    )
+    assert "attributes is no mapping" in misshapen(replace(domain, attributes=["port"]))  # type: ignore[arg-type]
 
 
 def test_ucm_classes_are_a_hundred_images_each(tmp_path: Path) -> None:

@@ -1,67 +1,188 @@
-"""Intervals against a slow loop, scipy and known coverage."""
+"""Intervals against slow loops, scipy, closed forms and known coverage; draws against pinned numbers."""
 
 from __future__ import annotations
+
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from urbancross_bench.evaluation.statistics import (
+    SeedMeans,
     image_sums,
     interval,
     over_seeds,
     resampled_images,
     resampled_means,
-    resampled_seeds,
+    seed_weights,
+    weighted_sums,
 )
+
+RAW = [14849682912918955432, 14903876974979881461, 9506078739185184192]
+COUNTS = [[1, 0, 3, 1, 0, 2, 0], [2, 1, 0, 1, 1, 0, 2], [1, 0, 1, 2, 1, 1, 1], [1, 2, 0, 0, 1, 0, 3]]
+WEIGHTS = ["-0x1.199895b49e974p-1", "0x1.efad77b11eeafp-3", "0x1.3b5a6f90adb90p-2"]
+MEANS = ["0x1.bbbbbbbbbbbbdp-1", "0x1.ccccccccccccdp-1", "0x1.416c16c16c16cp+0"]
+
+
+def one_query_each(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
+    """(R,) means of values that stand for one image each."""
+    draws = resampled_images(len(values), seed, resamples)
+    return resampled_means({"x": image_sums(values, np.arange(len(values)), len(values))}, draws)["x"]
 
 
 def test_resampled_means_equal_a_loop_over_drawn_images() -> None:
     generator = np.random.default_rng(0)
-    owner = np.sort(generator.integers(0, 12, size=40))
-    owner[:12] = np.arange(12)
-    values = generator.random(40)
-    draws = resampled_images(12, seed=5, resamples=20)
-    means = resampled_means({"x": image_sums(values, owner, 12)}, draws)["x"]
-    for weights, mean in zip(draws, means, strict=True):
-        drawn = [v for image in range(12) for _ in range(int(weights[image])) for v in values[owner == image]]
-        assert mean == pytest.approx(np.mean(drawn))
+    owner = np.sort(generator.integers(0, 150, size=400))
+    owner[:150] = np.arange(150)
+    values = {"x": generator.random(400), "y": generator.random(400)}
+    draws = resampled_images(150, seed=5, resamples=20)
+    sums = {name: image_sums(one, owner, 150) for name, one in values.items()}
+    sums["z"] = image_sums(values["x"][:150], np.arange(150), 150)
+    means = resampled_means(sums, draws)
+    for resample, weights in enumerate(draws.T):
+        images = [image for image in range(150) for _ in range(weights[image])]
+        for name, one in values.items():
+            drawn = [v for image in images for v in one[owner == image]]
+            assert means[name][resample] == pytest.approx(np.mean(drawn))
+        assert means["z"][resample] == pytest.approx(np.mean(values["x"][images]))
 
 
 def test_draws_are_with_replacement_and_repeatable() -> None:
     draws = resampled_images(50, seed=1)
-    assert (draws.sum(axis=1) == 50).all()
-    assert draws.mean() == pytest.approx(1.0)
+    assert (draws.sum(axis=0) == 50).all()
     assert draws.var() == pytest.approx(1 - 1 / 50, abs=0.02)  # a multinomial's cells
+    assert stats.chisquare(draws.sum(axis=1)).pvalue > 0.001
     resampled_images.cache_clear()
     assert (draws == resampled_images(50, seed=1)).all()
     assert (draws != resampled_images(50, seed=2)).any()
+    assert (draws[:, :300] == resampled_images(50, seed=1, resamples=300)).all()
+
+
+def test_draws_and_sums_are_the_same_on_every_machine_and_numpy() -> None:
+    """Pinned; a numpy, a library or a machine that moved them would move every published interval."""
+    assert np.random.PCG64(5).random_raw(3).tolist() == RAW
+    assert resampled_images(7, seed=5, resamples=4).T.tolist() == COUNTS
+    assert [weight.hex() for weight in seed_weights(3, 4)[:, 0].tolist()] == WEIGHTS
+    sums = image_sums(np.arange(30.0) % 7 / 3, np.arange(30) // 3, 10)
+    means = resampled_means({"x": sums}, resampled_images(10, seed=0, resamples=3))["x"]
+    assert [mean.hex() for mean in means.tolist()] == MEANS
+
+
+def test_an_index_is_its_draws_upper_bits_times_the_number_of_images() -> None:
+    raw = np.random.PCG64(9).random_raw(600).tolist()
+    drawn = [(number >> 11) * 30 >> 53 for number in raw]  # in whole numbers, without rounding
+    counts = np.array([np.bincount(drawn[start : start + 30], minlength=30) for start in range(0, 600, 30)])
+    assert (resampled_images(30, seed=9, resamples=20) == counts.T).all()
+
+
+def test_chunks_move_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random(90)
+    plain = one_query_each(values, resamples=50)
+    resampled_images.cache_clear()
+    monkeypatch.setattr("urbancross_bench.evaluation.statistics._DRAWS_AT_ONCE", 1)
+    monkeypatch.setattr("urbancross_bench.evaluation.statistics._IMAGES_AT_ONCE", 7)
+    assert (one_query_each(values, resamples=50) == plain).all()
+    resampled_images.cache_clear()
+
+
+def test_memory_stays_bounded() -> None:
+    images, resamples = 20_000, 500  # 80 MB in float64
+    tracemalloc.start()
+    one_query_each(np.random.default_rng(0).random(images), resamples=resamples)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    resampled_images.cache_clear()
+    assert peak < images * resamples + 70e6  # a byte a count, and chunks
 
 
 def test_interval_agrees_with_scipy_where_every_image_has_one_query() -> None:
     values = np.random.default_rng(3).random(200)
-    sums = image_sums(values, np.arange(200), 200)
-    low, high = interval(resampled_means({"x": sums}, resampled_images(200, seed=0))["x"])
+    low, high = interval(one_query_each(values))
     peer = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(0))
     assert low == pytest.approx(peer.confidence_interval.low, abs=0.006)
     assert high == pytest.approx(peer.confidence_interval.high, abs=0.006)
+
+
+def test_the_interval_is_two_order_statistics() -> None:
+    resampled = np.random.default_rng(0).permutation(np.arange(1.0, 2001.0))
+    assert interval(resampled) == (50.0, 1951.0)
+    assert interval(resampled, 0.9) == (100.0, 1901.0)
+    assert interval(np.arange(1.0, 100.0)) == (2.0, 98.0)
+    assert interval(np.array([1.0, 2.0, 3.0])) == (1.0, 3.0)
+
+
+def test_no_interval_where_images_say_nothing() -> None:
+    assert interval(one_query_each(np.array([100.0]))) == (None, None)
+    assert interval(one_query_each(np.full(300, 100 / 3))) == (None, None)  # equal but for rounding
+    assert interval(one_query_each(np.r_[np.zeros(99), 1e-3])) != (None, None)
 
 
 def test_clusters_widen_the_interval() -> None:
     # Five captions that always agree are one observation, not five.
     values = np.repeat(np.random.default_rng(4).random(60) > 0.5, 5).astype(float)
     owner = np.repeat(np.arange(60), 5)
-    clustered = interval(resampled_means({"x": image_sums(values, owner, 60)}, resampled_images(60, 0))["x"])
-    naive = interval(
-        resampled_means({"x": image_sums(values, np.arange(300), 300)}, resampled_images(300, 0))["x"]
+    clustered = resampled_means({"x": image_sums(values, owner, 60)}, resampled_images(60, 0))["x"]
+    assert np.ptp(interval(clustered)) > 1.8 * np.ptp(interval(one_query_each(values)))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seed_weights_give_students_t_in_every_direction(seeds: int) -> None:
+    weights = seed_weights(seeds, 40_000)
+    assert np.abs(weights.sum(axis=0)).max() < 1e-9 * np.abs(weights).max()
+    for direction in np.random.default_rng(0).normal(size=(4, seeds)):
+        t = direction @ weights / stats.sem(direction)
+        quantiles = np.quantile(t, [0.025, 0.25, 0.5, 0.75, 0.975])
+        assert quantiles == pytest.approx(
+            stats.t(seeds - 1).ppf([0.025, 0.25, 0.5, 0.75, 0.975]), rel=0.06, abs=0.02
+        )
+
+
+def test_of_equal_images_the_interval_is_students() -> None:
+    values = np.array([10.0, 20.0, 36.0])
+    means = SeedMeans(values, np.repeat(values[:, None], 40_000, axis=1))
+    half = stats.t(2).ppf(0.975) * stats.sem(values)
+    assert interval(over_seeds(means)) == pytest.approx((22 - half, 22 + half), abs=0.05 * half)
+
+
+def test_of_equal_seeds_the_interval_is_that_of_images() -> None:
+    resampled = one_query_each(np.random.default_rng(1).random(80))
+    means = SeedMeans(np.full(4, 0.5), np.stack([resampled] * 4))
+    assert over_seeds(means) - 0.5 == pytest.approx(resampled - 0.5)
+
+
+def test_one_seed_has_the_interval_of_images() -> None:
+    resampled = one_query_each(np.random.default_rng(1).random(80))
+    assert (over_seeds(SeedMeans(np.array([0.5]), resampled[None])) == resampled).all()
+
+
+def test_images_and_seeds_add_up_as_in_the_analysis_of_variance() -> None:
+    """Against mean squares of a crossed table: (images − interaction) for images, Student's t for seeds."""
+    generator = np.random.default_rng(2)
+    seeds, images = 4, 300
+    table = (
+        generator.normal(size=(seeds, 1))
+        + 5 * generator.normal(size=images)
+        + generator.normal(size=(seeds, images))
     )
-    assert clustered[1] - clustered[0] > 1.8 * (naive[1] - naive[0])
+    means = SeedMeans(table.mean(axis=1), np.stack([one_query_each(row, resamples=20_000) for row in table]))
+    residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    interaction = (residual**2).sum() / ((seeds - 1) * (images - 1)) / seeds / images
+    of_images = table.mean(axis=0).var(ddof=1) / images - interaction
+    of_seeds = stats.sem(means.values) * stats.t(seeds - 1).rvs(400_000, random_state=0)
+    oracle = means.value + np.sqrt(of_images) * generator.normal(size=400_000) + of_seeds
+    low, high = np.quantile(oracle, [0.025, 0.975])
+    assert interval(over_seeds(means)) == pytest.approx((low, high), abs=0.05 * (high - low))
 
 
-def test_seeds_are_the_outermost_level() -> None:
-    flat = [np.full(2000, value) for value in (10.0, 20.0, 30.0)]
-    resampled = over_seeds(flat)
-    assert resampled.mean() == pytest.approx(20.0, abs=0.5)
-    # The standard deviation of a mean of three draws from {10, 20, 30}.
-    assert resampled.std() == pytest.approx(np.std([10, 20, 30]) / np.sqrt(3), rel=0.05)
-    assert resampled_seeds(1).tolist() == [[1.0]] * 2000
+def test_means_are_taken_seed_by_seed() -> None:
+    a, b = (SeedMeans(np.arange(3.0) * k, np.arange(12.0).reshape(3, 4) * k) for k in (2, 4))
+    for found, factor in ((b - a, 2), (SeedMeans.average([a, b]), 3)):
+        assert found.values.tolist() == [0.0, factor, 2.0 * factor]
+        assert (found.resampled == np.arange(12.0).reshape(3, 4) * factor).all()
+    assert a.value == 2.0
+
+
+def test_weighted_sums_equal_a_product() -> None:
+    values, weights = np.arange(130.0), np.random.default_rng(0).integers(0, 3, size=(130, 9))
+    assert weighted_sums(values, weights) == pytest.approx(values @ weights)

@@ -244,19 +244,24 @@ class Registry:
         return Resolved(reference, plugin, _checked_options(plugin, reference))
 
 
+_NEEDS = {
+    "selector": frozenset({"source_val", "target_val"}),
+    "metric": frozenset({"embeddings", "text_id", "image_class"}),
+}
+
+
 def _check_declarations(kind: str, registration: Registration) -> None:
     """What a row may claim to have seen rests on these: nothing is assumed where nothing is said."""
     name, needs = registration.name, registration.needs
     if kind in ("adaptation", "selector") and registration.setting is None:
         raise ValueError(f"{kind} {name!r} names no setting; register it with one of {', '.join(SETTINGS)}")
-    if kind == "selector":
-        unknown = needs - {"source_val", "target_val"}
+    if kind in _NEEDS:
+        unknown = needs - _NEEDS[kind]
         if unknown:
-            raise ValueError(
-                f"selector {name!r} needs {', '.join(sorted(unknown))}; known: source_val, target_val"
-            )
-        if "target_val" in needs and registration.setting != "oracle":
-            raise ValueError(f"selector {name!r} looks at target_val, so its setting must be 'oracle'")
+            known = ", ".join(sorted(_NEEDS[kind]))
+            raise ValueError(f"{kind} {name!r} needs {', '.join(sorted(unknown))}; known: {known}")
+    if kind == "selector" and "target_val" in needs and registration.setting != "oracle":
+        raise ValueError(f"selector {name!r} looks at target_val, so its setting must be 'oracle'")
 
 
 def _checked_options(plugin: Plugin, reference: Reference) -> Options:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, protocol_and_ties
 
 Augmentation = Literal["flip", "rotate90", "crop", "rotate_crop", "colour"]
 
@@ -118,7 +119,9 @@ class Grid(_Spec):
     adaptations: dict[str, str] = Field(min_length=1)
     budget: Budget
     selectors: tuple[str, ...] = Field(default=("last",), min_length=1)
-    protocols: tuple[Literal["classic"], ...] = Field(default=("classic",), min_length=1)
+    protocols: tuple[str, ...] = Field(
+        default=("classic",), min_length=1, description="protocols, or presets of protocol and tie rule"
+    )
     ties: Literal["expected", "optimistic", "pessimistic"] = "expected"
     metrics: tuple[str, ...] = Field(default=("recall",), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
@@ -157,6 +160,17 @@ class Grid(_Spec):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"an entry of {key} stands twice")
+        return self
+
+    @model_validator(mode="after")
+    def _protocols_are_known_and_differ(self) -> Self:
+        meant: dict[tuple[str, str], str] = {}
+        for name in self.protocols:
+            if name not in PROTOCOLS and name not in PRESETS:
+                raise ValueError(f"unknown protocol {name!r}.{did_you_mean(name, [*PROTOCOLS, *PRESETS])}")
+            twin = meant.setdefault(protocol_and_ties(name, self.ties), name)
+            if twin != name:
+                raise ValueError(f"protocols {twin!r} and {name!r} are the same here; remove one of them")
         return self
 
     def expanded_scenarios(self) -> tuple[Scenario, ...]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from urbancross_bench.data.readers import (
     DomainBuilder,
     FileOptions,
+    class_in_name,
     data_path,
     find,
     finish,
@@ -116,11 +117,6 @@ def _first_folder(names: tuple[str, ...]) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _class_before_number(name: str) -> str | None:
-    match = re.fullmatch(r"(?:.*/)?([A-Za-z]+)_\d+\.\w+", name)
-    return match[1] if match else None
-
-
 UCM_CLASSES = (
     *("agricultural", "airplane", "baseballdiamond", "beach", "buildings", "chaparral", "denseresidential"),
     *("forest", "freeway", "golfcourse", "harbor", "intersection", "mediumresidential", "mobilehomepark"),
@@ -148,7 +144,7 @@ class Rsicd(KnownDataset):
         images=("images", "RSICD_images", "images.zip", "RSICD_images.zip"),
         licence="none stated; research use",
         counts={"official": _counts(8734, 1094, 1093), "redrawn by AMFMN": _counts(7862, 1966, 1093)},
-        scene_class=lambda name: _class_before_number(name) or "unnamed",
+        scene_class=class_in_name,
     )
 
 
@@ -161,7 +157,7 @@ class Rsitmd(KnownDataset):
         images=("images", "RSITMD_images", "images.zip", "RSITMD_images.zip"),
         licence="none stated; research use",
         counts={"drawn by AMFMN": _counts(3432, 859, 452), "of the same size": _counts(3433, 858, 452)},
-        scene_class=_class_before_number,
+        scene_class=class_in_name,
         keys=("keywords",),
     )
 

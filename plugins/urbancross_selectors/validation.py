@@ -30,7 +30,7 @@ class SourceValidation(Selector):
 
     def _score(self, candidate: Candidate) -> float:
         splits = candidate.validation[self.split]
-        return float(np.mean([evaluate_retrieval(s.images, s.texts, s.image_of_text).mr for s in splits]))
+        return float(np.mean([evaluate_retrieval(s.images, s.texts, s.image_of_text, top=0).mr for s in splits]))
 
 
 class TargetValidation(SourceValidation):

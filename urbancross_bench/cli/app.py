@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from urbancross_bench import __version__
-from urbancross_bench.cli import data, leaderboard, plan, plugins, run
+from urbancross_bench.cli import data, distance, leaderboard, plan, plugins, rescore, run, score
 from urbancross_bench.errors import UrbanCrossError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
+app.command("score")(score.score)
+app.command("rescore")(rescore.rescore)
+app.command("distance")(distance.distance)
 app.add_typer(plugins.app, name="plugins")
 app.command("show")(plugins.show)
 app.add_typer(data.app, name="data")

@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from urbancross_bench.data.checking import Between
     from urbancross_bench.data.index import Report
     from urbancross_bench.data.overlap import Shared
+    from urbancross_bench.evaluation.distances import VocabularyDistance
+    from urbancross_bench.evaluation.floors import Floors
 
 _EXAMPLES = {"defect": 3, "warning": 3, "note": 1}
 _EVERY = 30  # seconds
 _WIDTH = 84  # characters of an example
 _LABEL, _COLUMN = 39, 17  # characters; three columns fit a hundred
+_NARROW = 8  # characters of a column of percentages; seven fit
+_FLOORS = {
+    "random": "random order",
+    "class_oracle": "knows the scene class alone",
+    "equal_strings": "knows all but whose copy a caption is",
+    "ceiling": "ceiling: equal captions score equally",
+}
 
 
 def check(
@@ -105,6 +114,8 @@ def _domain(name: str, found: Audit, lists: str) -> list[str]:
     lines = [f"{name}: {verdict}", f"  splits: {domain.partition}"] if domain.partition else [f"{name}: {verdict}"]
     if found.captions:
         lines += _caption_table(found.captions)
+    if found.floors:
+        lines += _floor_table(found.floors["expected"])
     for finding in found.findings:
         lines += _finding(finding, lists)
     return lines
@@ -125,6 +136,17 @@ def _caption_table(facts: Mapping[str, CaptionFacts]) -> list[str]:
         ("captions that stand in train or val", [_of(f.in_training, f.captions) for f in columns]),
     ]
     return [_row(label, cells) for label, cells in rows]
+
+
+def _floor_table(floors: Floors) -> list[str]:
+    """What scores on the test split lie between, ties by expectation; the report has the other tie rules too."""
+    contents = floors.as_json()
+    names = [*floors.random.as_json()]
+    lines = [_row("test split, ties by expectation", [name.replace("_R", " ") for name in names], _NARROW)]
+    for key, label in _FLOORS.items():
+        values = contents[key]
+        lines.append(_row(label, [f"{values[name]:.2f}" if values else "–" for name in names], _NARROW))
+    return lines
 
 
 def _finding(finding: Finding, lists: str) -> list[str]:
@@ -152,11 +174,22 @@ def _between(between: Between) -> list[str]:
         _row("test captions in its train", [_of(s.in_train, s.test_captions) for s in columns]),
         _row("test captions in its train or val", [_of(s.in_training, s.test_captions) for s in columns]),
         _row("train and val captions in its test", [_of(s.in_test, s.training_captions) for s in columns]),
+        *_vocabulary(between.vocabulary),
     ]
 
 
-def _row(label: str, cells: Sequence[str]) -> str:
-    return f"  {label:{_LABEL}}{''.join(f'{cell:>{_COLUMN}}' for cell in cells)}".rstrip()
+def _vocabulary(found: VocabularyDistance | None) -> list[str]:
+    if found is None:
+        return []
+    outside = found.a_outside_b / found.words_a, found.b_outside_a / found.words_b
+    return [
+        _row("caption words that the other lacks", [f"{share:.1%}" for share in outside]),
+        _row("divergence of word frequencies, bits", [f"{found.divergence:.3f}"]),
+    ]
+
+
+def _row(label: str, cells: Sequence[str], width: int = _COLUMN) -> str:
+    return f"  {label:{_LABEL}}{''.join(f'{cell:>{width}}' for cell in cells)}".rstrip()
 
 
 def _leaking(found: Shared) -> int | None:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.captions import CaptionFacts, caption_facts, owned
 from urbancross_bench.data.domain import check, split_of
+from urbancross_bench.data.floors import split_floors
 from urbancross_bench.data.images import FileImages, FolderImages, NoImages, ZipImages, list_files
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, look_at
 from urbancross_bench.data.overlap import TRAINING, Opened, Shared, shared, twins
 from urbancross_bench.errors import DataError
+from urbancross_bench.evaluation.floors import Floors
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource, Repair
 
 Level = Literal["defect", "warning", "note"]
@@ -45,13 +47,14 @@ class Audit:
     """A domain and what was found, defects first.
 
     twins: of its images, within it. shared: what its training and its test share. captions: facts by split, none
-    where the splits cannot be cut.
+    where the splits cannot be cut. floors: of the test split by tie rule, none where the domain is incoherent.
     """
 
     opened: Opened
     twins: Sequence[Match]
     shared: Shared
     captions: Mapping[str, CaptionFacts]
+    floors: Mapping[str, Floors]
     findings: tuple[Finding, ...]
 
     @property
@@ -79,7 +82,10 @@ def audit(name: str, domain: Domain, report: Report) -> Audit:
         *_captions(opened, within, captions),
         *_repairs(domain),
     ]
-    return Audit(opened, matches, within, captions, tuple(sorted(found, key=lambda f: LEVELS.index(f.level))))
+    whole = all(finding.kind != "incoherent" for finding in found)
+    floors = split_floors(splits["test"]) if whole else {}
+    ordered = sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    return Audit(opened, matches, within, captions, floors, tuple(ordered))
 
 
 def _can_be_cut(domain: Domain) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from urbancross_bench.data.domain import split_of
 from urbancross_bench.data.geo import on_globe, span
 from urbancross_bench.errors import DataError
+from urbancross_bench.evaluation.distances import words
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 
 _MOST = 5  # of the classes and tags that are named
@@ -29,7 +30,7 @@ Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 def card(domain: Domain) -> dict[str, Any]:
     """The facts of a domain."""
     captions = np.bincount(domain.image_of_caption, minlength=len(domain.image_names))
-    words = [re.findall(r"\w+", caption.lower()) for caption in domain.captions]
+    said = [words(caption) for caption in domain.captions]
     splits = [name for name in SPLITS if name in domain.splits]
     used = {index for name in splits for index in domain.splits[name].tolist()}
     return {
@@ -41,8 +42,8 @@ def card(domain: Domain) -> dict[str, Any]:
         "test_images_in_train": _repeated(domain),
         "captions_per_image": _spread(captions),
         "distinct_captions": len(set(domain.captions)),
-        "words_per_caption": _spread([len(said) for said in words]),
-        "vocabulary": len({word for said in words for word in said}),
+        "words_per_caption": _spread([len(caption) for caption in said]),
+        "vocabulary": len({word for caption in said for word in caption}),
         "classes": _most(_known(domain, "scene_class").values()),
         "resolution": _resolution(domain),
         "years": dict(sorted(_counts(_known(domain, "year").values()).items())) or None,

@@ -17,6 +17,8 @@ from urbancross_bench.data.audit import Audit, audit
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.overlap import Pair, Shared, pairs, shared, twins
 from urbancross_bench.errors import UsageError
+from urbancross_bench.evaluation import floors
+from urbancross_bench.evaluation.distances import VocabularyDistance, vocabulary_distance
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import Domain
 
@@ -25,13 +27,17 @@ _LONGEST = 90  # characters of a domain in a file name: two must fit into 255 by
 
 @dataclass(frozen=True, eq=False)
 class Between:
-    """What two domains share: what of `a` is in `b`, what of `b` is in `a`, and the pairs."""
+    """What two domains share: what of `a` is in `b`, what of `b` is in `a`, and the pairs.
+
+    vocabulary: how differently their captions speak; None where those of one have no word.
+    """
 
     a: str
     b: str
     a_in_b: Shared
     b_in_a: Shared
     pairs: Sequence[Pair]
+    vocabulary: VocabularyDistance | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +59,8 @@ def check_domains(domains: Mapping[str, Domain], report: Report) -> Check:
     between = []
     for a, b in combinations((found.opened for found in audits.values()), 2):
         forth, back = twins(a, b, report), twins(b, a, report)
-        between.append(Between(a.name, b.name, shared(a, b, forth), shared(b, a, back), pairs(a, b, forth, back)))
+        found, speech = pairs(a, b, forth, back), vocabulary_distance(a.domain.captions, b.domain.captions)
+        between.append(Between(a.name, b.name, shared(a, b, forth), shared(b, a, back), found, speech))
     return Check(audits, between)
 
 
@@ -70,6 +77,7 @@ def as_json(check: Check) -> dict[str, Any]:
                 "captions": len(found.opened.domain.captions),
                 "partition": found.opened.domain.partition,
                 "splits": {split: asdict(facts) for split, facts in found.captions.items()},
+                "floors": floors.as_json(found.floors),
                 "findings": [asdict(finding) for finding in found.findings],
                 "shared": asdict(found.shared),
                 "pairs": [asdict(pair) for pair in _within(found)],

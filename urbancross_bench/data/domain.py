@@ -33,6 +33,18 @@ class Split:
         """(N,) names of the images."""
         return [self.domain.image_names[index] for index in self.members.tolist()]
 
+    @property
+    def image_class(self) -> list[str] | None:
+        """(N,) the `scene_class` of each image; None unless every image of the split has one.
+
+        Not part of the fingerprint: nothing that trains sees classes.
+        """
+        classes = self.domain.attributes.get("scene_class")
+        if classes is None:
+            return None
+        known = [classes[index] for index in self.members.tolist() if classes[index] is not None]
+        return known if len(known) == len(self.members) else None
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the content: pixels (by digest), names, captions, and which belongs to which."""
@@ -49,11 +61,15 @@ def misshapen(domain: object) -> str:
         return f"images is a {type(domain.images).__name__}, not an ImageSource"
     if not isinstance(domain.splits, Mapping):
         return "splits is no mapping of split names to image indices; `index_splits` makes one of labels"
+    if not isinstance(domain.attributes, Mapping):
+        return "attributes is no mapping of names to a value per image"
     indices = {"image_of_caption": domain.image_of_caption}
     for name, values in (indices | {f"split {n!r}": members for n, members in domain.splits.items()}).items():
         if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu":
             return f"{name} is no one-dimensional array of integers"
-    for name, texts in (("image_names", domain.image_names), ("captions", domain.captions)):
+    classes = [name for name in domain.attributes.get("scene_class", ()) if name is not None]
+    texts_of = {"image_names": domain.image_names, "captions": domain.captions, "scene_class": classes}
+    for name, texts in texts_of.items():
         if not all(isinstance(text, str) for text in texts):
             return f"{name} holds something that is no text"
     return ""

@@ -5,8 +5,10 @@ A reader parses its file into a `DomainBuilder` and ends with `finish`; the rest
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -27,6 +29,7 @@ __all__ = [
     "FileImages",
     "FileOptions",
     "box_facts",
+    "class_in_name",
     "data_folder",
     "data_path",
     "find",
@@ -62,6 +65,9 @@ class FileOptions(Options):
     block_km: float = Field(default=10.0, gt=0, description="edge of a geographic block")
     distance_km: float = Field(default=1.0, ge=0, description="least distance between images of two splits")
     captions_generated: bool = Field(default=False, description="a model wrote the captions from the images")
+    classes: Literal["given", "from_file_name"] = Field(
+        default="given", description="scene classes as the dataset says, or `airport` of `airport_12.jpg`"
+    )
 
     @model_validator(mode="after")
     def _blocks_have_room(self) -> FileOptions:
@@ -79,6 +85,19 @@ def split_name(name: str, where: str) -> str:
     if name and name not in SPLITS:
         raise DataError(f"{where}: unknown split {name!r}; known: {', '.join((*SPLITS, *_SPLIT_NAMES))}")
     return name
+
+
+def class_in_name(name: str) -> str | None:
+    """The scene class that a file name says, `airport` of `airport_12.jpg`; None where it says none.
+
+    Files that are only numbered are one class, `unnamed`: so RSICD calls the images it has no class for.
+    """
+    stem = PurePosixPath(name).stem
+    unnumbered = stem.rstrip(string.digits)
+    if not unnumbered:
+        return "unnamed"
+    has_class = unnumbered != stem and any(letter.isalpha() for letter in unnumbered)
+    return unnumbered.rstrip(" _-") if has_class else None
 
 
 def finish(
@@ -100,6 +119,8 @@ def finish(
     facts.setdefault("partition", "as the files say")
     opened = images if callable(images) else lambda names: open_images(images, names)
     domain = builder.build(opened, **facts)
+    if options.classes == "from_file_name":
+        domain = replace(domain, attributes={**domain.attributes, "scene_class": _classes_in_names(domain)})
     if options.split == "blocks":
         return blocked(domain, options.split_seed, options.block_km, options.distance_km)
     if options.split != "drawn":
@@ -110,3 +131,14 @@ def finish(
         if options.split == "given":
             raise DataError(f"domain {domain.name!r}: nothing says which image is in which split; try split=drawn")
     return drawn(domain, options.split_seed, scheme)
+
+
+def _classes_in_names(domain: Domain) -> list[str]:
+    classes = {name: class_in_name(name) for name in domain.image_names}
+    bare = [name for name, found in classes.items() if found is None]
+    if bare:
+        raise DataError(
+            f"domain {domain.name!r}: {len(bare)} file names say no class, {bare[0]!r} the first; "
+            "classes=from_file_name reads names like airport_12.jpg"
+        )
+    return [found for found in classes.values() if found is not None]

@@ -1,26 +1,31 @@
 """Exact ranking of images against texts and of texts against images.
 
-A rank is a count: how many negatives score higher than a query's best positive, and how many equal it. The
-counts are exact in this sense: the score of a pair is one fixed function of the two vectors (a float64 dot
-product summed in one order), and the counts are those of these scores. A matrix product sums in an order of
-its own, which changes with block sizes and positions; so it only sorts out the pairs that are clearly above
-or below, and the few within its error bound are decided by the score itself. Chunk sizes cannot move a rank.
+A rank is a count: how many negatives score higher than a query's best positive, and how many equal it. The counts
+are exact for scores that one definition gives (see `vectors`), whatever the device, block or precision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from urbancross_bench.errors import did_you_mean
+from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, Items, protocol_and_ties
 from urbancross_bench.evaluation.ties import TIES
+
+if TYPE_CHECKING:
+    from urbancross_bench.evaluation.vectors import Vectors
 
 Direction = Literal["i2t", "t2i"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+TOP = 10  # gallery items listed for each query
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +33,29 @@ class DirectionRanking:
     """The ranking of Q queries of one direction, as counts from which every tie rule can be computed.
 
     `greater`, `tied`, `tied_positives`: (Q,) int64. With s the best score among a query's positives: negatives
-    above s, negatives equal to s, positives equal to s (at least 1). `positives`: (Q,) int64, right answers in
-    the gallery. `top`: (Q, ≤10) int64, the gallery items of the highest scores, ties in gallery order.
+    above s, negatives equal to s, positives equal to s (at least 1). `right`: (Q,) int64, right answers in the
+    gallery of `gallery` items. `top`: (Q, ≤10) int64, the gallery items of the highest scores, ties in gallery
+    order, and `top_tied`: whether each scores exactly like the next one. Items are named by the protocol's order;
+    `query_row` (Q,) and `gallery_row` (gallery,) give the rows of the embeddings they are.
+    `image_of_query`: (2, E) int64, each query with every image (row) it belongs to: the clusters of resampling.
     """
 
     greater: Ints
     tied: Ints
     tied_positives: Ints
-    positives: Ints
+    right: Ints
     top: Ints
-    gallery: int
+    top_tied: NDArray[np.bool_]
+    query_row: Ints
+    gallery_row: Ints
+    image_of_query: Ints
     ties: str
     k: tuple[int, ...]
+
+    @property
+    def gallery(self) -> int:
+        """How many items the gallery has."""
+        return len(self.gallery_row)
 
     def hits(self, k: int) -> Floats:
         """(Q,) hit@k under the tie rule: 1 for a hit, 0 for a miss, a probability where ties decide."""
@@ -55,16 +71,56 @@ class DirectionRanking:
         """K → R@K in percent: the mean of `hits`."""
         return {k: 100.0 * float(self.hits(k).mean()) for k in self.k}
 
+    @property
+    def mean_rank(self) -> float:
+        """The mean of `ranks`."""
+        return float(self.ranks.mean())
+
+    @property
+    def median_rank(self) -> float:
+        """The median of `ranks`."""
+        return float(np.median(self.ranks))
+
+    @cached_property
+    def reciprocal_ranks(self) -> Floats:
+        """(Q,) 1 / rank of the first right answer, by expectation where the tie rule is `expected`."""
+        return TIES[self.ties].reciprocals(self.greater, self.tied, self.tied_positives)
+
+    @property
+    def mrr(self) -> float:
+        """MRR: the mean of `reciprocal_ranks`, in percent."""
+        return 100.0 * float(self.reciprocal_ranks.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a ranking was made from, for metrics that look beyond counts.
+
+    `images` and `texts` hold the vectors, standing for the protocol's `items`. `text_id` (M,) and
+    `image_class` (N,) int64 are None where they were not given.
+    """
+
+    images: Vectors
+    texts: Vectors
+    items: Items
+    text_id: Ints | None
+    image_class: Ints | None
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Both directions of one evaluation. `image_of_text` is (M,) int64, as given."""
+    """Both directions of one evaluation. `image_of_text` is (M,) int64, as given, `images` is N.
+
+    `inputs` is None for a ranking that was read from a record.
+    """
 
     i2t: DirectionRanking
     t2i: DirectionRanking
+    images: int
     image_of_text: Ints
     protocol: str
     ties: str
+    inputs: Inputs | None = None
 
     @property
     def mr(self) -> float:
@@ -72,127 +128,179 @@ class Ranking:
         values = [*self.i2t.recall.values(), *self.t2i.recall.values()]
         return sum(values) / len(values)
 
+    def with_inputs(self, what: str) -> Inputs:
+        """The inputs. Raises ValueError, saying what needs them, for a ranking read from a record."""
+        if self.inputs is None:
+            raise ValueError(f"{what} needs the embeddings, which a record does not hold")
+        return self.inputs
+
+    @cached_property
+    def map_at_r(self) -> dict[Direction, float]:
+        """mAP@R in percent per direction; another pass over the embeddings where queries have several answers.
+
+        See `positions.average_precisions`. Raises ValueError for a ranking without `inputs`.
+        """
+        from urbancross_bench.evaluation.positions import average_precisions
+
+        directions: tuple[Direction, ...] = ("i2t", "t2i")
+        return {name: 100.0 * float(average_precisions(self, name).mean()) for name in directions}
+
 
 def evaluate_retrieval(
-    image_embeddings: ArrayLike,
-    text_embeddings: ArrayLike,
+    image_embeddings: Any,
+    text_embeddings: Any,
     image_of_text: ArrayLike,
     *,
     protocol: str = "classic",
     ties: str = "expected",
     normalize: bool = True,
-    k: tuple[int, ...] = (1, 5, 10),
-    chunk: int = 1024,
+    k: Sequence[int] = (1, 5, 10),
+    text_id: ArrayLike | None = None,
+    image_id: ArrayLike | None = None,
+    image_class: ArrayLike | None = None,
+    image_bias: ArrayLike | None = None,
+    text_bias: ArrayLike | None = None,
+    top: int = TOP,
+    device: str | None = None,
 ) -> Ranking:
     """Rank every image against all texts and every text against all images.
 
-    image_embeddings: (N, D); text_embeddings: (M, D); image_of_text: (M,) integers in [0, N).
-    protocol: `classic`: an image's own texts are right, best of them counts; a text's own image is right.
+    image_embeddings: (N, D); text_embeddings: (M, D); numpy (memory-mapped too) or torch, any real type, taken as
+    float32. image_of_text: (M,) integers in [0, N).
+    protocol: `classic`, `deduplicated`, `row_diagonal` (see `protocols`), or a preset of protocol and tie rule.
     ties: `expected` (hit@K averaged over a random order of the tied items), `optimistic`, `pessimistic`.
-    normalize: scale rows to unit length first, so that scores are cosine similarities.
-    chunk: rows scored at once; changes memory and time, never a count.
+    normalize: divide rows by their length first, so that scores are cosine similarities.
+    text_id: (M,) equal integers for equal strings; image_id: (N,) equal integers for equal images (default: all
+    differ); image_class: (N,) integers, for metrics that need scene classes.
+    image_bias, text_bias: (N,) and (M,); a score is ⟨x, y⟩ − image_bias − text_bias.
+    top: how many of the best items to list for each query.
+    device: where to multiply; by default where the embeddings are.
 
-    Raises ValueError for shapes that do not fit, non-finite or zero rows, or an image without a text.
+    Memory is linear in N and M: the embeddings, one normalised copy (none of memory-mapped ones), and a block.
+    Raises ValueError for shapes that do not fit, non-finite or zero rows, an image without a text, an unknown
+    protocol or tie rule, or a protocol that lacks its input.
     """
-    if protocol != "classic":
-        raise ValueError(f"unknown protocol {protocol!r}; known: classic")
-    if chunk < 1 or not k or min(k) < 1:
-        raise ValueError(f"chunk and every K must be at least 1, got chunk={chunk}, k={k}")
-    if ties not in TIES:
-        raise ValueError(f"unknown tie rule {ties!r}; known: {', '.join(TIES)}")
-    images = _rows("image_embeddings", image_embeddings, normalize)
-    texts = _rows("text_embeddings", text_embeddings, normalize)
-    owner = _owners(image_of_text, len(images), len(texts))
-    if images.shape[1] != texts.shape[1]:
-        raise ValueError(f"images are {images.shape[1]} wide, texts {texts.shape[1]}")
+    from urbancross_bench.evaluation.vectors import Vectors
 
-    own = _scores(images[owner], texts)  # (M,) of each text and its own image
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(len(images)))
-    best_of_image = np.maximum.reduceat(own[order], starts)
-    positives = np.bincount(owner, minlength=len(images)).astype(np.int64)
-    equal_positives = np.bincount(owner[own == best_of_image[owner]], minlength=len(images)).astype(np.int64)
-
-    above, equal, top = _count(images, texts, best_of_image, chunk)
-    # `_count` knows no positives: none of them lies above the best, and those that equal it are taken off.
-    i2t = DirectionRanking(above, equal - equal_positives, equal_positives, positives, top, len(texts), ties, k)
-    above, equal, top = _count(texts, images, own, chunk)
-    one = np.ones(len(texts), dtype=np.int64)
-    t2i = DirectionRanking(above, equal - one, one, one, top, len(images), ties, k)
-    return Ranking(i2t, t2i, owner, protocol, ties)
-
-
-def _rows(name: str, values: ArrayLike, normalize: bool) -> Floats:
-    if hasattr(values, "detach"):  # a torch tensor, without importing torch
-        values = values.detach().to("cpu").double().numpy()
-    rows = np.ascontiguousarray(values, dtype=np.float64)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"{name} must be a non-empty matrix, got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise ValueError(f"{name}: {bad} of {len(rows)} rows hold NaN or infinity")
-    if normalize:
-        lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
-        if not lengths.all():
-            raise ValueError(f"{name}: {int((lengths == 0).sum())} rows are zero and have no direction")
-        rows = rows / lengths
-    return rows
-
-
-def _owners(image_of_text: Any, images: int, texts: int) -> Ints:
-    owner = np.asarray(image_of_text)
-    if owner.shape != (texts,) or not np.issubdtype(owner.dtype, np.integer):
+    protocol, ties = _named(protocol, ties)
+    if top < 0 or not k or min(k) < 1:
+        raise ValueError(f"every K must be at least 1 and top at least 0, got k={tuple(k)}, top={top}")
+    images = Vectors("image_embeddings", image_embeddings, normalize, image_bias, device)
+    texts = Vectors("text_embeddings", text_embeddings, normalize, text_bias, device)
+    if images.width != texts.width:
+        raise ValueError(f"image_embeddings are {images.width} wide, text_embeddings {texts.width}")
+    if images.device != texts.device:
         raise ValueError(
-            f"image_of_text must hold one integer per text ({texts}), got {owner.dtype} {owner.shape}"
+            f"image_embeddings are on {images.device}, text_embeddings on {texts.device}; give device"
         )
+    owner = _owners(image_of_text, images.items, texts.items)
+    strings = None if text_id is None else _integers("text_id", text_id, texts.items)
+    pictures = np.arange(images.items) if image_id is None else _integers("image_id", image_id, images.items)
+    classes = None if image_class is None else _integers("image_class", image_class, images.items)
+    items = PROTOCOLS[protocol](owner, images.items, pictures, strings)
+    inputs = Inputs(images.standing_for(items.image), texts.standing_for(items.text), items, strings, classes)
+    i2t, t2i = _directions(inputs, ties, tuple(k), top)
+    return Ranking(i2t, t2i, images.items, owner, protocol, ties, inputs)
+
+
+def _directions(
+    inputs: Inputs, ties: str, k: tuple[int, ...], top: int
+) -> tuple[DirectionRanking, DirectionRanking]:
+    from urbancross_bench.evaluation.counting import count, pair_scores
+    from urbancross_bench.evaluation.toplists import TopLists
+
+    images, texts, items = inputs.images, inputs.texts, inputs.items
+    image, text = items.right
+    score = pair_scores(images, texts, images.vector_of_item[image], texts.vector_of_item[text])
+    forth, back = _Side(images, texts, image, text, score), _Side(texts, images, text, image, score)
+    tops = (TopLists(images, texts, top), TopLists(texts, images, top)) if top else None
+    count(images, texts, forth.probes, back.probes, attained=(forth.attained, back.attained), tops=tops)
+    first, second = tops or (None, None)
+    return (
+        forth.ranking(
+            first.lists(lambda query, gallery: pair_scores(images, texts, query, gallery)) if first else None,
+            (items.image, items.text),
+            np.stack([np.arange(images.items), items.image]),
+            ties,
+            k,
+        ),
+        back.ranking(
+            second.lists(lambda query, gallery: pair_scores(images, texts, gallery, query)) if second else None,
+            (items.text, items.image),
+            np.stack([text, items.image[image]]),
+            ties,
+            k,
+        ),
+    )
+
+
+class _Side:
+    """The queries of one direction: the best score among each one's right answers, to be counted at."""
+
+    def __init__(self, queries: Vectors, gallery: Vectors, query: Ints, right: Ints, score: Floats) -> None:
+        from urbancross_bench.evaluation.counting import Probes
+
+        best = np.full(queries.items, -np.inf)
+        np.maximum.at(best, query, score)
+        attains = score == best[query]
+        self._queries = queries
+        self._right = np.bincount(query, minlength=queries.items)
+        self._tied_positives = np.bincount(query[attains], minlength=queries.items)
+        self.probes = Probes(queries.vector_of_item, best)
+        pairs = self.probes.place[query[attains]] * len(gallery) + gallery.vector_of_item[right[attains]]
+        probe, vector = np.divmod(np.unique(pairs), len(gallery))
+        self.attained = probe, vector
+
+    def ranking(
+        self,
+        lists: tuple[Ints, NDArray[np.bool_]] | None,
+        rows: tuple[Ints, Ints],
+        image_of_query: Ints,
+        ties: str,
+        k: tuple[int, ...],
+    ) -> DirectionRanking:
+        """What was counted, query by query."""
+        top, top_tied = lists or (np.empty((len(self._queries), 0), np.int64),) * 2
+        place, vector = self.probes.place, self._queries.vector_of_item
+        return DirectionRanking(
+            greater=self.probes.above[place],
+            # Counts know no positives: none lies above the best, and those that equal it are taken off.
+            tied=self.probes.equal[place] - self._tied_positives,
+            tied_positives=self._tied_positives,
+            right=self._right,
+            top=top[vector],
+            top_tied=top_tied[vector].astype(bool),
+            query_row=rows[0],
+            gallery_row=rows[1],
+            image_of_query=image_of_query,
+            ties=ties,
+            k=k,
+        )
+
+
+def _named(protocol: str, ties: str) -> tuple[str, str]:
+    protocol, ties = protocol_and_ties(protocol, ties)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}.{did_you_mean(protocol, [*PROTOCOLS, *PRESETS])}")
+    if ties not in TIES:
+        raise ValueError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
+    return protocol, ties
+
+
+def _owners(image_of_text: ArrayLike, images: int, texts: int) -> Ints:
+    owner = _integers("image_of_text", image_of_text, texts)
     if owner.min() < 0 or owner.max() >= images:
         raise ValueError(f"image_of_text must lie in [0, {images}), got {owner.min()} to {owner.max()}")
-    missing = np.setdiff1d(np.arange(images), owner)
+    missing = np.flatnonzero(np.bincount(owner, minlength=images) == 0)
     if len(missing):
         raise ValueError(f"{len(missing)} images have no text, the first is image {missing[0]}")
-    return owner.astype(np.int64)
+    return owner
 
 
-def _scores(left: Floats, right: Floats) -> Floats:
-    """(B,) the score of each pair of rows: float64 products, summed in an order fixed by the width alone."""
-    products: Floats = np.ascontiguousarray(left * right).sum(axis=1)
-    return products
-
-
-def _count(queries: Floats, gallery: Floats, threshold: Floats, chunk: int) -> tuple[Ints, Ints, Ints]:
-    """Per query: items above its threshold, items equal to it, and the ids of the ten best items."""
-    above = np.empty(len(queries), dtype=np.int64)
-    equal = np.empty(len(queries), dtype=np.int64)
-    top = np.empty((len(queries), min(10, len(gallery))), dtype=np.int64)
-    longest = float(np.sqrt((gallery * gallery).sum(axis=1).max()))
-    for start in range(0, len(queries), chunk):
-        block = slice(start, start + chunk)
-        product = queries[block] @ gallery.T
-        top[block] = _top(product, top.shape[1])
-        # Either sum of D products is off by at most D·2⁻⁵³·‖x‖‖y‖; twice that lies between them.
-        lengths = np.sqrt((queries[block] ** 2).sum(axis=1))
-        bound = 4.0 * queries.shape[1] * np.finfo(np.float64).eps * lengths * longest
-        margin = product - threshold[block, None]
-        above[block] = (margin > bound[:, None]).sum(axis=1)
-        equal[block] = 0
-        rows, columns = np.nonzero(np.abs(margin) <= bound[:, None])
-        for part in range(0, len(rows), 65536):
-            r, c = rows[part : part + 65536], columns[part : part + 65536]
-            exact = _scores(queries[start + r], gallery[c])
-            np.add.at(above, start + r, exact > threshold[start + r])
-            np.add.at(equal, start + r, exact == threshold[start + r])
-    return above, equal, top
-
-
-def _top(scores: Floats, count: int) -> Ints:
-    """(Q, count) columns of the highest scores of each row, best first, equal ones in column order."""
-    # Scores that the matrix product may tell apart by rounding alone are equal here.
-    rounded = np.round(scores, 12)
-    if count < scores.shape[1]:
-        kth = -np.partition(-rounded, count - 1, axis=1)[:, count - 1 : count]
-        best = np.empty((len(scores), count), dtype=np.int64)
-        for row, (values, least) in enumerate(zip(rounded, kth, strict=True)):
-            columns = np.nonzero(values >= least)[0]
-            best[row] = columns[np.argsort(-values[columns], kind="stable")[:count]]
-        return best
-    return np.argsort(-rounded, axis=1, kind="stable").astype(np.int64)
+def _integers(name: str, values: ArrayLike, count: int) -> Ints:
+    if hasattr(values, "detach"):  # a torch tensor, without importing torch
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must hold one integer each for {count} rows, got {array.dtype} {array.shape}")
+    return array.astype(np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 
 from urbancross_bench.data.views import Shown
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
+from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.identity import code_version, key_of
@@ -257,19 +258,20 @@ class _Planner:
         setting = _setting(selector)
         method_setting = training.facts["shown"]["setting"]
         inputs = {"test": self._embed(scenario.target, "test", encoder, training).key}
+        inputs["items"] = self._items(scenario.target).key
         if "source_val" in needs:
             for number, domain in enumerate(scenario.source):
                 inputs[f"source_val.{number}"] = self._embed(domain, "val", encoder, training).key
         if "target_val" in needs:
             inputs["target_val.0"] = self._embed(scenario.target, "val", encoder, training).key
-        name = str(selector.reference)
+        name, named = str(selector.reference), protocol_and_ties(protocol, self._grid.ties)
         stage = self._add(
             Stage(
                 "rank",
                 {
                     "selector": selector.identity(),
-                    "protocol": protocol,
-                    "ties": self._grid.ties,
+                    "protocol": named[0],
+                    "ties": named[1],
                     "metrics": [metric.identity() for metric in self._metrics],
                     "test": self._domains[scenario.target].splits["test"].fingerprint,
                     "code": _core("evaluation"),
@@ -293,6 +295,23 @@ class _Planner:
                 {"model": training.key, **self._packs("split", [domain], split, encoder)},
                 work={"encoder": str(self._encoders[encoder].reference)},
                 label=f"{domain} {split}, {training.label}",
+            )
+        )
+
+    def _items(self, domain: str) -> Stage:
+        planned = self._domains[domain]
+        test = planned.splits["test"]
+        return self._add(
+            Stage(
+                "items",
+                {
+                    "content": test.fingerprint,
+                    "classes": None if test.image_class is None else key_of({"classes": test.image_class}),
+                    "reader": planned.reader,
+                    "code": _core("evaluation"),
+                },
+                work={"dataset": planned.reference, "split": "test", "exclusions": planned.exclusions},
+                label=f"{domain} test",
             )
         )
 
@@ -361,7 +380,9 @@ def _setting(resolved: Resolved) -> str:
 @cache
 def _core(room: str) -> str:
     """The version of the core's code that a stage's result depends on: a room of it, and the stages themselves."""
-    rooms = (room, "execution.stages", "execution.scoring") if room == "evaluation" else (room, "execution.stages")
+    rooms = [room, "execution.stages"]
+    if room == "evaluation":
+        rooms += ["execution.items", "execution.scoring"]
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 

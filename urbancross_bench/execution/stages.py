@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from urbancross_bench.data.domain import split_of
+from urbancross_bench.data.domain import Split, split_of
 from urbancross_bench.data.pack import PackedSplit, pack
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
-from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.domains import read_domain
+from urbancross_bench.execution.items import features_of, items_of, rank_features, read_items, write_items
 from urbancross_bench.execution.scoring import score_ranking
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder, ImageFormat
-from urbancross_bench.interfaces.selector import Candidate, Features
+from urbancross_bench.interfaces.selector import Candidate
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed
@@ -85,14 +83,25 @@ class Job:
             print(problem)
 
 
+def describe(job: Job) -> None:
+    """What ranking has to know of a test split besides features: equal strings and images, classes, floors."""
+    split = _split(job)
+    write_items(items_of(split), job.out)
+
+
 def pack_split(job: Job) -> None:
     """Decode and resize the images of one split."""
+    pack(_split(job), ImageFormat(**job.facts["format"]), job.out, job.report)
+
+
+def _split(job: Job) -> Split:
+    """The split of the stage, read anew. Raises RunError if it is not what the plan saw."""
     resolved = job.registry.resolve("dataset", job.work["dataset"])
     domain, _ = read_domain(resolved, job.work["exclusions"])
     split = split_of(domain, job.work["split"])
     if split.fingerprint != job.facts["content"]:
         raise RunError(f"{job.stage.label} has changed on disk since the grid was planned; run it again")
-    pack(split, ImageFormat(**job.facts["format"]), job.out, job.report)
+    return split
 
 
 def pretrain(job: Job) -> None:
@@ -146,15 +155,14 @@ def embed(job: Job) -> None:
         arrays[f"texts.{step}"] = embed_texts(model, split.captions, job.device).numpy()
         job.report((number + 1) / len(candidates))
     save_file(arrays, job.out / "features.safetensors")
-    write_json(job.out / "items.json", {"image_names": split.image_names, "captions": split.captions})
 
 
 def rank(job: Job) -> None:
     """Choose a checkpoint, rank the test split with it, and score the ranking."""
     resolved = job.planned("selector", job.work["selector"], job.facts["selector"])
-    steps = sorted(_features(job.inputs["test"]))
+    steps = sorted(features_of(job.inputs["test"]))
     validation = {
-        role: [_features(folder) for folder in job.group(role)]
+        role: [features_of(folder) for folder in job.group(role)]
         for role in sorted(resolved.plugin.registration.needs)
     }
     candidates = [
@@ -164,29 +172,24 @@ def rank(job: Job) -> None:
     chosen = resolved.build().choose(candidates)
     if not 0 <= chosen < len(steps):
         raise RunError(f"selector {job.work['selector']!r} chose candidate {chosen} of {len(steps)}")
-    test = _features(job.inputs["test"])[steps[chosen]]
+    test, items = features_of(job.inputs["test"])[steps[chosen]], read_items(job.inputs["items"])
     try:
-        ranking = evaluate_retrieval(
-            test.images,
-            test.texts,
-            test.image_of_text,
-            protocol=job.facts["protocol"],
-            ties=job.facts["ties"],
-        )
+        ranking = rank_features(test, items, protocol=job.facts["protocol"], ties=job.facts["ties"])
     except ValueError as error:
         raise RunError(f"the test embeddings cannot be ranked: {error}") from error
     planned = zip(job.work["metrics"], job.facts["metrics"], strict=True)
-    metrics = [job.planned("metric", reference, identity).build() for reference, identity in planned]
+    metrics = [job.planned("metric", reference, identity) for reference, identity in planned]
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
-    score |= {"step": int(steps[chosen]), "candidates": [int(step) for step in steps]}
-    score["features"] = job.stage.inputs["test"]
+    score |= {"floors": items.floors(ranking), "step": int(steps[chosen])}
+    score |= {"candidates": [int(step) for step in steps], "features": job.stage.inputs["test"]}
+    score["items"] = job.stage.inputs["items"]
     write_json(job.out / "score.json", score)
     save_file(arrays, job.out / "queries.safetensors")
-    names = json.loads((job.inputs["test"] / "items.json").read_text(encoding="utf-8"))["image_names"]
-    write_json(job.out / "items.json", {"image_names": names})
+    write_json(job.out / "items.json", {"image_names": items.image_names})
 
 
 STAGES: dict[str, Callable[[Job], None]] = {
+    "items": describe,
     "pack": pack_split,
     "pretrain": pretrain,
     "adapt": adapt,
@@ -247,13 +250,3 @@ def _train(
         on_pass=job.on_pass,
     )
     write_json(job.out / "curve.json", curve.points)
-
-
-def _features(folder: Path) -> dict[str, Features]:
-    """Step → the features an `embed` stage stored."""
-    arrays: dict[str, np.ndarray[Any, Any]] = load_file(folder / "features.safetensors")
-    steps = [name.partition(".")[2] for name in arrays if name.startswith("images.")]
-    return {
-        step: Features(arrays[f"images.{step}"], arrays[f"texts.{step}"], arrays["image_of_text"])
-        for step in steps
-    }

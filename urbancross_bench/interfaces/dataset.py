@@ -72,7 +72,8 @@ class Domain:
     of `SPLITS` to the indices of its images; an image may be in none.
 
     Well-known attributes: `latitude`, `longitude` (degrees), `resolution` (metres per pixel), `extent` (metres
-    along the longer side, where the resolution is not known), `scene_class`, `tags`, `country`, `year`.
+    along the longer side, where the resolution is not known), `scene_class`, `tags`, `country`, `year`. A
+    `scene_class` is a name, None where an image has none; a split has classes where each of its images has one.
 
     captions_generated: a model wrote the captions from the images.
     partition: where the splits come from, in words: a file's, or drawn with which seed.

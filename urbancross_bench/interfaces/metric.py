@@ -16,17 +16,24 @@ from urbancross_bench.interfaces.options import Options
 
 @dataclass(frozen=True, eq=False)
 class QueryScores:
-    """One value per query, higher is better; the metric is their mean.
+    """One value per query; the metric is their mean.
 
-    `values` is (N,) float64 for direction `i2t` (a query per image) and (M,) for `t2i` (a query per text).
+    `values` is (Q,) float64, in order of the queries of `ranking.i2t` or `ranking.t2i` (under the protocol
+    `classic` those are the N images and the M texts).
     """
 
     direction: Literal["i2t", "t2i"]
     values: NDArray[np.float64]
+    higher_is_better: bool = True
 
 
 class Metric(ABC):
-    """A metric plugin. Means and intervals are the harness's: a metric only scores single queries."""
+    """A metric plugin. Means and intervals are the harness's: a metric only scores single queries.
+
+    It sees a ranking and what that was made from, never a model. What it needs beyond counts is said when it is
+    registered: `embeddings` (`ranking.inputs` is there), `text_id`, `image_class` (these of its inputs are). Where
+    that is missing, its values are null.
+    """
 
     options_type: ClassVar[type[Options]] = Options
 

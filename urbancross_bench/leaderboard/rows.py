@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
-from urbancross_bench.evaluation.statistics import interval, over_seeds, resampled_images, resampled_means
+from urbancross_bench.evaluation.significance import TEST_RESAMPLES
+from urbancross_bench.evaluation.statistics import (
+    RESAMPLES,
+    SeedMeans,
+    interval,
+    over_seeds,
+    resampled_images,
+    resampled_means,
+)
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.records import Record, ScoreRecord
@@ -26,6 +34,7 @@ class SeedScore:
 
     run: Mapping[str, Any]
     score: ScoreRecord
+    _resampled: dict[tuple[str, int], Floats] = field(default_factory=dict)
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -37,13 +46,15 @@ class SeedScore:
         entry = self.score.content["metrics"].get(metric)
         return None if entry is None else float(entry["value"])
 
-    def resampled(self, metric: str) -> Floats:
-        """(R,) the metric over resampled images."""
-        parts = self.score.content["metrics"][metric]["parts"] or [metric]
-        sums = {part: self.arrays[f"image_sums.{part}"] for part in parts}
-        draws = resampled_images(len(sums[parts[0]]), self.score.content["draws"])
-        means: Floats = np.mean(list(resampled_means(sums, draws).values()), axis=0)
-        return means
+    def resampled(self, metric: str, resamples: int) -> Floats:
+        """(R,) the metric over resampled images; computed once."""
+        if (metric, resamples) not in self._resampled:
+            parts = self.score.content["metrics"][metric]["parts"] or [metric]
+            sums = {part: self.arrays[f"image_sums.{part}"] for part in parts}
+            draws = resampled_images(len(sums[parts[0]]), self.score.content["draws"], resamples)
+            means = np.mean(list(resampled_means(sums, draws).values()), axis=0)
+            self._resampled[metric, resamples] = means
+        return self._resampled[metric, resamples]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,30 +125,45 @@ class Row:
         """What method and selector saw of the target, together."""
         return str(self.score["setting"])
 
+    def means(self, metric: str, resamples: int = RESAMPLES) -> SeedMeans | None:
+        """The metric's mean of each seed, with resamples; None where a seed or the metric is missing."""
+        values = [value for seed in self.seeds if (value := seed.value(metric)) is not None]
+        if not self.complete or len(values) < len(self.seeds):
+            return None
+        return SeedMeans(np.array(values), np.stack([seed.resampled(metric, resamples) for seed in self.seeds]))
+
     def estimate(self, metric: str) -> Estimate | None:
         """Mean over seeds with its interval; None where a seed or the metric is missing."""
-        values = [seed.value(metric) for seed in self.seeds]
-        if not self.complete or None in values:
-            return None
-        return Estimate(float(np.mean([v for v in values if v is not None])), *interval(self.resampled(metric)))
+        means = self.means(metric)
+        return None if means is None else estimate_of(means)
 
     def chance(self, metric: str) -> float | None:
         """What a random order scores."""
         entry = self.score["metrics"].get(metric)
         return None if entry is None else float(entry["chance"])
 
-    def difference(self, other: Row, metric: str) -> Estimate | None:
+    def difference(self, other: Row, metric: str) -> SeedMeans | None:
         """This minus another row on the same test split and seeds, paired; None where that does not hold."""
-        mine, theirs = self.estimate(metric), other.estimate(metric)
-        same = [s.run["seed"] for s in self.seeds] == [s.run["seed"] for s in other.seeds]
-        if mine is None or theirs is None or not same or self.score["test"] != other.score["test"]:
+        mine, theirs = self.means(metric, TEST_RESAMPLES), other.means(metric, TEST_RESAMPLES)
+        if mine is None or theirs is None or self.measured_on != other.measured_on:
             return None
-        low, high = interval(self.resampled(metric) - other.resampled(metric))
-        return Estimate(mine.value - theirs.value, low, high)
+        return mine - theirs
 
-    def resampled(self, metric: str) -> Floats:
-        """(R,) the metric's mean over resampled seeds and images."""
-        return over_seeds([seed.resampled(metric) for seed in self.seeds])
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The seeds."""
+        return tuple(seed.run["seed"] for seed in self.seeds)
+
+    @property
+    def measured_on(self) -> str:
+        """What two rows must share for a paired difference: test split and seeds."""
+        return canonical_json([self.score["test"], self.numbers])
+
+
+def estimate_of(means: SeedMeans) -> Estimate:
+    """The mean over seeds with its interval."""
+    low, high = interval(over_seeds(means))
+    return Estimate(means.value, low, high)
 
 
 def make_rows(

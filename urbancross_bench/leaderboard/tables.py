@@ -7,9 +7,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 import numpy as np
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.evaluation.statistics import interval
+from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
+from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
+from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
-from urbancross_bench.leaderboard.rows import Row, baseline_of, make_rows
+from urbancross_bench.leaderboard.comparisons import detectable, standings, verdicts
+from urbancross_bench.leaderboard.rows import Row, baseline_of, estimate_of, make_rows
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
 
@@ -23,6 +26,7 @@ def make_tables(records: Sequence[Record], view: View, only: Container[str] | No
     records = [record for record in records if only is None or record.folder.name in only]
     rows = make_rows(records, view.weights, only)
     _check(rows, view)
+    _resample(rows, view)
     notes = _notes(records, rows, view)
     return [
         _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, view), notes),
@@ -37,17 +41,18 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
 
 def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
     """One line per scenario, encoder, adaptation and selector; references after the ranked."""
-    lines: list[Line] = []
-    for row in sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view))):
-        baseline = baseline_of(row, rows, view.baseline)
-        compared = baseline is not None and baseline is not row
-        line: dict[str, Cell] = {
+    ordered = sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view)))
+    differences = [_difference([row], rows, view) for row in ordered]
+    judged = verdicts(_unless_reference(differences, ordered, view))
+    return [
+        {
             "scenario": row.scenario,
             "kind": row.run["scenario"]["kind"],
             **_method(row),
             "seeds": len(row.seeds),
             view.metric: row.estimate(view.metric),
-            f"Δ {view.baseline}": row.difference(baseline, view.metric) if baseline and compared else None,
+            f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
+            "verdict": verdict,
             "chance": row.chance(view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
             "weights": row.run["encoder"]["weights"]["status"],
@@ -59,29 +64,48 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "test captions": row.score["queries"]["t2i"],
             "data": "; ".join(row.marks.values()),
         }
-        lines.append(line)
-    return lines
+        for row, difference, verdict in zip(ordered, differences, judged, strict=True)
+    ]
 
 
 def _summary(rows: Sequence[Row], view: View) -> list[Line]:
     """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift."""
     shifted = [row for row in rows if row.run["scenario"]["kind"] not in ("in_domain", "seen_target")]
+    scenarios: dict[str, set[str]] = {}
+    for row in shifted:
+        scenarios.setdefault(row.recipe, set()).add(row.scenario)
+    groups = _groups(shifted)
+    whole = [
+        len(group) == len(scenarios[group[0].recipe]) and all(row.estimate(view.metric) for row in group)
+        for group in groups
+    ]
+    differences = [
+        _difference(group, rows, view) if is_whole else None for group, is_whole in zip(groups, whole, strict=True)
+    ]
+    means = [
+        _over_scenarios(group, view.metric, TEST_RESAMPLES) if is_whole else None
+        for group, is_whole in zip(groups, whole, strict=True)
+    ]
+    firsts = [group[0] for group in groups]
+    judged = verdicts(_unless_reference(differences, firsts, view))
+    ranks = standings(_unless_reference(means, firsts, view), [_field(group) for group in groups])
     lines: list[tuple[tuple[bool, float], Line]] = []
-    for group in _groups(shifted):
-        first, scenarios = group[0], {row.scenario for row in shifted if row.recipe == group[0].recipe}
-        estimates = [(e.value, row.scenario) for row in group if (e := row.estimate(view.metric))]
-        whole = len(estimates) == len(group) == len(scenarios)
-        mean = _mean(group, view.metric) if whole else None
-        worst = min(estimates) if whole else (None, None)
+    for group, is_whole, difference, verdict, rank in zip(groups, whole, differences, judged, ranks, strict=True):
+        first = group[0]
+        mean = _mean(group, view.metric) if is_whole else None
+        worst = min((e.value, row.scenario) for row in group if (e := row.estimate(view.metric))) if mean else None
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
         line: dict[str, Cell] = {
             **_method(first),
             "scenarios": len(group),
             "seeds": min(len(row.seeds) for row in group),
             f"mean {view.metric}": mean,
-            f"Δ {view.baseline}": _mean_difference(group, rows, view) if whole else None,
-            "worst scenario": worst[1],
-            f"worst {view.metric}": worst[0],
+            "rank": rank.text if rank else None,
+            "tie group": rank.group if rank else None,
+            f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
+            "verdict": verdict,
+            "worst scenario": worst[1] if worst else None,
+            f"worst {view.metric}": worst[0] if worst else None,
             "chance": float(np.mean(chances)) if chances else None,
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
@@ -102,21 +126,49 @@ def _groups(rows: Iterable[Row]) -> list[list[Row]]:
     return [groups[key] for key in sorted(groups)]
 
 
+def _field(group: Sequence[Row]) -> str:
+    """Groups with the same are ranked among each other: one recipe, measured on the same scenarios and seeds."""
+    return canonical_json([group[0].recipe, sorted([row.scenario, row.measured_on] for row in group)])
+
+
 def _mean(rows: Sequence[Row], metric: str) -> Estimate:
-    values = [e.value for row in rows if (e := row.estimate(metric)) is not None]
-    resampled = np.mean([row.resampled(metric) for row in rows], axis=0)
-    return Estimate(float(np.mean(values)), *interval(resampled))
+    means = _over_scenarios(rows, metric, RESAMPLES)
+    if means is not None:
+        return estimate_of(means)
+    return Estimate(float(np.mean([e.value for row in rows if (e := row.estimate(metric))])))
 
 
-def _mean_difference(group: Sequence[Row], rows: Sequence[Row], view: View) -> Estimate | None:
-    """The mean of paired differences over scenarios; None where one of them cannot be taken."""
-    pairs = [(row, base) for row in group if (base := baseline_of(row, rows, view.baseline)) not in (None, row)]
-    differences = [row.difference(base, view.metric) for row, base in pairs if base]
-    values = [difference.value for difference in differences if difference]
-    if len(values) < len(group):
+def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMeans | None:
+    """The mean over rows seed by seed; None where one is missing or has other seeds."""
+    means = [found for row in rows if (found := row.means(metric, resamples)) is not None]
+    if len(means) < len(rows) or len({row.numbers for row in rows}) > 1:
         return None
-    resampled = [row.resampled(view.metric) - base.resampled(view.metric) for row, base in pairs if base]
-    return Estimate(float(np.mean(values)), *interval(np.mean(resampled, axis=0)))
+    return SeedMeans.average(means)
+
+
+def _difference(group: Sequence[Row], rows: Sequence[Row], view: View) -> SeedMeans | None:
+    """The mean over scenarios of paired differences to the baseline; None where one of them cannot be taken."""
+    pairs = [(row, base) for row in group if (base := baseline_of(row, rows, view.baseline)) not in (None, row)]
+    differences = [found for row, base in pairs if base and (found := row.difference(base, view.metric))]
+    if len(differences) < len(group) or len({row.numbers for row in group}) > 1:
+        return None
+    return SeedMeans.average(differences)
+
+
+def _resample(rows: Sequence[Row], view: View) -> None:
+    """Resample all scores, those of one test split after each other: they share their draws of images."""
+    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["queries"]["i2t"])):
+        row.means(view.metric, TEST_RESAMPLES)
+    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["queries"]["i2t"])):
+        for metric in (view.metric, *view.details):
+            row.means(metric)
+
+
+def _unless_reference(
+    means: Sequence[SeedMeans | None], rows: Sequence[Row], view: View
+) -> list[SeedMeans | None]:
+    """References are neither ranked nor judged: each would cost the others power."""
+    return [None if _is_reference(row, view) else one for one, row in zip(means, rows, strict=True)]
 
 
 def _is_reference(row: Row, view: View) -> bool:
@@ -140,13 +192,21 @@ def _check(rows: Sequence[Row], view: View) -> None:
 
 def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[str]:
     """What a reader has to know to trust the numbers."""
+    several = any(len(row.seeds) > 1 for row in rows)
     notes = [
-        "Recall and mR in percent. Brackets: 95 % interval by resampling test images (with all their captions) "
-        "and, where there are several, seeds.",
-        f"Δ {view.baseline}: paired difference on the same images and seeds; no correction for many comparisons.",
+        "Recall and mR in percent. Brackets: 95 % interval by resampling test images with all their captions; the "
+        "gallery stays as it is." + (" Seeds are drawn too, by Student's t." if several else ""),
+        f"Δ {view.baseline}: paired difference on the same images and seeds. Verdict: paired bootstrap over "
+        "images and seeds, 5 % over all comparisons of ranked rows with three seeds or more in this table (Holm's "
+        "correction).",
+        "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe. Tie "
+        "group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
         f"Rows of the settings {', '.join(view.reference_settings)} are references and stand last, unranked.",
+        *detectable(_compared(rows, view), view.metric),
     ]
-    if rows and min(len(row.seeds) for row in rows) < 3:
+    if any(len(row.seeds) == 1 for row in rows):
+        notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
+    if any(len(row.seeds) < FEWEST_SEEDS for row in rows):
         notes.append("Rows of fewer than three seeds: no difference there is more than an observation.")
     if len({row.recipe for row in rows}) > 1:
         notes.append(
@@ -171,3 +231,9 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
         )
     notes += [f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains)]
     return notes
+
+
+def _compared(rows: Sequence[Row], view: View) -> list[tuple[Row, SeedMeans]]:
+    """The rows that are ranked and compared with the baseline, with their differences."""
+    ranked = [row for row in rows if not _is_reference(row, view)]
+    return [(row, found) for row in ranked if (found := _difference([row], rows, view)) is not None]

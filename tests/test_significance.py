@@ -1,0 +1,169 @@
+"""Tests of differences against exact enumeration, scipy, brute force and simulated methods of known truth."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from urbancross_bench.evaluation.significance import (
+    TEST_RESAMPLES,
+    holm,
+    minimum_detectable,
+    p_value,
+    paired_permutation,
+    rank_intervals,
+    tie_groups,
+    verdict,
+)
+from urbancross_bench.evaluation.statistics import interval
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from coverage import BASE, World, equal_methods, planted_gap, simulate
+
+
+def test_p_counts_resamples_beyond_zero() -> None:
+    assert p_value(np.arange(1.0, 100.0)) == 2 / 100
+    assert p_value(-np.arange(1.0, 100.0)) == 2 / 100
+    assert p_value(np.arange(-3.0, 96.0)) == 2 * 5 / 100
+    assert p_value(np.zeros(99)) == p_value(np.ones(99)) == 1.0
+    assert p_value(np.linspace(1, 2, TEST_RESAMPLES)) * 250 <= 0.05
+
+
+def test_p_is_that_of_the_normal_distribution_where_resamples_are_normal() -> None:
+    normal = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    for shift in (0.0, 0.5, 1.5, 2.5):
+        assert p_value(normal + shift) == pytest.approx(2 * stats.norm.sf(shift), abs=4e-4)
+
+
+@pytest.mark.parametrize("resamples", [99, 500, 2000, 10_000])
+def test_p_and_interval_agree(resamples: int) -> None:
+    ordered = np.sort(np.random.default_rng(0).normal(size=resamples))
+    for place in range(1, resamples // 20):
+        shifted = ordered - (ordered[place - 1] + ordered[place]) / 2  # `place` of them lie below zero
+        low, high = interval(shifted)
+        assert low is not None
+        assert high is not None
+        assert (p_value(shifted) <= 0.05) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4, 0.9])
+def test_permutation_agrees_with_all_swaps(shift: float) -> None:
+    differences = np.random.default_rng(8).normal(size=11) + shift
+    totals = np.array([np.dot(signs, differences) for signs in itertools.product([1, -1], repeat=11)])
+    exact = (np.abs(totals) >= abs(differences.sum()) - 1e-12).mean()
+    peer = stats.permutation_test(
+        (differences, np.zeros(11)), lambda a, b: np.sum(a - b), permutation_type="samples"
+    )
+    assert peer.pvalue == pytest.approx(exact)
+    assert paired_permutation(differences, seed=3) == pytest.approx(exact, abs=0.015)
+
+
+def test_permutation_counts_equal_differences() -> None:
+    assert paired_permutation(np.zeros(20), seed=0) == 1.0
+    assert paired_permutation(np.array([0.1]), seed=0) == 1.0
+    # All of one sign: only the two swaps of everything or nothing reach as far.
+    assert paired_permutation(np.full(6, 0.1), seed=0) == pytest.approx(2 / 2**6, abs=0.01)
+    assert paired_permutation(np.full(60, 0.1), seed=0) == 1 / (1 + TEST_RESAMPLES)
+    assert paired_permutation(np.arange(9.0) - 3, 1, 70) == paired_permutation(np.arange(9.0) - 3, 1, 70)
+
+
+def rejected_by_holm(p_values: list[float], alpha: float) -> set[int]:
+    """The procedure as its author states it."""
+    order, rejected = sorted(range(len(p_values)), key=p_values.__getitem__), set[int]()
+    for step, index in enumerate(order):
+        if p_values[index] > alpha / (len(p_values) - step):
+            break
+        rejected.add(index)
+    return rejected
+
+
+def test_holm_rejects_what_the_procedure_rejects() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        p_values = list(generator.random(generator.integers(1, 9)) ** 4)
+        adjusted = holm(p_values)
+        for alpha in (0.01, 0.05, 0.3):
+            assert {i for i, p in enumerate(adjusted) if p <= alpha} == rejected_by_holm(p_values, alpha)
+        # A closed test with Bonferroni's for every intersection is the same procedure.
+        for index, found in enumerate(adjusted):
+            others = [p for i, p in enumerate(p_values) if i != index]
+            sets = (s for n in range(len(p_values)) for s in itertools.combinations(others, n))
+            assert found == pytest.approx(max(min(1.0, (len(s) + 1) * min((p_values[index], *s))) for s in sets))
+    assert holm([]) == []
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
+
+
+def test_no_verdict_of_better_under_three_seeds() -> None:
+    assert verdict(2.0, 0.01, 3) == "better"
+    assert verdict(-2.0, 0.05, 3) == "worse"
+    assert verdict(2.0, 0.051, 3) == "not shown"
+    assert verdict(2.0, 0.0001, 2) == "too few seeds"
+    assert verdict(2.0, None, 5) == "too few seeds"
+
+
+def test_rank_intervals_equal_a_loop() -> None:
+    generator = np.random.default_rng(0)
+    resampled = generator.normal(size=(4, 500)) + np.array([[0.0], [9.0], [1.0], [-9.0]])
+    ranks = np.array([[sorted(column, reverse=True).index(v) + 1 for v in column] for column in resampled.T]).T
+    assert rank_intervals(resampled) == [(int(np.sort(r)[11]), int(np.sort(r)[-12])) for r in ranks]
+    assert rank_intervals(resampled)[1] == (1, 1)
+    assert rank_intervals(resampled)[3] == (4, 4)
+    assert rank_intervals(np.zeros((3, 50))) == [(1, 1)] * 3
+
+
+def test_tie_groups_hang_on_the_best_of_each() -> None:
+    apart = np.zeros((5, 5), dtype=bool)
+    assert tie_groups([1.0, 5.0, 3.0, 2.0, 4.0], apart) == [1] * 5
+    for a, b in ((1, 0), (1, 3), (4, 0)):
+        apart[a, b] = apart[b, a] = True
+    # 5.0 leads 4.0 and 3.0; of the rest 2.0 leads 1.0.
+    assert tie_groups([1.0, 5.0, 3.0, 2.0, 4.0], apart) == [2, 1, 1, 2, 1]
+    assert tie_groups([1.0, 2.0, 3.0], ~np.eye(3, dtype=bool)) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("freedom", [2, 4, 10**6])
+def test_minimum_detectable_is_quantiles_times_the_standard_error(freedom: int) -> None:
+    student = stats.t(freedom)
+    resampled = 7 + 1.5 * student.ppf((np.arange(10_000) + 0.5) / 10_000)
+    expected = (student.ppf(0.975) + student.ppf(0.8)) * 1.5
+    assert minimum_detectable(resampled) == pytest.approx(expected, rel=5e-3)
+    assert minimum_detectable(np.zeros(100)) is None
+
+
+def test_intervals_hold_the_truth_and_equal_methods_stay_equal() -> None:
+    """A share of benchmarks/coverage.py, with bounds that a wrong method misses: see the next test."""
+    world, generator = World(images=80, seeds=3, seed_sd=0.6), np.random.default_rng(1)
+    (means, differences, tables, single, swapped), size = equal_methods(world, 150, generator)
+    assert 92.5 <= means <= 98.5
+    assert 92.5 <= differences <= 98.5
+    assert tables <= 9
+    assert single <= 8
+    assert swapped > 40  # takes these models for the methods
+    alone, _ = planted_gap(world, 2 * size, 40, generator)
+    assert alone >= 85
+
+
+def test_a_plain_bootstrap_of_three_seeds_misses_those_bounds() -> None:
+    world, generator = World(images=80, seeds=3, seed_sd=0.6), np.random.default_rng(1)
+    held = []
+    for _ in range(100):
+        for means in simulate(world, [BASE] * 4, generator, 500).means:
+            shares = generator.multinomial(3, [1 / 3] * 3, size=500) / 3
+            low, high = interval((shares.T * means.resampled).sum(axis=0))
+            held.append(low is not None and low <= BASE <= high)
+    assert 100 * np.mean(held) < 88
+
+
+def test_intervals_of_one_seed_hold_the_truth_over_images() -> None:
+    world, generator = World(images=150, seeds=1, seed_sd=0.0), np.random.default_rng(2)
+    (means, differences, tables, _, swapped), _ = equal_methods(world, 150, generator)
+    assert 92 <= means <= 98
+    assert 92 <= differences <= 98
+    assert tables <= 9
+    assert swapped <= 10

@@ -1,0 +1,90 @@
+"""Reading what other code leaves behind: embeddings, maps and lists of names, each error naming its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.errors import DataError
+
+_MAPPED = 2**31  # bytes from which a file is mapped into memory and never read as a whole
+
+
+def read_matrix(place: str) -> Any:
+    """A matrix from `.npy`, `.npz` or `.safetensors`; of several arrays in a file, the one named: `F.npz:images`.
+
+    A numpy array, or a torch tensor where numpy lacks the type. Raises DataError.
+    """
+    path, name = _split(place)
+    try:
+        match path.suffix:
+            case ".npy":
+                large = path.stat().st_size > _MAPPED
+                return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+            case ".npz":
+                with np.load(path, allow_pickle=False) as archive:
+                    return archive[_named(place, name, archive.files)]
+            case ".safetensors":
+                from safetensors import safe_open
+
+                with safe_open(path, framework="pt") as file:
+                    return file.get_tensor(_named(place, name, list(file.keys())))
+    except DataError:
+        raise
+    except Exception as error:  # each format raises errors of its own
+        raise DataError(f"{path} cannot be read: {error}") from error
+    raise DataError(f"{path}: embeddings are read from .npy, .npz or .safetensors")
+
+
+def read_map(path: Path) -> NDArray[np.int64]:
+    """(M,) the image of each text, from a JSON list of integers or an `.npy` file. Raises DataError."""
+    if path.suffix == ".npy":
+        values = read_matrix(str(path))
+    else:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        if not isinstance(content, list) or not all(type(entry) is int for entry in content):
+            raise DataError(f"{path} must be a list of integers, the image of each text: [0, 0, 0, 0, 0, 1, …]")
+        try:
+            values = np.array(content, dtype=np.int64)
+        except OverflowError as error:
+            raise DataError(f"{path}: {error}") from error
+    if values.ndim != 1 or not len(values) or not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"{path} must be one list of integers, and not empty; got {values.dtype} {values.shape}")
+    return np.asarray(values, dtype=np.int64)
+
+
+def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
+    """(count,) an integer per line, equal for equal lines. Raises DataError unless there are as many as `what`."""
+    from urbancross_bench.data.floors import numbered
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    lines = text.split("\n")[: -1 if text.endswith("\n") else None]
+    if len(lines) != count:
+        raise DataError(f"{path} has {len(lines)} lines for {count} {what}; give one line each")
+    return numbered(line.removesuffix("\r") for line in lines)
+
+
+def _split(place: str) -> tuple[Path, str]:
+    path, colon, name = place.rpartition(":")
+    if colon and path.endswith((".npz", ".safetensors")):
+        return Path(path), name
+    return Path(place), ""
+
+
+def _named(place: str, name: str, known: list[str]) -> str:
+    if not name and len(known) == 1:
+        return known[0]
+    if name not in known:
+        lacking = f"has no array {name!r}" if name else "holds several arrays"
+        raise DataError(f"{place} {lacking}; name one of {', '.join(sorted(known))} after a colon")
+    return name

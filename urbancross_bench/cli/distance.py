@@ -1,0 +1,32 @@
+"""`distance A B`: how far two sets of features lie apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+
+
+def distance(
+    a: Annotated[str, typer.Argument(metavar="A.npy", help="n × D; .npy, .npz or .safetensors, FILE:ARRAY.")],
+    b: Annotated[str, typer.Argument(metavar="B.npy", help="m × D, likewise.")],
+    json_: JsonOption = False,
+) -> None:
+    """Diagnostics of a domain shift from features of two domains: proxy A-distance and squared MMD."""
+    from urbancross_bench.cli.arrays import read_matrix
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.evaluation.distances import proxy_a_distance, squared_mmd
+
+    left, right = read_matrix(a), read_matrix(b)
+    try:
+        found = {"proxy_a_distance": proxy_a_distance(left, right), "squared_mmd": squared_mmd(left, right)}
+    except ValueError as error:
+        raise UsageError(f"{a} and {b}: {error}") from error
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0: alike, 2: told apart without error)")
+        print(f"squared MMD      {found['squared_mmd']:.3g} (about 0: alike)")

@@ -1,0 +1,46 @@
+"""`rescore`: further metrics and tie rules for runs that are there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.plugins import PluginOption
+
+
+def rescore(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS", help="Output folders of grids.")],
+    metric: Annotated[list[str] | None, typer.Option(help="A metric plugin; repeatable.")] = None,
+    ties: Annotated[str | None, typer.Option(help="expected, optimistic or pessimistic.")] = None,
+    json_: JsonOption = False,
+    plugin: PluginOption = None,
+) -> None:
+    """Score recorded runs by other metrics or another tie rule; trains and changes nothing."""
+    from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.evaluation.ties import TIES
+    from urbancross_bench.execution.rescoring import rescored
+    from urbancross_bench.records import read_records
+    from urbancross_bench.registry import Registry
+
+    if ties is not None and ties not in TIES:
+        raise UsageError(f"--ties: unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
+    registry = Registry.discover(plugin or [])
+    metrics = [registry.resolve("metric", reference) for reference in metric or ["recall"]]
+    scores = rescored(read_records(runs), metrics, ties)
+    if json_:
+        print(json.dumps(list(scores), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    for score in scores:
+        scenario = f"{' + '.join(score['scenario']['source'])} → {score['scenario']['target']}"
+        names = ("encoder", "adaptation", "selector", "protocol", "ties")
+        print(" · ".join([scenario, *(score[name] for name in names), f"seed {score['seed']}"]))
+        for name, entry in score["metrics"].items():
+            low, high = entry["low"], entry["high"]
+            interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
+            print(f"  {name:14}{entry['value']:8.2f}  {interval}")
+        for name, missing in score["lacking"].items():
+            print(f"  {name}: null, for the record holds no {missing} and the store beside it is gone")

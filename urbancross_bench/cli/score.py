@@ -1,0 +1,115 @@
+"""`score`: rank anybody's embeddings, without any model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.plugins import PluginOption
+
+_FLOORS = {
+    "random": "random order",
+    "class_oracle": "knowing the scene class alone",
+    "equal_strings": "knowing everything, equal captions scoring equally",
+    "ceiling": "the best any model can do that scores equal captions equally",
+}
+
+
+def score(
+    images: Annotated[str, typer.Option(metavar="I.npy", help="N × D; .npy, .npz or .safetensors, FILE:ARRAY.")],
+    texts: Annotated[str, typer.Option(metavar="T.npy", help="M × D, likewise.")],
+    map_: Annotated[
+        Path, typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image.")
+    ],
+    captions: Annotated[
+        Path | None, typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings.")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="K.txt", help="A line per image: its scene class.")
+    ] = None,
+    image_ids: Annotated[
+        Path | None, typer.Option(metavar="F.txt", help="A line per image; equal lines are equal images.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="classic, deduplicated, row_diagonal, or a preset: urbancross_released, …")
+    ] = "classic",
+    ties: Annotated[str, typer.Option(help="expected, optimistic or pessimistic.")] = "expected",
+    metric: Annotated[list[str] | None, typer.Option(help="A metric plugin; repeatable.")] = None,
+    normalize: Annotated[bool, typer.Option(help="Divide each row by its length first.")] = True,
+    device: Annotated[str | None, typer.Option(help="Where to multiply: cpu, cuda, cuda:1.")] = None,
+    json_: JsonOption = False,
+    plugin: PluginOption = None,
+) -> None:
+    """Score embeddings: exact ranking, every metric with its interval, chance, floors and ceilings."""
+    from urbancross_bench.cli.arrays import read_lines, read_map, read_matrix
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.evaluation import evaluate_retrieval
+    from urbancross_bench.evaluation.floors import floors
+    from urbancross_bench.execution.scoring import score_ranking
+    from urbancross_bench.identity import derive_seed, digest
+    from urbancross_bench.modelling.runtime import resolve_device
+    from urbancross_bench.registry import Registry
+
+    if device is not None:
+        device = str(resolve_device(device))
+    registry = Registry.discover(plugin or [])
+    metrics = [registry.resolve("metric", reference) for reference in metric or ["recall"]]
+    image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
+    n, m = len(image_matrix), len(text_matrix)
+    text_id = None if captions is None else read_lines(captions, m, "texts")
+    image_class = None if classes is None else read_lines(classes, n, "images")
+    image_id = None if image_ids is None else read_lines(image_ids, n, "images")
+    try:
+        ranking = evaluate_retrieval(
+            image_matrix,
+            text_matrix,
+            owner,
+            protocol=protocol,
+            ties=ties,
+            normalize=normalize,
+            text_id=text_id,
+            image_id=image_id,
+            image_class=image_class,
+            device=device,
+        )
+    except ValueError as error:
+        said = str(error).replace("image_embeddings", images).replace("text_embeddings", texts)
+        raise UsageError(said.replace("image_of_text", str(map_)).replace("text_id", "--captions")) from error
+    # Scores of one map are resampled alike, so that their differences are paired.
+    draws = derive_seed("resampled images", digest([owner.tobytes()]))
+    found, _ = score_ranking(ranking, metrics, draws=draws)
+    found["floors"] = None
+    if text_id is not None and ranking.protocol == "classic":
+        found["floors"] = floors(owner, text_id, n, image_class)[ranking.ties].as_json()
+    if json_:
+        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+    else:
+        print("\n".join(_lines(found)))
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    sizes = found["queries"], found["gallery"]
+    lines = [
+        f"protocol {found['protocol']}, ties {found['ties']}",
+        *(f"{way}: {sizes[0][way]:,} queries, a gallery of {sizes[1][way]:,}" for way in ("i2t", "t2i")),
+        "",
+        f"{'':14}{'':>8}  {'95 % interval':18}{'chance':>8}",
+    ]
+    for name, entry in found["metrics"].items():
+        low, high = entry["low"], entry["high"]
+        interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
+        lines.append(f"{name:14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
+    for name, missing in found["lacking"].items():
+        lines.append(
+            f"{name}: null without {missing.replace('text_id', '--captions').replace('image_class', '--classes')}"
+        )
+    if found["floors"]:
+        lines.append("")
+        lines += [
+            f"{'mR':14}{floor['mR']:8.2f}  {_FLOORS[name]}" for name, floor in found["floors"].items() if floor
+        ]
+    return lines

@@ -1,0 +1,242 @@
+"""Fast products with proven error bounds: they sort out what is clearly above or below a threshold.
+
+A screen multiplies two blocks of vectors in some precision and says how far its products may lie from the scores
+of the definition. For sums of D products in precision u, in any order, with or without fused multiply-add,
+|computed − true| ≤ γ·‖x‖‖y‖ with γ = Du / (1 − Du) (Higham 2002, section 3.1, and Cauchy–Schwarz).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from urbancross_bench.evaluation.vectors import Vectors
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_TINY = 2.0**-126  # what flushing a product to zero may cost, in units of a scaled score
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A precision: `input` of the factors, `dtype` of the products, `unit` roundoff of products and sums."""
+
+    input: torch.dtype
+    dtype: torch.dtype
+    unit: float
+
+
+# The bfloat16 unit is that of float32 sums, doubled: some processors round them otherwise than to nearest.
+BFLOAT16 = Screen(torch.bfloat16, torch.float32, 2.0**-23)
+FLOAT32 = Screen(torch.float32, torch.float32, 2.0**-24)
+FLOAT64 = Screen(torch.float64, torch.float64, 2.0**-53)
+
+
+class Block:
+    """Some consecutive vectors of one side, scaled, with what the screens' bounds need.
+
+    `rows` (B, D) float32; `bias` (B,) float64, scaled too, or None; `lengths` (B,) float64, at least the length
+    of each row; `longest` and `largest_bias` of all vectors of the side; `score_scale`, the factor of scores.
+    """
+
+    def __init__(self, vectors: Vectors, start: int, stop: int, scale: Scale) -> None:
+        place = slice(start, stop)
+        self.start, self.stop = start, stop
+        self.rows = vectors.rows(place)
+        self.lengths = vectors.lengths(place)
+        self.bias: torch.Tensor | None = None
+        factor = scale.of(vectors)
+        self.longest = vectors.longest * factor
+        self.score_scale = scale.score
+        self.largest_bias = 0.0 if vectors.bias is None else float(abs(vectors.bias).max()) * scale.score
+        if factor != 1:
+            # In float64: float32 may hold neither the factor nor, unscaled, the products.
+            self.rows = (self.rows.double() * factor).float()
+            self.lengths = self.lengths * factor
+        if vectors.bias is not None:
+            self.bias = torch.from_numpy(vectors.bias[place] * scale.score).to(vectors.device)
+        self._factors: dict[torch.dtype, torch.Tensor] = {}
+        self._residual: torch.Tensor | None = None
+
+    def factors(self, dtype: torch.dtype) -> torch.Tensor:
+        """The rows in a precision."""
+        if dtype not in self._factors:
+            self._factors[dtype] = self.rows.to(dtype)
+        return self._factors[dtype]
+
+    @property
+    def residual(self) -> torch.Tensor:
+        """(B,) float64, at least the length of what bfloat16 cuts off each row."""
+        if self._residual is None:
+            cut = self.rows - self.factors(torch.bfloat16).float()  # exact: few bits are left
+            self._residual = torch.linalg.vector_norm(cut, dim=1).double() * (1 + 1e-3) + _TINY
+        return self._residual
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Powers of two that bring lengths and biases of both sides to at most 1, so that nothing overflows.
+
+    A scaled score is the score times `score`.
+    """
+
+    images: float
+    texts: float
+    image_vectors: Vectors
+
+    @classmethod
+    def fitting(cls, images: Vectors, texts: Vectors) -> Scale:
+        """The scale of two sides; 1 and 1 for normalised ones without biases."""
+        left, right = _exponent(images.longest / (1 + 1e-3)), _exponent(texts.longest / (1 + 1e-3))
+        biases = [abs(side.bias).max() for side in (images, texts) if side.bias is not None]
+        surplus = max([0, *(_exponent(float(bias)) - left - right for bias in biases)])
+        return cls(2.0 ** -(left + surplus), 2.0**-right, images)
+
+    @property
+    def score(self) -> float:
+        """What scores are multiplied by."""
+        return self.images * self.texts
+
+    def of(self, vectors: Vectors) -> float:
+        """What the vectors of a side are multiplied by."""
+        return self.images if vectors is self.image_vectors else self.texts
+
+
+def _exponent(value: float) -> int:
+    """The least e with value ≤ 2ᵉ; 0 of 0."""
+    mantissa, exponent = math.frexp(value)
+    return exponent - (mantissa == 0.5)
+
+
+def product(screen: Screen, images: Block, texts: Block, out: torch.Tensor) -> torch.Tensor:
+    """(R, C) scaled scores of two blocks as a screen sees them, in the memory of `out` (its dtype, any shape)."""
+    scores = out[: len(images.rows) * len(texts.rows)].view(len(images.rows), len(texts.rows))
+    left, right = images.factors(screen.input), texts.factors(screen.input)
+    if screen.input == screen.dtype:
+        torch.mm(left, right.T, out=scores)
+    else:
+        scores.copy_(left @ right.T)
+    if images.bias is not None:
+        scores -= images.bias.to(screen.dtype)[:, None]
+    if texts.bias is not None:
+        scores -= texts.bias.to(screen.dtype)
+    return scores
+
+
+def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Floats:
+    """(P,) products of pairs of two blocks in float32, as float64; `row` names images, `column` texts."""
+    if images.rows.is_cuda:
+        left, right = images.rows[torch.from_numpy(row)], texts.rows[torch.from_numpy(column)]
+        return (left * right).sum(dim=1).double().cpu().numpy()
+    order = np.argsort(row, kind="stable")
+    starts = np.zeros(len(images.rows) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=len(images.rows)), out=starts[1:])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            torch.from_numpy(starts),
+            torch.from_numpy(column[order]),
+            torch.zeros(len(row), dtype=torch.float32),
+            (len(images.rows), len(texts.rows)),
+            check_invariants=False,
+        )
+    # Products at the places of a pattern only, without gathering the rows: a tenth of the time.
+    sampled = torch.sparse.sampled_addmm(pattern, images.rows, texts.rows.T, beta=0.0)
+    products = np.empty(len(row))
+    products[order] = sampled.values().numpy()
+    return products
+
+
+def bounds(screen: Screen, queries: Block, gallery: Block) -> torch.Tensor:
+    """(B,) float64: how far a query's products with the gallery may be off, before they are rounded.
+
+    The float64 sums of the definition are off too, by less than the slack in here.
+    """
+    width = queries.rows.shape[1]
+    gamma = width * screen.unit / (1 - width * screen.unit)
+    bound = 1.001 * (gamma + 2 * width * FLOAT64.unit) * queries.lengths * gallery.longest + width * _TINY
+    if screen.input == torch.bfloat16:
+        cut = queries.residual * gallery.longest + queries.lengths * gallery.residual.max()
+        bound = bound + 1.01 * cut
+    if queries.bias is not None or gallery.bias is not None:
+        biases = queries.largest_bias + gallery.largest_bias
+        bound = bound + 5 * screen.unit * (queries.lengths * gallery.longest + biases)
+    return bound
+
+
+def rounded(screen: Screen, thresholds: torch.Tensor) -> torch.Tensor:
+    """Thresholds as a screen's products are rounded, so that a product above one comes from a sum above it.
+
+    Rounding is monotone: where round(sum) > round(t), sum > t, and the same for below.
+    """
+    return thresholds.to(screen.input).to(screen.dtype)
+
+
+def nonzero(mask: torch.Tensor) -> tuple[Ints, Ints]:
+    """Rows and columns where a mask of zeros and ones is one, in the order of memory."""
+    if not mask.is_contiguous():
+        column, row = nonzero(mask.T)
+        return row, column
+    if mask.is_cuda:
+        places = mask.reshape(-1).nonzero()[:, 0].cpu().numpy()
+    else:
+        flat = mask.numpy().reshape(-1)
+        if flat.itemsize == 4 and flat.size % 2 == 0:  # ones are rare: look at two places at once
+            pairs = 2 * np.flatnonzero(flat.view(np.int64) != 0)
+            places = np.stack([pairs, pairs + 1], axis=1).reshape(-1)
+            places = places[flat[places] != 0]
+        else:
+            places = np.flatnonzero(flat != 0)
+    row, column = np.divmod(places, mask.shape[1])
+    return row, column
+
+
+def screens(images: Vectors, texts: Vectors) -> tuple[Screen, ...]:
+    """The screens worth using here, the fastest first."""
+    biased = images.bias is not None or texts.bias is not None  # taken off after rounding: bounds would not hold
+    if not biased and images.device.type == "cpu" and _bfloat16_pays(torch.get_num_threads()):
+        return BFLOAT16, FLOAT32, FLOAT64
+    return FLOAT32, FLOAT64
+
+
+@lru_cache(maxsize=8)
+def _bfloat16_pays(threads: int) -> bool:
+    """Whether this processor multiplies bfloat16 half again as fast as float32: tried, once a process.
+
+    And whether it sums in float32, as oneDNN promises: 256 ones after a 256 are lost in bfloat16.
+    """
+    seconds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        block = torch.ones((512, 512), dtype=dtype)
+        block[0, 0] = 256
+        if float((block @ block.T)[0, 1].bfloat16()) != 768:  # 256 + 511, to the nearest bfloat16
+            return False
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            block @ block.T
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return 1.5 * seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+@contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Products in the precision they name: no TF32, no bfloat16 for float32, no autocast, no gradients."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

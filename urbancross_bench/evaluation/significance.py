@@ -1,0 +1,135 @@
+"""Which of two methods is better, and how sure that is. numpy only.
+
+Two tests on the same queries, for two questions:
+
+* `p_value`, the paired bootstrap over images and seeds: would the difference hold for other images and other
+  seeds of training? Every verdict rests on it.
+* `paired_permutation`, which swaps whole images between the methods: do these very models differ, on images like
+  these? It takes the seeds as given. Swapping seeds as well would be a test of the methods, but three seeds have
+  eight swaps, whose smallest p is a quarter. Read as a verdict on methods it calls equal ones different far
+  too often (`benchmarks/coverage.py` shows how often).
+
+Sources: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (bootstrap, p of a resample count); Holm, A
+Simple Sequentially Rejective Multiple Test Procedure, 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.evaluation.statistics import LEVEL, Floats, interval, weighted_sums
+
+TEST_RESAMPLES = 10_000  # the smallest p is 2 / 10,001: Holm's correction has room for a table of 250 comparisons
+FEWEST_SEEDS = 3
+ALPHA = 0.05
+
+BETTER, WORSE, NOT_SHOWN, TOO_FEW = "better", "worse", "not shown", "too few seeds"
+
+
+def p_value(resampled: Floats) -> float:
+    """Two-sided p of "no difference", from (R,) resamples of a paired difference (`statistics.over_seeds`).
+
+    2 (1 + c) / (1 + R), where c resamples lie at or beyond zero on the rarer side; at most 1. 1 where no interval
+    exists: resamples that are all alike say nothing.
+    """
+    if interval(resampled) == (None, None):
+        return 1.0
+    beyond = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    return min(1.0, 2 * (1 + beyond) / (1 + len(resampled)))
+
+
+def paired_permutation(differences: Floats, seed: int, resamples: int = TEST_RESAMPLES) -> float:
+    """Two-sided p of "these two models are alike", by swapping images between them.
+
+    differences: (N,) what each image adds to the difference of the two means, all its queries and all seeds
+    together; their sum is the difference. Swapping an image turns the sign of its number. (1 + c) / (1 + R), where
+    c of R random swaps give a difference at least as large as the real one.
+    """
+    swaps = _swaps(len(differences), seed, resamples)
+    plain = float(weighted_sums(differences, np.ones((len(differences), 1)))[0])
+    swapped = np.abs(plain - 2 * weighted_sums(differences, swaps))
+    slack = 1e-9 * float(np.abs(differences).max(initial=0.0))  # equal sums in another order are equal
+    return float((1 + (swapped >= abs(plain) - slack).sum()) / (1 + resamples))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values of one family, corrected: below 0.05 are those that Holm's procedure rejects at 0.05.
+
+    The chance of any false rejection in the family is then at most 5 %, however the tests depend on each other.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdict(difference: float, adjusted: float | None, seeds: int) -> str:
+    """`better`, `worse`, `not shown`, or `too few seeds` (under three, whatever p says).
+
+    adjusted: p after `holm` over the table's comparisons; None for one that has too few seeds to be in the family.
+    """
+    if seeds < FEWEST_SEEDS or adjusted is None:
+        return TOO_FEW
+    if adjusted > ALPHA:
+        return NOT_SHOWN
+    return BETTER if difference > 0 else WORSE
+
+
+def rank_intervals(resampled: Floats, level: float = LEVEL) -> list[tuple[int, int]]:
+    """Best and worst rank of each of M methods (1 is the largest mean) over (M, R) joint resamples.
+
+    Joint: the same images and seeds for all methods. A method's rank in a resample is one more than the number of
+    methods above it; the ends are cut as by `statistics.interval`.
+    """
+    ranks = np.stack([1.0 + (resampled > one).sum(axis=0) for one in resampled])
+    ends = []
+    for rank in ranks:
+        low, high = interval(rank, level)
+        ends.append((int(rank[0] if low is None else low), int(rank[0] if high is None else high)))
+    return ends
+
+
+def tie_groups(values: Sequence[float], told_apart: NDArray[np.bool_]) -> list[int]:
+    """The group of each method: 1 for the best and all that cannot be told apart from it, and so on downwards.
+
+    told_apart: (M, M), whether the difference of two methods holds after `holm` over all M (M − 1) / 2 pairs; so
+    many, since which method is the best of a group is seen on the same data.
+    """
+    groups = [0] * len(values)
+    left = sorted(range(len(values)), key=lambda i: -values[i])
+    group = 0
+    while left:
+        group += 1
+        best = left[0]
+        for index in left:
+            if index == best or not told_apart[best, index]:
+                groups[index] = group
+        left = [index for index in left if not groups[index]]
+    return groups
+
+
+def minimum_detectable(resampled: Floats) -> float | None:
+    """The true difference that the paired test at 5 % finds with 80 % power, in the metric's unit.
+
+    (z.975 + z.8) · SE where the (R,) resamples of a difference are normal: half the width of their middle 95 %,
+    past which a difference is found, and half of their middle 60 %, within or above which four in five estimates
+    fall. With few seeds both are wider, like those of Student's t. None where no interval exists.
+    """
+    low, high = interval(resampled)
+    lower, upper = interval(resampled, 0.6)
+    if low is None or high is None or lower is None or upper is None:
+        return None
+    return (high - low) / 2 + (upper - lower) / 2
+
+
+def _swaps(images: int, seed: int, resamples: int) -> NDArray[np.bool_]:
+    """(N, R): one random bit per image and resample, from `random_raw` as all draws."""
+    words = -(-resamples // 64)
+    raw = np.asarray(np.random.PCG64(seed).random_raw(images * words), dtype="<u8")
+    bits = np.unpackbits(raw.view(np.uint8).reshape(images, words * 8), axis=1, count=resamples)
+    return bits.view(np.bool_)

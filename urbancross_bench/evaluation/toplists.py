@@ -1,0 +1,147 @@
+"""The best of the gallery for each query, exact and in one order, from the products that counting makes anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from urbancross_bench.evaluation.screening import FLOAT32, Block, Screen, bounds, nonzero, rounded
+from urbancross_bench.evaluation.vectors import Vectors
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_SPARE = 1 << 20  # pairs kept before the first pruning
+_ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.0**-23}  # relative, and more
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs of a block that may be among the best: rows of its queries, columns of its gallery, (P,) products."""
+
+    query: Ints
+    vector: Ints
+    score: Floats
+
+
+class TopLists:
+    """The `size` best gallery items of each query vector, and whether each ties with the next one.
+
+    Every pair that may be among a query's best is kept with its float32 product until the end. Then those that
+    the error bound cannot tell apart are put in order by the definition, equal ones in gallery order.
+    """
+
+    def __init__(self, queries: Vectors, gallery: Vectors, size: int) -> None:
+        self._queries, self._gallery = queries, gallery
+        self._size = min(size, gallery.items)
+        self._kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
+        self._best = torch.full((len(queries), self._kept), -np.inf, dtype=torch.float64)
+        self._error = np.zeros(len(queries))  # of a float32 product
+        self._found: list[tuple[Ints, Ints, Floats]] = []
+
+    def candidates(
+        self,
+        screen: Screen,
+        queries: Block,
+        gallery: Block,
+        scores: torch.Tensor,
+        bound: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> Candidates:
+        """The pairs of a block that may score no less than the least of the best so far."""
+        error = bounds(FLOAT32, queries, gallery).cpu()
+        self._error[queries.start : queries.stop] = error.numpy()
+        least = self._best[queries.start : queries.stop, -1] - error
+        fresh = torch.isinf(least)
+        if bool(fresh.any()) and scores.shape[1] >= self._kept:
+            seen = _surpassed(scores, self._kept).double()
+            seen = (seen - _ROUNDING[screen.input] * seen.abs() - bound).cpu()
+            least = torch.where(fresh, seen, least)
+        torch.ge(scores, rounded(screen, least.to(bound.device) - bound)[:, None], out=mask)
+        row, column = nonzero(mask)
+        return Candidates(
+            row, column, scores[torch.from_numpy(row), torch.from_numpy(column)].double().cpu().numpy()
+        )
+
+    def take(self, queries: Block, gallery: Block, row: Ints, column: Ints, score: Floats) -> None:
+        """Keep pairs of a block, with products that are off by no more than those of float32."""
+        if not len(row):
+            return
+        self._found.append((row + queries.start, column + gallery.start, score))
+        order = np.argsort(row, kind="stable")
+        counts = np.bincount(row, minlength=len(queries.rows))
+        touched, counts = np.flatnonzero(counts), counts[counts > 0]
+        new = np.full((len(touched), counts.max()), -np.inf)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        new[np.repeat(np.arange(len(touched)), counts), place] = score[order]
+        both = torch.cat([self._best[touched + queries.start], torch.from_numpy(new)], dim=1)
+        self._best[touched + queries.start] = both.topk(self._kept, dim=1).values
+        if sum(len(found[0]) for found in self._found) > 4 * self._best.numel() + _SPARE:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Forget pairs that better ones have overtaken."""
+        query, vector, score = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        keep = score >= self._best[:, -1].numpy()[query] - 2 * self._error[query]
+        self._found = [(query[keep], vector[keep], score[keep])]
+
+    def lists(self, pair_scores: Callable[[Ints, Ints], Floats]) -> tuple[Ints, NDArray[np.bool_]]:
+        """(U, size) gallery items, best first, and (U, size) whether an item scores exactly like the next one.
+
+        The last column says so of the first item that no longer stands in the list. `pair_scores` gives the
+        scores of query vectors and gallery vectors by the definition.
+        """
+        self._prune()
+        query, vector, score = self._found[0]
+        order = np.lexsort((-score, query))
+        query, vector, score = query[order], vector[order], score[order]
+        level = self._levels(query, vector, score, pair_scores)
+        return self._items(query, vector, level)
+
+    def _levels(
+        self, query: Ints, vector: Ints, score: Floats, pair_scores: Callable[[Ints, Ints], Floats]
+    ) -> Ints:
+        """(P,) integers that rise as scores fall, equal for equal scores of one query; pairs come in order."""
+        apart = np.ones(len(query), dtype=bool)  # from the pair before, as far as the bound can tell
+        apart[1:] = (query[1:] != query[:-1]) | (score[:-1] - score[1:] > 2 * self._error[query[1:]])
+        cluster = np.cumsum(apart)
+        close = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
+        exact = np.zeros(len(query))
+        exact[close] = pair_scores(query[close], vector[close])
+        order = np.lexsort((-exact, cluster))
+        falls = np.ones(len(query), dtype=bool)
+        falls[1:] = (cluster[order][1:] != cluster[order][:-1]) | (exact[order][1:] != exact[order][:-1])
+        level = np.empty(len(query), dtype=np.int64)
+        level[order] = np.cumsum(falls)
+        return level
+
+    def _items(self, query: Ints, vector: Ints, level: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """From pairs of vectors to items: a vector stands for all gallery rows that are equal to it."""
+        rows = np.argsort(self._gallery.vector_of_item, kind="stable")
+        start = np.cumsum(self._gallery.weights) - self._gallery.weights
+        wanted = np.minimum(self._gallery.weights[vector], self._size + 1)
+        pair = np.repeat(np.arange(len(vector)), wanted)
+        within = np.arange(len(pair)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+        item = rows[start[vector[pair]] + within]
+        order = np.lexsort((item, level[pair]))  # levels rise from query to query
+        query, item, level = query[pair][order], item[order], level[pair][order]
+        first = np.searchsorted(query, np.arange(len(self._queries)))
+        place = np.arange(len(query)) - first[query]
+        same = np.zeros(len(query), dtype=bool)
+        same[:-1] = level[1:] == level[:-1]
+        listed = place < self._size
+        shape = (len(self._queries), self._size)
+        return item[listed].reshape(shape), same[listed].reshape(shape)
+
+
+def _surpassed(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """(Q,) values that at least `count` scores of each row reach: the best of 16 are compared, which is faster."""
+    groups = scores.shape[1] // 16
+    if groups >= count:
+        head = scores[:, : 16 * groups]
+        scores = torch.stack(torch.split(head, groups, dim=1)).amax(dim=0)
+    return scores.topk(count, dim=1).values[:, -1]

@@ -1,0 +1,60 @@
+"""Metrics and tie rules that were not asked for when a run was scored, from what its record holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from urbancross_bench.errors import RunError
+from urbancross_bench.evaluation.ranking import Ranking
+from urbancross_bench.execution.items import features_of, rank_features, read_items
+from urbancross_bench.execution.scoring import metric_values, recorded_ranking
+from urbancross_bench.execution.store import Store
+from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.registry import Resolved
+
+
+def rescored(records: Sequence[Record], metrics: Sequence[Resolved], ties: str | None) -> Iterator[dict[str, Any]]:
+    """Each score of each run anew: what was scored, and `metrics` and `lacking` as in `score.json`.
+
+    ties: another tie rule than the recorded one. The counts of the record are enough for metrics of ranks alone;
+    those that need more are given the features of the store beside the records, if they are still there.
+    """
+    needy = any(metric.plugin.registration.needs for metric in metrics)
+    for record in records:
+        for score in record.scores:
+            content = score.content
+            rule = ties or content["ties"]
+            stored = _from_features(score, rule) if needy else None
+            ranking = stored or recorded_ranking(content, score.arrays(), rule)
+            values, lacking, _ = metric_values(ranking, metrics, draws=content["draws"])
+            yield {
+                "run": record.folder.name,
+                "score": score.folder.name,
+                "scenario": record.spec["scenario"],
+                "encoder": record.spec["encoder"]["label"],
+                "adaptation": record.spec["adaptation"]["label"],
+                "seed": record.spec["seed"],
+                "selector": content["selector"],
+                "protocol": content["protocol"],
+                "ties": rule,
+                "metrics": values,
+                "lacking": lacking,
+            }
+
+
+def _from_features(score: ScoreRecord, ties: str) -> Ranking | None:
+    """The ranking with its embeddings; None where the store beside the record has them no longer."""
+    content, store = score.content, Store(_output_folder(score.folder) / "store")
+    try:
+        features = features_of(store.find(content["features"]))[f"{content['step']:09d}"]
+        items = read_items(store.find(content["items"]))
+    except RunError:
+        return None
+    return rank_features(features, items, protocol=content["protocol"], ties=ties)
+
+
+def _output_folder(score: Path) -> Path:
+    """OUT of OUT/runs/RUN/scores/SCORE."""
+    return score.parents[3]

@@ -1,0 +1,100 @@
+"""What a table says about its rows together: verdicts, ranks, ties, and what its test sets can show at all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from urbancross_bench.evaluation.significance import (
+    ALPHA,
+    FEWEST_SEEDS,
+    holm,
+    minimum_detectable,
+    p_value,
+    rank_intervals,
+    tie_groups,
+    verdict,
+)
+from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
+from urbancross_bench.leaderboard.rows import Row
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a row stands among the others: its rank, the range it takes over resamples, its tie group."""
+
+    rank: int
+    best: int
+    worst: int
+    group: int | None
+
+    @property
+    def text(self) -> str:
+        """The rank with its range."""
+        return f"{self.rank} ({self.best} to {self.worst})"
+
+
+def verdicts(differences: Sequence[SeedMeans | None]) -> list[str | None]:
+    """A verdict per difference. The family of Holm's correction: all that have enough seeds."""
+    family = [i for i, found in enumerate(differences) if found and len(found.values) >= FEWEST_SEEDS]
+    adjusted = dict(zip(family, holm([_p(differences[i]) for i in family]), strict=True))
+    return [
+        None if found is None else verdict(found.value, adjusted.get(i), len(found.values))
+        for i, found in enumerate(differences)
+    ]
+
+
+def standings(means: Sequence[SeedMeans | None], fields: Sequence[str]) -> list[Standing | None]:
+    """The standing of each row among those of its field; None for a row without means, which is in no field.
+
+    No group where seeds are too few to tell anything apart.
+    """
+    found: list[Standing | None] = [None] * len(means)
+    for field in sorted(set(fields)):
+        members = {i: one for i, one in enumerate(means) if one is not None and fields[i] == field}
+        if not members:
+            continue
+        values = [one.value for one in members.values()]
+        ranges = rank_intervals(np.stack([over_seeds(one) for one in members.values()]))
+        groups = _groups(list(members.values()))
+        for index, value, (best, worst), group in zip(members, values, ranges, groups, strict=True):
+            found[index] = Standing(1 + sum(other > value for other in values), best, worst, group)
+    return found
+
+
+def detectable(compared: Sequence[tuple[Row, SeedMeans]], metric: str) -> list[str]:
+    """A note on the smallest differences that the test sets can show; none where nothing is compared."""
+    sizes: dict[tuple[str, int, int], list[float]] = {}
+    for row, difference in compared:
+        size = minimum_detectable(over_seeds(difference))
+        if size is not None:
+            key = (row.run["scenario"]["target"], row.score["queries"]["i2t"], len(row.seeds))
+            sizes.setdefault(key, []).append(size)
+    if not sizes:
+        return []
+    parts = [
+        f"{target} ({images} images, {seeds} {'seed' if seeds == 1 else 'seeds'}) {statistics.median(found):.1f}"
+        for (target, images, seeds), found in sorted(sizes.items())
+    ]
+    return [
+        f"True difference in {metric} that one such test at 5 % finds four times in five, by test set (median of "
+        f"its comparisons): {', '.join(parts)}."
+    ]
+
+
+def _p(difference: SeedMeans | None) -> float:
+    return 1.0 if difference is None else p_value(over_seeds(difference))
+
+
+def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:
+    if len(means[0].values) < FEWEST_SEEDS:
+        return [None] * len(means)
+    pairs = list(combinations(range(len(means)), 2))
+    told_apart = np.zeros((len(means), len(means)), dtype=bool)
+    for (a, b), adjusted in zip(pairs, holm([_p(means[a] - means[b]) for a, b in pairs]), strict=True):
+        told_apart[a, b] = told_apart[b, a] = adjusted <= ALPHA
+    return tie_groups([one.value for one in means], told_apart)
