@@ -1,7 +1,7 @@
 """Random cases held against brute force: `python benchmarks/check_ranking.py --cases 2000`.
 
-Every case is ranked by each screening tier alone, in the blocks of the package and in tiny ones, and all counts, top
-lists, ranks and the six recalls are compared with counting over exact numbers (`tests/ranking_oracle.py`).
+Every case is ranked by each screening tier alone, in the blocks of the package and in tiny ones, and all counts,
+top lists, ranks and the six recalls are compared with counting over exact numbers (`tests/ranking_oracle.py`).
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def main() -> None:
                     ),
                 ):
                     ranking = evaluate_retrieval(**case.arguments())
-                wrong += [
-                    f"{name} {images}x{texts} {found}" for found in differences(case, ranking, expected)
-                ]
+                wrong += [f"{name} {images}x{texts} {found}" for found in differences(case, ranking, expected)]
         agree += not wrong
         for line in wrong[:3]:
             print(f"case {seed} ({case.protocol}, {case.ties}): {line}", flush=True)

@@ -167,7 +167,7 @@ def ranks_covered(world: World, step: float, times: int, generator: np.random.Ge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="seconds, and percentages good to five points")
-    times = 40 if parser.parse_args().quick else 400
+    times = 40 if parser.parse_args().quick else 300
     generator = np.random.default_rng(20261124)
     print(
         f"{times} tables a line. Percent of intervals that hold the true mean and the true difference (95 wanted);"

@@ -1,7 +1,7 @@
 """Retrieval by brute force over exact numbers, and random cases to hold the package's ranking against.
 
-Nothing here is shared with the package: scores are Python integers or floats, whose comparisons are exact, counting
-is counting, and recalls are fractions until the end.
+Nothing here is shared with the package: scores are Python integers or floats, which compare exactly, counting is
+counting, and recalls are fractions until the end.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import comb
 from random import Random
 from typing import Any
@@ -61,9 +62,7 @@ class Query:
         if ties != "expected":
             return 1 / self.rank(ties)
         places = range(1, e + 2)
-        return sum(
-            (Fraction(comb(e + m - i, m - 1), comb(e + m, m)) / (g + i) for i in places), start=Fraction(0)
-        )
+        return sum((Fraction(comb(e + m - i, m - 1), comb(e + m, m)) / (g + i) for i in places), start=Fraction(0))
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _query(scores: Sequence[Score], right: set[int]) -> Query:
         tied_positives=sum(scores[item] == best for item in right),
         right=len(right),
         order=order,
-        order_tied=[scores[a] == scores[b] for a, b in zip(order, order[1:], strict=False)] + [False],
+        order_tied=[scores[a] == scores[b] for a, b in pairwise(order)] + [False],
     )
 
 
@@ -246,7 +245,7 @@ Integer = Callable[[int, int], int]  # a whole number from the first to the seco
 
 
 def any_case(integer: Integer, most_images: int = 8, most_texts: int = 24) -> Case:
-    """A case by the choices of `integer`: equal rows, rows that differ in a last bit, equal captions and images."""
+    """A case by the choices of `integer`: equal rows, rows one last bit apart, equal captions and images."""
     images = integer(1, most_images)
     owner = [*range(images), *(integer(0, images - 1) for _ in range(integer(0, most_texts - images)))]
     width = integer(1, 6) if integer(0, 2) else integer(1, 70)

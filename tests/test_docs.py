@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import Result
@@ -37,12 +39,23 @@ def test_the_records_page_runs() -> None:
 def test_the_one_file_method_of_the_plugins_page_runs(
     grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
 ) -> None:
-    [code] = blocks("plugins.md", "python")
+    code, _ = blocks("plugins.md", "python")
     (tmp_path / "my_method.py").write_text(code)
     [shown] = blocks("plugins.md", "yaml")
     result = cli("run", grid(**yaml.safe_load(shown)), "--out", tmp_path / "out")
     assert result.status == 0, result.err
     assert "coral[weight=0.5]" in result.out
+
+
+def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result], tmp_path: Path) -> None:
+    _, code = blocks("plugins.md", "python")
+    (tmp_path / "my_metric.py").write_text(code)
+    np.save(tmp_path / "eye.npy", np.eye(20))
+    (tmp_path / "map.json").write_text(json.dumps([*range(20)]))
+    files = [part for name in ("images", "texts") for part in (f"--{name}", tmp_path / "eye.npy")]
+    plugin = ("--plugin", tmp_path / "my_metric.py", "--metric", "near_misses")
+    result = cli("score", *files, "--map", tmp_path / "map.json", *plugin, "--json")
+    assert json.loads(result.out)["metrics"]["i2t_near"]["value"] == 0
 
 
 def test_the_grid_and_the_view_shown_are_valid() -> None:

@@ -434,5 +434,5 @@ def test_changed_data_is_noticed(grid: GridWriter, cli: Cli, tmp_path: Path) -> 
     (tmp_path / "dark" / "dataset.json").write_text(text.replace("a red", "one red"))
     plan = json.loads(cli("plan", file, "--out", out, "--json").out)
     assert [run["state"] for run in plan["runs"]] == ["run"]
-    assert {stage["kind"] for stage in plan["stages"]} == {"pack", "embed", "rank"}
+    assert {stage["kind"] for stage in plan["stages"]} == {"pack", "items", "embed", "rank"}
     shutil.rmtree(out)

@@ -69,7 +69,11 @@ def test_scenario_kinds_come_from_membership() -> None:
         ),
         (("name: g", "name: g\nscenarios: [{source: a, tagret: b}]"), ["g.yaml:2", "'tagret'", '"target"']),
         (("name: g", "name: g\nscenarios: all_pairs"), ["g.yaml:2: scenarios"]),
-        (("name: g", "name: g\nprotocols: [row]"), ["g.yaml:2: protocols"]),
+        (
+            ("name: g", "name: g\nprotocols: [row]"),
+            ["g.yaml:2: protocols: unknown protocol 'row'", "row_diagonal"],
+        ),
+        (("name: g", "name: g\nprotocols: [classic, amfmn]"), ["'classic' and 'amfmn' are the same here"]),
         (("name: g", "name: [g"), ["is not YAML"]),
         (("name: g", "name: g\nseeds: [0, 0]"), ["seeds stands twice"]),
         (("name: g", "name: .."), ["g.yaml:1: name"]),

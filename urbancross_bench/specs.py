@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -123,11 +124,22 @@ class Grid(_Spec):
         default=("classic",), min_length=1, description="protocols, or presets of protocol and tie rule"
     )
     ties: Literal["expected", "optimistic", "pessimistic"] = "expected"
+    score_sources: bool = Field(
+        default=False, description="score runs on their sources' test splits too: what adapting has forgotten"
+    )
     metrics: tuple[str, ...] = Field(default=("recall",), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: PositiveInt = Field(default=1, description="CPU threads per run; they change sums, so they count")
     executor: str = "local"
+
+    @field_validator("protocols")
+    @classmethod
+    def _protocols_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in PROTOCOLS and name not in PRESETS:
+                raise ValueError(f"unknown protocol {name!r}.{did_you_mean(name, [*PROTOCOLS, *PRESETS])}")
+        return names
 
     @model_validator(mode="before")
     @classmethod
@@ -163,11 +175,9 @@ class Grid(_Spec):
         return self
 
     @model_validator(mode="after")
-    def _protocols_are_known_and_differ(self) -> Self:
+    def _protocols_differ(self) -> Self:
         meant: dict[tuple[str, str], str] = {}
         for name in self.protocols:
-            if name not in PROTOCOLS and name not in PRESETS:
-                raise ValueError(f"unknown protocol {name!r}.{did_you_mean(name, [*PROTOCOLS, *PRESETS])}")
             twin = meant.setdefault(protocol_and_ties(name, self.ties), name)
             if twin != name:
                 raise ValueError(f"protocols {twin!r} and {name!r} are the same here; remove one of them")

@@ -22,7 +22,7 @@ from urbancross_bench.evaluation.screening import (
     Scale,
     Screen,
     bounds,
-    nonzero,
+    differing,
     pair_products,
     plain_arithmetic,
     product,
@@ -101,7 +101,7 @@ def count(
     with plain_arithmetic():
         for image, text in _blocks(images, texts, scale):
             while True:
-                scores = product(usable[0], image, text, buffer.take(usable[0].dtype, "scores"))
+                scores = product(usable[0], image, text, buffer.scores)
                 looks = [
                     forth.look(usable[0], image, text, scores, buffer),
                     back.look(usable[0], text, image, scores.T, buffer),
@@ -140,6 +140,10 @@ class _Buffer:
         if (dtype, name) not in self._taken:
             self._taken[dtype, name] = torch.empty(_IMAGES * _TEXTS, dtype=dtype, device=self._device)
         return self._taken[dtype, name]
+
+    def scores(self, dtype: torch.dtype) -> Matrix:
+        """Where products go."""
+        return self.take(dtype, "scores")
 
     def like(self, matrix: Matrix, name: str) -> Matrix:
         """A matrix of the shape and order of another."""
@@ -206,9 +210,8 @@ class _Direction:
             torch.gt(view, rounded(screen, threshold + bound[row])[:, None], out=higher)
             torch.ge(view, rounded(screen, threshold - bound[row])[:, None], out=maybe)
             above.append(self._weighted(higher, gallery))
-            maybe -= higher
             self._forget_known(maybe, part, queries, gallery)
-            probe, vector = nonzero(maybe)
+            probe, vector = differing(maybe, higher)
             open_.append((probe + part.start, vector + gallery.start))
         candidates = None
         if self.tops is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,14 +118,15 @@ def _exponent(value: float) -> int:
     return exponent - (mantissa == 0.5)
 
 
-def product(screen: Screen, images: Block, texts: Block, out: torch.Tensor) -> torch.Tensor:
-    """(R, C) scaled scores of two blocks as a screen sees them, in the memory of `out` (its dtype, any shape)."""
-    scores = out[: len(images.rows) * len(texts.rows)].view(len(images.rows), len(texts.rows))
-    left, right = images.factors(screen.input), texts.factors(screen.input)
-    if screen.input == screen.dtype:
-        torch.mm(left, right.T, out=scores)
-    else:
-        scores.copy_(left @ right.T)
+def product(
+    screen: Screen, images: Block, texts: Block, memory: Callable[[torch.dtype], torch.Tensor]
+) -> torch.Tensor:
+    """(R, C) scaled scores of two blocks as a screen sees them, in vectors that `memory` gives."""
+    shape = len(images.rows), len(texts.rows)
+    scores = memory(screen.input)[: shape[0] * shape[1]].view(shape)
+    torch.mm(images.factors(screen.input), texts.factors(screen.input).T, out=scores)
+    if screen.input != screen.dtype:
+        scores = memory(screen.dtype)[: shape[0] * shape[1]].view(shape).copy_(scores)
     if images.bias is not None:
         scores -= images.bias.to(screen.dtype)[:, None]
     if texts.bias is not None:
@@ -182,22 +183,26 @@ def rounded(screen: Screen, thresholds: torch.Tensor) -> torch.Tensor:
     return thresholds.to(screen.input).to(screen.dtype)
 
 
-def nonzero(mask: torch.Tensor) -> tuple[Ints, Ints]:
-    """Rows and columns where a mask of zeros and ones is one, in the order of memory."""
-    if not mask.is_contiguous():
-        column, row = nonzero(mask.T)
+def differing(left: torch.Tensor, right: torch.Tensor | None) -> tuple[Ints, Ints]:
+    """Rows and columns where two masks of zeros and ones, of one shape and layout, differ, in order of memory.
+
+    Without `right`, where `left` is one.
+    """
+    if not left.is_contiguous():
+        column, row = differing(left.T, None if right is None else right.T)
         return row, column
-    if mask.is_cuda:
-        places = mask.reshape(-1).nonzero()[:, 0].cpu().numpy()
+    if left.is_cuda:
+        places = (left != (0 if right is None else right)).reshape(-1).nonzero()[:, 0].cpu().numpy()
     else:
-        flat = mask.numpy().reshape(-1)
-        if flat.itemsize == 4 and flat.size % 2 == 0:  # ones are rare: look at two places at once
-            pairs = 2 * np.flatnonzero(flat.view(np.int64) != 0)
+        a = left.numpy().reshape(-1)
+        b = None if right is None else right.numpy().reshape(-1)
+        if a.itemsize == 4 and a.size % 2 == 0:  # few differ: look at two places at once
+            pairs = 2 * np.flatnonzero(a.view(np.int64) != (0 if b is None else b.view(np.int64)))
             places = np.stack([pairs, pairs + 1], axis=1).reshape(-1)
-            places = places[flat[places] != 0]
+            places = places[a[places] != (0 if b is None else b[places])]
         else:
-            places = np.flatnonzero(flat != 0)
-    row, column = np.divmod(places, mask.shape[1])
+            places = np.flatnonzero(a != (0 if b is None else b))
+    row, column = np.divmod(places, left.shape[1])
     return row, column
 
 

@@ -126,9 +126,9 @@ def over_seeds(means: SeedMeans) -> Floats:
     The images' share is the deviation of the resampled means, less what they owe to single seeds: its variance is
     V(images) − V(interaction), as in the analysis of variance of two crossed random factors. The seeds' share is
     Student's t with S − 1 degrees of freedom times the standard error of the seeds' means, which holds the
-    interaction already. The sum of both is the Behrens–Fisher distribution. With three seeds its intervals
-    cover 95 to 97.6 % where 95 are promised, with five 95 to 96.5 (`benchmarks/coverage.py`); at no level do
-    they cover less. Of one seed: the images' deviation alone, for the population of images and this very model.
+    interaction already. The sum of both is the Behrens–Fisher distribution. Its 95 % intervals cover 95 to
+    98 % with three seeds, 95 to 97 with five (`benchmarks/coverage.py`), and at no level less than they say. Of
+    one seed: the images' deviation alone, for the population of images and this very model.
 
     Not used, since they fail that: drawing seeds with replacement (too narrow), Satterthwaite's degrees of freedom
     (too narrow far out, where a correction for many comparisons looks), leaving the seeds' share out where it is

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.screening import FLOAT32, Block, Screen, bounds, nonzero, rounded
+from urbancross_bench.evaluation.screening import FLOAT32, Block, Screen, bounds, differing, rounded
 from urbancross_bench.evaluation.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -62,7 +62,7 @@ class TopLists:
             seen = (seen - _ROUNDING[screen.input] * seen.abs() - bound).cpu()
             least = torch.where(fresh, seen, least)
         torch.ge(scores, rounded(screen, least.to(bound.device) - bound)[:, None], out=mask)
-        row, column = nonzero(mask)
+        row, column = differing(mask, None)
         return Candidates(
             row, column, scores[torch.from_numpy(row), torch.from_numpy(column)].double().cpu().numpy()
         )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 from urbancross_bench.data.views import Shown
@@ -13,22 +11,26 @@ from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.stage import Stage
-from urbancross_bench.identity import code_version, key_of
+from urbancross_bench.execution.versions import core, decoders
+from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
 
-DISTRIBUTION = "urbancross-bench"
 OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """One way to score a run: a selector under a protocol, and the stage that does it."""
+    """One way to score a run: a selector, a protocol, a domain's test split, and the stage that does it.
+
+    The domain is the run's target, or a source, to see what was forgotten of it.
+    """
 
     selector: str
     protocol: str
+    domain: str
     stage: Stage
     key: str
 
@@ -156,11 +158,17 @@ class _Planner:
         key = key_of({"training": training.key, "target": content, "said": list(said.values())})
         spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
-            self._score(scenario, encoder, training, selector, protocol, key)
+            self._score(scenario, encoder, training, selector, protocol, domain, key)
+            for domain in self._scored(scenario)
             for selector in self._selectors
             for protocol in self._grid.protocols
         )
         return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
+
+    def _scored(self, scenario: Scenario) -> tuple[str, ...]:
+        """The domains whose test splits a run is scored on."""
+        sources = scenario.source if self._grid.score_sources else ()
+        return tuple(dict.fromkeys((scenario.target, *sources)))
 
     def _reason_to_skip(self, scenario: Scenario, encoder: str, method: Resolved, access: Access) -> str:
         """Why a combination cannot work or makes no sense; empty if it does."""
@@ -208,7 +216,7 @@ class _Planner:
             "threads": self._grid.threads,
             "domains": {name: self._domains[name].facts() for name in domains},
             **self._images_in_common(scenario, shown),
-            "code": _core("modelling"),
+            "code": core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
         }
 
@@ -252,16 +260,23 @@ class _Planner:
         )
 
     def _score(
-        self, scenario: Scenario, encoder: str, training: Stage, selector: Resolved, protocol: str, run: str
+        self,
+        scenario: Scenario,
+        encoder: str,
+        training: Stage,
+        selector: Resolved,
+        protocol: str,
+        domain: str,
+        run: str,
     ) -> Score:
         needs = selector.plugin.registration.needs
         setting = _setting(selector)
         method_setting = training.facts["shown"]["setting"]
-        inputs = {"test": self._embed(scenario.target, "test", encoder, training).key}
-        inputs["items"] = self._items(scenario.target).key
+        inputs = {"test": self._embed(domain, "test", encoder, training).key}
+        inputs["items"] = self._items(domain).key
         if "source_val" in needs:
-            for number, domain in enumerate(scenario.source):
-                inputs[f"source_val.{number}"] = self._embed(domain, "val", encoder, training).key
+            for number, source in enumerate(scenario.source):
+                inputs[f"source_val.{number}"] = self._embed(source, "val", encoder, training).key
         if "target_val" in needs:
             inputs["target_val.0"] = self._embed(scenario.target, "val", encoder, training).key
         name, named = str(selector.reference), protocol_and_ties(protocol, self._grid.ties)
@@ -273,8 +288,8 @@ class _Planner:
                     "protocol": named[0],
                     "ties": named[1],
                     "metrics": [metric.identity() for metric in self._metrics],
-                    "test": self._domains[scenario.target].splits["test"].fingerprint,
-                    "code": _core("evaluation"),
+                    "test": self._domains[domain].splits["test"].fingerprint,
+                    "code": core("evaluation"),
                 },
                 inputs,
                 work={
@@ -282,16 +297,16 @@ class _Planner:
                     "setting": union(method_setting, setting),
                     "metrics": [str(metric.reference) for metric in self._metrics],
                 },
-                label=f"{name}, {protocol}, {training.label} on {scenario.target}",
+                label=f"{name}, {protocol}, {training.label} on {domain}",
             )
         )
-        return Score(name, protocol, stage, key_of({"run": run, "rank": stage.key}))
+        return Score(name, protocol, domain, stage, key_of({"run": run, "rank": stage.key}))
 
     def _embed(self, domain: str, split: str, encoder: str, training: Stage) -> Stage:
         return self._add(
             Stage(
                 "embed",
-                {"precision": "float32", "code": _core("modelling")},
+                {"precision": "float32", "code": core("modelling")},
                 {"model": training.key, **self._packs("split", [domain], split, encoder)},
                 work={"encoder": str(self._encoders[encoder].reference)},
                 label=f"{domain} {split}, {training.label}",
@@ -308,7 +323,7 @@ class _Planner:
                     "content": test.fingerprint,
                     "classes": None if test.image_class is None else key_of({"classes": test.image_class}),
                     "reader": planned.reader,
-                    "code": _core("evaluation"),
+                    "code": core("evaluation"),
                 },
                 work={"dataset": planned.reference, "split": "test", "exclusions": planned.exclusions},
                 label=f"{domain} test",
@@ -328,8 +343,8 @@ class _Planner:
                     "content": planned.splits[split].fingerprint,
                     "format": asdict(image_format),
                     "reader": planned.reader,
-                    "decoders": _decoders(),
-                    "code": _core("data"),
+                    "decoders": decoders(),
+                    "code": core("data"),
                 },
                 work={"dataset": planned.reference, "split": split, "exclusions": planned.exclusions},
                 label=f"{domain} {split}",
@@ -341,7 +356,7 @@ class _Planner:
             "seed": seed,
             "precision": self._grid.precision,
             "threads": self._grid.threads,
-            "code": _core("modelling"),
+            "code": core("modelling"),
         }
 
     def _image_format(self, encoder: str) -> ImageFormat:
@@ -375,22 +390,6 @@ def _setting(resolved: Resolved) -> str:
     setting = resolved.plugin.registration.setting
     assert setting is not None, "the registry takes no adaptation or selector without one"
     return setting
-
-
-@cache
-def _core(room: str) -> str:
-    """The version of the core's code that a stage's result depends on: a room of it, and the stages themselves."""
-    rooms = [room, "execution.stages"]
-    if room == "evaluation":
-        rooms += ["execution.items", "execution.scoring"]
-    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
-    return " ".join(dict.fromkeys(versions))
-
-
-@cache
-def _decoders() -> dict[str, str]:
-    """The versions of what turns files into pixels."""
-    return {name: importlib.metadata.version(name) for name in ("pillow", "tifffile", "imagecodecs")}
 
 
 def _json(spec: Any) -> dict[str, Any]:

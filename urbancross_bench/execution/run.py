@@ -242,6 +242,7 @@ class _Scheduler:
             content: dict[str, Any] = {
                 "run": run.key,
                 "selector": score.selector,
+                "domain": score.domain,
                 "setting": score.stage.work["setting"],
                 "selected_by": score.stage.facts["selector"],
                 "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},

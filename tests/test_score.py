@@ -1,0 +1,248 @@
+"""`score`, `rescore` and `distance` as their users run them, over files of every kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Outcome, Result, tree, write_domains, write_grid
+from safetensors.torch import save_file
+
+from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.records import read_records
+
+Cli = Callable[..., Result]
+
+MEDIAN = """
+from urbancross_bench.interfaces import Metric, QueryScores, hookimpl, register
+
+
+@hookimpl
+def register_metrics():
+    return [
+        register("nearly", "nearly:Nearly", summary="Hits among the first 3."),
+        register("spread", "nearly:Spread", needs={"embeddings"}, summary="How far the images lie apart."),
+    ]
+
+
+class Nearly(Metric):
+    def score(self, ranking):
+        return {"i2t_R@3": QueryScores("i2t", 100.0 * ranking.i2t.hits(3))}
+
+
+class Spread(Metric):
+    def score(self, ranking):
+        images = ranking.inputs.images
+        vectors = images.rows(images.vector_of_item).numpy().astype(float)
+        return {"spread": QueryScores("i2t", (vectors - vectors.mean(axis=0)).std(axis=1))}
+"""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Embeddings of 30 images and 90 texts, written in every way there is."""
+
+    folder: Path
+    images: np.ndarray
+    texts: np.ndarray
+    owner: np.ndarray
+
+    def arguments(self, **changes: object) -> list[object]:
+        """The options of `score`; keywords replace or add some."""
+        options: dict[str, object] = {
+            "images": self.folder / "images.npy",
+            "texts": self.folder / "texts.npy",
+            "map": self.folder / "map.json",
+        } | changes
+        return [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    generator = np.random.default_rng(0)
+    owner = np.arange(90) // 3
+    images = generator.normal(size=(30, 6)).astype(np.float32)
+    texts = (images[owner] + generator.normal(size=(90, 6))).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "texts.npy", texts)
+    np.savez(tmp_path / "both.npz", images=images, texts=texts)
+    save_file(
+        {"images": torch.from_numpy(images), "texts": torch.from_numpy(texts).bfloat16()},
+        tmp_path / "both.safetensors",
+    )
+    (tmp_path / "map.json").write_text(json.dumps(owner.tolist()))
+    np.save(tmp_path / "map.npy", owner)
+    (tmp_path / "captions.txt").write_text("".join(f"text {n % 70}\r\n" for n in range(90)))
+    (tmp_path / "classes.txt").write_text("\n".join("field" if n < 12 else "port" for n in range(30)))
+    return Files(tmp_path, images, texts, owner)
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "map_"),
+    [
+        ("images.npy", "texts.npy", "map.json"),
+        ("both.npz:images", "both.npz:texts", "map.npy"),
+        ("both.safetensors:images", "texts.npy", "map.npy"),
+    ],
+)
+def test_every_format_gives_the_same_score(files: Files, cli: Cli, images: str, texts: str, map_: str) -> None:
+    folder = files.folder
+    places = {"images": folder / images, "texts": folder / texts, "map": folder / map_}
+    result = cli("score", *files.arguments(**places), "--json")
+    assert result.status == 0, result.err
+    found = json.loads(result.out)
+    ranking = evaluate_retrieval(files.images, files.texts, files.owner)
+    assert found["metrics"]["mR"]["value"] == pytest.approx(ranking.mr)
+    assert {k: found["metrics"][f"t2i_R@{k}"]["value"] for k in (1, 5, 10)} == ranking.t2i.recall
+    assert found["gallery"] == {"i2t": 90, "t2i": 30}
+    assert found["queries"] == {"i2t": 30, "t2i": 90}
+    assert found["floors"] is None
+
+
+def test_bfloat16_tensors_are_read(files: Files, cli: Cli) -> None:
+    place = files.folder / "both.safetensors"
+    result = cli("score", *files.arguments(texts=f"{place}:texts"), "--json")
+    rounded = torch.from_numpy(files.texts).bfloat16()
+    expected = evaluate_retrieval(files.images, rounded, files.owner).mr
+    assert json.loads(result.out)["metrics"]["mR"]["value"] == pytest.approx(expected)
+
+
+def test_captions_and_classes_bring_floors_and_metrics(files: Files, cli: Cli) -> None:
+    known = {"captions": files.folder / "captions.txt", "classes": files.folder / "classes.txt"}
+    metrics = [part for name in ("recall", "map", "graded", "scenes", "rank") for part in ("--metric", name)]
+    found = json.loads(cli("score", *files.arguments(**known), *metrics, "--json").out)
+    assert found["lacking"] == {}
+    assert set(found["floors"]) == {"random", "class_oracle", "equal_strings", "ceiling"}
+    for name, entry in found["metrics"].items():
+        assert (entry["chance"] > entry["value"]) == name.endswith("mean_rank"), name
+    lean = json.loads(cli("score", *files.arguments(), *metrics, "--json").out)
+    assert lean["lacking"] == {"graded": "text_id", "scenes": "image_class"}
+    assert lean["metrics"]["t2i_mAP@R"] == found["metrics"]["t2i_mAP@R"]
+    text = cli("score", *files.arguments(), *metrics).out
+    assert "graded: null without --captions" in text
+    assert "scenes: null without --classes" in text
+
+
+def test_protocols_and_presets(files: Files, cli: Cli) -> None:
+    captions = {"captions": files.folder / "captions.txt"}
+    found = {
+        name: json.loads(cli("score", *files.arguments(protocol=name, **captions), "--json").out)
+        for name in ("classic", "deduplicated", "row_diagonal", "urbancross_released", "skyscript")
+    }
+    assert found["urbancross_released"]["ties"] == "optimistic"
+    assert found["urbancross_released"]["protocol"] == "row_diagonal"
+    assert found["skyscript"]["metrics"] == found["deduplicated"]["metrics"]
+    assert found["deduplicated"]["gallery"]["i2t"] == 70
+    assert found["row_diagonal"]["queries"]["i2t"] == 90
+    assert found["row_diagonal"]["floors"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": "gone.npy"}, "gone.npy cannot be read"),
+        ({"images": "map.json"}, "map.json: embeddings are read from .npy, .npz or .safetensors"),
+        ({"images": "both.npz"}, "both.npz holds several arrays; name one of images, texts after a colon"),
+        ({"images": "both.npz:image"}, "has no array 'image'; name one of images, texts"),
+        ({"images": "map.npy"}, "map.npy must be a non-empty matrix"),
+        ({"images": "objects.npy"}, "objects.npy cannot be read"),
+        ({"map": "captions.txt"}, "captions.txt cannot be read"),
+        ({"map": "floats.json"}, "floats.json must be a list of integers"),
+        ({"map": "short.json"}, "short.json must hold one integer each for 90 rows"),
+        ({"map": "astray.json"}, "astray.json must lie in [0, 30), got 0 to 30"),
+        ({"map": "bare.json"}, "29 images have no text"),
+        ({"map": "huge.json"}, "huge.json"),
+        ({"captions": "classes.txt"}, "classes.txt has 30 lines for 90 texts"),
+        ({"protocol": "deduplicated"}, "needs --captions"),
+        ({"protocol": "clasic"}, 'Did you mean "classic"?'),
+        ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
+        ({"metric": "recal"}, 'Did you mean "recall"?'),
+        ({"device": "gpu"}, "gpu"),
+    ],
+)
+def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], message: str) -> None:
+    folder = files.folder
+    np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    contents = {"floats": [0.0] * 90, "short": [0], "astray": [*range(31)] * 3, "bare": [0] * 90, "huge": [2**70]}
+    for name, content in contents.items():
+        content = content[:90] if name == "astray" else content
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    paths = {name: folder / value if "." in value else value for name, value in change.items()}
+    result = cli("score", *files.arguments(**paths))
+    assert result.status == 2
+    assert message in result.err
+
+
+def test_rescoring_gives_what_scoring_would_have(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    before = tree(outcome.out)
+    recorded = {
+        (record.folder.name, score.folder.name): score.content["metrics"]
+        for record in read_records([outcome.out])
+        for score in record.scores
+    }
+    again = json.loads(cli("rescore", outcome.out, "--json").out)
+    assert {(one["run"], one["score"]): one["metrics"] for one in again} == recorded
+    generous = json.loads(cli("rescore", outcome.out, "--ties", "optimistic", "--json").out)
+    for one in generous:
+        assert one["metrics"]["mR"]["value"] >= recorded[one["run"], one["score"]]["mR"]["value"]
+    assert tree(outcome.out) == before
+
+
+def test_a_third_partys_metric_is_computed_from_records(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "nearly.py").write_text(MEDIAN)
+    options = ("--plugin", tmp_path / "nearly.py", "--metric", "nearly", "--metric", "spread", "--metric", "map")
+    found = json.loads(cli("rescore", outcome.out, *options, "--json").out)
+    assert all(set(one["metrics"]) == {"i2t_R@3", "spread", "i2t_mAP@R", "t2i_mAP@R"} for one in found)
+    # The records alone: what needs embeddings is null, and says so; what needs counts is the same.
+    shutil.copytree(outcome.out / "runs", tmp_path / "moved" / "runs")
+    alone = json.loads(cli("rescore", tmp_path / "moved", *options, "--json").out)
+    for whole, lean in zip(found, alone, strict=True):
+        assert lean["metrics"] == {"i2t_R@3": whole["metrics"]["i2t_R@3"]}
+        assert lean["lacking"] == {"spread": "embeddings", "map": "embeddings"}
+    assert "null" in cli("rescore", tmp_path / "moved", *options).out
+
+
+def test_a_grid_scores_by_several_protocols_and_metrics(cli: Cli, tmp_path: Path) -> None:
+    grid = write_grid(
+        tmp_path,
+        write_domains(tmp_path),
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["source_only"],
+        protocols=["classic", "deduplicated", "urbancross_released"],
+        metrics=["recall", "map", "graded", "scenes"],
+    )
+    result = cli("run", grid, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    (record,) = read_records([tmp_path / "out"])
+    found = {(s.content["protocol"], s.content["ties"]): s.content for s in record.scores}
+    assert set(found) == {
+        ("classic", "expected"),
+        ("deduplicated", "expected"),
+        ("row_diagonal", "optimistic"),
+    }
+    for content in found.values():
+        assert content["lacking"] == {"scenes": "image_class"}  # these domains have no classes
+        assert {"mR", "i2t_mAP@R", "t2i_nDCG@10"} <= set(content["metrics"])
+        assert (content["floors"] is None) == (content["protocol"] != "classic")
+    assert found["row_diagonal", "optimistic"]["queries"]["i2t"] == 2 * found["classic", "expected"]["images"]
+    assert json.loads(cli("rescore", tmp_path / "out", "--json").out)[0]["metrics"].keys() >= {"mR"}
+
+
+def test_distance(files: Files, cli: Cli) -> None:
+    images, folder = files.folder / "images.npy", files.folder
+    np.save(folder / "far.npy", files.images + 9)
+    near = json.loads(cli("distance", images, images, "--json").out)
+    far = json.loads(cli("distance", images, folder / "far.npy", "--json").out)
+    assert near["proxy_a_distance"] == 0
+    assert far["proxy_a_distance"] == pytest.approx(2)
+    assert far["squared_mmd"] > near["squared_mmd"]
+    assert cli("distance", images, folder / "both.npz:texts").status == 0
+    bad = cli("distance", images, folder / "map.npy")
+    assert bad.status == 2
+    assert "map.npy" in bad.err

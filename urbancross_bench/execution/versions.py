@@ -1,0 +1,26 @@
+"""The versions of the code that a stage's result depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import cache
+
+from urbancross_bench.identity import code_version
+
+DISTRIBUTION = "urbancross-bench"
+
+
+@cache
+def core(room: str) -> str:
+    """A room of the core, and the stages themselves."""
+    rooms = [room, "execution.stages"]
+    if room == "evaluation":
+        rooms += ["execution.items", "execution.scoring"]
+    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
+    return " ".join(dict.fromkeys(versions))
+
+
+@cache
+def decoders() -> dict[str, str]:
+    """What turns files into pixels."""
+    return {name: importlib.metadata.version(name) for name in ("pillow", "tifffile", "imagecodecs")}
