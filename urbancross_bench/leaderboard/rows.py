@@ -22,7 +22,7 @@ from urbancross_bench.evaluation.statistics import (
     resampled_means,
 )
 from urbancross_bench.identity import canonical_json
-from urbancross_bench.interfaces.renderer import Estimate
+from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.records import Record, ScoreRecord
 
 Floats = NDArray[np.float64]
@@ -91,6 +91,16 @@ class Row:
         """Source → target."""
         scenario = self.run["scenario"]
         return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the target is none of the sources."""
+        return self.run["scenario"]["kind"] not in ("in_domain", "seen_target")
+
+    @property
+    def of_source(self) -> bool:
+        """Whether this was scored on a source's test split, not on the target's."""
+        return bool(self.score["domain"] != self.run["scenario"]["target"])
 
     @property
     def shown(self) -> str:
@@ -233,6 +243,31 @@ def _measure(score: Mapping[str, Any]) -> str:
 
 def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in named.items() if key != "label"}
+
+
+def method_cells(row: Row) -> dict[str, Cell]:
+    """What a line says of its method."""
+    encoder, adaptation, selector, shown = row.method
+    setting = f"{row.setting}, {shown}" if shown else row.setting
+    return {"encoder": encoder, "adaptation": adaptation, "setting": setting, "selector": selector}
+
+
+def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
+    """Each method's rows over its scenarios."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.recipe, *row.method), []).append(row)
+    return [groups[key] for key in sorted(groups)]
+
+
+def paired_differences(group: Sequence[Row], rows: Iterable[Row], baseline: str, metric: str) -> SeedMeans | None:
+    """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken."""
+    everyone = list(rows)
+    pairs = [(row, base) for row in group if (base := baseline_of(row, everyone, baseline)) not in (None, row)]
+    differences = [found for row, base in pairs if base and (found := row.difference(base, metric))]
+    if len(differences) < len(group) or len({row.numbers for row in group}) > 1:
+        return None
+    return SeedMeans.average(differences)
 
 
 def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,15 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.comparisons import detectable, standings, verdicts
-from urbancross_bench.leaderboard.rows import Row, baseline_of, estimate_of, make_rows
+from urbancross_bench.leaderboard.rows import (
+    Row,
+    estimate_of,
+    groups_of,
+    make_rows,
+    method_cells,
+    paired_differences,
+)
+from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
 
@@ -24,13 +32,15 @@ def make_tables(records: Sequence[Record], view: View, only: Container[str] | No
     keys. Raises UsageError for a metric that no score has or a baseline that no row is.
     """
     records = [record for record in records if only is None or record.folder.name in only]
-    rows = make_rows(records, view.weights, only)
+    everywhere = make_rows(records, view.weights, only)
+    rows = [row for row in everywhere if not row.of_source]
     _check(rows, view)
-    _resample(rows, view)
+    _resample(everywhere, view)
     notes = _notes(records, rows, view)
     return [
         _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, view), notes),
         _table("scenarios", f"{view.title}: every scenario", _scenarios(rows, view), notes),
+        _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
     ]
 
 
@@ -42,13 +52,13 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
 def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
     """One line per scenario, encoder, adaptation and selector; references after the ranked."""
     ordered = sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view)))
-    differences = [_difference([row], rows, view) for row in ordered]
+    differences = [paired_differences([row], rows, view.baseline, view.metric) for row in ordered]
     judged = verdicts(_unless_reference(differences, ordered, view))
     return [
         {
             "scenario": row.scenario,
             "kind": row.run["scenario"]["kind"],
-            **_method(row),
+            **method_cells(row),
             "seeds": len(row.seeds),
             view.metric: row.estimate(view.metric),
             f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
@@ -70,17 +80,18 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
 
 def _summary(rows: Sequence[Row], view: View) -> list[Line]:
     """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift."""
-    shifted = [row for row in rows if row.run["scenario"]["kind"] not in ("in_domain", "seen_target")]
+    shifted = [row for row in rows if row.shifted]
     scenarios: dict[str, set[str]] = {}
     for row in shifted:
         scenarios.setdefault(row.recipe, set()).add(row.scenario)
-    groups = _groups(shifted)
+    groups = groups_of(shifted)
     whole = [
         len(group) == len(scenarios[group[0].recipe]) and all(row.estimate(view.metric) for row in group)
         for group in groups
     ]
     differences = [
-        _difference(group, rows, view) if is_whole else None for group, is_whole in zip(groups, whole, strict=True)
+        paired_differences(group, rows, view.baseline, view.metric) if is_whole else None
+        for group, is_whole in zip(groups, whole, strict=True)
     ]
     means = [
         _over_scenarios(group, view.metric, TEST_RESAMPLES) if is_whole else None
@@ -96,7 +107,7 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
         worst = min((e.value, row.scenario) for row in group if (e := row.estimate(view.metric))) if mean else None
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
         line: dict[str, Cell] = {
-            **_method(first),
+            **method_cells(first),
             "scenarios": len(group),
             "seeds": min(len(row.seeds) for row in group),
             f"mean {view.metric}": mean,
@@ -111,19 +122,6 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
         }
         lines.append(((_is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
-
-
-def _method(row: Row) -> dict[str, Cell]:
-    encoder, adaptation, selector, shown = row.method
-    setting = f"{row.setting}, {shown}" if shown else row.setting
-    return {"encoder": encoder, "adaptation": adaptation, "setting": setting, "selector": selector}
-
-
-def _groups(rows: Iterable[Row]) -> list[list[Row]]:
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.recipe, *row.method), []).append(row)
-    return [groups[key] for key in sorted(groups)]
 
 
 def _field(group: Sequence[Row]) -> str:
@@ -144,15 +142,6 @@ def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMea
     if len(means) < len(rows) or len({row.numbers for row in rows}) > 1:
         return None
     return SeedMeans.average(means)
-
-
-def _difference(group: Sequence[Row], rows: Sequence[Row], view: View) -> SeedMeans | None:
-    """The mean over scenarios of paired differences to the baseline; None where one of them cannot be taken."""
-    pairs = [(row, base) for row in group if (base := baseline_of(row, rows, view.baseline)) not in (None, row)]
-    differences = [found for row, base in pairs if base and (found := row.difference(base, view.metric))]
-    if len(differences) < len(group) or len({row.numbers for row in group}) > 1:
-        return None
-    return SeedMeans.average(differences)
 
 
 def _resample(rows: Sequence[Row], view: View) -> None:
@@ -178,12 +167,17 @@ def _is_reference(row: Row, view: View) -> bool:
 def _check(rows: Sequence[Row], view: View) -> None:
     if not rows:
         return
-    metrics = {name for row in rows for name in row.score["metrics"]}
+    metrics = {name: entry for row in rows for name, entry in row.score["metrics"].items()}
     for metric in (view.metric, *view.details):
         if metric not in metrics:
             raise UsageError(
                 f"view {view.title!r}: no score has the metric {metric!r}.{did_you_mean(metric, metrics)}"
             )
+    if not metrics[view.metric]["higher_is_better"]:
+        raise UsageError(
+            f"view {view.title!r}: rows are ordered by a metric of which more is better; name {view.metric!r} "
+            "among the details"
+        )
     methods = {row.run["adaptation"][key] for row in rows for key in ("label", "name")}
     if view.baseline not in methods and view.baseline != View.model_fields["baseline"].default:
         hint = did_you_mean(view.baseline, methods)
@@ -201,6 +195,9 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
         "correction).",
         "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe. Tie "
         "group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
+        f"Gap closed: the share of the way from {view.baseline} to {view.oracle}, the mean over scenarios; none "
+        "unless the oracle is clearly better. Forgotten: what was lost on the sources' own test splits against "
+        f"{view.baseline}, where runs were scored there.",
         f"Rows of the settings {', '.join(view.reference_settings)} are references and stand last, unranked.",
         *detectable(_compared(rows, view), view.metric),
     ]
@@ -236,4 +233,8 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
 def _compared(rows: Sequence[Row], view: View) -> list[tuple[Row, SeedMeans]]:
     """The rows that are ranked and compared with the baseline, with their differences."""
     ranked = [row for row in rows if not _is_reference(row, view)]
-    return [(row, found) for row in ranked if (found := _difference([row], rows, view)) is not None]
+    return [
+        (row, found)
+        for row in ranked
+        if (found := paired_differences([row], rows, view.baseline, view.metric)) is not None
+    ]

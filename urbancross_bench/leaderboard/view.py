@@ -23,6 +23,7 @@ class View(BaseModel):
     metric: str = Field(default="mR", description="what rows are ordered and compared by")
     details: tuple[str, ...] = Field(default=(), description="further metrics, a column each")
     baseline: str = Field(default="source_only", description="the adaptation that differences are taken to")
+    oracle: str = Field(default="oracle", description="the adaptation that the gap to close is taken to")
     reference_settings: tuple[str, ...] = Field(default=("oracle",), description="shown, never ranked")
     weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = ("pretrained", "trained here")
     renderers: tuple[str, ...] = Field(default=("markdown", "csv"), min_length=1)
