@@ -50,7 +50,8 @@ def test_same_bytes_from_any_order_hash_seed_and_place(outcome: Outcome, tmp_pat
         subprocess.run([*command, "--out", str(target)], check=True, env=environment, capture_output=True)
         boards.append(tree(target))
     assert boards[0] == boards[1] == tree(outcome.out / "leaderboard")
-    assert set(boards[0]) == {"scenarios.csv", "scenarios.md", "summary.csv", "summary.md"}
+    names = ("scenarios", "summary", "transfer")
+    assert set(boards[0]) == {f"{name}.{suffix}" for name in names for suffix in ("csv", "md")}
 
 
 def test_building_needs_no_torch(outcome: Outcome, tmp_path: Path) -> None:
