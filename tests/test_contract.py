@@ -88,7 +88,7 @@ def test_plugins_stand_on_the_public_kit() -> None:
     [
         "import urbancross_bench.interfaces, urbancross_bench.registry, urbancross_bench.specs",
         "import urbancross_bench.records, urbancross_bench.leaderboard.build, urbancross_bench.execution.run",
-        "import urbancross_bench.evaluation.statistics, urbancross_bench.evaluation.floors",
+        "from urbancross_bench.evaluation import statistics, significance, floors, transfer, distances, protocols",
         "from urbancross_bench.registry import Registry; [p.options_type for p in Registry.discover().plugins]",
         "cli('--help')",
         "cli('plan', 'quickstart')",

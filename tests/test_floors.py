@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import split_of
-from urbancross_bench.data.floors import split_floors
+from urbancross_bench.data.floors import numbered, split_floors
+from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.evaluation.floors import Floor, Floors, as_json, floors
 
 KS = (1, 2, 3, 5)
@@ -237,6 +238,28 @@ def test_floors_of_ucm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [*mrs(found["expected"])] == [2.52, 46.88, 70.39, 77.01]
     assert parts(found["expected"].ceiling) == [48.93, 90, 100, 38.38, 84.76, 100]
     assert [round(found[ties].equal_strings.mr, 2) for ties in found] == [70.39, 100, 38.73]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "ucm_captions").is_dir(), reason=f"no UCM-Captions at {SHARED}")
+@pytest.mark.parametrize("reference", ["rsicd", "ucm"])
+def test_the_ranking_of_such_models_scores_their_floor(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class oracle and the equal-strings model as vectors: a direction per class, and one per string."""
+    monkeypatch.setenv("URBANCROSS_DATA", str(SHARED))
+    split = split_of(read(f"{reference}[images=none]"), "test")
+    expected, owner = split_floors(split), split.image_of_caption
+    assert split.image_class is not None
+    strings, classes = numbered(split.captions), numbered(split.image_class)
+    texts = np.eye(strings.max() + 1, dtype=np.float32)[strings]
+    images = np.zeros((len(split.members), texts.shape[1]), dtype=np.float32)
+    images[owner, strings] = 1
+    scenes = np.eye(classes.max() + 1, dtype=np.float32)[classes]
+    for ties, found in expected.items():
+        knows_all = evaluate_retrieval(images, texts, owner, normalize=False, ties=ties)
+        assert knows_all.mr == pytest.approx(found.equal_strings.mr)
+        knows_class = evaluate_retrieval(scenes, scenes[owner], owner, ties=ties)
+        assert found.class_oracle is not None
+        assert knows_class.mr == pytest.approx(found.class_oracle.mr)
 
 
 @pytest.mark.skipif(not (SHARED / "precomp").is_dir(), reason=f"no text files at {SHARED}")

@@ -305,6 +305,17 @@ def test_bounds_hold_for_rows_far_smaller_than_the_longest(screen: Screen, size:
     assert_within_bounds(screen, replace(case, images=images.tolist(), texts=texts.tolist()))
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e3, 1e30])
+@pytest.mark.parametrize("screen", [FLOAT32, FLOAT64], ids=list(TIERS)[1:])
+def test_bounds_hold_with_biases_of_any_size(screen: Screen, size: float) -> None:
+    generator = np.random.default_rng(0)
+    images, texts = generator.normal(size=(40, 3)), generator.normal(size=(80, 3))
+    for normalize in (True, False):
+        case = replace(any_seeded_case(0), images=images.tolist(), texts=texts.tolist(), normalize=normalize)
+        biases = (size * generator.normal(size=n) for n in (40, 80))
+        assert_within_bounds(screen, replace(case, image_bias=next(biases), text_bias=next(biases)))
+
+
 # --- inputs and surroundings ---
 
 FORMS: dict[str, Callable[[Rows], Any]] = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.screening import (
     BFLOAT16,
+    DEFINITION,
     FLOAT32,
     Block,
     Scale,
@@ -40,7 +41,6 @@ Pairs = tuple[Ints, Ints]
 
 _IMAGES, _TEXTS = 512, 2048  # rows and columns of a block: its products and masks stay in the cache
 _SPAN = 1 << 24  # elements of the texts kept at hand for a round over all images
-_OPEN = (1 / 24, 1 / 64)  # share of pairs that a screen may leave open before the next one is the faster way
 _WAITING = 1 << 16  # pairs that wait for the definition
 
 
@@ -106,8 +106,7 @@ def count(
                     forth.look(usable[0], image, text, scores, buffer),
                     back.look(usable[0], text, image, scores.T, buffer),
                 ]
-                open_ = max(len(look.probe) for look in looks)
-                if len(usable) == 1 or open_ <= _OPEN[-len(usable) + 1] * scores.numel():
+                if max(look.open for look in looks) <= usable[0].open * scores.numel():
                     break
                 usable.pop(0)  # later blocks will be no better
             for direction, look in zip((forth, back), looks, strict=True):
@@ -165,6 +164,11 @@ class _Look:
     probe: Ints
     vector: Ints
     candidates: Candidates | None
+
+    @property
+    def open(self) -> int:
+        """How many pairs are to be looked at again, beyond what lists of the best need anyway."""
+        return len(self.probe) + (self.candidates.surplus if self.candidates else 0)
 
 
 class _Direction:
@@ -247,6 +251,9 @@ class _Direction:
         """Add what a look counted, and decide its open pairs, or let them wait for the definition."""
         self.probes.above[look.probes] += look.above
         probe, vector = look.probe, look.vector
+        if look.screen is DEFINITION:  # what is neither above nor below is equal
+            self._add(self.probes.equal, probe, vector)
+            probe, vector = probe[:0], vector[:0]
         if look.screen is BFLOAT16 and len(probe):
             row = self.probes.vector[probe] - look.queries.start
             score = self._products(look, row, vector - look.gallery.start)
@@ -260,7 +267,7 @@ class _Direction:
             row, column, score = look.candidates.query, look.candidates.vector, look.candidates.score
             if look.screen is BFLOAT16:
                 score = self._products(look, row, column)
-            self.tops.take(look.queries, look.gallery, row, column, score)
+            self.tops.take(look.queries, look.gallery, row, column, score, exact=look.screen is DEFINITION)
         self.waiting.append((probe, vector))
         if sum(len(pairs[0]) for pairs in self.waiting) > _WAITING:
             self.finish()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.vectors import Vectors
+from urbancross_bench.evaluation.vectors import Vectors, all_scores
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,30 +29,35 @@ _TINY = 2.0**-126  # what flushing a product to zero may cost, in units of a sca
 
 @dataclass(frozen=True)
 class Screen:
-    """A precision: `input` of the factors, `dtype` of the products, `unit` roundoff of products and sums."""
+    """A precision: `input` of the factors, `dtype` of the products, `unit` roundoff of products and sums.
+
+    `open`: the share of pairs it may leave open before the next screen is the faster way.
+    """
 
     input: torch.dtype
     dtype: torch.dtype
     unit: float
+    open: float
 
 
 # The bfloat16 unit is that of float32 sums, doubled: some processors round them otherwise than to nearest.
-BFLOAT16 = Screen(torch.bfloat16, torch.float32, 2.0**-23)
-FLOAT32 = Screen(torch.float32, torch.float32, 2.0**-24)
-FLOAT64 = Screen(torch.float64, torch.float64, 2.0**-53)
+BFLOAT16 = Screen(torch.bfloat16, torch.float32, 2.0**-23, 1 / 24)
+FLOAT32 = Screen(torch.float32, torch.float32, 2.0**-24, 1 / 64)
+FLOAT64 = Screen(torch.float64, torch.float64, 2.0**-53, 1 / 16)
+DEFINITION = Screen(torch.float64, torch.float64, 0.0, 1.0)  # the scores themselves, for data full of exact ties
 
 
 class Block:
     """Some consecutive vectors of one side, scaled, with what the screens' bounds need.
 
-    `rows` (B, D) float32; `bias` (B,) float64, scaled too, or None; `lengths` (B,) float64, at least the length
+    `rows` (B, D) float32, `unscaled` the same before; `bias` (B,) float64, unscaled, or None; `lengths` (B,) float64, at least the length
     of each row; `longest` and `largest_bias` of all vectors of the side; `score_scale`, the factor of scores.
     """
 
     def __init__(self, vectors: Vectors, start: int, stop: int, scale: Scale) -> None:
         place = slice(start, stop)
         self.start, self.stop = start, stop
-        self.rows = vectors.rows(place)
+        self.rows = self.unscaled = vectors.rows(place)
         self.lengths = vectors.lengths(place)
         self.bias: torch.Tensor | None = None
         factor = scale.of(vectors)
@@ -64,7 +69,7 @@ class Block:
             self.rows = (self.rows.double() * factor).float()
             self.lengths = self.lengths * factor
         if vectors.bias is not None:
-            self.bias = torch.from_numpy(vectors.bias[place] * scale.score).to(vectors.device)
+            self.bias = torch.from_numpy(vectors.bias[place]).to(vectors.device)
         self._factors: dict[torch.dtype, torch.Tensor] = {}
         self._residual: torch.Tensor | None = None
 
@@ -124,14 +129,19 @@ def product(
     """(R, C) scaled scores of two blocks as a screen sees them, in vectors that `memory` gives."""
     shape = len(images.rows), len(texts.rows)
     scores = memory(screen.input)[: shape[0] * shape[1]].view(shape)
-    torch.mm(images.factors(screen.input), texts.factors(screen.input).T, out=scores)
+    scale = images.score_scale
+    if screen is DEFINITION:  # unscaled, since scaling may lose digits of small numbers
+        all_scores(images.unscaled, texts.unscaled, scores)
+        scale = 1.0
+    else:
+        torch.mm(images.factors(screen.input), texts.factors(screen.input).T, out=scores)
     if screen.input != screen.dtype:
         scores = memory(screen.dtype)[: shape[0] * shape[1]].view(shape).copy_(scores)
     if images.bias is not None:
-        scores -= images.bias.to(screen.dtype)[:, None]
+        scores -= (images.bias * scale).to(screen.dtype)[:, None]
     if texts.bias is not None:
-        scores -= texts.bias.to(screen.dtype)
-    return scores
+        scores -= (texts.bias * scale).to(screen.dtype)
+    return scores * images.score_scale if screen is DEFINITION and images.score_scale != 1 else scores
 
 
 def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Floats:
@@ -163,6 +173,8 @@ def bounds(screen: Screen, queries: Block, gallery: Block) -> torch.Tensor:
 
     The float64 sums of the definition are off too, by less than the slack in here.
     """
+    if screen is DEFINITION:
+        return torch.zeros_like(queries.lengths)
     width = queries.rows.shape[1]
     gamma = width * screen.unit / (1 - width * screen.unit)
     bound = 1.001 * (gamma + 2 * width * FLOAT64.unit) * queries.lengths * gallery.longest + width * _TINY
@@ -210,8 +222,8 @@ def screens(images: Vectors, texts: Vectors) -> tuple[Screen, ...]:
     """The screens worth using here, the fastest first."""
     biased = images.bias is not None or texts.bias is not None  # taken off after rounding: bounds would not hold
     if not biased and images.device.type == "cpu" and _bfloat16_pays(torch.get_num_threads()):
-        return BFLOAT16, FLOAT32, FLOAT64
-    return FLOAT32, FLOAT64
+        return BFLOAT16, FLOAT32, FLOAT64, DEFINITION
+    return FLOAT32, FLOAT64, DEFINITION
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.screening import FLOAT32, Block, Screen, bounds, differing, rounded
+from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, bounds, differing, rounded
 from urbancross_bench.evaluation.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -21,18 +21,22 @@ _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pairs of a block that may be among the best: rows of its queries, columns of its gallery, (P,) products."""
+    """Pairs of a block that may be among the best: rows of its queries, columns of its gallery, (P,) products.
+
+    `surplus`: how many more there are than such lists usually need.
+    """
 
     query: Ints
     vector: Ints
     score: Floats
+    surplus: int
 
 
 class TopLists:
     """The `size` best gallery items of each query vector, and whether each ties with the next one.
 
-    Every pair that may be among a query's best is kept with its float32 product until the end. Then those that
-    the error bound cannot tell apart are put in order by the definition, equal ones in gallery order.
+    Every pair that may be among a query's best is kept with its product until the end. Then those that the error
+    bound cannot tell apart are put in order by the definition, equal ones in gallery order.
     """
 
     def __init__(self, queries: Vectors, gallery: Vectors, size: int) -> None:
@@ -41,7 +45,10 @@ class TopLists:
         self._kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
         self._best = torch.full((len(queries), self._kept), -np.inf, dtype=torch.float64)
         self._error = np.zeros(len(queries))  # of a float32 product
-        self._found: list[tuple[Ints, Ints, Floats]] = []
+        self._found: list[tuple[Ints, Ints, Floats, NDArray[np.bool_]]] = []
+        # The first item of each gallery vector: of equal scores the earlier items go first.
+        self._first_item = np.full(len(gallery), gallery.items)
+        np.minimum.at(self._first_item, gallery.vector_of_item, np.arange(gallery.items))
 
     def candidates(
         self,
@@ -53,6 +60,8 @@ class TopLists:
         mask: torch.Tensor,
     ) -> Candidates:
         """The pairs of a block that may score no less than the least of the best so far."""
+        if screen is DEFINITION:
+            return self._leading(gallery, scores)
         error = bounds(FLOAT32, queries, gallery).cpu()
         self._error[queries.start : queries.stop] = error.numpy()
         least = self._best[queries.start : queries.stop, -1] - error
@@ -63,15 +72,23 @@ class TopLists:
             least = torch.where(fresh, seen, least)
         torch.ge(scores, rounded(screen, least.to(bound.device) - bound)[:, None], out=mask)
         row, column = differing(mask, None)
-        return Candidates(
-            row, column, scores[torch.from_numpy(row), torch.from_numpy(column)].double().cpu().numpy()
-        )
+        score = scores[torch.from_numpy(row), torch.from_numpy(column)].double().cpu().numpy()
+        return Candidates(row, column, score, max(0, len(row) - 2 * self._kept * len(scores)))
 
-    def take(self, queries: Block, gallery: Block, row: Ints, column: Ints, score: Floats) -> None:
-        """Keep pairs of a block, with products that are off by no more than those of float32."""
+    def _leading(self, gallery: Block, scores: torch.Tensor) -> Candidates:
+        """The best of each query in a block of exact scores: no ties beyond them can get into the list."""
+        order = torch.from_numpy(np.argsort(self._first_item[gallery.start : gallery.stop], kind="stable"))
+        ranked = scores[:, order.to(scores.device)].sort(dim=1, descending=True, stable=True)
+        count = min(self._kept, scores.shape[1])
+        column = order[ranked.indices[:, :count].cpu()].numpy().reshape(-1)
+        row = np.repeat(np.arange(len(scores)), count)
+        return Candidates(row, column, ranked.values[:, :count].cpu().numpy().reshape(-1), 0)
+
+    def take(self, queries: Block, gallery: Block, row: Ints, column: Ints, score: Floats, *, exact: bool) -> None:
+        """Keep pairs of a block, with exact scores or products that are off by no more than those of float32."""
         if not len(row):
             return
-        self._found.append((row + queries.start, column + gallery.start, score))
+        self._found.append((row + queries.start, column + gallery.start, score, np.full(len(row), exact)))
         order = np.argsort(row, kind="stable")
         counts = np.bincount(row, minlength=len(queries.rows))
         touched, counts = np.flatnonzero(counts), counts[counts > 0]
@@ -85,9 +102,9 @@ class TopLists:
 
     def _prune(self) -> None:
         """Forget pairs that better ones have overtaken."""
-        query, vector, score = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        query, vector, score, exact = (np.concatenate(column) for column in zip(*self._found, strict=True))
         keep = score >= self._best[:, -1].numpy()[query] - 2 * self._error[query]
-        self._found = [(query[keep], vector[keep], score[keep])]
+        self._found = [(query[keep], vector[keep], score[keep], exact[keep])]
 
     def lists(self, pair_scores: Callable[[Ints, Ints], Floats]) -> tuple[Ints, NDArray[np.bool_]]:
         """(U, size) gallery items, best first, and (U, size) whether an item scores exactly like the next one.
@@ -96,25 +113,32 @@ class TopLists:
         scores of query vectors and gallery vectors by the definition.
         """
         self._prune()
-        query, vector, score = self._found[0]
+        query, vector, score, exact = self._found[0]
         order = np.lexsort((-score, query))
-        query, vector, score = query[order], vector[order], score[order]
-        level = self._levels(query, vector, score, pair_scores)
+        query, vector, score, exact = query[order], vector[order], score[order], exact[order]
+        level = self._levels(query, vector, score, exact, pair_scores)
         return self._items(query, vector, level)
 
     def _levels(
-        self, query: Ints, vector: Ints, score: Floats, pair_scores: Callable[[Ints, Ints], Floats]
+        self,
+        query: Ints,
+        vector: Ints,
+        score: Floats,
+        exact: NDArray[np.bool_],
+        pair_scores: Callable[[Ints, Ints], Floats],
     ) -> Ints:
         """(P,) integers that rise as scores fall, equal for equal scores of one query; pairs come in order."""
         apart = np.ones(len(query), dtype=bool)  # from the pair before, as far as the bound can tell
         apart[1:] = (query[1:] != query[:-1]) | (score[:-1] - score[1:] > 2 * self._error[query[1:]])
         cluster = np.cumsum(apart)
-        close = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
-        exact = np.zeros(len(query))
-        exact[close] = pair_scores(query[close], vector[close])
-        order = np.lexsort((-exact, cluster))
+        doubtful = np.bincount(cluster)[cluster] > 1
+        inexact = np.bincount(cluster, weights=~exact)[cluster] > 0
+        close = np.flatnonzero(doubtful & inexact)
+        true = score.copy()
+        true[close] = pair_scores(query[close], vector[close])
+        order = np.lexsort((-true, cluster))
         falls = np.ones(len(query), dtype=bool)
-        falls[1:] = (cluster[order][1:] != cluster[order][:-1]) | (exact[order][1:] != exact[order][:-1])
+        falls[1:] = (cluster[order][1:] != cluster[order][:-1]) | (true[order][1:] != true[order][:-1])
         level = np.empty(len(query), dtype=np.int64)
         level[order] = np.cumsum(falls)
         return level

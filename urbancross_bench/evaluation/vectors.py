@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # elements of a matrix worked on at once: half a megabyte of float64, which a cache holds
+_TILE = 128  # rows of pairs worked on at once; as many float64 scores stay in a cache
 _LONGER = 1 + 1e-6  # a computed length is at least the true one after this
 
 
@@ -38,6 +39,22 @@ def sequential_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         np.add.accumulate(part, axis=1, out=part)  # unlike a reduction, in order by definition
         total[start : start + step] = part[:, -1]
     return torch.from_numpy(total)
+
+
+def all_scores(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """(R, C) float64 scores of all pairs of float32 rows (R, D) and (C, D), by the definition, put into `out`.
+
+    A tenth of the time of `sequential_scores` per pair, and a tenfold of a matrix product's.
+    """
+    for row in range(0, len(left), _TILE):
+        columns = left[row : row + _TILE].T.double().contiguous()
+        for column in range(0, len(right), 4 * _TILE):
+            others = right[column : column + 4 * _TILE].T.double().contiguous()
+            tile = torch.zeros((columns.shape[1], others.shape[1]), dtype=torch.float64, device=left.device)
+            for x, y in zip(columns, others, strict=True):
+                tile.addcmul_(x[:, None], y[None])
+            out[row : row + _TILE, column : column + 4 * _TILE] = tile
+    return out
 
 
 class Vectors:
