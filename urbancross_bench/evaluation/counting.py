@@ -8,7 +8,8 @@ decided by the definition of the score (see `vectors`); blocks, threads and prec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Lock, local
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from urbancross_bench.evaluation.screening import (
     rounded,
     screens,
 )
+from urbancross_bench.evaluation.threads import for_each
 from urbancross_bench.evaluation.toplists import Candidates, TopLists
 from urbancross_bench.evaluation.vectors import Vectors, sequential_scores
 
@@ -40,7 +42,8 @@ Matrix = torch.Tensor
 Pairs = tuple[Ints, Ints]
 
 _IMAGES, _TEXTS = 512, 2048  # rows and columns of a block: its products and masks stay in the cache
-_SPAN = 1 << 24  # elements of the texts kept at hand for a round over all images
+_SPAN = 1 << 22  # elements of the texts kept at hand for a round over all images
+_PAIRS = 1 << 20  # elements of the rows of pairs that are looked up at once
 _WAITING = 1 << 16  # pairs that wait for the definition
 
 
@@ -67,9 +70,13 @@ class Probes:
 def pair_scores(images: Vectors, texts: Vectors, image: Ints, text: Ints) -> Floats:
     """(P,) float64 scores of pairs of vectors by the definition, less the biases: of the image, then the text."""
     scores = np.empty(len(image))
-    for start in range(0, len(image), _WAITING):
-        part = slice(start, start + _WAITING)
+    step = max(1, _PAIRS // images.width)
+
+    def score(start: int) -> None:
+        part = slice(start, start + step)
         scores[part] = sequential_scores(images.rows(image[part]), texts.rows(text[part])).cpu().numpy()
+
+    for_each(range(0, len(image), step), score, images.device)
     if images.bias is not None:
         scores -= images.bias[image]
     if texts.bias is not None:
@@ -95,24 +102,35 @@ def count(
     sizes = _IMAGES, _TEXTS
     forth = _Direction(images, texts, to_texts, known[0], sizes, tops[0] if tops else None, transposed=False)
     back = _Direction(texts, images, to_images, known[1], sizes[::-1], tops[1] if tops else None, transposed=True)
-    scale = Scale.fitting(images, texts)
-    usable = list(screens(images, texts))
-    buffer = _Buffer(images.device)
+    screening = list(screens(images, texts))
+    of_thread, taking = local(), Lock()
+
+    def work(blocks: tuple[Block, Block]) -> None:
+        image, text = blocks
+        if not hasattr(of_thread, "buffer"):
+            of_thread.buffer = _Buffer(images.device)
+        buffer: _Buffer = of_thread.buffer
+        while True:
+            screen = screening[0]
+            scores = product(screen, image, text, buffer.scores)
+            looks = (
+                forth.look(screen, image, text, scores, buffer),
+                back.look(screen, text, image, scores.T, buffer),
+            )
+            if max(look.open for look in looks) <= screen.open * scores.numel() or len(screening) == 1:
+                break
+            with taking:
+                if screening[0] is screen:
+                    screening.pop(0)  # later blocks will be no better
+        found = forth.refined(looks[0]), back.refined(looks[1])
+        with taking:
+            forth.take(found[0])
+            back.take(found[1])
+
     with plain_arithmetic():
-        for image, text in _blocks(images, texts, scale):
-            while True:
-                scores = product(usable[0], image, text, buffer.scores)
-                looks = [
-                    forth.look(usable[0], image, text, scores, buffer),
-                    back.look(usable[0], text, image, scores.T, buffer),
-                ]
-                if max(look.open for look in looks) <= usable[0].open * scores.numel():
-                    break
-                usable.pop(0)  # later blocks will be no better
-            for direction, look in zip((forth, back), looks, strict=True):
-                direction.take(look)
-        forth.finish()
-        back.finish()
+        for_each(_blocks(images, texts, Scale.fitting(images, texts)), work, images.device)
+    forth.finish()
+    back.finish()
 
 
 def _blocks(images: Vectors, texts: Vectors, scale: Scale) -> Iterator[tuple[Block, Block]]:
@@ -247,28 +265,30 @@ class _Direction:
         mine = (row >= 0) & (row < part.stop - part.start)
         maybe[torch.from_numpy(row[mine]), torch.from_numpy(column[mine])] = 0
 
+    def refined(self, look: _Look) -> _Look:
+        """The look with its pairs multiplied again in float32, where bfloat16 has left them open."""
+        if look.screen is not BFLOAT16:
+            return look
+        row = self.probes.vector[look.probe] - look.queries.start
+        score = self._products(look, row, look.vector - look.gallery.start)
+        threshold = self.probes.threshold[look.probe] * look.queries.score_scale
+        bound = bounds(FLOAT32, look.queries, look.gallery).cpu().numpy()[row]
+        higher, open_ = score > threshold + bound, abs(score - threshold) <= bound
+        np.add.at(look.above, look.probe[higher] - look.probes.start, self.gallery.weights[look.vector[higher]])
+        best = look.candidates
+        if best is not None:
+            best = replace(best, score=self._products(look, best.query, best.vector))
+        return replace(look, probe=look.probe[open_], vector=look.vector[open_], candidates=best)
+
     def take(self, look: _Look) -> None:
-        """Add what a look counted, and decide its open pairs, or let them wait for the definition."""
+        """Add what a look counted, and let its open pairs wait for the definition."""
         self.probes.above[look.probes] += look.above
-        probe, vector = look.probe, look.vector
+        if self.tops is not None and look.candidates is not None:
+            self.tops.take(look.queries, look.gallery, look.candidates, exact=look.screen is DEFINITION)
         if look.screen is DEFINITION:  # what is neither above nor below is equal
-            self._add(self.probes.equal, probe, vector)
-            probe, vector = probe[:0], vector[:0]
-        if look.screen is BFLOAT16 and len(probe):
-            row = self.probes.vector[probe] - look.queries.start
-            score = self._products(look, row, vector - look.gallery.start)
-            threshold = self.probes.threshold[probe] * look.queries.score_scale
-            bound = bounds(FLOAT32, look.queries, look.gallery).cpu().numpy()[row]
-            higher = score > threshold + bound
-            self._add(self.probes.above, probe[higher], vector[higher])
-            open_ = ~higher & (score >= threshold - bound)
-            probe, vector = probe[open_], vector[open_]
-        if look.candidates is not None and self.tops is not None:
-            row, column, score = look.candidates.query, look.candidates.vector, look.candidates.score
-            if look.screen is BFLOAT16:
-                score = self._products(look, row, column)
-            self.tops.take(look.queries, look.gallery, row, column, score, exact=look.screen is DEFINITION)
-        self.waiting.append((probe, vector))
+            self._add(self.probes.equal, look.probe, look.vector)
+            return
+        self.waiting.append((look.probe, look.vector))
         if sum(len(pairs[0]) for pairs in self.waiting) > _WAITING:
             self.finish()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,8 +51,9 @@ DEFINITION = Screen(torch.float64, torch.float64, 0.0, 1.0)  # the scores themse
 class Block:
     """Some consecutive vectors of one side, scaled, with what the screens' bounds need.
 
-    `rows` (B, D) float32, `unscaled` the same before; `bias` (B,) float64, unscaled, or None; `lengths` (B,) float64, at least the length
-    of each row; `longest` and `largest_bias` of all vectors of the side; `score_scale`, the factor of scores.
+    `rows` (B, D) float32, `unscaled` the same before; `bias` (B,) float64, unscaled, or None; `lengths` (B,)
+    float64, at least the length of each row; `longest` and `largest_bias` of all vectors of the
+    side; `score_scale`, the factor of scores.
     """
 
     def __init__(self, vectors: Vectors, start: int, stop: int, scale: Scale) -> None:
@@ -84,7 +86,7 @@ class Block:
         """(B,) float64, at least the length of what bfloat16 cuts off each row."""
         if self._residual is None:
             cut = self.rows - self.factors(torch.bfloat16).float()  # exact: few bits are left
-            self._residual = torch.linalg.vector_norm(cut, dim=1).double() * (1 + 1e-3) + _TINY
+            self._residual = torch.linalg.vector_norm(cut, dim=1, dtype=torch.float64) * (1 + 1e-3) + _TINY
         return self._residual
 
 
@@ -250,10 +252,21 @@ def _bfloat16_pays(threads: int) -> bool:
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
     """Products in the precision they name: no TF32, no bfloat16 for float32, no autocast, no gradients."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        kinds: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+        if all(hasattr(kind, "fp32_precision") for kind in kinds):
+            before = [kind.fp32_precision for kind in kinds]
+            try:
+                for kind in kinds:
+                    kind.fp32_precision = "ieee"
+                yield
+            finally:
+                for kind, precision in zip(kinds, before, strict=True):
+                    kind.fp32_precision = precision
+            return
+        former = torch.get_float32_matmul_precision()  # all that torch has before 2.9
+        try:
+            torch.set_float32_matmul_precision("highest")
             yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        finally:
+            torch.set_float32_matmul_precision(former)

@@ -15,7 +15,7 @@ from urbancross_bench.evaluation.vectors import Vectors
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_SPARE = 1 << 20  # pairs kept before the first pruning
+_SPARE = 1 << 18  # pairs kept before the first pruning
 _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.0**-23}  # relative, and more
 
 
@@ -45,7 +45,7 @@ class TopLists:
         self._kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
         self._best = torch.full((len(queries), self._kept), -np.inf, dtype=torch.float64)
         self._error = np.zeros(len(queries))  # of a float32 product
-        self._found: list[tuple[Ints, Ints, Floats, NDArray[np.bool_]]] = []
+        self._found: list[tuple[NDArray[np.int32], NDArray[np.int32], Floats, NDArray[np.bool_]]] = []
         # The first item of each gallery vector: of equal scores the earlier items go first.
         self._first_item = np.full(len(gallery), gallery.items)
         np.minimum.at(self._first_item, gallery.vector_of_item, np.arange(gallery.items))
@@ -84,11 +84,13 @@ class TopLists:
         row = np.repeat(np.arange(len(scores)), count)
         return Candidates(row, column, ranked.values[:, :count].cpu().numpy().reshape(-1), 0)
 
-    def take(self, queries: Block, gallery: Block, row: Ints, column: Ints, score: Floats, *, exact: bool) -> None:
+    def take(self, queries: Block, gallery: Block, best: Candidates, *, exact: bool) -> None:
         """Keep pairs of a block, with exact scores or products that are off by no more than those of float32."""
+        row, score = best.query, best.score
         if not len(row):
             return
-        self._found.append((row + queries.start, column + gallery.start, score, np.full(len(row), exact)))
+        pairs = (row + queries.start).astype(np.int32), (best.vector + gallery.start).astype(np.int32)
+        self._found.append((*pairs, score, np.full(len(row), exact)))
         order = np.argsort(row, kind="stable")
         counts = np.bincount(row, minlength=len(queries.rows))
         touched, counts = np.flatnonzero(counts), counts[counts > 0]
@@ -97,7 +99,7 @@ class TopLists:
         new[np.repeat(np.arange(len(touched)), counts), place] = score[order]
         both = torch.cat([self._best[touched + queries.start], torch.from_numpy(new)], dim=1)
         self._best[touched + queries.start] = both.topk(self._kept, dim=1).values
-        if sum(len(found[0]) for found in self._found) > 4 * self._best.numel() + _SPARE:
+        if sum(len(found[0]) for found in self._found) > 2 * self._best.numel() + _SPARE:
             self._prune()
 
     def _prune(self) -> None:
@@ -113,10 +115,10 @@ class TopLists:
         scores of query vectors and gallery vectors by the definition.
         """
         self._prune()
-        query, vector, score, exact = self._found[0]
-        order = np.lexsort((-score, query))
-        query, vector, score, exact = query[order], vector[order], score[order], exact[order]
-        level = self._levels(query, vector, score, exact, pair_scores)
+        found = self._found.pop()
+        order = np.lexsort((-found[2], found[0]))
+        query, vector = (pairs[order].astype(np.int64) for pairs in found[:2])
+        level = self._levels(query, vector, found[2][order], found[3][order], pair_scores)
         return self._items(query, vector, level)
 
     def _levels(

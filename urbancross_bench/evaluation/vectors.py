@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from urbancross_bench.evaluation.threads import for_each
+
 Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # elements of a matrix worked on at once: half a megabyte of float64, which a cache holds
@@ -126,28 +128,31 @@ class Vectors:
     def _raw(self, which: slice | Ints) -> torch.Tensor:
         if isinstance(self._source, torch.Tensor):
             part = self._source[which if isinstance(which, slice) else torch.from_numpy(which).to(self.device)]
-            return part.detach().to(self.device, torch.float32)
+            return part.detach().to(self.device, torch.float32).contiguous()
         with np.errstate(over="ignore"):  # what float32 cannot hold is named by `_check`
             copied = np.array(self._source[which], dtype=np.float32, order="C")
         return torch.from_numpy(copied).to(self.device)
 
     def _read(self, biases: NDArray[np.float64] | None) -> tuple[Ints, Ints]:
         """One pass over all rows: check them, measure them, and find the equal ones."""
-        lengths, digests = [], []
+        lengths = torch.empty(self._rows, dtype=torch.float64, device=self.device)
+        digests = torch.empty(self._rows, dtype=torch.int64, device=self.device)
         if self._normalize and not isinstance(self._source, np.memmap):
             self._copy = torch.empty((self._rows, self.width), dtype=torch.float32, device=self.device)
-        for part in self._chunks():
+
+        def read(part: slice) -> None:
             rows = self._raw(part)
-            length = sequential_scores(rows, rows).sqrt()
-            self._check(part, length)
-            lengths.append(length)
+            lengths[part] = sequential_scores(rows, rows).sqrt()
+            self._check(part, lengths[part])
             if self._normalize:
-                rows = _divided(rows, length)
+                rows = _divided(rows, lengths[part])
             if self._copy is not None:
                 self._copy[part] = rows
-            digests.append(_digests(rows))
-        self._lengths = torch.cat(lengths)
-        return self._merged(torch.cat(digests).cpu().numpy(), biases)
+            digests[part] = _digests(rows)
+
+        for_each(self._chunks(), read, self.device)
+        self._lengths = lengths
+        return self._merged(digests.cpu().numpy(), biases)
 
     def _chunks(self) -> Iterator[slice]:
         step = max(1, _CHUNK // self.width)
