@@ -31,7 +31,7 @@ from ranking_oracle import (
     sequential,
 )
 
-from urbancross_bench.evaluation import counting, evaluate_retrieval, toplists, vectors
+from urbancross_bench.evaluation import counting, directions, evaluate_retrieval, toplists, vectors
 from urbancross_bench.evaluation.floors import chance_ranking
 from urbancross_bench.evaluation.protocols import PRESETS
 from urbancross_bench.evaluation.screening import (
@@ -39,13 +39,12 @@ from urbancross_bench.evaluation.screening import (
     FLOAT32,
     FLOAT64,
     Block,
-    Scale,
     Screen,
-    bounds,
     pair_products,
     plain_arithmetic,
     product,
     rounded,
+    scaled,
 )
 from urbancross_bench.evaluation.ties import TIES as RULES
 from urbancross_bench.evaluation.vectors import Vectors
@@ -81,7 +80,7 @@ def work_in(tier: str | None = None, images: int = 512, texts: int = 2048, small
             patch.setattr(counting, "screens", lambda *_: TIERS[tier])
         if small:
             patch.setattr(counting, "_SPAN", 16)
-            patch.setattr(counting, "_WAITING", 5)
+            patch.setattr(directions, "_WAITING", 5)
             patch.setattr(toplists, "_SPARE", 0)
             patch.setattr(vectors, "_CHUNK", 16)
         yield
@@ -254,19 +253,21 @@ def assert_within_bounds(screen: Screen, case: Case) -> None:
         Vectors(name, np.array(rows), case.normalize, bias)
         for name, rows, bias in (("x", case.images, case.image_bias), ("y", case.texts, case.text_bias))
     ]
-    scale = Scale.fitting(*sides)
-    left, right = (Block(side, 0, len(side), scale) for side in sides)
+    scaled_sides = scaled(*sides)
+    left, right = (Block(side, 0, len(side.vectors)) for side in scaled_sides)
     row, column = (grid.reshape(-1) for grid in np.indices((len(sides[0]), len(sides[1]))))
-    exact = torch.from_numpy(counting.pair_scores(*sides, row, column) * scale.score).view(len(sides[0]), -1)
+    exact = torch.from_numpy(vectors.pair_scores(*sides, row, column) * scaled_sides[0].score_factor).view(
+        len(sides[0]), -1
+    )
     with plain_arithmetic():
         products = product(screen, left, right, lambda dtype: torch.empty(exact.numel(), dtype=dtype))
         pairs = torch.from_numpy(pair_products(left, right, row, column)).view(exact.shape)
     for found, true, queries, gallery in ((products, exact, left, right), (products.T, exact.T, right, left)):
-        bound = bounds(screen, queries, gallery)[:, None]
+        bound = queries.bounds(screen, gallery.side)[:, None]
         assert (rounded(screen, true - bound) <= found).all()
         assert (found <= rounded(screen, true + bound)).all()
     if case.image_bias is None and case.text_bias is None:
-        assert ((pairs - exact).abs() <= bounds(FLOAT32, left, right)[:, None]).all()
+        assert ((pairs - exact).abs() <= left.bounds(FLOAT32, right.side)[:, None]).all()
 
 
 @pytest.mark.parametrize("screen", [BFLOAT16, FLOAT32, FLOAT64], ids=TIERS)

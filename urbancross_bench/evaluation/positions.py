@@ -33,7 +33,9 @@ def standing(
 
     counted: the part of the gallery to count in; all of it by default.
     """
-    from urbancross_bench.evaluation.counting import Probes, count, pair_scores
+    from urbancross_bench.evaluation.counting import count
+    from urbancross_bench.evaluation.directions import Probes
+    from urbancross_bench.evaluation.vectors import pair_scores
 
     vector = queries.vector_of_item[query], gallery.vector_of_item[item]
     of_images = queries.side == inputs.images.side

@@ -206,8 +206,9 @@ def evaluate_retrieval(
 def _directions(
     inputs: Inputs, ties: str, k: tuple[int, ...], top: int
 ) -> tuple[DirectionRanking, DirectionRanking]:
-    from urbancross_bench.evaluation.counting import count, pair_scores
+    from urbancross_bench.evaluation.counting import count
     from urbancross_bench.evaluation.toplists import TopLists
+    from urbancross_bench.evaluation.vectors import pair_scores
 
     images, texts, items = inputs.images, inputs.texts, inputs.items
     image, text = items.right
@@ -238,7 +239,7 @@ class _Side:
     """The queries of one direction: the best score among each one's right answers, to be counted at."""
 
     def __init__(self, queries: Vectors, gallery: Vectors, query: Ints, right: Ints, score: Floats) -> None:
-        from urbancross_bench.evaluation.counting import Probes
+        from urbancross_bench.evaluation.directions import Probes
 
         best = np.full(queries.items, -np.inf)
         np.maximum.at(best, query, score)

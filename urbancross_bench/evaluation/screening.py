@@ -13,18 +13,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from urbancross_bench.evaluation.threads import for_each
 from urbancross_bench.evaluation.vectors import Vectors, all_scores
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_CHUNK = 1 << 18  # elements converted at once
 _TINY = 2.0**-126  # what flushing a product to zero may cost, in units of a scaled score
 
 
@@ -48,75 +50,38 @@ FLOAT64 = Screen(torch.float64, torch.float64, 2.0**-53, 1 / 16)
 DEFINITION = Screen(torch.float64, torch.float64, 0.0, 1.0)  # the scores themselves, for data full of exact ties
 
 
-class Block:
-    """Some consecutive vectors of one side, scaled, with what the screens' bounds need.
+class Side:
+    """The vectors of one side, to be scaled so that nothing overflows, and the largest of what bounds need.
 
-    `rows` (B, D) float32, `unscaled` the same before; `bias` (B,) float64, unscaled, or None; `lengths` (B,)
-    float64, at least the length of each row; `longest` and `largest_bias` of all vectors of the
-    side; `score_scale`, the factor of scores.
+    `factor` and `score_factor` are powers of two: what vectors and scores are multiplied by.
     """
 
-    def __init__(self, vectors: Vectors, start: int, stop: int, scale: Scale) -> None:
-        place = slice(start, stop)
-        self.start, self.stop = start, stop
-        self.rows = self.unscaled = vectors.rows(place)
-        self.lengths = vectors.lengths(place)
-        self.bias: torch.Tensor | None = None
-        factor = scale.of(vectors)
+    def __init__(self, vectors: Vectors, factor: float, score_factor: float) -> None:
+        self.vectors, self.factor, self.score_factor = vectors, factor, score_factor
         self.longest = vectors.longest * factor
-        self.score_scale = scale.score
-        self.largest_bias = 0.0 if vectors.bias is None else float(abs(vectors.bias).max()) * scale.score
-        if factor != 1:
-            # In float64: float32 may hold neither the factor nor, unscaled, the products.
-            self.rows = (self.rows.double() * factor).float()
-            self.lengths = self.lengths * factor
-        if vectors.bias is not None:
-            self.bias = torch.from_numpy(vectors.bias[place]).to(vectors.device)
-        self._factors: dict[torch.dtype, torch.Tensor] = {}
-        self._residual: torch.Tensor | None = None
+        self.largest_bias = 0.0 if vectors.bias is None else float(abs(vectors.bias).max()) * score_factor
 
-    def factors(self, dtype: torch.dtype) -> torch.Tensor:
-        """The rows in a precision."""
-        if dtype not in self._factors:
-            self._factors[dtype] = self.rows.to(dtype)
-        return self._factors[dtype]
+    @cached_property
+    def largest_residual(self) -> float:
+        """At least the length of what bfloat16 cuts off any vector."""
+        step = max(1, _CHUNK // self.vectors.width)
+        largest: list[float] = []
 
-    @property
-    def residual(self) -> torch.Tensor:
-        """(B,) float64, at least the length of what bfloat16 cuts off each row."""
-        if self._residual is None:
-            cut = self.rows - self.factors(torch.bfloat16).float()  # exact: few bits are left
-            self._residual = torch.linalg.vector_norm(cut, dim=1, dtype=torch.float64) * (1 + 1e-3) + _TINY
-        return self._residual
+        def measure(start: int) -> None:
+            block = Block(self, start, min(start + step, len(self.vectors)))
+            largest.append(float(block.residual.max()))
+
+        for_each(range(0, len(self.vectors), step), measure, self.vectors.device)
+        return max(largest)
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Powers of two that bring lengths and biases of both sides to at most 1, so that nothing overflows.
-
-    A scaled score is the score times `score`.
-    """
-
-    images: float
-    texts: float
-    image_vectors: Vectors
-
-    @classmethod
-    def fitting(cls, images: Vectors, texts: Vectors) -> Scale:
-        """The scale of two sides; 1 and 1 for normalised ones without biases."""
-        left, right = _exponent(images.longest / (1 + 1e-3)), _exponent(texts.longest / (1 + 1e-3))
-        biases = [abs(side.bias).max() for side in (images, texts) if side.bias is not None]
-        surplus = max([0, *(_exponent(float(bias)) - left - right for bias in biases)])
-        return cls(2.0 ** -(left + surplus), 2.0**-right, images)
-
-    @property
-    def score(self) -> float:
-        """What scores are multiplied by."""
-        return self.images * self.texts
-
-    def of(self, vectors: Vectors) -> float:
-        """What the vectors of a side are multiplied by."""
-        return self.images if vectors is self.image_vectors else self.texts
+def scaled(images: Vectors, texts: Vectors) -> tuple[Side, Side]:
+    """Both sides, with lengths and biases of at most 1; normalised ones without biases stay as they are."""
+    left, right = _exponent(images.longest / (1 + 1e-3)), _exponent(texts.longest / (1 + 1e-3))
+    biases = [float(abs(side.bias).max()) for side in (images, texts) if side.bias is not None]
+    left += max([0, *(_exponent(bias) - left - right for bias in biases)])
+    score = 2.0**-left * 2.0**-right
+    return Side(images, 2.0**-left, score), Side(texts, 2.0**-right, score)
 
 
 def _exponent(value: float) -> int:
@@ -125,13 +90,72 @@ def _exponent(value: float) -> int:
     return exponent - (mantissa == 0.5)
 
 
+class Block:
+    """Some consecutive vectors of one side, scaled.
+
+    `rows` (B, D) float32, `unscaled` the same before; `bias` (B,) float64, unscaled, or None; `lengths` (B,)
+    float64, at least the length of each row.
+    """
+
+    def __init__(self, side: Side, start: int, stop: int) -> None:
+        place, vectors = slice(start, stop), side.vectors
+        self.side, self.start, self.stop = side, start, stop
+        self.rows = self.unscaled = vectors.rows(place)
+        self.lengths = vectors.lengths(place)
+        self.bias: torch.Tensor | None = None
+        if side.factor != 1:
+            # In float64: float32 may hold neither the factor nor, unscaled, the products.
+            self.rows = (self.rows.double() * side.factor).float()
+            self.lengths = self.lengths * side.factor
+        if vectors.bias is not None:
+            self.bias = torch.from_numpy(vectors.bias[place]).to(vectors.device)
+        self._factors: dict[torch.dtype, torch.Tensor] = {}
+        self._bounds: dict[Screen, torch.Tensor] = {}
+
+    def factors(self, dtype: torch.dtype) -> torch.Tensor:
+        """The rows in a precision."""
+        if dtype not in self._factors:
+            self._factors[dtype] = self.rows.to(dtype)
+        return self._factors[dtype]
+
+    @cached_property
+    def residual(self) -> torch.Tensor:
+        """(B,) float64, at least the length of what bfloat16 cuts off each row."""
+        cut = self.rows - self.factors(torch.bfloat16).float()  # exact: few bits are left
+        lengths: torch.Tensor = torch.linalg.vector_norm(cut, dim=1, dtype=torch.float64)
+        return lengths * (1 + 1e-3) + _TINY
+
+    def bounds(self, screen: Screen, gallery: Side) -> torch.Tensor:
+        """(B,) float64: how far a row's products with any of the other side may be off, before they are rounded.
+
+        The float64 sums of the definition are off too, by less than the slack in here.
+        """
+        if screen not in self._bounds:
+            self._bounds[screen] = _bounds(screen, self, gallery)
+        return self._bounds[screen]
+
+
+def _bounds(screen: Screen, queries: Block, gallery: Side) -> torch.Tensor:
+    if screen is DEFINITION:
+        return torch.zeros_like(queries.lengths)
+    width = queries.rows.shape[1]
+    gamma = width * screen.unit / (1 - width * screen.unit)
+    bound = 1.001 * (gamma + 2 * width * FLOAT64.unit) * queries.lengths * gallery.longest + width * _TINY
+    if screen.input == torch.bfloat16:
+        bound = bound + 1.01 * (queries.residual * gallery.longest + queries.lengths * gallery.largest_residual)
+    if queries.bias is not None or gallery.vectors.bias is not None:
+        biases = queries.side.largest_bias + gallery.largest_bias
+        bound = bound + 5 * screen.unit * (queries.lengths * gallery.longest + biases)
+    return bound
+
+
 def product(
     screen: Screen, images: Block, texts: Block, memory: Callable[[torch.dtype], torch.Tensor]
 ) -> torch.Tensor:
     """(R, C) scaled scores of two blocks as a screen sees them, in vectors that `memory` gives."""
     shape = len(images.rows), len(texts.rows)
     scores = memory(screen.input)[: shape[0] * shape[1]].view(shape)
-    scale = images.score_scale
+    scale = images.side.score_factor
     if screen is DEFINITION:  # unscaled, since scaling may lose digits of small numbers
         all_scores(images.unscaled, texts.unscaled, scores)
         scale = 1.0
@@ -143,7 +167,7 @@ def product(
         scores -= (images.bias * scale).to(screen.dtype)[:, None]
     if texts.bias is not None:
         scores -= (texts.bias * scale).to(screen.dtype)
-    return scores * images.score_scale if screen is DEFINITION and images.score_scale != 1 else scores
+    return scores * images.side.score_factor if screen is DEFINITION and images.side.score_factor != 1 else scores
 
 
 def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Floats:
@@ -168,25 +192,6 @@ def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Float
     products = np.empty(len(row))
     products[order] = sampled.values().numpy()
     return products
-
-
-def bounds(screen: Screen, queries: Block, gallery: Block) -> torch.Tensor:
-    """(B,) float64: how far a query's products with the gallery may be off, before they are rounded.
-
-    The float64 sums of the definition are off too, by less than the slack in here.
-    """
-    if screen is DEFINITION:
-        return torch.zeros_like(queries.lengths)
-    width = queries.rows.shape[1]
-    gamma = width * screen.unit / (1 - width * screen.unit)
-    bound = 1.001 * (gamma + 2 * width * FLOAT64.unit) * queries.lengths * gallery.longest + width * _TINY
-    if screen.input == torch.bfloat16:
-        cut = queries.residual * gallery.longest + queries.lengths * gallery.residual.max()
-        bound = bound + 1.01 * cut
-    if queries.bias is not None or gallery.bias is not None:
-        biases = queries.largest_bias + gallery.largest_bias
-        bound = bound + 5 * screen.unit * (queries.lengths * gallery.longest + biases)
-    return bound
 
 
 def rounded(screen: Screen, thresholds: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, bounds, differing, rounded
+from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, differing, rounded
 from urbancross_bench.evaluation.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -56,13 +56,12 @@ class TopLists:
         queries: Block,
         gallery: Block,
         scores: torch.Tensor,
-        bound: torch.Tensor,
         mask: torch.Tensor,
     ) -> Candidates:
         """The pairs of a block that may score no less than the least of the best so far."""
         if screen is DEFINITION:
             return self._leading(gallery, scores)
-        error = bounds(FLOAT32, queries, gallery).cpu()
+        bound, error = queries.bounds(screen, gallery.side), queries.bounds(FLOAT32, gallery.side).cpu()
         self._error[queries.start : queries.stop] = error.numpy()
         least = self._best[queries.start : queries.stop, -1] - error
         fresh = torch.isinf(least)

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.threads import for_each
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # elements of a matrix worked on at once: half a megabyte of float64, which a cache holds
+_PAIRS = 1 << 20  # elements of the rows of pairs that are looked up at once
 _TILE = 128  # rows of pairs worked on at once; as many float64 scores stay in a cache
 _LONGER = 1 + 1e-6  # a computed length is at least the true one after this
 
@@ -190,6 +192,23 @@ class Vectors:
                 same &= biases[these] == biases[candidate[these]]
             found.append(these[~same])
         return np.concatenate(found)
+
+
+def pair_scores(images: Vectors, texts: Vectors, image: Ints, text: Ints) -> Floats:
+    """(P,) float64 scores of pairs of vectors by the definition, less the biases: of the image, then the text."""
+    scores = np.empty(len(image))
+    step = max(1, _PAIRS // images.width)
+
+    def score(start: int) -> None:
+        part = slice(start, start + step)
+        scores[part] = sequential_scores(images.rows(image[part]), texts.rows(text[part])).cpu().numpy()
+
+    for_each(range(0, len(image), step), score, images.device)
+    if images.bias is not None:
+        scores -= images.bias[image]
+    if texts.bias is not None:
+        scores -= texts.bias[text]
+    return scores
 
 
 def _source(name: str, values: Any, where: Any) -> tuple[Any, torch.device]:
