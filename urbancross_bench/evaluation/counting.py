@@ -26,7 +26,7 @@ from urbancross_bench.evaluation.threads import for_each
 from urbancross_bench.evaluation.toplists import TopLists
 from urbancross_bench.evaluation.vectors import Vectors
 
-_IMAGES, _TEXTS = 512, 2048  # rows and columns of a block: its products and masks stay in the cache
+_IMAGES, _TEXTS = 1024, 2048  # rows and columns of a block: its products and masks stay in the cache
 _SPAN = 1 << 22  # elements of the texts kept at hand for a round over all images
 
 

@@ -214,24 +214,18 @@ def _directions(
     image, text = items.right
     score = pair_scores(images, texts, images.vector_of_item[image], texts.vector_of_item[text])
     forth, back = _Side(images, texts, image, text, score), _Side(texts, images, text, image, score)
-    tops = (TopLists(images, texts, top), TopLists(texts, images, top)) if top else None
+    tops = None
+    if top:
+        tops = (
+            TopLists(images, texts, top, lambda query, vector: pair_scores(images, texts, query, vector)),
+            TopLists(texts, images, top, lambda query, vector: pair_scores(images, texts, vector, query)),
+        )
     count(images, texts, forth.probes, back.probes, attained=(forth.attained, back.attained), tops=tops)
-    first, second = tops or (None, None)
+    lists = [side.lists() for side in tops] if tops else [None, None]
+    clusters = np.stack([np.arange(images.items), items.image]), np.stack([text, items.image[image]])
     return (
-        forth.ranking(
-            first.lists(lambda query, gallery: pair_scores(images, texts, query, gallery)) if first else None,
-            (items.image, items.text),
-            np.stack([np.arange(images.items), items.image]),
-            ties,
-            k,
-        ),
-        back.ranking(
-            second.lists(lambda query, gallery: pair_scores(images, texts, gallery, query)) if second else None,
-            (items.text, items.image),
-            np.stack([text, items.image[image]]),
-            ties,
-            k,
-        ),
+        forth.ranking(lists[0], (items.image, items.text), clusters[0], ties, k),
+        back.ranking(lists[1], (items.text, items.image), clusters[1], ties, k),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _SPARE = 1 << 18  # pairs kept before the first pruning
+_QUERIES = 1 << 14  # lists put in order at once
 _ROUNDING = {torch.bfloat16: 2.0**-8, torch.float32: 2.0**-23, torch.float64: 2.0**-23}  # relative, and more
 
 
@@ -39,16 +41,21 @@ class TopLists:
     bound cannot tell apart are put in order by the definition, equal ones in gallery order.
     """
 
-    def __init__(self, queries: Vectors, gallery: Vectors, size: int) -> None:
+    def __init__(
+        self, queries: Vectors, gallery: Vectors, size: int, pair_scores: Callable[[Ints, Ints], Floats]
+    ) -> None:
+        """pair_scores: the scores of query vectors and gallery vectors by the definition."""
+        self._pair_scores = pair_scores
         self._queries, self._gallery = queries, gallery
         self._size = min(size, gallery.items)
         self._kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
-        self._best = torch.full((len(queries), self._kept), -np.inf, dtype=torch.float64)
+        self._best = np.full((len(queries), self._kept), -np.inf)  # the least of them stands first
         self._error = np.zeros(len(queries))  # of a float32 product
+        self._score_factor = 1.0  # of scores and products that are kept
         self._found: list[tuple[NDArray[np.int32], NDArray[np.int32], Floats, NDArray[np.bool_]]] = []
-        # The first item of each gallery vector: of equal scores the earlier items go first.
-        self._first_item = np.full(len(gallery), gallery.items)
-        np.minimum.at(self._first_item, gallery.vector_of_item, np.arange(gallery.items))
+        # The items of each gallery vector in order: of equal scores the earlier items go first.
+        self._items_in_order = np.argsort(gallery.vector_of_item, kind="stable")
+        self._start = np.cumsum(gallery.weights) - gallery.weights
 
     def candidates(
         self,
@@ -63,7 +70,7 @@ class TopLists:
             return self._leading(gallery, scores)
         bound, error = queries.bounds(screen, gallery.side), queries.bounds(FLOAT32, gallery.side).cpu()
         self._error[queries.start : queries.stop] = error.numpy()
-        least = self._best[queries.start : queries.stop, -1] - error
+        least = torch.from_numpy(self._best[queries.start : queries.stop, 0]) - error
         fresh = torch.isinf(least)
         if bool(fresh.any()) and scores.shape[1] >= self._kept:
             seen = _surpassed(scores, self._kept).double()
@@ -76,7 +83,8 @@ class TopLists:
 
     def _leading(self, gallery: Block, scores: torch.Tensor) -> Candidates:
         """The best of each query in a block of exact scores: no ties beyond them can get into the list."""
-        order = torch.from_numpy(np.argsort(self._first_item[gallery.start : gallery.stop], kind="stable"))
+        first_item = self._items_in_order[self._start[gallery.start : gallery.stop]]
+        order = torch.from_numpy(np.argsort(first_item, kind="stable"))
         ranked = scores[:, order.to(scores.device)].sort(dim=1, descending=True, stable=True)
         count = min(self._kept, scores.shape[1])
         column = order[ranked.indices[:, :count].cpu()].numpy().reshape(-1)
@@ -86,6 +94,7 @@ class TopLists:
     def take(self, queries: Block, gallery: Block, best: Candidates, *, exact: bool) -> None:
         """Keep pairs of a block, with exact scores or products that are off by no more than those of float32."""
         row, score = best.query, best.score
+        self._score_factor = queries.side.score_factor
         if not len(row):
             return
         pairs = (row + queries.start).astype(np.int32), (best.vector + gallery.start).astype(np.int32)
@@ -96,29 +105,49 @@ class TopLists:
         new = np.full((len(touched), counts.max()), -np.inf)
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         new[np.repeat(np.arange(len(touched)), counts), place] = score[order]
-        both = torch.cat([self._best[touched + queries.start], torch.from_numpy(new)], dim=1)
-        self._best[touched + queries.start] = both.topk(self._kept, dim=1).values
-        if sum(len(found[0]) for found in self._found) > 2 * self._best.numel() + _SPARE:
+        both = np.concatenate([self._best[touched + queries.start], new], axis=1)
+        both.partition(-self._kept, axis=1)
+        self._best[touched + queries.start] = both[:, -self._kept :]
+        if sum(len(found[0]) for found in self._found) > 1.3 * self._best.size + _SPARE:
             self._prune()
 
     def _prune(self) -> None:
         """Forget pairs that better ones have overtaken."""
         query, vector, score, exact = (np.concatenate(column) for column in zip(*self._found, strict=True))
-        keep = score >= self._best[:, -1].numpy()[query] - 2 * self._error[query]
+        keep = score >= self._best[query, 0] - 2 * self._error[query]
         self._found = [(query[keep], vector[keep], score[keep], exact[keep])]
+        if np.count_nonzero(keep) > 2 * self._best.size + _SPARE:
+            self._settle()
 
-    def lists(self, pair_scores: Callable[[Ints, Ints], Floats]) -> tuple[Ints, NDArray[np.bool_]]:
+    def _settle(self) -> None:
+        """Keep the best alone, by the definition: for data with more near ties than memory is meant for."""
+        query, vector, score, exact = self._found.pop()
+        doubtful = query[~exact].astype(np.int64), vector[~exact].astype(np.int64)
+        score[~exact] = self._pair_scores(*doubtful) * self._score_factor
+        order = np.lexsort((self._items_in_order[self._start[vector]], -score, query))
+        query, vector, score = query[order], vector[order], score[order]
+        best = np.arange(len(query)) - np.searchsorted(query, query) < self._kept
+        self._found = [(query[best], vector[best], score[best], np.ones(np.count_nonzero(best), dtype=bool))]
+
+    def lists(self) -> tuple[Ints, NDArray[np.bool_]]:
         """(U, size) gallery items, best first, and (U, size) whether an item scores exactly like the next one.
 
-        The last column says so of the first item that no longer stands in the list. `pair_scores` gives the
-        scores of query vectors and gallery vectors by the definition.
+        The last column says so of the first item that no longer stands in the list.
         """
         self._prune()
-        found = self._found.pop()
-        order = np.lexsort((-found[2], found[0]))
-        query, vector = (pairs[order].astype(np.int64) for pairs in found[:2])
-        level = self._levels(query, vector, found[2][order], found[3][order], pair_scores)
-        return self._items(query, vector, level)
+        queries, vectors, scores, exacts = self._found.pop()
+        order = np.argsort(queries, kind="stable")
+        ends = np.searchsorted(queries[order], np.arange(0, len(self._queries) + _QUERIES, _QUERIES))
+        items = np.empty((len(self._queries), self._size), dtype=np.int64)
+        tied = np.empty(items.shape, dtype=bool)
+        for number, (start, stop) in enumerate(pairwise(ends.tolist())):
+            pairs = order[start:stop]
+            pairs = pairs[np.lexsort((-scores[pairs], queries[pairs]))]
+            query, vector = queries[pairs].astype(np.int64), vectors[pairs].astype(np.int64)
+            level = self._levels(query, vector, scores[pairs], exacts[pairs])
+            part = slice(number * _QUERIES, (number + 1) * _QUERIES)
+            items[part], tied[part] = self._items(query, vector, level)
+        return items, tied
 
     def _levels(
         self,
@@ -126,7 +155,6 @@ class TopLists:
         vector: Ints,
         score: Floats,
         exact: NDArray[np.bool_],
-        pair_scores: Callable[[Ints, Ints], Floats],
     ) -> Ints:
         """(P,) integers that rise as scores fall, equal for equal scores of one query; pairs come in order."""
         apart = np.ones(len(query), dtype=bool)  # from the pair before, as far as the bound can tell
@@ -136,7 +164,7 @@ class TopLists:
         inexact = np.bincount(cluster, weights=~exact)[cluster] > 0
         close = np.flatnonzero(doubtful & inexact)
         true = score.copy()
-        true[close] = pair_scores(query[close], vector[close])
+        true[close] = self._pair_scores(query[close], vector[close])
         order = np.lexsort((-true, cluster))
         falls = np.ones(len(query), dtype=bool)
         falls[1:] = (cluster[order][1:] != cluster[order][:-1]) | (true[order][1:] != true[order][:-1])
@@ -146,20 +174,17 @@ class TopLists:
 
     def _items(self, query: Ints, vector: Ints, level: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """From pairs of vectors to items: a vector stands for all gallery rows that are equal to it."""
-        rows = np.argsort(self._gallery.vector_of_item, kind="stable")
-        start = np.cumsum(self._gallery.weights) - self._gallery.weights
         wanted = np.minimum(self._gallery.weights[vector], self._size + 1)
         pair = np.repeat(np.arange(len(vector)), wanted)
         within = np.arange(len(pair)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
-        item = rows[start[vector[pair]] + within]
+        item = self._items_in_order[self._start[vector[pair]] + within]
         order = np.lexsort((item, level[pair]))  # levels rise from query to query
         query, item, level = query[pair][order], item[order], level[pair][order]
-        first = np.searchsorted(query, np.arange(len(self._queries)))
-        place = np.arange(len(query)) - first[query]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
         same = np.zeros(len(query), dtype=bool)
         same[:-1] = level[1:] == level[:-1]
         listed = place < self._size
-        shape = (len(self._queries), self._size)
+        shape = (-1, self._size)
         return item[listed].reshape(shape), same[listed].reshape(shape)
 
 

