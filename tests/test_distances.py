@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_features_that_do_not_fit_are_named(measure: object) -> None:
         (np.zeros(3), np.zeros(3), "two matrices of one width"),
         (np.full((3, 2), np.nan), np.zeros((3, 2)), "NaN or infinity"),
         (np.zeros((1, 2)), np.zeros((3, 2)), "too small|needs two rows"),
+        (normal(0, 40) * 1e200, normal(1, 40) * 1e200, "features are too large"),
+        (normal(0, 40), normal(1, 40) * 1e160, "features are too large"),
     ):
         with pytest.raises(ValueError, match=problem):
             measure(a, b)  # type: ignore[operator]
@@ -104,8 +107,29 @@ def test_mmd_is_about_0_for_the_same_rows_and_2_for_points_far_apart() -> None:
     assert -0.01 < squared_mmd(a, a) <= 0
     assert squared_mmd(np.zeros((5, 2)), np.full((5, 2), 100.0), bandwidth=1) == pytest.approx(2)
     assert squared_mmd(np.ones((5, 2)), np.ones((5, 2))) == 0
-    with pytest.raises(ValueError, match="bandwidth"):
-        squared_mmd(a, a, bandwidth=0)
+    for wrong in (0, -1, 1e-200, 1e200, math.nan):
+        with pytest.raises(ValueError, match="bandwidth"):
+            squared_mmd(a, a, bandwidth=wrong)
+
+
+@pytest.mark.parametrize("measure", [proxy_a_distance, squared_mmd])
+def test_large_features_are_at_the_same_distance_and_overflow_nowhere(measure: Callable[..., float]) -> None:
+    a, b = normal(0, 40), normal(1, 400, shift=1)
+    scale = 1e100 / max(np.abs(a).max(), np.abs(b).max())
+    with np.errstate(over="raise", invalid="raise"):
+        found = measure(a * scale, b * scale)
+    assert found == pytest.approx(measure(a, b), abs=0.2)  # rows fall into other halves
+
+
+def test_rows_are_drawn_as_numpy_promises_to_draw_them() -> None:
+    """The median distance of the rows with the 1,000 least raw draws; the first of these are known."""
+    assert np.random.PCG64(0).random_raw(2).tolist() == [11749869230777074271, 4976686463289251617]
+    a, b = normal(0, 700), normal(1, 800, shift=3)
+    draws = np.random.PCG64(0).random_raw(1500).tolist()
+    drawn = np.concatenate([a, b])[sorted(range(1500), key=draws.__getitem__)[:1000]]
+    apart = [np.linalg.norm(drawn[i + 1 :] - drawn[i], axis=1) for i in range(999)]
+    sigma = float(np.median(np.concatenate(apart)))
+    assert squared_mmd(a, b) == pytest.approx(squared_mmd(a, b, sigma), rel=1e-12)
 
 
 # Vocabulary

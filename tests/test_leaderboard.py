@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Outcome, Result, tree, write_domains, write_grid
+from conftest import Outcome, Result, tree, write_domains, write_grid, write_karpathy
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.evaluation.significance import p_value
-from urbancross_bench.evaluation.statistics import over_seeds
+from urbancross_bench.evaluation.statistics import interval, over_seeds
 from urbancross_bench.interfaces import Estimate, Options, Table
 from urbancross_bench.leaderboard.build import build
-from urbancross_bench.leaderboard.rows import baseline_of, make_rows
+from urbancross_bench.leaderboard.rows import baseline_of, make_rows, paired_differences
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
@@ -133,7 +133,8 @@ def plant(score: Path, hits: np.ndarray, draws: int) -> None:
     )
     content = json.loads((score / "score.json").read_text())
     metrics = {name: entry | {"value": hits.mean()} for name, entry in content["metrics"].items()}
-    edit(score / "score.json", metrics=metrics, queries={"i2t": len(hits), "t2i": len(hits)}, draws=draws)
+    sizes = {"images": len(hits), "texts": 5 * len(hits), "queries": {"i2t": 7, "t2i": 9}}
+    edit(score / "score.json", metrics=metrics, draws=draws, **sizes)
 
 
 def test_intervals_equal_a_bootstrap_with_draws_of_its_own(outcome: Outcome, tmp_path: Path) -> None:
@@ -204,7 +205,30 @@ def test_the_summary_ranks_and_ties(  # type: ignore[no-untyped-def]
     assert ("fewer than three seeds" in text) == (seeds < 3)
     assert "Holm" in text
     assert "gallery stays" in text
-    assert f"dark (200 images, {seeds} seed" in text
+    assert f"dark (200 images, {seeds} seed" in text  # not the number of queries
+    values = {
+        (r.method[1], r.scenario): r.estimate("mR") for r in make_rows(read_records([runs]), ["trained here"])
+    }
+    for name, line in lines.items():
+        worst = values[name, line["worst scenario"]]
+        assert worst is not None
+        assert worst.value == min(e.value for (method, _), e in values.items() if e and method == name)
+        ends = [float(line[f"worst mR{end}"]) for end in ("", " low", " high")]
+        assert ends == pytest.approx([worst.value, worst.low, worst.high], abs=1e-4)
+
+
+def test_images_and_captions_are_counted_whatever_the_queries_are(cli: Cli, tmp_path: Path) -> None:
+    grid = write_grid(
+        tmp_path,
+        write_domains(tmp_path),
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["source_only"],
+        protocols=["classic", "row_diagonal", "deduplicated"],
+    )
+    assert cli("run", grid, "--out", tmp_path / "out").status == 0
+    lines = rows_of(tmp_path / "out" / "leaderboard", "scenarios")
+    assert {line["protocol"] for line in lines} == {"classic", "row_diagonal", "deduplicated"}
+    assert {(line["test images"], line["test captions"]) for line in lines} == {("8", "16")}
 
 
 def test_the_detectable_difference_shrinks_with_the_test_set(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
@@ -302,6 +326,50 @@ def test_two_scores_for_one_seed_are_refused(outcome: Outcome, tmp_path: Path) -
     edit(run / "scores" / ("0" * 32) / "score.json", key="0" * 32)
     with pytest.raises(DataError, match="several scores stand for the same seed"):
         build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())
+
+
+def other_classes(runs: Path) -> None:
+    """Every score once more, as a grid writes it that is run again after its domains were given classes."""
+    for score in [*runs.glob("*/scores/*")]:
+        content = json.loads((score / "score.json").read_text())
+        copy = score.with_name("0" + content["key"][:-1])
+        shutil.copytree(score, copy)
+        edit(copy / "score.json", key=copy.name, items="1" * 32)
+
+
+def test_scores_with_other_classes_are_other_rows(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    runs = planted(outcome, tmp_path / "runs", METHODS)
+    assert cli("leaderboard", "build", runs, "--out", tmp_path / "before").status == 0
+    other_classes(runs)
+    result = cli("leaderboard", "build", runs, "--out", tmp_path / "after")
+    assert result.status == 0, result.err
+
+    def shown(board: str) -> list[tuple[str, ...]]:
+        names = ("scenario", "adaptation", "selector", "mR", "mR low", "Δ source_only", "test images")
+        return sorted(tuple(line[name] for name in names) for line in rows_of(tmp_path / board, "scenarios"))
+
+    assert shown("after") == sorted(2 * shown("before"))
+    # Which of them belong together over scenarios is not known.
+    for line in rows_of(tmp_path / "after", "summary"):
+        assert (line["mean mR"], line["worst scenario"], line["rank"]) == ("", "", "")
+    assert {line["gap closed, %"] for line in rows_of(tmp_path / "after", "transfer")} == {""}
+    assert "stands twice in one scenario" in (tmp_path / "after" / "summary.md").read_text()
+    assert "stands twice" not in (tmp_path / "before" / "summary.md").read_text()
+
+
+def test_rows_with_other_classes_are_not_compared(outcome: Outcome, tmp_path: Path) -> None:
+    runs = planted(outcome, tmp_path / "runs", METHODS)
+    for score in runs.glob("*/scores/*/score.json"):
+        run = json.loads((score.parents[2] / "run.json").read_text())
+        if run["adaptation"]["label"] == "source_only":
+            edit(score, items="1" * 32)
+    rows = make_rows(read_records([runs]), ["trained here"])
+    for row in rows:
+        method = row.method[1]
+        assert (baseline_of(row, rows, "source_only") is None) == (method != "source_only")
+    assert {row.difference(rows[0], "mR") for row in rows if row.score["items"] != rows[0].score["items"]} == {
+        None
+    }
 
 
 def test_the_order_of_folders_does_not_matter(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
@@ -424,8 +492,36 @@ def test_what_adapting_was_worth(cli: Cli, tmp_path: Path) -> None:
     assert line["adaptation"] == "urbancross"
     forgotten = means["source_only", False] - means["urbancross", False]
     assert float(line["forgotten mR"]) == pytest.approx(forgotten, abs=0.01)
+    ends = float(line["forgotten mR low"] or "nan"), float(line["forgotten mR high"] or "nan")
+    rows = make_rows(read_records([tmp_path / "out"]), ["trained here"])
+    own = [row for row in rows if row.of_source and row.method[1] == "urbancross"]
+    difference = paired_differences(own, rows, "source_only", "mR")
+    assert difference is not None
+    low, high = interval(-over_seeds(difference))
+    assert ends == pytest.approx((low or np.nan, high or np.nan), abs=1e-4, nan_ok=True)
     # The tables of targets hold target scores alone.
     assert len(rows_of(tmp_path / "out" / "leaderboard", "scenarios")) == 2 * 3
+
+
+def test_what_was_forgotten_is_over_all_sources_or_none(cli: Cli, tmp_path: Path) -> None:
+    third = f"karpathy[file={write_karpathy(tmp_path / 'light', shade=30)}]"
+    grid = write_grid(
+        tmp_path,
+        write_domains(tmp_path) | {"light": third},
+        scenarios=[{"source": ["plain", "light"], "target": "dark"}],
+        adaptations=["source_only", "urbancross"],
+        score_sources=True,
+    )
+    result = cli("run", grid, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    [line] = rows_of(tmp_path / "out" / "leaderboard", "transfer")
+    assert line["forgotten mR"] != ""
+    for score in (tmp_path / "out" / "runs").glob("*/scores/*"):
+        if json.loads((score / "score.json").read_text())["domain"] == "light":
+            shutil.rmtree(score)
+    assert cli("leaderboard", "build", tmp_path / "out", "--out", tmp_path / "board").status == 0
+    [line] = rows_of(tmp_path / "board", "transfer")
+    assert line["forgotten mR"] == ""
 
 
 def test_rows_are_not_ordered_by_a_metric_of_which_less_is_better(cli: Cli, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from urbancross_bench.evaluation.protocols import PROTOCOLS
 from urbancross_bench.evaluation.scenes import scene_precisions
 from urbancross_bench.evaluation.ties import TIES
 
+Case = tuple[Ranking, np.ndarray, np.ndarray, np.ndarray]
+
 
 def orders(scores: Sequence[float], ties: str, good: set[int]) -> Iterator[list[int]]:
     """Every order of the items that a tie rule allows, best score first."""
@@ -39,8 +41,8 @@ def gain(order: Sequence[int], grades: Sequence[float], k: int) -> float:
 
 
 @st.composite
-def rankings(draw: st.DrawFn) -> tuple[Ranking, np.ndarray, np.ndarray]:
-    """A small ranking full of ties, with its strings (M,) and classes (N,)."""
+def rankings(draw: st.DrawFn) -> Case:
+    """A small ranking full of ties, its strings (M,), classes (N,), and which images are one (N,)."""
     images, extra, width = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
     seed = draw(st.integers(0, 10**6))
     generator = np.random.default_rng(seed)
@@ -48,6 +50,7 @@ def rankings(draw: st.DrawFn) -> tuple[Ranking, np.ndarray, np.ndarray]:
     owner = np.concatenate([np.arange(images), generator.integers(0, images, extra)])
     generator.shuffle(owner)
     strings, classes = generator.integers(0, texts, texts), generator.integers(0, 2, images)
+    pictures = generator.integers(0, images, images)  # some images stand twice
     vectors = generator.integers(-1, 2, size=(images, width)), generator.integers(-1, 2, size=(texts, width))
     ranking = evaluate_retrieval(
         vectors[0],
@@ -57,9 +60,11 @@ def rankings(draw: st.DrawFn) -> tuple[Ranking, np.ndarray, np.ndarray]:
         ties=draw(st.sampled_from([*TIES])),
         normalize=False,
         text_id=strings,
+        image_id=pictures,
         image_class=classes,
     )
-    return ranking, strings, classes
+    same = pictures if ranking.protocol == "deduplicated" else np.arange(images)
+    return ranking, strings, classes, same
 
 
 def dense(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
@@ -74,13 +79,18 @@ def dense(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=150, deadline=None)
 @given(rankings())
-def test_metrics_are_averages_over_all_orders_of_ties(case: tuple[Ranking, np.ndarray, np.ndarray]) -> None:
-    ranking, strings, classes = case
+def test_metrics_are_averages_over_all_orders_of_ties(case: Case) -> None:
+    ranking, strings, classes, same_image = case
     scores, right = dense(ranking)
     items, owner = ranking.with_inputs("").items, ranking.image_of_text
     grades = np.array(
         [
-            [np.mean([strings[t] == strings[text] for t in np.flatnonzero(owner == image)]) for text in items.text]
+            [
+                np.mean(
+                    [strings[t] == strings[text] for t in np.flatnonzero(same_image[owner] == same_image[image])]
+                )
+                for text in items.text
+            ]
             for image in items.image
         ]
     )

@@ -662,6 +662,11 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"protocol": "mine"}, "unknown protocol .mine.. Known: amfmn, classic"),
     ({"ties": "optimstic"}, 'unknown tie rule .optimstic.. Did you mean "optimistic"'),
     ({"ties": "lucky"}, "unknown tie rule"),
+    ({"protocol": "urbancross_released", "ties": "lucky"}, "unknown tie rule"),
+    ({"protocol": "urbancross_released", "ties": "pessimistic"}, "brings the tie rule 'optimistic'"),
+    ({"image_bias": np.array([np.finfo(float).max, 0])}, "must be 0 or from 1e-120 to 1e.120"),
+    ({"text_bias": np.array([1e-300, 0])}, "must be 0 or from 1e-120 to 1e.120"),
+    ({"device": "abacus"}, "there is no device 'abacus'"),
 ]
 
 

@@ -102,7 +102,7 @@ def test_every_format_gives_the_same_score(files: Files, cli: Cli, images: str, 
     assert {k: found["metrics"][f"t2i_R@{k}"]["value"] for k in (1, 5, 10)} == ranking.t2i.recall
     assert found["gallery"] == {"i2t": 90, "t2i": 30}
     assert found["queries"] == {"i2t": 30, "t2i": 90}
-    assert found["floors"] is None
+    assert {name for name, floor in found["floors"].items() if floor} == {"random"}  # no captions, no classes
 
 
 def test_bfloat16_tensors_are_read(files: Files, cli: Cli) -> None:
@@ -140,7 +140,11 @@ def test_protocols_and_presets(files: Files, cli: Cli) -> None:
     assert found["skyscript"]["metrics"] == found["deduplicated"]["metrics"]
     assert found["deduplicated"]["gallery"]["i2t"] == 70
     assert found["row_diagonal"]["queries"]["i2t"] == 90
-    assert found["row_diagonal"]["floors"] is None
+    chance = found["row_diagonal"]["metrics"]["mR"]["chance"]
+    assert found["row_diagonal"]["floors"]["random"]["mR"] == pytest.approx(chance)
+    conflict = cli("score", *files.arguments(protocol="urbancross_released", ties="pessimistic"))
+    assert conflict.status == 2
+    assert "brings the tie rule 'optimistic'" in conflict.err
 
 
 @pytest.mark.parametrize(
@@ -177,6 +181,121 @@ def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], mess
     result = cli("score", *files.arguments(**paths))
     assert result.status == 2
     assert message in result.err
+
+
+BROKEN = """
+import numpy as np
+from urbancross_bench.interfaces import Metric, QueryScores, hookimpl, register
+
+NAMES = ("nothing", "empty", "listed", "short", "sideways", "words", "astray", "shadow", "writes", "raises")
+
+
+@hookimpl
+def register_metrics():
+    return [register(name, f"broken:{name.title()}", summary="Broken.") for name in NAMES]
+
+
+class Base(Metric):
+    def score(self, ranking):
+        return {f"{type(self).__name__}": QueryScores("i2t", ranking.i2t.hits(1))}
+
+
+class Nothing(Base):
+    def score(self, ranking):
+        return None
+
+
+class Empty(Base):
+    def score(self, ranking):
+        return {}
+
+
+class Listed(Base):
+    def score(self, ranking):
+        return {"x": [1.0] * len(ranking.i2t.greater)}
+
+
+class Short(Base):
+    def score(self, ranking):
+        return {"x": QueryScores("i2t", np.ones(3))}
+
+
+class Sideways(Base):
+    def score(self, ranking):
+        return {"x": QueryScores("t2t", ranking.i2t.hits(1))}
+
+
+class Words(Base):
+    def score(self, ranking):
+        return {"x": QueryScores("i2t", np.array(["high"] * len(ranking.i2t.greater)))}
+
+
+class Astray(Base):
+    def averages(self):
+        return {"mean": ["nope"]}
+
+
+class Shadow(Base):
+    def averages(self):
+        return {"Shadow": ["Shadow"]}
+
+
+class Writes(Base):
+    def score(self, ranking):
+        ranking.i2t.greater[:] = 0
+        return super().score(ranking)
+
+
+class Raises(Base):
+    def score(self, ranking):
+        raise KeyError("cheese")
+"""
+
+
+def test_a_metric_that_fails_costs_its_own_values(files: Files, cli: Cli) -> None:
+    (files.folder / "broken.py").write_text(BROKEN)
+    names = ("nothing", "empty", "listed", "short", "sideways", "words", "astray", "shadow", "writes", "raises")
+    metrics = [part for name in (*names, "recall") for part in ("--metric", name)]
+    result = cli("score", *files.arguments(), *metrics, "--plugin", files.folder / "broken.py", "--json")
+    assert result.status == 1
+    found = json.loads(result.out)
+    assert set(found["failed"]) == set(names)
+    assert "cheese" in found["failed"]["raises"]
+    assert "read-only" in found["failed"]["writes"]
+    alone = json.loads(cli("score", *files.arguments(), "--json").out)
+    assert found["metrics"] == alone["metrics"]
+    text = cli("score", *files.arguments(), *metrics, "--plugin", files.folder / "broken.py").out
+    assert "raises: failed, KeyError('cheese')" in text
+
+
+def test_captions_from_windows_are_equal_strings_too(files: Files, cli: Cli) -> None:
+    known = {"captions": files.folder / "captions.txt", "protocol": "deduplicated"}
+    plain = json.loads(cli("score", *files.arguments(**known), "--json").out)
+    text = (files.folder / "captions.txt").read_text()
+    (files.folder / "captions.txt").write_text(text, encoding="utf-8-sig")
+    assert json.loads(cli("score", *files.arguments(**known), "--json").out) == plain
+
+
+def test_graded_relevance_pools_the_captions_of_equal_images(files: Files, cli: Cli) -> None:
+    (files.folder / "ids.txt").write_text("".join(f"{n // 2}.jpg\n" for n in range(30)))
+    known = {"captions": files.folder / "captions.txt", "image_ids": files.folder / "ids.txt"}
+    result = cli("score", *files.arguments(protocol="deduplicated", **known), "--metric", "graded", "--json")
+    assert result.status == 0, result.out
+    assert json.loads(result.out)["gallery"]["t2i"] == 15
+
+
+def test_rescoring_names_what_it_cannot_read(
+    outcome: Outcome, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(outcome.out, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out" / "runs")
+    assert cli("rescore", ".", "--metric", "map").status == 0
+    for file in (tmp_path / "out" / "store" / "embed").glob("*/features.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    result = cli("rescore", ".", "--metric", "map")
+    assert result.status == 2
+    assert "was scored from cannot be read" in result.err
+    assert cli("rescore", ".", "--metric", "recall").status == 0
 
 
 def test_rescoring_gives_what_scoring_would_have(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
@@ -229,7 +348,7 @@ def test_a_grid_scores_by_several_protocols_and_metrics(cli: Cli, tmp_path: Path
     for content in found.values():
         assert content["lacking"] == {"scenes": "image_class"}  # these domains have no classes
         assert {"mR", "i2t_mAP@R", "t2i_nDCG@10"} <= set(content["metrics"])
-        assert (content["floors"] is None) == (content["protocol"] != "classic")
+        assert (content["floors"]["ceiling"] is None) == (content["protocol"] != "classic")
     assert found["row_diagonal", "optimistic"]["queries"]["i2t"] == 2 * found["classic", "expected"]["images"]
     assert json.loads(cli("rescore", tmp_path / "out", "--json").out)[0]["metrics"].keys() >= {"mR"}
 

@@ -65,7 +65,7 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
     from urbancross_bench.data.floors import numbered
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     lines = text.split("\n")[: -1 if text.endswith("\n") else None]

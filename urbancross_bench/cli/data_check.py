@@ -29,12 +29,6 @@ _EVERY = 30  # seconds
 _WIDTH = 84  # characters of an example
 _LABEL, _COLUMN = 39, 17  # characters; three columns fit a hundred
 _NARROW = 8  # characters of a column of percentages; seven fit
-_FLOORS = {
-    "random": "random order",
-    "class_oracle": "knows the scene class alone",
-    "equal_strings": "knows all but whose copy a caption is",
-    "ceiling": "ceiling: equal captions score equally",
-}
 
 
 def check(
@@ -140,10 +134,12 @@ def _caption_table(facts: Mapping[str, CaptionFacts]) -> list[str]:
 
 def _floor_table(floors: Floors) -> list[str]:
     """What scores on the test split lie between, ties by expectation; the report has the other tie rules too."""
+    from urbancross_bench.evaluation.floors import FLOORS
+
     contents = floors.as_json()
     names = [*floors.random.as_json()]
     lines = [_row("test split, ties by expectation", [name.replace("_R", " ") for name in names], _NARROW)]
-    for key, label in _FLOORS.items():
+    for key, label in FLOORS.items():
         values = contents[key]
         lines.append(_row(label, [f"{values[name]:.2f}" if values else "–" for name in names], _NARROW))
     return lines

@@ -26,7 +26,7 @@ def distance(
     except ValueError as error:
         raise UsageError(f"{a} and {b}: {error}") from error
     if json_:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(found, indent=1, allow_nan=False))
     else:
         print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0: alike, 2: told apart without error)")
         print(f"squared MMD      {found['squared_mmd']:.3g} (about 0: alike)")

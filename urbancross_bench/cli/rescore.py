@@ -10,6 +10,7 @@ import typer
 
 from urbancross_bench.cli.grids import JsonOption
 from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.score import value_lines
 
 
 def rescore(
@@ -38,9 +39,5 @@ def rescore(
         scenario = f"{' + '.join(score['scenario']['source'])} → {score['scenario']['target']}"
         names = ("encoder", "adaptation", "selector", "protocol", "ties")
         print(" · ".join([scenario, *(score[name] for name in names), f"seed {score['seed']}"]))
-        for name, entry in score["metrics"].items():
-            low, high = entry["low"], entry["high"]
-            interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
-            print(f"  {name:14}{entry['value']:8.2f}  {interval}")
-        for name, missing in score["lacking"].items():
-            print(f"  {name}: null, for the record holds no {missing} and the store beside it is gone")
+        lines = value_lines(score, lambda missing: f"null, for records hold no {missing} and their store is gone")
+        print("\n".join(f"  {line}" for line in lines))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,12 +13,7 @@ import typer
 from urbancross_bench.cli.grids import JsonOption
 from urbancross_bench.cli.plugins import PluginOption
 
-_FLOORS = {
-    "random": "random order",
-    "class_oracle": "knowing the scene class alone",
-    "equal_strings": "knowing everything, equal captions scoring equally",
-    "ceiling": "the best any model can do that scores equal captions equally",
-}
+_OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
 
 def score(
@@ -45,10 +42,12 @@ def score(
     plugin: PluginOption = None,
 ) -> None:
     """Score embeddings: exact ranking, every metric with its interval, chance, floors and ceilings."""
+    import numpy as np
+
     from urbancross_bench.cli.arrays import read_lines, read_map, read_matrix
     from urbancross_bench.errors import UsageError
     from urbancross_bench.evaluation import evaluate_retrieval
-    from urbancross_bench.evaluation.floors import floors
+    from urbancross_bench.evaluation.floors import FLOORS, floors, random_floor
     from urbancross_bench.execution.scoring import score_ranking
     from urbancross_bench.identity import derive_seed, digest
     from urbancross_bench.modelling.runtime import resolve_device
@@ -77,39 +76,49 @@ def score(
             device=device,
         )
     except ValueError as error:
-        said = str(error).replace("image_embeddings", images).replace("text_embeddings", texts)
-        raise UsageError(said.replace("image_of_text", str(map_)).replace("text_id", "--captions")) from error
+        names = {"image_embeddings": images, "text_embeddings": texts, "image_of_text": str(map_), **_OPTIONS}
+        said = re.sub("|".join(names), lambda match: names[match[0]], str(error))
+        raise UsageError(said) from error
     # Scores of one map are resampled alike, so that their differences are paired.
     draws = derive_seed("resampled images", digest([owner.tobytes()]))
     found, _ = score_ranking(ranking, metrics, draws=draws)
-    found["floors"] = None
-    if text_id is not None and ranking.protocol == "classic":
-        found["floors"] = floors(owner, text_id, n, image_class)[ranking.ties].as_json()
+    found["floors"] = dict.fromkeys(FLOORS) | {"random": random_floor(ranking).as_json()}
+    if ranking.protocol == "classic":
+        strings = np.arange(m) if text_id is None else text_id
+        known = floors(owner, strings, n, image_class)[ranking.ties].as_json()
+        unknown = ("equal_strings", "ceiling") if text_id is None else ()
+        found["floors"] = {name: None if name in unknown else floor for name, floor in known.items()}
     if json_:
         print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         print("\n".join(_lines(found)))
+    if found["failed"]:
+        raise typer.Exit(1)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
+    from urbancross_bench.evaluation.floors import FLOORS
+
     sizes = found["queries"], found["gallery"]
     lines = [
         f"protocol {found['protocol']}, ties {found['ties']}",
         *(f"{way}: {sizes[0][way]:,} queries, a gallery of {sizes[1][way]:,}" for way in ("i2t", "t2i")),
         "",
         f"{'':14}{'':>8}  {'95 % interval':18}{'chance':>8}",
+        *value_lines(found, lambda missing: f"null without {_OPTIONS.get(missing, missing)}"),
+        "",
     ]
+    lines += [f"{'mR':14}{floor['mR']:8.2f}  {FLOORS[name]}" for name, floor in found["floors"].items() if floor]
+    return lines
+
+
+def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[str]:
+    """A line per value of a score, and per metric that has none: why. `lacking` words what is missing."""
+    lines = []
     for name, entry in found["metrics"].items():
         low, high = entry["low"], entry["high"]
         interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
         lines.append(f"{name:14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
     for name, missing in found["lacking"].items():
-        lines.append(
-            f"{name}: null without {missing.replace('text_id', '--captions').replace('image_class', '--classes')}"
-        )
-    if found["floors"]:
-        lines.append("")
-        lines += [
-            f"{'mR':14}{floor['mR']:8.2f}  {_FLOORS[name]}" for name, floor in found["floors"].items() if floor
-        ]
-    return lines
+        lines.append(f"{name}: {', '.join(lacking(one) for one in missing.split(', '))}")
+    return lines + [f"{name}: failed, {problem}" for name, problem in found["failed"].items()]

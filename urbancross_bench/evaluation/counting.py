@@ -49,11 +49,7 @@ def count(
     sides = scaled(images, texts)
     forth = Direction(*sides, to_texts, known[0], sizes, tops[0] if tops else None, transposed=False)
     back = Direction(*sides[::-1], to_images, known[1], sizes[::-1], tops[1] if tops else None, transposed=True)
-    screening = list(screens(images, texts))
-    if screening[0] is BFLOAT16:
-        for side in sides:
-            side.largest_residual  # noqa: B018 (by all threads, before each of them asks for it)
-    of_thread, taking = local(), Lock()
+    of_thread, taking, worth = local(), Lock(), [0]
 
     def work(blocks: tuple[Block, Block]) -> None:
         image, text = blocks
@@ -61,23 +57,27 @@ def count(
             of_thread.buffer = Buffer(_IMAGES * _TEXTS, images.device)
         buffer: Buffer = of_thread.buffer
         while True:
-            screen = screening[0]
+            number = worth[0]
+            screen = screening[number]
             scores = product(screen, image, text, buffer.scores)
             looks = (
                 forth.look(screen, image, text, scores, buffer),
                 back.look(screen, text, image, scores.T, buffer),
             )
-            if max(look.open for look in looks) <= screen.open * scores.numel() or len(screening) == 1:
+            if max(look.open for look in looks) <= screen.open * scores.numel() or screen is screening[-1]:
                 break
             with taking:
-                if screening[0] is screen:
-                    screening.pop(0)  # later blocks will be no better
+                worth[0] = max(worth[0], number + 1)  # later blocks will be no better
         found = forth.refined(looks[0]), back.refined(looks[1])
         with taking:
             forth.take(found[0])
             back.take(found[1])
 
     with plain_arithmetic():
+        screening = screens(images, texts)
+        if screening[0] is BFLOAT16:
+            for side in sides:
+                side.largest_residual  # noqa: B018 (by all threads, before each of them asks for it)
         for_each(_blocks(*sides), work, images.device)
     forth.finish()
     back.finish()

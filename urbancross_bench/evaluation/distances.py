@@ -1,6 +1,7 @@
 """How far two domains lie apart, from their features or their captions: diagnostics, never part of a ranking.
 
-numpy only; the same rows give the same number. Memory grows with the rows, not with their square.
+numpy only; the same rows give the same number, rows drawn included: raw draws are what numpy promises to keep.
+Memory grows with the rows, not with their square.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ Floats = NDArray[np.float64]
 _RIDGE = 0.1  # of the mean variance of a feature; much less fits noise where rows are about as many as features
 _MEDIAN_OF = 1000  # rows among which the median distance is taken
 _BLOCK = 1024  # rows compared at once
+_LARGEST = 1e100  # of a feature: no sum of squares of such overflows
 
 
 def proxy_a_distance(a: ArrayLike, b: ArrayLike) -> float:
@@ -28,7 +30,7 @@ def proxy_a_distance(a: ArrayLike, b: ArrayLike) -> float:
     representations for domain adaptation. The classifier is ridge regression to ±1, each set weighing half; it is
     fitted to one half of the rows and tested on the other, both ways round. A row's content says which half it is
     in, so that an item which both sets have is never trained under one name and tested under the other. Raises
-    ValueError for shapes that do not fit, and for sets too small to be cut into halves.
+    ValueError for shapes that do not fit, features above 1e100, and sets too small to be cut into halves.
     """
     a, b = _features(a, b)
     in_a, in_b = _in_first_half(a), _in_first_half(b)
@@ -44,14 +46,14 @@ def squared_mmd(a: ArrayLike, b: ArrayLike, bandwidth: float | None = None) -> f
     mean k(aᵢ, aⱼ) + mean k(bᵢ, bⱼ) − 2 mean k(aᵢ, bⱼ), the first two over i ≠ j, k(x, y) = exp(−‖x − y‖² / 2σ²);
     about 0, on either side, where both are drawn alike. Gretton et al. 2012, A kernel two-sample test.
     bandwidth: σ; by default the median distance between different rows of both sets, or of 1,000 of them drawn
-    with a fixed seed. Raises ValueError for shapes that do not fit.
+    with a fixed seed. Raises ValueError for shapes that do not fit, and features above 1e100.
     """
     a, b = _features(a, b)
     if min(len(a), len(b)) < 2:
         raise ValueError("each set needs two rows")
     sigma = _median_distance(np.concatenate([a, b])) if bandwidth is None else bandwidth
-    if not sigma > 0:
-        raise ValueError(f"the bandwidth must be above 0, got {sigma}")
+    if not (sigma > 0 and 0 < sigma * sigma < np.inf):
+        raise ValueError(f"the bandwidth and its square must be above 0 and finite, got {sigma}")
     within = [(_kernel_sum(x, x, sigma) - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
     return sum(within) - 2 * _kernel_sum(a, b, sigma) / (len(a) * len(b))
 
@@ -103,6 +105,8 @@ def _features(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
         raise ValueError(f"two matrices of one width are wanted, got shapes {sets[0].shape} and {sets[1].shape}")
     if not all(np.isfinite(x).all() for x in sets):
         raise ValueError("the features hold NaN or infinity")
+    if (largest := max(float(np.abs(x).max()) for x in sets)) > _LARGEST:
+        raise ValueError(f"the features are too large: {largest:.3g}, at most {_LARGEST:g}")
     return sets
 
 
@@ -131,7 +135,8 @@ def _error(classifier: tuple[Floats, Floats], a: Floats, b: Floats) -> float:
 def _median_distance(rows: Floats) -> float:
     """The median distance of rows that are not the same; 1 where all are."""
     if len(rows) > _MEDIAN_OF:
-        rows = rows[np.random.Generator(np.random.PCG64(0)).permutation(len(rows))[:_MEDIAN_OF]]
+        drawn = np.argsort(np.random.PCG64(0).random_raw(len(rows)), kind="stable")[:_MEDIAN_OF]
+        rows = rows[drawn]
     squares = _squared_distances(rows, rows)[np.triu_indices(len(rows), 1)]
     different = squares[squares > 1e-12 * (rows * rows).sum(axis=1).max()]  # less is rounding
     return float(np.median(np.sqrt(different))) if len(different) else 1.0

@@ -34,6 +34,15 @@ Ints = NDArray[np.int64]
 Hits = Callable[[Ints, Ints, Ints, int], Floats]  # as of a tie rule
 
 
+# What each is, in few words.
+FLOORS: Mapping[str, str] = {
+    "random": "random order",
+    "class_oracle": "knows the scene class alone",
+    "equal_strings": "knows all but whose copy a caption is",
+    "ceiling": "ceiling: equal captions score equally",
+}
+
+
 @dataclass(frozen=True)
 class Floor:
     """R@K in percent by K, from images to texts and from texts to images."""
@@ -94,6 +103,12 @@ def floors(
 def as_json(found: Mapping[str, Floors]) -> dict[str, dict[str, dict[str, float] | None]]:
     """Tie rule → floor → mR and its parts, as plain JSON values."""
     return {ties: under.as_json() for ties, under in found.items()}
+
+
+def random_floor(ranking: Ranking) -> Floor:
+    """What a random order of the same queries and gallery scores, under any protocol."""
+    chance = chance_ranking(ranking)
+    return Floor(chance.i2t.recall, chance.t2i.recall)
 
 
 def chance_ranking(ranking: Ranking) -> Ranking:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_KINDS = 20  # different vectors of one string, on average
+
 
 def sides(inputs: Inputs, direction: Direction) -> tuple[Vectors, Vectors]:
     """Queries and gallery of a direction."""
@@ -88,7 +90,8 @@ def graded_gains(ranking: Ranking, direction: Direction, k: Sequence[int]) -> di
     """K → (Q,) nDCG@K of each query, with graded relevance by caption equality.
 
     The grade of an image and a text is the share of the image's captions that are the same string: 1 where all
-    are, 0 where none is, whichever image the text stands at. Gains are linear, discounts 1 / log2(place + 1)
+    are, 0 where none is, whichever image the text stands at (copies that a protocol takes for one image pool their
+    captions). Gains are linear, discounts 1 / log2(place + 1)
     (Järvelin and Kekäläinen 2002); ties by expectation under every tie rule. Raises ValueError without text_id or
     embeddings.
     """
@@ -121,20 +124,27 @@ def _kinds(inputs: Inputs, string: Ints) -> tuple[Ints, Ints, Ints]:
 
 def _graded(ranking: Ranking, inputs: Inputs, string: Ints, string_of_kind: Ints) -> tuple[Ints, Ints, Floats]:
     """All pairs of an image item and a kind of text with a grade above 0, and the grade."""
-    pairs, captions = np.unique(np.stack([ranking.image_of_text, string]), axis=1, return_counts=True)
-    share = captions / np.bincount(ranking.image_of_text)[pairs[0]]
-    first = np.searchsorted(string_of_kind, pairs[1])
-    kinds = np.searchsorted(string_of_kind, pairs[1], side="right") - first
-    entry = np.repeat(np.arange(len(share)), kinds)
-    of_kind = first[entry] + np.arange(len(entry)) - np.repeat(np.cumsum(kinds) - kinds, kinds)
-    # From image rows to the items that they stand for.
-    order = np.argsort(inputs.items.image, kind="stable")
-    rows = inputs.items.image[order]
-    begin = np.searchsorted(rows, pairs[0][entry])
-    times = np.searchsorted(rows, pairs[0][entry], side="right") - begin
-    again = np.repeat(np.arange(len(entry)), times)
-    item = order[begin[again] + np.arange(len(again)) - np.repeat(np.cumsum(times) - times, times)]
+    picture = inputs.items.picture
+    owner = picture[ranking.image_of_text]
+    (image, text), captions = np.unique(np.stack([owner, string]), axis=1, return_counts=True)
+    share = captions / np.bincount(owner)[image]
+    entry, of_kind = _joined(text, string_of_kind)
+    if len(entry) > _KINDS * len(string):
+        raise ValueError(
+            "too many equal strings have different vectors for graded relevance; embed each string once"
+        )
+    again, item = _joined(image[entry], picture[inputs.items.image])
     return item, of_kind[again], share[entry][again]
+
+
+def _joined(left: Ints, right: Ints) -> tuple[Ints, Ints]:
+    """All pairs of places in two arrays that hold the same value."""
+    order = np.argsort(right, kind="stable")
+    first = np.searchsorted(right[order], left)
+    times = np.searchsorted(right[order], left, side="right") - first
+    place = np.repeat(np.arange(len(left)), times)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(times) - times, times)
+    return place, order[first[place] + within]
 
 
 def _ndcg(query: Ints, grade: Floats, copies: Ints, above: Ints, equal: Ints, queries: int, k: int) -> Floats:

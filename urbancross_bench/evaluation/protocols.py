@@ -19,12 +19,13 @@ class Items:
     """What is ranked: `image` (I,) and `text` (T,) name the rows given, item by item.
 
     `right` are two (P,) arrays, an image item and a text item each: the pairs that count as right, in order of the
-    text items. Every item stands in at least one.
+    text items. Every item stands in at least one. `picture` (N,): equal for image rows that are one image here.
     """
 
     image: Ints
     text: Ints
     right: tuple[Ints, Ints]
+    picture: Ints
 
 
 def classic(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints | None) -> Items:
@@ -33,7 +34,7 @@ def classic(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints | No
     Every copy of a text or image is an item: an identical caption of another image is wrong.
     """
     texts = np.arange(len(image_of_text))
-    return Items(np.arange(images), texts, (image_of_text, texts))
+    return Items(np.arange(images), texts, (image_of_text, texts), np.arange(images))
 
 
 def deduplicated(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints | None) -> Items:
@@ -45,9 +46,9 @@ def deduplicated(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints
         raise ValueError("protocol 'deduplicated' needs text_id: equal integers for equal strings")
     _, first_image, image = np.unique(image_id, return_index=True, return_inverse=True)
     _, first_text, text = np.unique(text_id, return_index=True, return_inverse=True)
-    pairs = np.unique(text.reshape(-1) * len(first_image) + image.reshape(-1)[image_of_text])
+    pairs = np.unique(text * len(first_image) + image[image_of_text])
     right_text, right_image = np.divmod(pairs, len(first_image))
-    return Items(first_image, first_text, (right_image, right_text))
+    return Items(first_image, first_text, (right_image, right_text), image)
 
 
 def row_diagonal(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints | None) -> Items:
@@ -56,7 +57,7 @@ def row_diagonal(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints
     An image with five texts stands five times, and the other four texts are wrong for each of its rows.
     """
     texts = np.arange(len(image_of_text))
-    return Items(image_of_text, texts, (texts, texts))
+    return Items(image_of_text, texts, (texts, texts), np.arange(images))
 
 
 PROTOCOLS: Mapping[str, Callable[[Ints, int, Ints, Ints | None], Items]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -51,6 +52,11 @@ class DirectionRanking:
     image_of_query: Ints
     ties: str
     k: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for value in vars(self).values():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False  # metrics look at one ranking, one after the other
 
     @property
     def gallery(self) -> int:
@@ -174,6 +180,8 @@ def evaluate_retrieval(
     differ); image_class: (N,) integers, for metrics that need scene classes.
     image_bias, text_bias: (N,) and (M,); a score is ⟨x, y⟩ − image_bias − text_bias.
     top: how many of the best items to list for each query.
+    What is computed later from the result (mAP@R, say) reads arrays again that are memory-mapped or not
+    normalised: leave them as they are.
     device: where to multiply; by default where the embeddings are.
 
     Memory is linear in N and M: the embeddings, one normalised copy (none of memory-mapped ones), and a block.
@@ -183,8 +191,9 @@ def evaluate_retrieval(
     from urbancross_bench.evaluation.vectors import Vectors
 
     protocol, ties = _named(protocol, ties)
-    if top < 0 or not k or min(k) < 1:
-        raise ValueError(f"every K must be at least 1 and top at least 0, got k={tuple(k)}, top={top}")
+    cuts = tuple(index(cut) for cut in k)
+    if top < 0 or not cuts or min(cuts) < 1:
+        raise ValueError(f"every K must be at least 1 and top at least 0, got k={cuts}, top={top}")
     images = Vectors("image_embeddings", image_embeddings, normalize, image_bias, device)
     texts = Vectors("text_embeddings", text_embeddings, normalize, text_bias, device)
     if images.width != texts.width:
@@ -199,7 +208,7 @@ def evaluate_retrieval(
     classes = None if image_class is None else _integers("image_class", image_class, images.items)
     items = PROTOCOLS[protocol](owner, images.items, pictures, strings)
     inputs = Inputs(images.standing_for(items.image), texts.standing_for(items.text), items, strings, classes)
-    i2t, t2i = _directions(inputs, ties, tuple(k), top)
+    i2t, t2i = _directions(inputs, ties, cuts, top)
     return Ranking(i2t, t2i, images.items, owner, protocol, ties, inputs)
 
 
@@ -213,7 +222,7 @@ def _directions(
     images, texts, items = inputs.images, inputs.texts, inputs.items
     image, text = items.right
     score = pair_scores(images, texts, images.vector_of_item[image], texts.vector_of_item[text])
-    forth, back = _Side(images, texts, image, text, score), _Side(texts, images, text, image, score)
+    forth, back = _Queries(images, texts, image, text, score), _Queries(texts, images, text, image, score)
     tops = None
     if top:
         tops = (
@@ -229,7 +238,7 @@ def _directions(
     )
 
 
-class _Side:
+class _Queries:
     """The queries of one direction: the best score among each one's right answers, to be counted at."""
 
     def __init__(self, queries: Vectors, gallery: Vectors, query: Ints, right: Ints, score: Floats) -> None:
@@ -273,13 +282,15 @@ class _Side:
         )
 
 
-def _named(protocol: str, ties: str) -> tuple[str, str]:
-    protocol, ties = protocol_and_ties(protocol, ties)
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {protocol!r}.{did_you_mean(protocol, [*PROTOCOLS, *PRESETS])}")
+def _named(name: str, ties: str) -> tuple[str, str]:
+    if name not in PROTOCOLS and name not in PRESETS:
+        raise ValueError(f"unknown protocol {name!r}.{did_you_mean(str(name), [*PROTOCOLS, *PRESETS])}")
     if ties not in TIES:
-        raise ValueError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
-    return protocol, ties
+        raise ValueError(f"unknown tie rule {ties!r}.{did_you_mean(str(ties), TIES)}")
+    protocol, rule = protocol_and_ties(name, ties)
+    if ties not in ("expected", rule):
+        raise ValueError(f"preset {name!r} brings the tie rule {rule!r}; name protocol {protocol!r} for others")
+    return protocol, rule
 
 
 def _owners(image_of_text: ArrayLike, images: int, texts: int) -> Ints:

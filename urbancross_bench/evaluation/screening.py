@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -172,9 +173,6 @@ def product(
 
 def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Floats:
     """(P,) products of pairs of two blocks in float32, as float64; `row` names images, `column` texts."""
-    if images.rows.is_cuda:
-        left, right = images.rows[torch.from_numpy(row)], texts.rows[torch.from_numpy(column)]
-        return (left * right).sum(dim=1).double().cpu().numpy()
     order = np.argsort(row, kind="stable")
     starts = np.zeros(len(images.rows) + 1, dtype=np.int64)
     np.cumsum(np.bincount(row, minlength=len(images.rows)), out=starts[1:])
@@ -256,22 +254,42 @@ def _bfloat16_pays(threads: int) -> bool:
 
 @contextmanager
 def plain_arithmetic() -> Iterator[None]:
-    """Products in the precision they name: no TF32, no bfloat16 for float32, no autocast, no gradients."""
+    """Products in the precision they name: no TF32, no bfloat16 for float32, no autocast, no gradients.
+
+    torch keeps precisions for the whole process; of several threads in here the last one out restores them.
+    """
     with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        kinds: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-        if all(hasattr(kind, "fp32_precision") for kind in kinds):
-            before = [kind.fp32_precision for kind in kinds]
-            try:
-                for kind in kinds:
-                    kind.fp32_precision = "ieee"
-                yield
-            finally:
-                for kind, precision in zip(kinds, before, strict=True):
-                    kind.fp32_precision = precision
-            return
-        former = torch.get_float32_matmul_precision()  # all that torch has before 2.9
+        with _inside:
+            if not _restore:
+                _restore.append(_set_precisions())
+            else:
+                _restore.append(_restore[-1])
         try:
-            torch.set_float32_matmul_precision("highest")
             yield
         finally:
-            torch.set_float32_matmul_precision(former)
+            with _inside:
+                restore = _restore.pop()
+                if not _restore:
+                    restore()
+
+
+_inside = Lock()
+_restore: list[Callable[[], None]] = []
+
+
+def _set_precisions() -> Callable[[], None]:
+    """Make float32 products float32; what is returned undoes it."""
+    kinds: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    if not all(hasattr(kind, "fp32_precision") for kind in kinds):  # all that torch has before 2.9
+        former = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        return lambda: torch.set_float32_matmul_precision(former)
+    before = [kind.fp32_precision for kind in kinds]
+
+    def restore() -> None:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+    for kind in kinds:
+        kind.fp32_precision = "ieee"
+    return restore

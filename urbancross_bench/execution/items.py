@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.floors import numbered, split_floors
-from urbancross_bench.evaluation.floors import as_json
+from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.selector import Features
@@ -37,8 +37,10 @@ class SplitItems:
     classic_floors: Mapping[str, Any]
 
     def floors(self, ranking: Ranking) -> Any:
-        """The floors and ceilings that fit a ranking; None for protocols that have none but chance."""
-        return self.classic_floors[ranking.ties] if ranking.protocol == "classic" else None
+        """The floors and ceilings of a ranking; under other protocols than `classic` there is chance alone."""
+        if ranking.protocol == "classic":
+            return self.classic_floors[ranking.ties]
+        return dict.fromkeys(FLOORS) | {"random": random_floor(ranking).as_json()}
 
 
 def items_of(split: Split) -> SplitItems:

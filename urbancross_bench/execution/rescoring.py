@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.evaluation.ranking import Ranking
 from urbancross_bench.execution.items import features_of, rank_features, read_items
 from urbancross_bench.execution.scoring import metric_values, recorded_ranking
@@ -16,7 +16,7 @@ from urbancross_bench.registry import Resolved
 
 
 def rescored(records: Sequence[Record], metrics: Sequence[Resolved], ties: str | None) -> Iterator[dict[str, Any]]:
-    """Each score of each run anew: what was scored, and `metrics` and `lacking` as in `score.json`.
+    """Each score of each run anew: what was scored, and `metrics`, `lacking` and `failed` as in `score.json`.
 
     ties: another tie rule than the recorded one. The counts of the record are enough for metrics of ranks alone;
     those that need more are given the features of the store beside the records, if they are still there.
@@ -28,7 +28,7 @@ def rescored(records: Sequence[Record], metrics: Sequence[Resolved], ties: str |
             rule = ties or content["ties"]
             stored = _from_features(score, rule) if needy else None
             ranking = stored or recorded_ranking(content, score.arrays(), rule)
-            values, lacking, _ = metric_values(ranking, metrics, draws=content["draws"])
+            found, _ = metric_values(ranking, metrics, draws=content["draws"])
             yield {
                 "run": record.folder.name,
                 "score": score.folder.name,
@@ -39,8 +39,7 @@ def rescored(records: Sequence[Record], metrics: Sequence[Resolved], ties: str |
                 "selector": content["selector"],
                 "protocol": content["protocol"],
                 "ties": rule,
-                "metrics": values,
-                "lacking": lacking,
+                **found,
             }
 
 
@@ -52,9 +51,14 @@ def _from_features(score: ScoreRecord, ties: str) -> Ranking | None:
         items = read_items(store.find(content["items"]))
     except RunError:
         return None
-    return rank_features(features, items, protocol=content["protocol"], ties=ties)
+    except Exception as error:  # each format raises errors of its own
+        raise DataError(f"what record {score.folder} was scored from cannot be read: {error!r}") from error
+    try:
+        return rank_features(features, items, protocol=content["protocol"], ties=ties)
+    except ValueError as error:
+        raise DataError(f"record {score.folder}: its stored features cannot be ranked: {error}") from error
 
 
 def _output_folder(score: Path) -> Path:
     """OUT of OUT/runs/RUN/scores/SCORE."""
-    return score.parents[3]
+    return score.resolve().parents[3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,18 @@ from numpy.typing import NDArray
 from urbancross_bench.errors import PluginError
 from urbancross_bench.evaluation.floors import chance_ranking
 from urbancross_bench.evaluation.ranking import DirectionRanking, Ranking
-from urbancross_bench.evaluation.statistics import image_sums, interval, resampled_images, resampled_means
+from urbancross_bench.evaluation.statistics import (
+    Counts,
+    image_sums,
+    interval,
+    resampled_images,
+    resampled_means,
+)
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.registry import Resolved
 
 Arrays = dict[str, NDArray[Any]]
+Floats = NDArray[np.float64]
 
 _COUNTS = ("greater", "tied", "tied_positives", "right", "top", "top_tied", "query_row", "gallery_row")
 
@@ -26,9 +34,9 @@ def score_ranking(ranking: Ranking, metrics: Sequence[Resolved], *, draws: int) 
     Arrays: `image_of_text` (M,), what `DirectionRanking` holds of each direction, from which `recorded_ranking`
     makes the ranking again, and per metric value `image_sums.NAME` (N, 2) float64, from which any mean over
     resampled images follows. `draws` seeds the resampling; it stands in the score, so that others of the same
-    split are paired. Raises PluginError for a metric that gives no number per query.
+    split are paired.
     """
-    values, lacking, sums = metric_values(ranking, metrics, draws=draws)
+    found, sums = metric_values(ranking, metrics, draws=draws)
     arrays: Arrays = {"image_of_text": ranking.image_of_text}
     arrays |= {f"image_sums.{name}": pair for name, pair in sums.items()}
     for name, side in (("i2t", ranking.i2t), ("t2i", ranking.t2i)):
@@ -38,10 +46,10 @@ def score_ranking(ranking: Ranking, metrics: Sequence[Resolved], *, draws: int) 
     score = {
         "protocol": ranking.protocol,
         "ties": ranking.ties,
-        "metrics": values,
-        "lacking": lacking,
+        **found,
         "draws": draws,
         "images": ranking.images,
+        "texts": len(ranking.image_of_text),
         "queries": {"i2t": len(ranking.i2t.greater), "t2i": len(ranking.t2i.greater)},
         "gallery": {"i2t": ranking.i2t.gallery, "t2i": ranking.t2i.gallery},
     }
@@ -62,38 +70,62 @@ def recorded_ranking(score: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]
 
 def metric_values(
     ranking: Ranking, metrics: Sequence[Resolved], *, draws: int
-) -> tuple[dict[str, Any], dict[str, str], dict[str, NDArray[np.float64]]]:
-    """Name → value, interval (null where there is none), chance and parts; metric → what it lacks; name → sums."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Floats]]:
+    """What metrics say of a ranking, and the sums per image that intervals are made of.
+
+    `metrics`: name → value, interval (null where there is none), chance and parts. `lacking`: metric → what it
+    needs and is not there. `failed`: metric → what went wrong; it costs that metric's values only.
+    """
     resamples = resampled_images(ranking.images, draws)
-    chances = chance_ranking(ranking)
-    values: dict[str, Any] = {}
-    lacking: dict[str, str] = {}
-    kept: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, dict[str, Any]] = {"metrics": {}, "lacking": {}, "failed": {}}
+    kept: dict[str, Floats] = {}
     for resolved in metrics:
+        name = str(resolved.reference)
         missing = sorted(resolved.plugin.registration.needs - _there(ranking))
         if missing:
-            lacking[str(resolved.reference)] = ", ".join(missing)
+            found["lacking"][name] = ", ".join(missing)
             continue
-        metric: Metric = resolved.build()
-        scores = _scores(metric, ranking)
-        sums = {name: _sums(name, one, ranking) for name, one in scores.items()}
-        chance = {name: _mean(_sums(name, one, ranking)) for name, one in _scores(metric, chances).items()}
-        means = {name: _mean(pair) for name, pair in sums.items()}
-        resampled = resampled_means(sums, resamples)
-        better = {name: one.higher_is_better for name, one in scores.items()}
-        for name, parts in metric.averages().items():
-            means[name] = float(np.mean([means[part] for part in parts]))
-            chance[name] = float(np.mean([chance[part] for part in parts]))
-            resampled[name] = np.mean([resampled[part] for part in parts], axis=0)
-            better[name] = all(better[part] for part in parts)
-        for name, mean in means.items():
-            if name in values:
-                raise PluginError(f"two metrics of the grid give a value called {name!r}")
-            low, high = interval(resampled[name])
-            values[name] = {"value": mean, "low": low, "high": high, "chance": chance[name]}
-            values[name] |= {"higher_is_better": better[name], "parts": list(metric.averages().get(name, ()))}
+        try:
+            metric: Metric = resolved.build()
+            values, sums = _values(metric, ranking, resamples)
+            taken = sorted(values.keys() & found["metrics"].keys())
+            if taken:
+                raise PluginError(f"another metric gives a value called {taken[0]!r}, too")
+        except Exception as error:
+            found["failed"][name] = str(error) if isinstance(error, PluginError) else repr(error)
+            continue
+        found["metrics"] |= values
         kept |= sums
-    return values, lacking, kept
+    return found, kept
+
+
+def _values(metric: Metric, ranking: Ranking, resamples: Counts) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """The entries of one metric, and the sums behind them. Raises PluginError for what is no metric's answer."""
+    scores = _checked(metric.score(ranking), ranking)
+    chances = _checked(metric.score(chance_ranking(ranking)), ranking)
+    averages = {name: list(parts) for name, parts in metric.averages().items()}
+    for name, parts in averages.items():
+        strange = [part for part in parts if part not in scores]
+        if not parts or strange or name in scores:
+            raise PluginError(f"average {name!r} is not of values that the metric gives: {parts}")
+    if chances.keys() != scores.keys():
+        raise PluginError("its values have other names for another ranking of the same queries")
+    sums = {name: _sums(one, ranking) for name, one in scores.items()}
+    means = {name: _mean(pair) for name, pair in sums.items()}
+    chance = {name: _mean(_sums(one, ranking)) for name, one in chances.items()}
+    resampled = resampled_means(sums, resamples)
+    better = {name: bool(one.higher_is_better) for name, one in scores.items()}
+    for name, parts in averages.items():
+        means[name] = float(np.mean([means[part] for part in parts]))
+        chance[name] = float(np.mean([chance[part] for part in parts]))
+        resampled[name] = np.mean([resampled[part] for part in parts], axis=0)
+        better[name] = all(better[part] for part in parts)
+    entries: dict[str, Any] = {}
+    for name, mean in means.items():
+        low, high = interval(resampled[name])
+        entries[name] = {"value": mean, "low": low, "high": high, "chance": chance[name]}
+        entries[name] |= {"higher_is_better": better[name], "parts": averages.get(name, [])}
+    return entries, sums
 
 
 def _there(ranking: Ranking) -> set[str]:
@@ -105,21 +137,27 @@ def _there(ranking: Ranking) -> set[str]:
     return there | ({"image_class"} if inputs.image_class is not None else set())
 
 
-def _scores(metric: Metric, ranking: Ranking) -> Mapping[str, QueryScores]:
-    try:
-        return metric.score(ranking)
-    except Exception as error:
-        raise PluginError(f"metric {type(metric).__name__} failed: {error!r}") from error
+def _checked(scores: Any, ranking: Ranking) -> dict[str, QueryScores]:
+    """What a metric gave, if it is a finite number per query under each name."""
+    if not isinstance(scores, Mapping) or not scores:
+        raise PluginError("it gives no mapping of names to QueryScores, or an empty one")
+    checked = {}
+    for name, one in scores.items():
+        if not isinstance(name, str) or not isinstance(one, QueryScores) or one.direction not in ("i2t", "t2i"):
+            raise PluginError(f"value {name!r} is no QueryScores of direction i2t or t2i")
+        values = np.asarray(one.values)
+        queries = (ranking.i2t if one.direction == "i2t" else ranking.t2i).greater.shape
+        if values.shape != queries or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise PluginError(f"value {name!r} is not one finite number for each of {queries[0]} queries")
+        checked[name] = replace(one, values=values.astype(np.float64))
+    return checked
 
 
-def _sums(name: str, scores: QueryScores, ranking: Ranking) -> NDArray[np.float64]:
-    side = ranking.i2t if scores.direction == "i2t" else ranking.t2i
-    if scores.values.shape != side.greater.shape or not np.isfinite(scores.values).all():
-        raise PluginError(f"metric value {name!r} is not one finite number per {scores.direction} query")
-    query, image = side.image_of_query
+def _sums(scores: QueryScores, ranking: Ranking) -> Floats:
+    query, image = (ranking.i2t if scores.direction == "i2t" else ranking.t2i).image_of_query
     share = 1.0 / np.bincount(query)[query]  # a string of several images counts for each of them in part
     return image_sums(scores.values[query], image, ranking.images, share)
 
 
-def _mean(pair: NDArray[np.float64]) -> float:
+def _mean(pair: Floats) -> float:
     return float(pair[:, 0].sum() / pair[:, 1].sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -51,7 +52,7 @@ class Store:
 
     def find(self, key: str) -> Path:
         """The folder of a stored stage of any kind. Raises RunError if it is not there."""
-        for place in self.root.glob(f"*/{key}/{_MANIFEST}"):
+        for place in self.root.glob(f"*/{glob.escape(key)}/{_MANIFEST}"):
             return place.parent
         raise RunError(f"stage {key} is not in the store {self.root}")
 

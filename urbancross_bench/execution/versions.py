@@ -15,7 +15,7 @@ def core(room: str) -> str:
     """A room of the core, and the stages themselves."""
     rooms = [room, "execution.stages"]
     if room == "evaluation":
-        rooms += ["execution.items", "execution.scoring"]
+        rooms += ["execution.items", "execution.scoring", "data.floors", "data.domain"]
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 

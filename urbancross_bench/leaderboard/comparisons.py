@@ -72,7 +72,7 @@ def detectable(compared: Sequence[tuple[Row, SeedMeans]], metric: str) -> list[s
     for row, difference in compared:
         size = minimum_detectable(over_seeds(difference))
         if size is not None:
-            key = (row.run["scenario"]["target"], row.score["queries"]["i2t"], len(row.seeds))
+            key = (row.run["scenario"]["target"], row.score["images"], len(row.seeds))
             sizes.setdefault(key, []).append(size)
     if not sizes:
         return []

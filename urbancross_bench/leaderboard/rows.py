@@ -166,8 +166,8 @@ class Row:
 
     @property
     def measured_on(self) -> str:
-        """What two rows must share for a paired difference: test split and seeds."""
-        return canonical_json([self.score["test"], self.numbers])
+        """What two rows must share for a paired difference: how they were measured, and seeds."""
+        return canonical_json([_measure(self.score), self.numbers])
 
 
 def estimate_of(means: SeedMeans) -> Estimate:
@@ -237,8 +237,9 @@ def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 
 
 def _measure(score: Mapping[str, Any]) -> str:
-    """How a score was taken: protocol, tie rule, test split, metrics and the code behind them."""
-    return canonical_json([score[name] for name in ("protocol", "ties", "test", "measured_by")])
+    """How a score was taken: protocol, tie rule, test split, what is the same in it, metrics and their code."""
+    # items: the key of the stage that told equal strings and scene classes
+    return canonical_json([score[name] for name in ("protocol", "ties", "test", "items", "measured_by")])
 
 
 def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,8 +261,17 @@ def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
     return [groups[key] for key in sorted(groups)]
 
 
+def stand_twice(group: Sequence[Row]) -> bool:
+    """Whether two of a method's rows are of one scenario's same domain: then their measures differ."""
+    return len({(row.scenario, row.score["domain"]) for row in group}) < len(group)
+
+
 def paired_differences(group: Sequence[Row], rows: Iterable[Row], baseline: str, metric: str) -> SeedMeans | None:
-    """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken."""
+    """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken, and
+    where one test split stands twice.
+    """
+    if stand_twice(group):
+        return None
     everyone = list(rows)
     pairs = [(row, base) for row in group if (base := baseline_of(row, everyone, baseline)) not in (None, row)]
     differences = [found for row, base in pairs if base and (found := row.difference(base, metric))]

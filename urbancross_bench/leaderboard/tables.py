@@ -19,6 +19,7 @@ from urbancross_bench.leaderboard.rows import (
     make_rows,
     method_cells,
     paired_differences,
+    stand_twice,
 )
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
@@ -70,8 +71,8 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "steps": row.run["budget"]["steps"],
             "protocol": row.score["protocol"],
             "ties": row.score["ties"],
-            "test images": row.score["queries"]["i2t"],
-            "test captions": row.score["queries"]["t2i"],
+            "test images": row.score["images"],
+            "test captions": row.score["texts"],
             "data": "; ".join(row.marks.values()),
         }
         for row, difference, verdict in zip(ordered, differences, judged, strict=True)
@@ -86,7 +87,8 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
         scenarios.setdefault(row.recipe, set()).add(row.scenario)
     groups = groups_of(shifted)
     whole = [
-        len(group) == len(scenarios[group[0].recipe]) and all(row.estimate(view.metric) for row in group)
+        sorted(row.scenario for row in group) == sorted(scenarios[group[0].recipe])
+        and all(row.estimate(view.metric) for row in group)
         for group in groups
     ]
     differences = [
@@ -104,7 +106,7 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
     for group, is_whole, difference, verdict, rank in zip(groups, whole, differences, judged, ranks, strict=True):
         first = group[0]
         mean = _mean(group, view.metric) if is_whole else None
-        worst = min((e.value, row.scenario) for row in group if (e := row.estimate(view.metric))) if mean else None
+        worst = _worst(group, view.metric) if mean else None
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
         line: dict[str, Cell] = {
             **method_cells(first),
@@ -115,8 +117,8 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
             "tie group": rank.group if rank else None,
             f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
             "verdict": verdict,
-            "worst scenario": worst[1] if worst else None,
-            f"worst {view.metric}": worst[0] if worst else None,
+            "worst scenario": worst[0] if worst else None,
+            f"worst {view.metric}": worst[1] if worst else None,
             "chance": float(np.mean(chances)) if chances else None,
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
@@ -136,6 +138,12 @@ def _mean(rows: Sequence[Row], metric: str) -> Estimate:
     return Estimate(float(np.mean([e.value for row in rows if (e := row.estimate(metric))])))
 
 
+def _worst(rows: Sequence[Row], metric: str) -> tuple[str, Estimate]:
+    """The scenario with the lowest estimate; that it is the worst of several is not in the interval."""
+    found = [(row.scenario, e) for row in rows if (e := row.estimate(metric))]
+    return min(found, key=lambda one: (one[1].value, one[0]))
+
+
 def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMeans | None:
     """The mean over rows seed by seed; None where one is missing or has other seeds."""
     means = [found for row in rows if (found := row.means(metric, resamples)) is not None]
@@ -146,9 +154,9 @@ def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMea
 
 def _resample(rows: Sequence[Row], view: View) -> None:
     """Resample all scores, those of one test split after each other: they share their draws of images."""
-    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["queries"]["i2t"])):
+    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["images"])):
         row.means(view.metric, TEST_RESAMPLES)
-    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["queries"]["i2t"])):
+    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["images"])):
         for metric in (view.metric, *view.details):
             row.means(metric)
 
@@ -205,6 +213,11 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
         notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
     if any(len(row.seeds) < FEWEST_SEEDS for row in rows):
         notes.append("Rows of fewer than three seeds: no difference there is more than an observation.")
+    if any(stand_twice(group) for group in groups_of(rows)):
+        notes.append(
+            "A method stands twice in one scenario where its test split, the classes there, or what its label "
+            "means changed between runs; no mean is taken over its scenarios."
+        )
     if len({row.recipe for row in rows}) > 1:
         notes.append(
             "Rows differ in encoder, recipe, budget or version of the code; only equal ones are compared."

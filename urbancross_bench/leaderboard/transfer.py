@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from urbancross_bench.evaluation import transfer
 from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
 from urbancross_bench.interfaces.renderer import Cell, Estimate
-from urbancross_bench.leaderboard.rows import Row, baseline_of, groups_of, method_cells, paired_differences
+from urbancross_bench.leaderboard.rows import (
+    Row,
+    baseline_of,
+    estimate_of,
+    groups_of,
+    method_cells,
+    paired_differences,
+)
 from urbancross_bench.leaderboard.view import View
 
 
@@ -17,8 +22,8 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
     """One line per encoder, adaptation and selector over the scenarios where there is a shift.
 
     Figures are means over scenarios, null where one of them cannot be taken: the share of the gap between baseline
-    and oracle that is closed (null, too, unless the oracle is clearly better), and the loss on the sources' own
-    test splits against the baseline, where runs were scored on those.
+    and oracle that is closed (null, too, unless the oracle is clearly better), and the loss against the baseline
+    on the test splits of all sources, where runs were scored on those.
     """
     shifted = [row for row in rows if row.shifted]
     targets = [row for row in shifted if not row.of_source]
@@ -33,23 +38,19 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
         gap = _gap(group, rows, view)
         closed = transfer.UNDEFINED
         if won is not None and gap is not None:
-            nought = (0.0, np.zeros_like(over_seeds(gap)))
-            closed = transfer.gap_closed(_score(won), nought, _score(gap))
-        scenarios = {row.scenario for row in group}
+            closed = transfer.gap_closed(_paired(won), _paired(gap))
         own = [row for row in on_sources if row.method == group[0].method and row.recipe == group[0].recipe]
-        lost = None
-        if scenarios == {row.scenario for row in own}:
+        wanted = {(row.scenario, source) for row in group for source in row.run["scenario"]["source"]}
+        kept = None
+        if wanted == {(row.scenario, row.score["domain"]) for row in own}:
             kept = paired_differences(own, rows, view.baseline, view.metric)
-            lost = (
-                None if kept is None else transfer.forgetting((0.0, np.zeros_like(over_seeds(kept))), _score(kept))
-            )
         lines.append(
             {
                 **method_cells(group[0]),
                 "scenarios": len(group),
                 "seeds": min(len(row.seeds) for row in group),
                 "gap closed, %": _percent(closed),
-                f"forgotten {view.metric}": _estimate(lost),
+                f"forgotten {view.metric}": None if kept is None else _minus(estimate_of(kept)),
             }
         )
     return lines
@@ -62,7 +63,7 @@ def _gap(group: Sequence[Row], rows: Sequence[Row], view: View) -> SeedMeans | N
     return paired_differences(found, rows, view.baseline, view.metric) if len(found) == len(group) else None
 
 
-def _score(means: SeedMeans) -> transfer.Score:
+def _paired(means: SeedMeans) -> transfer.Difference:
     return means.value, over_seeds(means)
 
 
@@ -73,5 +74,6 @@ def _percent(figure: transfer.Figure) -> Estimate | None:
     return Estimate(100.0 * figure.value, *ends)
 
 
-def _estimate(figure: transfer.Figure | None) -> Estimate | None:
-    return None if figure is None or figure.value is None else Estimate(figure.value, figure.low, figure.high)
+def _minus(estimate: Estimate) -> Estimate:
+    low, high = (None if end is None else 0.0 - end for end in (estimate.high, estimate.low))  # no −0
+    return Estimate(0.0 - estimate.value, low, high)
