@@ -1,6 +1,6 @@
 """Exact ranking beside the tools that others use for the same six recalls, on the same embeddings.
 
-    pip install faiss-cpu clip_benchmark torchmetrics pytrec-eval-terrier mteb threadpoolctl
+    pip install faiss-cpu clip_benchmark torchmetrics mteb threadpoolctl
     pytest benchmarks/test_ranking.py --benchmark-only                  # -m "not slow" leaves the largest size out
 
 Peers that are not installed are skipped. Those that take minutes at 5,000 images and 25,000 captions
