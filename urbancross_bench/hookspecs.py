@@ -23,6 +23,8 @@ REGISTRATION_HOOKS = {
     "selector": "register_selectors",
     "executor": "register_executors",
     "renderer": "register_renderers",
+    "segmenter": "register_segmenters",
+    "captioner": "register_captioners",
 }
 
 
@@ -59,6 +61,16 @@ def register_executors() -> Sequence[Registration]:  # type: ignore[empty-body]
 @hookspec
 def register_renderers() -> Sequence[Registration]:  # type: ignore[empty-body]
     """Offer renderers of leaderboard tables (targets: subclasses of `interfaces.Renderer`)."""
+
+
+@hookspec
+def register_segmenters() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer segmenters for `data segment` (targets: subclasses of `interfaces.Segmenter`)."""
+
+
+@hookspec
+def register_captioners() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer captioners for `data caption` (targets: subclasses of `interfaces.Captioner`)."""
 
 
 @hookspec

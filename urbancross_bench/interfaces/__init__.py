@@ -1,6 +1,7 @@
 """What a plugin author imports. Nothing here imports torch."""
 
 from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Context, Progress
+from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
 from urbancross_bench.interfaces.dataset import (
     SPLITS,
     Dataset,
@@ -10,14 +11,16 @@ from urbancross_bench.interfaces.dataset import (
     Segments,
     index_splits,
 )
-from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, EncoderOptions, ImageFormat, Weights
+from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import Registration, hookimpl, register
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Renderer, Table
+from urbancross_bench.interfaces.segmenter import Mask, Segmenter, SegmenterOptions
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 from urbancross_bench.interfaces.settings import SETTINGS, Access
+from urbancross_bench.interfaces.weights import Weights
 
 __all__ = [
     "SETTINGS",
@@ -26,6 +29,8 @@ __all__ = [
     "Adaptation",
     "Batch",
     "Candidate",
+    "Captioner",
+    "CaptionerOptions",
     "Cell",
     "Context",
     "Dataset",
@@ -39,6 +44,7 @@ __all__ = [
     "Features",
     "ImageFormat",
     "ImageSource",
+    "Mask",
     "Metric",
     "Options",
     "Progress",
@@ -46,8 +52,11 @@ __all__ = [
     "Registration",
     "Renderer",
     "Repair",
+    "Segmenter",
+    "SegmenterOptions",
     "Segments",
     "Selector",
+    "Subject",
     "Table",
     "Task",
     "Weights",

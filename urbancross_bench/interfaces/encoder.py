@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from urbancross_bench.interfaces.options import Options
+from urbancross_bench.interfaces.weights import Weights
 
 if TYPE_CHECKING:
     import torch
@@ -19,15 +20,6 @@ class ImageFormat:
 
     size: int
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where an encoder's first weights come from: `pretrained` or `untrained`, and their content."""
-
-    status: Literal["pretrained", "untrained"]
-    source: str
-    sha256: str | None = None
 
 
 class EncoderOptions(Options):

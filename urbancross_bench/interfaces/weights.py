@@ -1,0 +1,18 @@
+"""Where a model's first weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The first weights of a model: `pretrained` or `untrained`, and their content.
+
+    `source` names them for a reader; `sha256` is that of the file or files, None where there is none.
+    """
+
+    status: Literal["pretrained", "untrained"]
+    source: str
+    sha256: str | None = None
