@@ -20,7 +20,8 @@ from torchvision import transforms
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.images import FolderImages
-from urbancross_bench.data.pack import PackedSplit, pack
+from urbancross_bench.data.pack import pack
+from urbancross_bench.data.packed import PackedSplit
 from urbancross_bench.interfaces import Domain, ImageFormat
 from urbancross_bench.modelling.inputs import prepared
 from urbancross_bench.modelling.runtime import keep_freed_memory
@@ -121,7 +122,7 @@ def with_pack(packed: PackedSplit, augmentation: list[str], device: str) -> int:
     order, seen = np.random.default_rng(0).permutation(len(packed.images)), 0
     for number, start in enumerate(range(0, len(order), BATCH)):
         generator = torch.Generator().manual_seed(number)
-        taken = packed.images.take(order[start : start + BATCH])
+        taken = packed.images.take(order[start : start + BATCH]).rows
         batch = prepared(taken, Model(), torch.device(device), augmentation, generator)  # type: ignore[arg-type]
         seen += len(batch)
     if device == "cuda":

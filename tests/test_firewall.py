@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import Split
-from urbancross_bench.data.pack import PackedSplit, Pixels
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.data.views import PairView, Shown, StreamView, target_view
 from urbancross_bench.errors import DataError, FirewallError
 from urbancross_bench.interfaces import SETTINGS, Domain
@@ -32,12 +32,12 @@ def packed() -> PackedSplit:
     images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None, None], (40, 8, 8, 3)).copy()
     captions = tuple(f"tile {i} {kind}" for i in range(40) for kind in "ab")
     owners = np.repeat(np.arange(40), 2)
-    return PackedSplit(Pixels([images]), tuple(f"{i}.png" for i in range(40)), captions, owners)
+    return PackedSplit(PackedImages(Rows([images])), tuple(f"{i}.png" for i in range(40)), captions, owners)
 
 
-def tiles(images: Pixels) -> list[int]:
+def tiles(images: PackedImages) -> list[int]:
     """The tiles that images are, in order."""
-    return [int(image[0, 0, 0]) for block in images.blocks(7) for image in block]
+    return [int(image[0, 0, 0]) for block in images.blocks(7) for image in block.rows]
 
 
 def said(captions: Iterable[str]) -> list[int]:
@@ -223,7 +223,7 @@ def split_of_tiles(captions: list[int]) -> PackedSplit:
     images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3)).copy()
     texts = tuple(f"tile {i} no {k}" for i in range(count) for k in range(captions[i]))
     owners = np.repeat(np.arange(count), captions)
-    return PackedSplit(Pixels([images]), tuple(f"{i}.png" for i in range(count)), texts, owners)
+    return PackedSplit(PackedImages(Rows([images])), tuple(f"{i}.png" for i in range(count)), texts, owners)
 
 
 def test_batches_of_the_two_streams_do_not_pair(packed: PackedSplit) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from urbancross_bench.data.pack import Pixels
+from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import derive_seed, digest
@@ -25,7 +25,7 @@ from urbancross_bench.modelling.augment import AUGMENTATIONS, drawn, few_at_once
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
-from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
+from urbancross_bench.modelling.loop import Curve, PairLoss, Supervised, train
 from urbancross_bench.modelling.losses import (
     hinge,
     info_nce,
@@ -83,7 +83,7 @@ def test_soft_info_nce_equals_a_loop_and_info_nce_at_its_end() -> None:
 def test_caption_similarity_knows_equal_and_unlike_captions(tiny) -> None:  # type: ignore[no-untyped-def]
     captions = ("a red roof", "a red roof", "many green trees", "a red car")
     images = np.zeros((4, 32, 32, 3), dtype=np.uint8)
-    view = PairView(Pixels([images]), captions, np.arange(4), np.zeros(4, np.int64))
+    view = PairView(PackedImages(Rows([images])), captions, np.arange(4), np.zeros(4, np.int64))
     batch = Feed(tiny, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="").batch(0)
     order = Stream(4, 4, derive_seed("images", 0)).draw(0).tolist()
     similarity = batch.caption_similarity
@@ -246,7 +246,7 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
     image = np.random.default_rng(0).integers(0, 255, size=(1, 32, 32, 3)).astype(np.uint8)
     turned = np.ascontiguousarray(np.rot90(image, axes=(1, 2)))
     mirrored = np.ascontiguousarray(image[:, :, ::-1])
-    one, two, three = (embed_images(model, Pixels([i]), CPU) for i in (image, turned, mirrored))
+    one, two, three = (embed_images(model, PackedImages(Rows([i])), CPU) for i in (image, turned, mirrored))
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one, three)
     model.train(True)
@@ -266,9 +266,9 @@ def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped
 def test_equal_images_get_equal_bits_and_order_is_kept(tiny) -> None:  # type: ignore[no-untyped-def]
     images = np.random.default_rng(0).integers(0, 255, size=(300, 32, 32, 3)).astype(np.uint8)
     images[299] = images[4]
-    features = embed_images(tiny, Pixels([images]), CPU)
+    features = embed_images(tiny, PackedImages(Rows([images])), CPU)
     assert (features[299] == features[4]).all()
-    torch.testing.assert_close(embed_images(tiny, Pixels([images[10:12]]), CPU), features[10:12])
+    torch.testing.assert_close(embed_images(tiny, PackedImages(Rows([images[10:12]])), CPU), features[10:12])
 
 
 def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -280,12 +280,10 @@ def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest
     resolved = registry.resolve("encoder", reference)
     assert resolved.options.weights().status == "pretrained"  # type: ignore[attr-defined]
     assert weights_digest(resolved.build().load()) == weights_digest(tiny)
-    images = np.zeros((2, 32, 32, 3), dtype=np.uint8)
-    assert (
-        embed_images(resolved.build().load(), Pixels([images]), CPU) == embed_images(tiny, Pixels([images]), CPU)
-    ).all()
+    images = PackedImages(Rows([np.zeros((2, 32, 32, 3), dtype=np.uint8)]))
+    assert (embed_images(resolved.build().load(), images, CPU) == embed_images(tiny, images, CPU)).all()
     before = resolved.identity()
-    for damage in ({k: v for k, v in state.items() if k != "ln_final.bias"}, state | {"extra": torch.zeros(1)}):
+    for damage in ({k: v for k, v in state.items() if k != "text.ln_final.bias"}, state | {"extra": torch.zeros(1)}):
         save_file(damage, tmp_path / "w.safetensors")
         changed = registry.resolve("encoder", reference)
         assert changed.identity() != before
@@ -327,7 +325,7 @@ class Losing(Adaptation):
 def run_training(model, method: Adaptation, **recipe: object) -> tuple[list[int], Curve, list[float]]:  # type: ignore[no-untyped-def]
     images = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
     view = PairView(
-        Pixels([images]),
+        PackedImages(Rows([images])),
         tuple(f"text {i}" for i in range(24)),
         np.repeat(np.arange(12), 2),
         np.zeros(12, np.int64),
@@ -347,7 +345,7 @@ def test_training_learns_yields_candidates_and_logs_passes() -> None:
     torch.manual_seed(0)
     model = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
     steps, curve, reported = run_training(
-        model, Supervised(pair_loss("info_nce", model)), steps=60, max_logit_scale=15.0
+        model, Supervised(PairLoss("info_nce", model)), steps=60, max_logit_scale=15.0
     )
     assert steps == [20, 40, 60]
     assert reported[-1] == 1.0
@@ -366,4 +364,4 @@ def test_nan_embeddings_fail(tiny) -> None:  # type: ignore[no-untyped-def]
     with torch.no_grad():
         broken.clip.visual.proj[0, 0] = math.nan
     with pytest.raises(RunError, match="image embeddings hold NaN"):
-        embed_images(broken, Pixels([np.zeros((2, 32, 32, 3), dtype=np.uint8)]), CPU)
+        embed_images(broken, PackedImages(Rows([np.zeros((2, 32, 32, 3), dtype=np.uint8)])), CPU)

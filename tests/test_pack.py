@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from torchvision import transforms
 
 from urbancross_bench.data.domain import Split, split_of
-from urbancross_bench.data.pack import PackedSplit, Pixels, pack
+from urbancross_bench.data.pack import pack
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Domain, ImageFormat, ImageSource, index_splits
 from urbancross_bench.modelling.inputs import prepared
@@ -39,8 +40,8 @@ def packed(split: Split, image_format: ImageFormat, folder: Path) -> PackedSplit
     return PackedSplit.load(folder)
 
 
-def all_of(images: Pixels) -> np.ndarray:
-    return images.take(np.arange(len(images)))
+def all_of(images: PackedImages) -> np.ndarray:
+    return images.take(np.arange(len(images))).rows
 
 
 def test_pixels_names_and_captions_come_back(split: Split, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_pixels_names_and_captions_come_back(split: Split, tmp_path: Path) -> No
     assert seen[-1] == 1.0
     for position, name in enumerate(split.image_names):
         with Image.open(tmp_path / "d" / "images" / name) as image:
-            assert (loaded.images.take(np.array([position]))[0] == np.asarray(image)).all()
+            assert (loaded.images.take(np.array([position])).rows[0] == np.asarray(image)).all()
     assert list(loaded.image_names) == split.image_names
     assert loaded.captions == split.captions
     assert (loaded.image_of_caption == split.image_of_caption).all()
@@ -127,7 +128,7 @@ def test_a_pack_that_lost_its_end_is_named(split: Split, tmp_path: Path) -> None
 
 def test_pixels_cannot_be_written_and_hold_no_path(split: Split, tmp_path: Path) -> None:
     images = packed(split, ImageFormat(8), tmp_path / "p").images
-    [part] = images._parts
+    [part] = images._rows._parts
     with pytest.raises(ValueError, match="read-only"):
         part[0] = 0
     assert not hasattr(part, "filename")
@@ -139,15 +140,15 @@ def test_pixels_are_a_list_of_images(sizes: list[int], data: st.DataObject) -> N
     """Joined, chosen from, taken and read in blocks, against plain numpy."""
     arrays = [np.full((n, 2, 2, 3), 10 * k, dtype=np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None]
               for k, n in enumerate(sizes)]  # fmt: skip
-    plain, ours = np.concatenate(arrays), Pixels.joined([Pixels([a]) for a in arrays])
+    plain, ours = np.concatenate(arrays), PackedImages.joined([PackedImages(Rows([a])) for a in arrays])
     for _ in range(2):
         order = np.array(data.draw(st.lists(st.integers(0, len(plain) - 1), min_size=1, max_size=8)))
         plain, ours = plain[order], ours.chosen(order)
-        ours, plain = Pixels.joined([ours, ours]), np.concatenate([plain, plain])
+        ours, plain = PackedImages.joined([ours, ours]), np.concatenate([plain, plain])
         assert len(ours) == len(plain)
-        assert (np.concatenate(list(ours.blocks(data.draw(st.integers(1, 9))))) == plain).all()
+        assert (np.concatenate([block.rows for block in ours.blocks(data.draw(st.integers(1, 9)))]) == plain).all()
         wanted = np.array(data.draw(st.lists(st.integers(0, len(plain) - 1), max_size=8)), dtype=np.int64)
-        assert (ours.take(wanted) == plain[wanted]).all()
+        assert (ours.take(wanted).rows == plain[wanted]).all()
 
 
 MEMORY = """
@@ -157,7 +158,8 @@ import numpy as np
 sys.path.insert(0, TESTS)
 from test_pack import noise
 from urbancross_bench.data.domain import split_of
-from urbancross_bench.data.pack import PackedSplit, pack
+from urbancross_bench.data.pack import pack
+from urbancross_bench.data.packed import PackedSplit
 from urbancross_bench.data.views import source_view
 from urbancross_bench.interfaces import ImageFormat
 
@@ -167,7 +169,7 @@ def anonymous():
 pack(split_of(noise(COUNT), "train"), ImageFormat(64), Path(OUT), lambda _: None)
 packed = anonymous()
 images = source_view([PackedSplit.load(Path(OUT))]).images
-total = sum(int(block.sum()) for block in images.blocks(64))
+total = sum(int(block.rows.sum()) for block in images.blocks(64))
 for step in range(50):
     images.take(np.random.default_rng(step).integers(0, COUNT, size=64))
 print(json.dumps([packed, anonymous()]))

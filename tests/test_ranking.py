@@ -261,7 +261,7 @@ def assert_within_bounds(screen: Screen, case: Case) -> None:
         len(sides[0]), -1
     )
     with plain_arithmetic():
-        products = product(screen, left, right, lambda dtype: torch.empty(exact.numel(), dtype=dtype))
+        products = product(screen, left, right, lambda dtype, _: torch.empty(exact.numel(), dtype=dtype))
         pairs = torch.from_numpy(pair_products(left, right, row, column)).view(exact.shape)
     for found, true, queries, gallery in ((products, exact, left, right), (products.T, exact.T, right, left)):
         bound = queries.bounds(screen, gallery.side)[:, None]

@@ -49,6 +49,9 @@ class Pretraining(Training):
     """The recipe every adaptation of the grid starts from: training on the source pairs alone."""
 
     loss: Literal["info_nce", "soft_info_nce", "hinge"] = "info_nce"
+    segment_weight: float = Field(
+        default=1.0, ge=0, description="of L(segments, text), for encoders that use segments; others have none"
+    )
 
 
 class Budget(Training):
@@ -112,6 +115,9 @@ class Grid(_Spec):
     exclusions: dict[str, str] = Field(
         default={}, description="domain → list of training images to leave out, relative to the grid's folder"
     )
+    segments: dict[str, str] = Field(
+        default={}, description="domain → segments that `data segment` made, relative to the grid's folder"
+    )
     disjoint_halves: bool = Field(
         default=False, description="control: an unpaired target shows images of one half, captions of the other"
     )
@@ -130,6 +136,9 @@ class Grid(_Spec):
     metrics: tuple[str, ...] = Field(default=("recall",), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     precision: Literal["float32", "bfloat16"] = "float32"
+    evaluation_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the embeddings that are ranked; what bfloat16 moves is measured"
+    )
     threads: PositiveInt = Field(default=1, description="CPU threads per run; they change sums, so they count")
     executor: str = "local"
 
@@ -219,6 +228,7 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         update={
             "plugins": tuple(str(folder / file) for file in grid.plugins),
             "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
+            "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
         }
     )
 

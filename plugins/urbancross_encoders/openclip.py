@@ -1,23 +1,29 @@
-"""OpenCLIP models, made and loaded by open_clip itself."""
+"""Models of open_clip: its architectures and towers, our reading of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import open_clip
 import torch
-import torch.nn.functional as F
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
-from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import DualEncoder, Encoder
+from urbancross_bench.modelling.checkpoints import ReadCheckpoint, fitting
+from urbancross_encoders.clip_model import ClipModel, named, read_weights
 from urbancross_encoders.options import OWN_ARCHITECTURES, OpenClipOptions
+from urbancross_encoders.weight_files import unchanged
 
 open_clip.add_model_config(OWN_ARCHITECTURES)
 
 Tokenizer = Callable[[list[str]], Tensor]
+_TEXT = "text."
 
 
 class OpenClip(Encoder):
@@ -26,50 +32,46 @@ class OpenClip(Encoder):
     options_type = OpenClipOptions
 
     def load(self) -> DualEncoder:
-        """Raises UsageError where the weights cannot be found or do not fit the architecture."""
+        """Raises UsageError where the weights cannot be found or do not fit the architecture.
+
+        RunError where they are not those that were hashed when planning.
+        """
         options = cast(OpenClipOptions, self.options)
-        source = options.pretrained or (str(data_path(options.checkpoint)) if options.checkpoint else None)
-        known = open_clip.list_pretrained_tags_by_model(options.architecture)
-        if options.pretrained and options.pretrained not in known:
-            raise UsageError(
-                f"encoder 'openclip': {options.architecture} has no weights tagged {options.pretrained!r}; "
-                f"known: {', '.join(known) or 'none'}"
-            )
-        try:
-            model = open_clip.create_model(
-                options.architecture,
-                pretrained=source,
-                pretrained_text=False,  # some text towers would else fetch weights that no option names
-                pretrained_image=False,
-            )
-        except (RuntimeError, OSError, KeyError) as error:
-            raise UsageError(
-                f"encoder 'openclip' cannot load {source!r} into {options.architecture}: {error}"
-            ) from error
-        tokenizer = open_clip.get_tokenizer(options.architecture)
-        return OpenClipModel(model, tokenizer, options.config, options.orientations)
+        files = options.weight_files  # where they are missing, that is said before anything is built
+        clip = _build(options)
+        with unchanged(options.hashed):
+            read = read_weights(options)
+            if read is not None:
+                where = f"encoder 'openclip' cannot load {named(files)} into {options.architecture}"
+                _take(clip, read, options, where)
+        return OpenClipModel(clip, _tokenizer(options), options)
 
 
-class OpenClipModel(nn.Module):
-    """The `interfaces.DualEncoder` around an open_clip model."""
+class OpenClipModel(ClipModel):
+    """The `interfaces.DualEncoder` around an open_clip model with a text tower of its own (`CustomTextCLIP`)."""
 
-    def __init__(self, clip: Any, tokenizer: Tokenizer, config: Mapping[str, Any], orientations: int) -> None:
-        super().__init__()
-        # Packed images arrive with their channels last; convolutions run a third faster if weights match.
-        self.clip = clip.to(memory_format=torch.channels_last)
-        self.width = int(config["embed_dim"])
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, options: OpenClipOptions) -> None:
+        super().__init__(clip, int(options.config["embed_dim"]), options)
         self._tokenizer = tokenizer
-        self._orientations = orientations
-        self._vocabulary = int(config["text_cfg"].get("vocab_size", 49408))
-        preprocessing = open_clip.get_model_preprocess_cfg(clip)
-        self.mean, self.std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+        self._vocabulary = int(options.config["text_cfg"].get("vocab_size", 49408))
+        text = self.clip.text
         # A causal tower that pools its end token: what stands after that token cannot change the feature.
-        self._cuttable = getattr(clip, "attn_mask", None) is not None and clip.text_pool_type == "argmax"
+        self._cuttable = (
+            isinstance(text, TextTransformer)
+            and text.attn_mask is not None
+            and text.cls_emb is None
+            and text.pool_type in ("argmax", "eos")
+        )
 
     @property
-    def logit_scale(self) -> nn.Parameter:
-        """Natural logarithm of the factor on cosine similarities."""
-        return cast(nn.Parameter, self.clip.logit_scale)
+    def image_tower(self) -> nn.Module:
+        """A VisionTransformer, ModifiedResNet or TimmModel of open_clip; called with images, it gives features."""
+        return cast(nn.Module, self.clip.visual)
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """A TextTransformer or HFTextEncoder of open_clip; called with uncut tokens, it gives features."""
+        return cast(nn.Module, self.clip.text)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) token ids, folded where the architecture's vocabulary is smaller than the tokenizer's."""
@@ -79,31 +81,102 @@ class OpenClipModel(nn.Module):
 
     def text_length(self, tokens: Tensor) -> int:
         """Up to the last end token, where the tower allows it."""
-        return int(tokens.argmax(dim=1).max()) + 1 if self._cuttable else tokens.shape[1]
+        if not self._cuttable:
+            return tokens.shape[1]
+        text = self.clip.text
+        ends = tokens if text.pool_type == "argmax" else (tokens == text.eos_id).int()
+        return int(ends.argmax(dim=1).max()) + 1
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """(B, D) features; from above no side is up, so that all eight orientations may have a say."""
-        if self.training or self._orientations == 1:
-            features: Tensor = self.clip.encode_image(images)
-            return features
-        views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
-        return torch.stack([F.normalize(self.clip.encode_image(view), dim=1) for view in views]).mean(dim=0)
+    def encode_view(self, images: Tensor) -> Tensor:
+        """(B, D) features of images as they stand."""
+        features: Tensor = self.clip.encode_image(images, normalize=False)
+        return features
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, D) features."""
-        features: Tensor = _encode_cut_text(self.clip, tokens) if self._cuttable else self.clip.encode_text(tokens)
+        if self._cuttable:
+            return _encode_cut_text(self.clip.text, tokens)
+        features: Tensor = self.clip.encode_text(tokens, normalize=False)
         return features
 
 
-def _encode_cut_text(clip: Any, tokens: Tensor) -> Tensor:
-    """What `clip.encode_text` computes, for tokens cut to any length, which it does not take itself."""
+def _build(options: OpenClipOptions) -> Any:
+    """The model with random weights, drawn from torch's global generator."""
+    text = dict(options.config["text_cfg"])
+    if text.get("hf_model_name"):
+        text |= {"hf_model_name": str(options.text_folder), "hf_model_pretrained": False}
+    name = options.architecture if options.folder is None else f"local-dir:{options.folder}"
+    # open_clip warns that weights are random; ours are yet to come, or the record says so.
+    logging.disable(logging.WARNING)
+    try:
+        return open_clip.create_model(
+            name,
+            load_weights=False,
+            pretrained_text=False,
+            force_custom_text=True,
+            text_cfg=text,
+            quick_gelu=bool(options.config.get("quick_gelu", False)),
+        )
+    except (RuntimeError, OSError, KeyError, ValueError, TypeError) as error:
+        raise UsageError(f"encoder 'openclip' cannot build {options.architecture}: {error}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _tokenizer(options: OpenClipOptions) -> Tokenizer:
+    text = options.config["text_cfg"]
+    length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
+    extra = text.get("tokenizer_kwargs") or {}
+    try:
+        tokenizer: Tokenizer = (
+            open_clip.SimpleTokenizer(context_length=length, **extra)
+            if options.text_folder is None
+            else open_clip.tokenizer.HFTokenizer(
+                str(options.text_folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra
+            )
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"encoder 'openclip': no tokenizer for {options.architecture}: {error}") from error
+    return tokenizer
+
+
+def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str) -> None:
+    """Copy the weights into the model, strictly. Names are told as the file has them."""
+    own = clip.state_dict()
+    state = convert_state_dict(clip, read.state)
+    plain = "token_embedding.weight" in state  # the text tower's tensors stand at the top, not below `text.`
+    expected = {name.removeprefix(_TEXT) if plain else name: value for name, value in own.items()}
+    state = {name: _shaped(value, expected.get(name)) for name, value in state.items()}
+    # A buffer of positions that transformers once saved and no longer has.
+    old = {"text.transformer.embeddings.position_ids"} - expected.keys()
+    fitted = fitting(
+        {name: value for name, value in state.items() if name not in old},
+        expected,
+        where,
+        allow_missing=options.allow_missing,
+        allow_surplus=options.allow_surplus,
+    )
+    clip.load_state_dict(convert_to_custom_text_state_dict(fitted) if plain else fitted, strict=False)
+    if read.segment_state is not None:
+        print(f"{options.weight_files[0].name}: {len(read.segment_state)} tensors of a segment tower are left out")
+
+
+def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:
+    """One number is one number, whether or not it is kept as a vector of length one."""
+    return value.reshape(wanted.shape) if wanted is not None and value.numel() == wanted.numel() == 1 else value
+
+
+def _encode_cut_text(text: Any, tokens: Tensor) -> Tensor:
+    """What the text tower computes, for tokens cut to any length, which it does not take itself."""
     length = tokens.shape[1]
-    dtype = clip.transformer.get_cast_dtype()
-    x = clip.token_embedding(tokens).to(dtype) + clip.positional_embedding[:length].to(dtype)
-    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)]
-    projection = clip.text_projection
-    features: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    dtype = text.transformer.get_cast_dtype()
+    x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
+    x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:length, :length]))
+    x = text_global_pool(x, tokens, text.pool_type, eos_token_id=text.eos_id)
+    projection = text.text_projection
+    if projection is not None:
+        x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    features: Tensor = x
     return features
 
 

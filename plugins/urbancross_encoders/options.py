@@ -1,77 +1,271 @@
-"""Options of the encoders, and what planning asks of them. No torch, no open_clip."""
+"""Options of the CLIP family, and of those models that open_clip builds. No torch; open_clip only for a tag."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
+from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
+from urbancross_encoders.weight_files import digest_of, digest_of_all, hub_file, hub_folder, tokenizer_files
 
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
+_CONFIG = "open_clip_config.json"
+# What open_clip looks for in a folder, the first first.
+_FOLDER_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+# A hub repository may hold weights of other libraries beside open_clip's.
+_HUB_WEIGHTS = _FOLDER_WEIGHTS[:3]
 
 
-class OpenClipOptions(EncoderOptions):
-    """`openclip[architecture=ViT-B-32,pretrained=laion2b_s34b_b79k]`."""
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    architecture: str = Field(default="urbancross-s", description="an open_clip model name, or one of ours")
-    pretrained: str | None = Field(default=None, description="a tag of open_clip; needs its file or a network")
-    checkpoint: str | None = Field(default=None, description="a local .pt or .safetensors file, strictly matching")
 
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class ClipOptions(EncoderOptions):
+    """What all encoders of the CLIP family let their user choose."""
+
+    normalisation: Literal["weights", "openai", "imagenet", "inception"] = Field(
+        default="weights", description="mean and deviation of pixels: as the weights say, or by name"
+    )
+    freeze: Patterns = Field(default=(), description="patterns of parameters that training leaves alone")
+    allow_missing: Patterns = Field(default=(), description="patterns of names that the weights may lack")
+    allow_surplus: Patterns = Field(default=(), description="patterns of names that only the weights have")
+    unsafe_pickle: bool = Field(default=False, description="open files that may run code; only ones you trust")
     orientations: Literal[1, 8] = Field(
         default=1, description="8: outside training, image features are means over flips and quarter turns"
     )
+
+    @cached_property
+    def hashed(self) -> dict[Path, str]:
+        """The files of the first weights with their hashes, taken once: what is loaded must still have them."""
+        return {path: digest_of(path) for path in self.weight_files}
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files of the first weights; empty for random ones. Raises UsageError where they are not there."""
+        raise NotImplementedError
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What the weights were trained with, unless `normalisation` names other numbers."""
+        found = self._preprocessing_of_weights()
+        if self.normalisation == "weights":
+            return found
+        return Preprocessing(*NAMED[self.normalisation], found.interpolation)
+
+    def _preprocessing_of_weights(self) -> Preprocessing:
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights, their preprocessing and their tokenizer are; no name and no path of a file.
+
+        `allow_surplus` and `unsafe_pickle` decide whether weights are loaded, never which.
+        """
+        weights = self.weights()
+        return {
+            "weights": weights.sha256 or weights.source,
+            "preprocessing": self.preprocessing.identity(),
+            "orientations": self.orientations,
+            "freeze": sorted(self.freeze),
+            "allow_missing": sorted(self.allow_missing),
+        }
+
+
+class OpenClipOptions(ClipOptions):
+    """`openclip[architecture=ViT-B-32,pretrained=laion2b_s34b_b79k]`."""
+
+    architecture: str = Field(
+        default="urbancross-s",
+        description="an open_clip name, one of ours, local-dir:FOLDER or hf-hub:OWNER/NAME",
+    )
+    pretrained: str | None = Field(default=None, description="a tag of open_clip; needs its file or a network")
+    checkpoint: str | None = Field(default=None, description="a local .pt or .safetensors file, strictly matching")
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> Self:
         if self.pretrained and self.checkpoint:
             raise ValueError("give either pretrained (a tag) or checkpoint (a file), not both")
+        if self.pretrained and ":" in self.architecture:
+            raise ValueError(f"{self.architecture} brings its own weights; leave pretrained away")
         return self
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """The architecture as open_clip's json describes it. Raises UsageError for an unknown name."""
-        known = {file.stem: file for folder in _architecture_folders() for file in folder.glob("*.json")}
+    def folder(self) -> Path | None:
+        """The folder that describes the architecture: one on disk, or the copy of a hub repository."""
+        kind, _, name = self.architecture.partition(":")
+        if kind == "local-dir":
+            folder = data_path(name)
+            if not (folder / _CONFIG).is_file():
+                raise UsageError(f"encoder 'openclip': {folder} holds no {_CONFIG}")
+            return folder
+        if kind == "hf-hub":
+            patterns = [[_CONFIG, "*.json", "*.txt", "*.model"], *([name] for name in _HUB_WEIGHTS)]
+            return hub_folder("encoder 'openclip'", name, self._is_complete, patterns)
+        return None
+
+    def _is_complete(self, folder: Path) -> bool:
+        weights = self.checkpoint or any((folder / name).is_file() for name in _HUB_WEIGHTS)
+        return (folder / _CONFIG).is_file() and bool(weights)
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        if self.folder is not None:
+            return _read_config(self.folder / _CONFIG)
+        known = {file.stem: file for place in _architecture_folders() for file in place.glob("*.json")}
         if self.architecture not in known:
             hint = did_you_mean(self.architecture, known)
             raise UsageError(f"encoder 'openclip' knows no architecture {self.architecture!r}.{hint}")
-        config: dict[str, Any] = json.loads(known[self.architecture].read_text(encoding="utf-8"))
+        return {"model_cfg": json.loads(known[self.architecture].read_text(encoding="utf-8"))}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The architecture as open_clip's json describes it. Raises UsageError for an unknown name.
+
+        Weights of a tag that were trained with QuickGELU get it, whatever the architecture's name.
+        """
+        config: dict[str, Any] = dict(self._description["model_cfg"])
+        if self._tag.get("quick_gelu"):
+            config["quick_gelu"] = True
         return config
 
-    def image_format(self) -> ImageFormat:
-        """The square the image tower wants."""
-        size = self.config["vision_cfg"].get("image_size", 224)
-        if not isinstance(size, int):
-            raise UsageError(f"architecture {self.architecture!r} wants images of {size}; only squares are packed")
-        return ImageFormat(size)
+    @cached_property
+    def _tag(self) -> Mapping[str, Any]:
+        """What open_clip's list says of the tag; empty without one."""
+        if not self.pretrained:
+            return {}
+        self._description  # noqa: B018 - an unknown architecture is told without the seconds of the import
+        from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
-    def weights(self) -> Weights:
-        """A tag's weights never change under open_clip; a file is hashed."""
-        if self.pretrained:
-            return Weights("pretrained", f"open_clip:{self.architecture}/{self.pretrained}")
+        tag: Mapping[str, Any] = get_pretrained_cfg(self.architecture, self.pretrained)
+        if not tag:
+            known = list_pretrained_tags_by_model(self.architecture)
+            raise UsageError(
+                f"encoder 'openclip': {self.architecture} has no weights tagged {self.pretrained!r}; "
+                f"known: {', '.join(known) or 'none'}"
+            )
+        return tag
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """One file, or none for random weights."""
         if self.checkpoint:
             path = data_path(self.checkpoint)
             if not path.is_file():
                 raise UsageError(f"encoder 'openclip': checkpoint {path} does not exist")
-            return Weights("pretrained", path.name, file_digest(path))
-        return Weights("untrained", "random")
+            return [path]
+        if self.folder is not None:
+            return [_weights_in(self.folder)]
+        return [self._tagged_file()] if self.pretrained else []
+
+    def _tagged_file(self) -> Path:
+        repository, _, name = self._tag["hf_hub"].rpartition("/")
+        names = [name] if name else list(_HUB_WEIGHTS)
+        if name.endswith((".bin", ".pth")):
+            names.insert(0, str(Path(name).with_suffix(".safetensors")))
+        return hub_file(f"encoder 'openclip', weights {self.pretrained} of {self.architecture}", repository, names)
+
+    @cached_property
+    def text_folder(self) -> Path | None:
+        """Where tokenizer and text configuration of Hugging Face lie; None for CLIP's own tokenizer."""
+        text = self.config["text_cfg"]
+        name = text.get("hf_tokenizer_name") or text.get("hf_model_name")
+        if not name:
+            return None
+        what = f"encoder 'openclip', tokenizer of {self.architecture}"
+        if self.folder is not None and tokenizer_files(self.folder):
+            return self.folder
+        if self.folder is not None and self.architecture.startswith("local-dir:"):
+            raise UsageError(f"{what}: {self.folder} holds none; save {name}'s there")
+
+        def found(folder: Path) -> bool:
+            return bool(tokenizer_files(folder)) and (
+                not text.get("hf_model_name") or (folder / "config.json").is_file()
+            )
+
+        return hub_folder(what, name, found, [["*.json", "*.txt", "*.model"]])
+
+    def image_format(self) -> ImageFormat:
+        """The square the image tower wants, resized as its weights say."""
+        size = self.config["vision_cfg"].get("image_size", 224)
+        if not isinstance(size, int):
+            raise UsageError(f"architecture {self.architecture!r} wants images of {size}; only squares are packed")
+        return ImageFormat(size, self.preprocessing.interpolation)
+
+    def _preprocessing_of_weights(self) -> Preprocessing:
+        if self.pretrained:
+            return of_open_clip(self._tag, f"encoder 'openclip', weights {self.pretrained}")
+        if self.folder is not None:
+            return of_open_clip(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
+        return of_architecture(self.architecture)
+
+    def weights(self) -> Weights:
+        """A file is hashed, wherever it lies."""
+        if not self.weight_files:
+            return Weights("untrained", "random")
+        [path] = self.weight_files
+        source = path.name
+        if self.pretrained:
+            source = f"open_clip:{self.architecture}/{self.pretrained}"
+        elif self.folder is not None and not self.checkpoint:
+            hub = self.architecture.startswith("hf-hub:")
+            source = self.architecture if hub else f"{self.folder.name}/{path.name}"
+        return Weights("pretrained", source, self.hashed[path])
 
     def identity(self) -> dict[str, Any]:
-        """The architecture's content and the weights' content; neither name nor path of a file."""
-        weights = self.weights()
-        return {
+        """The architecture's content beside what all of the family have."""
+        facts = {
             "architecture": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:32],
-            "weights": weights.sha256 or weights.source,
-            "orientations": self.orientations,
+            **super().identity(),
         }
+        if self.text_folder is not None:
+            facts["tokenizer"] = digest_of_all(tokenizer_files(self.text_folder))
+        return facts
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        config = found["model_cfg"]
+        if not all(isinstance(config[part], dict) for part in ("vision_cfg", "text_cfg")):
+            raise TypeError("vision_cfg and text_cfg are no objects")
+        int(config["embed_dim"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} describes no open_clip model: {error!r}") from error
+    return found  # type: ignore[no-any-return]
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin", ".pth", ".pt"})
+    if len(others) == 1:
+        return others[0]
+    raise UsageError(
+        f"encoder 'openclip': {folder} holds {'several' if others else 'no'} weights"
+        f"{': ' + ', '.join(p.name for p in others) if others else ''}; name one with checkpoint"
+    )
 
 
 def _architecture_folders() -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
-from urbancross_bench.identity import canonical_json, digest
+from urbancross_bench.identity import canonical_json, digest, key_of
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
 
 
@@ -45,12 +45,35 @@ class Split:
         known = [classes[index] for index in self.members.tolist() if classes[index] is not None]
         return known if len(known) == len(self.members) else None
 
+    @property
+    def image_class_key(self) -> str | None:
+        """A hash of the classes; None where there are none."""
+        return None if self.image_class is None else key_of({"classes": self.image_class})
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the content: pixels (by digest), names, captions, and which belongs to which."""
         text = canonical_json([self.image_names, self.captions, self.image_of_caption.tolist()])
         images = (self.domain.images.digest(int(index)).encode() for index in self.members)
         return digest([text.encode(), *images])
+
+    @cached_property
+    def segments(self) -> list[list[int]]:
+        """(N,) the segments of each image, by their numbers in the domain; none where it has none."""
+        segments = self.domain.segments
+        of_image: dict[int, list[int]] = {}
+        for number, owner in enumerate([] if segments is None else segments.image_of_segment.tolist()):
+            of_image.setdefault(owner, []).append(number)
+        return [of_image.get(index, []) for index in self.members.tolist()]
+
+    @cached_property
+    def segments_fingerprint(self) -> str:
+        """A hash of the segments of each image, as sets, and of how they were made."""
+        segments = self.domain.segments
+        if segments is None:
+            return ""
+        sets = [sorted(segments.images.digest(number) for number in group) for group in self.segments]
+        return digest([canonical_json([sets, segments.making, segments.caption_aware]).encode()])
 
 
 def misshapen(domain: object) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from urbancross_bench.data.pack import PackedSplit, Pixels
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.dataset import Indices
@@ -23,20 +23,25 @@ from urbancross_bench.interfaces.settings import SETTINGS
 
 @dataclass(frozen=True, eq=False)
 class PairView:
-    """Paired data: N `images`, `captions` M strings, their owners (M,), domain index (N,)."""
+    """Paired data: N `images`, `captions` M strings, their owners (M,), domain index (N,).
 
-    images: Pixels
+    `text_features` (M, D) are those of a text tower that never changes, else None.
+    """
+
+    images: PackedImages
     captions: tuple[str, ...]
     image_of_caption: Indices
     domains: Indices
+    text_features: Rows | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class StreamView:
     """Unpaired data: an image stream and a caption stream; None where the setting does not show one."""
 
-    images: Pixels | None
+    images: PackedImages | None
     captions: tuple[str, ...] | None
+    text_features: Rows | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,13 @@ class Shown:
 def source_view(splits: Sequence[PackedSplit]) -> PairView:
     """All pairs of one or more source domains, one after the other."""
     offsets = np.cumsum([0, *(len(split.images) for split in splits)])
+    features = [split.text_features for split in splits if split.text_features is not None]
     return PairView(
-        images=Pixels.joined([split.images for split in splits]),
+        images=PackedImages.joined([split.images for split in splits]),
         captions=tuple(caption for split in splits for caption in split.captions),
         image_of_caption=np.concatenate([s.image_of_caption + o for s, o in zip(splits, offsets, strict=False)]),
         domains=np.repeat(np.arange(len(splits)), [len(split.images) for split in splits]).astype(np.int64),
+        text_features=Rows.joined(features) if features else None,
     )
 
 
@@ -73,47 +80,32 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
         return None
     if access.pairs:
         return source_view([_first(split, shown) if access.share else split])
-    images, captions = split.images, split.captions
+    shown_images, texts = split.images, np.arange(len(split.captions))
     if shown.disjoint_halves and access.images and access.captions:
         order = _order("disjoint halves", len(split.images), 0)
-        half, other = _part(split, order[::2]), _part(split, order[1::2])
+        half, other = split.part(order[::2]), split.captions_of(order[1::2])
         own = {*half.captions}
-        images, captions = half.images, tuple(caption for caption in other.captions if caption not in own)
-        if not captions:
+        shown_images, texts = half.images, other[[split.captions[text] not in own for text in other.tolist()]]
+        if not len(texts):
             raise DataError(
                 "disjoint halves: every caption of one half stands in the other too; none is left to show"
             )
+    texts = texts[_order("captions", len(texts), seed)]
+    # A copy: rows that remember their place in the split would pair captions with images that remember theirs.
+    features = None if split.text_features is None else Rows([split.text_features.take(texts)])
     return StreamView(
-        images=images.chosen(_order("images", len(images), seed)) if access.images else None,
-        captions=_in_order(captions, _order("captions", len(captions), seed)) if access.captions else None,
+        images=shown_images.chosen(_order("images", len(shown_images), seed)) if access.images else None,
+        captions=tuple(split.captions[text] for text in texts.tolist()) if access.captions else None,
+        text_features=features if access.captions else None,
     )
 
 
 def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
     """The share of a split that is shown with its pairs: at least one image."""
     count = max(1, math.ceil(shown.share * len(split.images) - 1e-9))
-    return _part(split, np.sort(_order("few shot", len(split.images), shown.share_seed)[:count]))
-
-
-def _part(split: PackedSplit, members: Indices) -> PackedSplit:
-    """Some images of a split, in this order, with their captions."""
-    position = np.full(len(split.images), -1, dtype=np.int64)
-    position[members] = np.arange(len(members))
-    owners = position[split.image_of_caption]
-    kept = np.flatnonzero(owners >= 0)
-    return replace(
-        split,
-        images=split.images.chosen(members),
-        image_names=tuple(split.image_names[index] for index in members.tolist()),
-        captions=_in_order(split.captions, kept),
-        image_of_caption=owners[kept],
-    )
+    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count]))
 
 
 def _order(stream: str, length: int, seed: int) -> Indices:
     generator = np.random.Generator(np.random.PCG64(derive_seed("target stream", stream, seed)))
     return generator.permutation(length).astype(np.int64)
-
-
-def _in_order(captions: Sequence[str], order: Indices) -> tuple[str, ...]:
-    return tuple(captions[index] for index in order.tolist())

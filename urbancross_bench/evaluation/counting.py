@@ -56,18 +56,22 @@ def count(
         if not hasattr(of_thread, "buffer"):
             of_thread.buffer = Buffer(_IMAGES * _TEXTS, images.device)
         buffer: Buffer = of_thread.buffer
-        while True:
-            number = worth[0]
-            screen = screening[number]
-            scores = product(screen, image, text, buffer.scores)
+        for screen in screening[worth[0] :]:
+            scores = product(screen, image, text, buffer.take)
+            most = len(images) * len(texts) if screen is screening[-1] else screen.open * scores.numel()
             looks = (
                 forth.look(screen, image, text, scores, buffer),
                 back.look(screen, text, image, scores.T, buffer),
             )
-            if max(look.open for look in looks) <= screen.open * scores.numel() or screen is screening[-1]:
-                break
+            if max(look.open for look in looks) <= most:
+                looks = (
+                    forth.with_candidates(looks[0], scores, buffer),
+                    back.with_candidates(looks[1], scores.T, buffer),
+                )
+                if max(look.open for look in looks) <= most:
+                    break
             with taking:
-                worth[0] = max(worth[0], number + 1)  # later blocks will be no better
+                worth[0] = max(worth[0], screening.index(screen) + 1)  # later blocks will be no better
         found = forth.refined(looks[0]), back.refined(looks[1])
         with taking:
             forth.take(found[0])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from urbancross_bench.evaluation.masks import differing, exceeding, reaching, row_counts
 from urbancross_bench.evaluation.screening import (
     BFLOAT16,
     DEFINITION,
@@ -17,7 +18,6 @@ from urbancross_bench.evaluation.screening import (
     Block,
     Screen,
     Side,
-    differing,
     pair_products,
     rounded,
 )
@@ -67,13 +67,9 @@ class Buffer:
             self._taken[dtype, name] = torch.empty(self._size, dtype=dtype, device=self._device)
         return self._taken[dtype, name]
 
-    def scores(self, dtype: torch.dtype) -> Matrix:
-        """Where products go."""
-        return self.take(dtype, "scores")
-
-    def like(self, matrix: Matrix, name: str) -> Matrix:
+    def like(self, matrix: Matrix, dtype: torch.dtype, name: str) -> Matrix:
         """A matrix of the shape and order of another."""
-        flat = self.take(matrix.dtype, name)[: matrix.numel()]
+        flat = self.take(dtype, name)[: matrix.numel()]
         if matrix.is_contiguous():
             return flat.view(matrix.shape)
         return flat.view(matrix.shape[::-1]).T
@@ -135,9 +131,8 @@ class Direction:
         self.queries, self.gallery, self.probes, self.tops = queries, gallery, probes, tops
         self.transposed = transposed
         self.size, self.blocks = sizes, -(-len(gallery.vectors) // sizes[1])
-        weights = torch.from_numpy(gallery.vectors.weights).to(queries.vectors.device)
-        self.weights = {dtype: weights.to(dtype) for dtype in (torch.float32, torch.float64)}
-        self.exact_in_float32 = gallery.vectors.items < 1 << 24  # such sums of weights are
+        exact = torch.float32 if gallery.vectors.items < 1 << 24 else torch.float64  # such sums of weights are
+        self.weights = torch.from_numpy(gallery.vectors.weights).to(queries.vectors.device, exact)
         self.asked: WeakKeyDictionary[Block, list[_Asked]] = WeakKeyDictionary()
         self.waiting: list[Pairs] = []
         probe, vector = attained
@@ -154,25 +149,23 @@ class Direction:
         above, open_ = [_NONE], [(_NONE, _NONE)]
         for asked in self._asked(queries):
             view = scores if asked.row is None else _expanded(scores, asked.row)
-            higher, maybe = buffer.like(view, "higher"), buffer.like(view, "maybe")
             high, low = asked.limits(screen, queries, self.gallery)
-            torch.gt(view, high, out=higher)
-            torch.ge(view, low, out=maybe)
-            above.append(self._weighted(higher, gallery))
+            higher = exceeding(view, high, buffer.like(view, torch.bool, "higher"))
+            maybe = reaching(view, low, buffer.like(view, torch.bool, "maybe"))
+            above.append(self._weighted(higher, gallery, buffer))
             self._forget_known(maybe, asked.probes, queries, gallery)
             probe, vector = differing(maybe, higher)
             open_.append((probe + asked.probes.start, vector + gallery.start))
-        candidates = None
-        if self.tops is not None:
-            candidates = self.tops.candidates(screen, queries, gallery, scores, buffer.like(scores, "maybe"))
-        return Look(
-            screen,
-            queries,
-            gallery,
-            np.concatenate(above),
-            np.concatenate([probe for probe, _ in open_]),
-            np.concatenate([vector for _, vector in open_]),
-            candidates,
+        probe, vector = (np.concatenate(column) for column in zip(*open_, strict=True))
+        return Look(screen, queries, gallery, np.concatenate(above), probe, vector, None)
+
+    def with_candidates(self, look: Look, scores: Matrix, buffer: Buffer) -> Look:
+        """The look, and what of the block may be among the best, where lists of them are wanted."""
+        if self.tops is None:
+            return look
+        mask = buffer.like(scores, torch.bool, "maybe")
+        return replace(
+            look, candidates=self.tops.candidates(look.screen, look.queries, look.gallery, scores, mask)
         )
 
     def _asked(self, queries: Block) -> list[_Asked]:
@@ -189,11 +182,14 @@ class Direction:
             self.asked[queries] = found
         return found
 
-    def _weighted(self, mask: Matrix, gallery: Block) -> Ints:
-        if mask.dtype == torch.float32 and not self.exact_in_float32:
-            mask = mask.double()
-        weights = self.weights[mask.dtype][gallery.start : gallery.stop]
-        return (mask @ weights).cpu().numpy().astype(np.int64)
+    def _weighted(self, mask: Matrix, gallery: Block, buffer: Buffer) -> Ints:
+        """(P,) the gallery items that the places set in a mask stand for."""
+        weights = self.weights[gallery.start : gallery.stop]
+        if bool((weights == 1).all()):
+            return row_counts(mask)
+        numbers = buffer.like(mask, weights.dtype, "numbers").copy_(mask)
+        items: Ints = (numbers @ weights).cpu().numpy().astype(np.int64)
+        return items
 
     def _forget_known(self, maybe: Matrix, part: slice, queries: Block, gallery: Block) -> None:
         """Pairs known to attain their threshold are not open."""

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, differing, rounded
+from urbancross_bench.evaluation.masks import differing, reaching
+from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, rounded, values
 from urbancross_bench.evaluation.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -73,12 +74,12 @@ class TopLists:
         least = torch.from_numpy(self._best[queries.start : queries.stop, 0]) - error
         fresh = torch.isinf(least)
         if bool(fresh.any()) and scores.shape[1] >= self._kept:
-            seen = _surpassed(scores, self._kept).double()
-            seen = (seen - _ROUNDING[screen.input] * seen.abs() - bound).cpu()
+            seen = values(screen, _surpassed(scores, self._kept))
+            seen = (seen - _ROUNDING[screen.dtype] * seen.abs() - bound).cpu()
             least = torch.where(fresh, seen, least)
-        torch.ge(scores, rounded(screen, least.to(bound.device) - bound)[:, None], out=mask)
-        row, column = differing(mask, None)
-        score = scores[torch.from_numpy(row), torch.from_numpy(column)].double().cpu().numpy()
+        limits = rounded(screen, least.to(bound.device) - bound)[:, None]
+        row, column = differing(reaching(scores, limits, mask), None)
+        score = values(screen, scores[torch.from_numpy(row), torch.from_numpy(column)]).cpu().numpy()
         return Candidates(row, column, score, max(0, len(row) - 2 * self._kept * len(scores)))
 
     def _leading(self, gallery: Block, scores: torch.Tensor) -> Candidates:

@@ -14,6 +14,7 @@ import numpy as np
 from urbancross_bench.data.builder import BARE
 from urbancross_bench.data.domain import Split, check, misshapen, split_of
 from urbancross_bench.data.exclusions import Excluded, without
+from urbancross_bench.data.segments import open_segments
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.references import Reference
@@ -29,6 +30,7 @@ class PlannedDomain:
     reference: str
     reader: str
     exclusions: str | None
+    segments: str | None
     excluded: Excluded | None
     splits: Mapping[str, Split]
 
@@ -36,6 +38,15 @@ class PlannedDomain:
     def domain(self) -> Domain:
         """All of it."""
         return self.splits["test"].domain
+
+    def work(self, split: str) -> dict[str, Any]:
+        """How a stage finds one of its splits again."""
+        return {
+            "dataset": self.reference,
+            "split": split,
+            "exclusions": self.exclusions,
+            "segments": self.segments,
+        }
 
     @cached_property
     def contents(self) -> dict[str, set[str]]:
@@ -61,6 +72,16 @@ class PlannedDomain:
             "repairs": len(domain.repairs),
         }
 
+    def segments_facts(self) -> dict[str, Any]:
+        """What a record says of the segments of a domain that has some."""
+        segments = self.domain.segments
+        assert segments is not None
+        return {
+            "splits": {name: split.segments_fingerprint for name, split in self.splits.items()},
+            "making": dict(segments.making),
+            "caption_aware": segments.caption_aware,
+        }
+
     def remarks(self) -> list[str]:
         """What a user has to know before the domain is used."""
         remarks = [str(self.excluded)] if self.excluded else []
@@ -84,8 +105,13 @@ class Domains:
         return self.by_name[name]
 
 
-def read_domain(resolved: Resolved, exclusions: str | None = None) -> tuple[Domain, Excluded | None]:
-    """A domain as its plugin reads it, without what a list excludes. Raises DataError, PluginError, UsageError."""
+def read_domain(
+    resolved: Resolved, exclusions: str | None = None, segments: str | None = None
+) -> tuple[Domain, Excluded | None]:
+    """A domain as its plugin reads it, without what a list excludes, and with the segments of a store.
+
+    Raises DataError, PluginError, UsageError.
+    """
     try:
         domain = resolved.build().read(resolved.reference.member)
     except UrbanCrossError:
@@ -95,6 +121,8 @@ def read_domain(resolved: Resolved, exclusions: str | None = None) -> tuple[Doma
     problem = misshapen(domain)
     if problem:
         raise PluginError(f"{resolved.plugin} gave no usable domain: {problem}")
+    if segments:
+        domain = replace(domain, segments=open_segments(Path(segments), domain))
     return without(domain, Path(exclusions)) if exclusions else (domain, None)
 
 
@@ -117,12 +145,13 @@ def open_domains(grid: Grid, registry: Registry) -> Domains:
     """Read and check every domain of a grid. Raises UsageError, DataError or PluginError naming the domain."""
     members = _members(grid, registry)
     references = {name: text for group in members.values() for name, text in group.items()}
-    unknown = next((name for name in grid.exclusions if name not in references), None)
-    if unknown in members:
-        raise UsageError(f"exclusions: {unknown!r} is several domains; name one of {', '.join(members[unknown])}")
-    if unknown is not None:
-        raise UsageError(f"exclusions: there is no domain {unknown!r}.{did_you_mean(unknown, references)}")
-    domains = {name: _open(name, text, grid.exclusions.get(name), registry) for name, text in references.items()}
+    for key, named in (("exclusions", grid.exclusions), ("segments", grid.segments)):
+        unknown = next((name for name in named if name not in references), None)
+        if unknown in members:
+            raise UsageError(f"{key}: {unknown!r} is several domains; name one of {', '.join(members[unknown])}")
+        if unknown is not None:
+            raise UsageError(f"{key}: there is no domain {unknown!r}.{did_you_mean(unknown, references)}")
+    domains = {name: _open(name, text, grid, registry) for name, text in references.items()}
     placed = (s for scenario in grid.expanded_scenarios() for s in _placed(scenario, members))
     scenarios = tuple(dict.fromkeys(placed))
     for scenario in scenarios:
@@ -151,14 +180,15 @@ def _placed(scenario: Scenario, members: Mapping[str, Mapping[str, str]]) -> lis
     return [scenario.model_copy(update={"source": source, "target": t}) for t in members[scenario.target]]
 
 
-def _open(name: str, text: str, exclusions: str | None, registry: Registry) -> PlannedDomain:
+def _open(name: str, text: str, grid: Grid, registry: Registry) -> PlannedDomain:
+    exclusions, segments = grid.exclusions.get(name), grid.segments.get(name)
     with naming(name):
         resolved = registry.resolve("dataset", text)
-        domain, excluded = read_domain(resolved, exclusions)
+        domain, excluded = read_domain(resolved, exclusions, segments)
         domain = replace(domain, name=name)
         check(domain)
         splits = {split: split_of(domain, split) for split in SPLITS}
-        planned = PlannedDomain(name, text, resolved.plugin.version, exclusions, excluded, splits)
+        planned = PlannedDomain(name, text, resolved.plugin.version, exclusions, segments, excluded, splits)
         planned.facts()  # reads the files that the index does not know; what is wrong with them shows here
         return planned
 

@@ -76,10 +76,20 @@ def read_items(folder: Path) -> SplitItems:
 
 def features_of(folder: Path) -> dict[str, Features]:
     """Step → the features an `embed` stage stored."""
-    arrays: dict[str, NDArray[Any]] = load_file(folder / "features.safetensors")
-    steps = [name.partition(".")[2] for name in arrays if name.startswith("images.")]
+    return _features(load_file(folder / "features.safetensors"), "")
+
+
+def exact_features_of(folder: Path) -> dict[str, Features]:
+    """Step → the features of sampled images in float32; none where all features are."""
+    return _features(load_file(folder / "features.safetensors"), "exact_")
+
+
+def _features(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, Features]:
+    steps = [name.partition(".")[2] for name in arrays if name.startswith(f"{kind}images.")]
     return {
-        step: Features(arrays[f"images.{step}"], arrays[f"texts.{step}"], arrays["image_of_text"])
+        step: Features(
+            arrays[f"{kind}images.{step}"], arrays[f"{kind}texts.{step}"], arrays[f"{kind}image_of_text"]
+        )
         for step in steps
     }
 

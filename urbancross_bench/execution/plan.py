@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from urbancross_bench.data.views import Shown
-from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
+from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
-from urbancross_bench.execution.domains import open_domains
+from urbancross_bench.execution.domains import PlannedDomain, open_domains
 from urbancross_bench.execution.stage import Stage
-from urbancross_bench.execution.versions import core, decoders
+from urbancross_bench.execution.supply import PlannedEncoder, Supply
+from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import key_of
-from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat
 from urbancross_bench.interfaces.settings import SETTINGS, Access, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
@@ -95,13 +96,17 @@ class _Planner:
         self._grid = grid
         self._registry = registry
         self._stages: dict[str, Stage] = {}
-        self._encoders = {name: registry.resolve("encoder", ref) for name, ref in grid.encoders.items()}
+        self._encoders = {
+            name: PlannedEncoder(name, registry.resolve("encoder", ref)) for name, ref in grid.encoders.items()
+        }
         self._adaptations = {name: registry.resolve("adaptation", ref) for name, ref in grid.adaptations.items()}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
         self._metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         registry.resolve("executor", grid.executor)
-        self._formats = {name: self._image_format(name) for name in grid.encoders}
         self._domains = open_domains(grid, registry)
+        for encoder in self._encoders.values():
+            encoder.check_items(self._domains.by_name.values())
+        self._supply = Supply(grid, self._domains, self._add)
 
     def plan(self) -> Plan:
         """Runs in the order seed-last, so that the cells of a table fill one after the other."""
@@ -114,23 +119,26 @@ class _Planner:
             for seed in grid.seeds
         ]
         self._refuse_twins(runs)
-        used = [*self._encoders.values(), *self._adaptations.values(), *self._selectors, *self._metrics]
+        encoders = [encoder.resolved for encoder in self._encoders.values()]
+        used = [*encoders, *self._adaptations.values(), *self._selectors, *self._metrics]
         modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
         remarks = tuple(remark for domain in self._domains.by_name.values() for remark in domain.remarks())
         return Plan(grid, tuple(runs), self._stages, modules, remarks)
 
-    def _run(self, scenario: Scenario, encoder: str, adaptation: str, seed: int) -> Run:
-        method = self._adaptations[adaptation]
+    def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
+        encoder, method = self._encoders[name], self._adaptations[adaptation]
         setting = _setting(method)
         access = SETTINGS[setting]
         shown = self._shown(scenario, setting, seed)
         skipped = self._reason_to_skip(scenario, encoder, method, access)
         if skipped:
-            return Run(scenario, encoder, adaptation, seed, skipped)
+            return Run(scenario, name, adaptation, seed, skipped)
         start = self._pretrain(scenario, encoder, seed)
-        inputs = {"start": start.key} | self._packs("source", scenario.source, "train", encoder)
+        segments = "segments" in method.plugin.registration.needs or _at_retrieval(encoder)
+        given = partial(self._supply.inputs, encoder=encoder, seed=seed, segments=segments, pretrained=start.key)
+        inputs = {"start": start.key} | given("source", scenario.source, "train")
         if access.anything:
-            inputs |= self._packs("target", [scenario.target], "train", encoder)
+            inputs |= given("target", [scenario.target], "train")
         training = self._add(
             Stage(
                 "adapt",
@@ -142,10 +150,7 @@ class _Planner:
                     **self._numerics(seed),
                 },
                 inputs,
-                work={
-                    "encoder": str(self._encoders[encoder].reference),
-                    "adaptation": str(method.reference),
-                },
+                work={"encoder": encoder.reference, "adaptation": str(method.reference)},
                 label=f"{adaptation}, {' + '.join(scenario.source)}"
                 + (f" → {scenario.target}" if access.anything else "")
                 + f", seed {seed}",
@@ -158,19 +163,21 @@ class _Planner:
         key = key_of({"training": training.key, "target": content, "said": list(said.values())})
         spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
-            self._score(scenario, encoder, training, selector, protocol, domain, key)
+            self._score(scenario, encoder, seed, training, selector, protocol, domain, key)
             for domain in self._scored(scenario)
             for selector in self._selectors
             for protocol in self._grid.protocols
         )
-        return Run(scenario, encoder, adaptation, seed, "", key, spec, training, scores)
+        return Run(scenario, name, adaptation, seed, "", key, spec, training, scores)
 
     def _scored(self, scenario: Scenario) -> tuple[str, ...]:
         """The domains whose test splits a run is scored on."""
         sources = scenario.source if self._grid.score_sources else ()
         return tuple(dict.fromkeys((scenario.target, *sources)))
 
-    def _reason_to_skip(self, scenario: Scenario, encoder: str, method: Resolved, access: Access) -> str:
+    def _reason_to_skip(
+        self, scenario: Scenario, encoder: PlannedEncoder, method: Resolved, access: Access
+    ) -> str:
         """Why a combination cannot work or makes no sense; empty if it does."""
         if scenario.kind == "in_domain" and access.anything:
             return "in-domain: there is no target to adapt to"
@@ -180,16 +187,36 @@ class _Planner:
             return "a scenario with a share of the target's pairs is for few-shot methods"
         if _setting(method) == "generalisation" and len(scenario.source) < 2:
             return "generalisation needs several sources"
-        provided = self._encoders[encoder].plugin.registration.provides | OF_THE_HARNESS
-        missing = method.plugin.registration.needs - provided
+        missing = method.plugin.registration.needs - encoder.provides - OF_THE_HARNESS
         if missing:
-            return f"encoder {encoder!r} does not provide {', '.join(sorted(missing))}"
+            return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}"
+        names = dict.fromkeys((*scenario.source, scenario.target))
+        return next(filter(None, (self._unfit(encoder, self._domains[name], scenario) for name in names)), "")
+
+    def _unfit(self, encoder: PlannedEncoder, domain: PlannedDomain, scenario: Scenario) -> str:
+        """Why an encoder cannot be run on a domain; empty if it can."""
+        use, segments = encoder.segments, domain.domain.segments
+        if encoder.format and not domain.domain.images.has_pixels:
+            return f"domain {domain.name!r} holds no pixels, and encoder {encoder.name!r} needs them"
+        if use is None:
+            return ""
+        if segments is None:
+            return (
+                f"encoder {encoder.name!r} uses segments, and domain {domain.name!r} has none; "
+                "make some with `data segment` and name them under `segments`"
+            )
+        scored = domain.name in self._scored(scenario)
+        if use.at_retrieval and scored and segments.caption_aware and not use.caption_aware:
+            return (
+                f"the segments of domain {domain.name!r} were, or may have been, chosen with the images' own "
+                f"captions, which gives the answer away; encoder option caption_aware=true uses them all the same"
+            )
         return ""
 
     def _spec(
         self,
         scenario: Scenario,
-        encoder: str,
+        encoder: PlannedEncoder,
         adaptation: str,
         seed: int,
         shown: Shown,
@@ -197,24 +224,28 @@ class _Planner:
         training: Stage,
     ) -> dict[str, Any]:
         """What the record says of the run: everything that names or explains it, no path and no machine."""
-        options = self._encoder_options(encoder)
-        weights = asdict(options.weights())
+        weights = asdict(encoder.weights)
         if weights["status"] == "untrained" and self._grid.pretraining.steps + self._grid.budget.steps:
             weights["status"] = "trained here"
-        domains = dict.fromkeys((*scenario.source, scenario.target))
+        domains = {name: self._domains[name] for name in dict.fromkeys((*scenario.source, scenario.target))}
+        segments = encoder.segments and {
+            "use": asdict(encoder.segments),
+            "domains": {name: domain.segments_facts() for name, domain in domains.items()},
+        }
         return {
             "key": key,
             "grid": self._grid.name,
             "scenario": {"source": list(scenario.source), "target": scenario.target, "kind": scenario.kind},
-            "encoder": {"label": encoder, **self._encoders[encoder].identity(), "weights": weights},
+            "encoder": {"label": encoder.name, **encoder.identity, "weights": weights},
             "adaptation": {"label": adaptation, **self._adaptations[adaptation].identity()},
             "shown": asdict(shown) | ({"share_seed": scenario.share_seed} if scenario.share else {}),
-            "pretraining": _json(self._grid.pretraining),
+            "segments": segments,
+            "pretraining": self._recipe(encoder),
             "budget": _json(self._grid.budget),
             "seed": seed,
             "precision": self._grid.precision,
             "threads": self._grid.threads,
-            "domains": {name: self._domains[name].facts() for name in domains},
+            "domains": {name: domain.facts() for name, domain in domains.items()},
             **self._images_in_common(scenario, shown),
             "code": core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
@@ -243,26 +274,29 @@ class _Planner:
             "target_images_in_sources": len(target["train"] & sources),
         }
 
-    def _pretrain(self, scenario: Scenario, encoder: str, seed: int) -> Stage:
-        resolved = self._encoders[encoder]
+    def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
+        recipe, use = self._recipe(encoder), encoder.segments
+        segments = bool(use and use.tower != "pretrained" and (use.at_retrieval or recipe["segment_weight"]))
         return self._add(
             Stage(
                 "pretrain",
-                {
-                    "encoder": resolved.identity(),
-                    "recipe": _json(self._grid.pretraining),
-                    **self._numerics(seed),
-                },
-                self._packs("source", scenario.source, "train", encoder),
-                work={"encoder": str(resolved.reference)},
-                label=f"{encoder}, {' + '.join(scenario.source)}, seed {seed}",
+                {"encoder": encoder.identity, "recipe": recipe, **self._numerics(seed)},
+                self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
+                work={"encoder": encoder.reference},
+                label=f"{encoder.name}, {' + '.join(scenario.source)}, seed {seed}",
             )
         )
+
+    def _recipe(self, encoder: PlannedEncoder) -> dict[str, Any]:
+        """The grid's pre-training as this encoder goes through it: without segments, they have no weight."""
+        recipe, use = _json(self._grid.pretraining), encoder.segments
+        return recipe if use and use.tower != "pretrained" else recipe | {"segment_weight": 0.0}
 
     def _score(
         self,
         scenario: Scenario,
-        encoder: str,
+        encoder: PlannedEncoder,
+        seed: int,
         training: Stage,
         selector: Resolved,
         protocol: str,
@@ -272,13 +306,13 @@ class _Planner:
         needs = selector.plugin.registration.needs
         setting = _setting(selector)
         method_setting = training.facts["shown"]["setting"]
-        inputs = {"test": self._embed(domain, "test", encoder, training).key}
-        inputs["items"] = self._items(domain).key
+        embed = partial(self._embed, encoder=encoder, seed=seed, training=training)
+        inputs = {"test": embed(domain, "test").key, "items": self._supply.items(domain).key}
         if "source_val" in needs:
             for number, source in enumerate(scenario.source):
-                inputs[f"source_val.{number}"] = self._embed(source, "val", encoder, training).key
+                inputs[f"source_val.{number}"] = embed(source, "val").key
         if "target_val" in needs:
-            inputs["target_val.0"] = self._embed(scenario.target, "val", encoder, training).key
+            inputs["target_val.0"] = embed(scenario.target, "val").key
         name, named = str(selector.reference), protocol_and_ties(protocol, self._grid.ties)
         stage = self._add(
             Stage(
@@ -302,52 +336,23 @@ class _Planner:
         )
         return Score(name, protocol, domain, stage, key_of({"run": run, "rank": stage.key}))
 
-    def _embed(self, domain: str, split: str, encoder: str, training: Stage) -> Stage:
+    def _embed(self, domain: str, split: str, encoder: PlannedEncoder, seed: int, training: Stage) -> Stage:
+        given = self._supply.inputs(
+            "split",
+            [domain],
+            split,
+            encoder,
+            seed,
+            segments=_at_retrieval(encoder),
+            pretrained=training.inputs["start"],
+        )
         return self._add(
             Stage(
                 "embed",
-                {"precision": "float32", "code": core("modelling")},
-                {"model": training.key, **self._packs("split", [domain], split, encoder)},
-                work={"encoder": str(self._encoders[encoder].reference)},
+                {"precision": self._grid.evaluation_precision, "code": core("modelling")},
+                {"model": training.key, **given},
+                work={"encoder": encoder.reference},
                 label=f"{domain} {split}, {training.label}",
-            )
-        )
-
-    def _items(self, domain: str) -> Stage:
-        planned = self._domains[domain]
-        test = planned.splits["test"]
-        return self._add(
-            Stage(
-                "items",
-                {
-                    "content": test.fingerprint,
-                    "classes": None if test.image_class is None else key_of({"classes": test.image_class}),
-                    "reader": planned.reader,
-                    "code": core("evaluation"),
-                },
-                work={"dataset": planned.reference, "split": "test", "exclusions": planned.exclusions},
-                label=f"{domain} test",
-            )
-        )
-
-    def _packs(self, role: str, domains: Sequence[str], split: str, encoder: str) -> dict[str, str]:
-        image_format = self._formats[encoder]
-        return {f"{role}.{i}": self._pack(domain, split, image_format).key for i, domain in enumerate(domains)}
-
-    def _pack(self, domain: str, split: str, image_format: ImageFormat) -> Stage:
-        planned = self._domains[domain]
-        return self._add(
-            Stage(
-                "pack",
-                {
-                    "content": planned.splits[split].fingerprint,
-                    "format": asdict(image_format),
-                    "reader": planned.reader,
-                    "decoders": decoders(),
-                    "code": core("data"),
-                },
-                work={"dataset": planned.reference, "split": split, "exclusions": planned.exclusions},
-                label=f"{domain} {split}",
             )
         )
 
@@ -359,21 +364,6 @@ class _Planner:
             "code": core("modelling"),
         }
 
-    def _image_format(self, encoder: str) -> ImageFormat:
-        try:
-            return self._encoder_options(encoder).image_format()
-        except UrbanCrossError:
-            raise
-        except Exception as error:
-            plugin = self._encoders[encoder].plugin
-            raise PluginError(f"{plugin} cannot say what images it wants: {error!r}") from error
-
-    def _encoder_options(self, encoder: str) -> EncoderOptions:
-        resolved = self._encoders[encoder]
-        if not isinstance(resolved.options, EncoderOptions):
-            raise PluginError(f"{resolved.plugin}: its options are not a subclass of EncoderOptions")
-        return resolved.options
-
     def _add(self, stage: Stage) -> Stage:
         return self._stages.setdefault(stage.key, stage)
 
@@ -384,6 +374,10 @@ class _Planner:
             twin = seen.setdefault(run.key or str(run), run)
             if twin is not run:
                 raise UsageError(f"two runs of the grid are the same: {twin} and {run}; remove one of them")
+
+
+def _at_retrieval(encoder: PlannedEncoder) -> bool:
+    return encoder.segments is not None and encoder.segments.at_retrieval
 
 
 def _setting(resolved: Resolved) -> str:

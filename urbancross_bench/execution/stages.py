@@ -2,106 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from urbancross_bench.data.domain import Split, split_of
-from urbancross_bench.data.pack import PackedSplit, pack
+from urbancross_bench.data.packed import PackedSplit
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
-from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.items import features_of, items_of, rank_features, read_items, write_items
+from urbancross_bench.execution.drift import drift, sampled
+from urbancross_bench.execution.items import exact_features_of, features_of, rank_features, read_items
+from urbancross_bench.execution.job import Job
+from urbancross_bench.execution.preparing import (
+    describe,
+    embed_frozen_segments,
+    pack_split,
+    pack_split_segments,
+    run_frozen_towers,
+    store_features,
+)
 from urbancross_bench.execution.scoring import score_ranking
-from urbancross_bench.execution.stage import Stage
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
-from urbancross_bench.interfaces.encoder import DualEncoder, ImageFormat
+from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.selector import Candidate
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed
-from urbancross_bench.modelling.loop import Curve, Supervised, pair_loss, train
+from urbancross_bench.modelling.loop import Curve, PairLoss, Supervised, train
 from urbancross_bench.modelling.runtime import configure
-from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Budget, Pretraining, Training
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A stage about to be carried out. `inputs` are the folders of the stages it builds on."""
-
-    stage: Stage
-    inputs: Mapping[str, Path]
-    out: Path
-    registry: Registry
-    device: torch.device
-    report: Callable[[float], None]
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """The stage's facts."""
-        return self.stage.facts
-
-    @property
-    def work(self) -> Mapping[str, Any]:
-        """How the stage is carried out."""
-        return self.stage.work
-
-    def group(self, role: str) -> list[Path]:
-        """The inputs `role.0`, `role.1`, … in order."""
-        names = sorted(
-            (n for n in self.inputs if n.startswith(f"{role}.")), key=lambda n: int(n.partition(".")[2])
-        )
-        return [self.inputs[name] for name in names]
-
-    def packed(self, role: str) -> list[PackedSplit]:
-        """The packed splits of a role."""
-        return [PackedSplit.load(folder) for folder in self.group(role)]
-
-    def model(self) -> DualEncoder:
-        """The stage's encoder with its first weights, on the stage's device."""
-        model: DualEncoder = self.registry.resolve("encoder", self.work["encoder"]).build().load()
-        model.to(self.device)
-        return model
-
-    def planned(self, kind: str, reference: str, identity: Mapping[str, Any]) -> Resolved:
-        """A plugin, if it still is what the plan named. Raises RunError if its code or options have changed."""
-        resolved = self.registry.resolve(kind, reference)
-        if resolved.identity() != identity:
-            raise RunError(f"{resolved.plugin} has changed since the grid was planned; run the grid again")
-        return resolved
-
-    def on_pass(self, values: dict[str, float]) -> None:
-        """Tell trackers that a pass over the source ended; their failures are only printed."""
-        for problem in self.registry.notify("on_epoch_ended", stage=self.stage.label, values=values):
-            print(problem)
-
-
-def describe(job: Job) -> None:
-    """What ranking has to know of a test split besides features: equal strings and images, classes, floors."""
-    split = _split(job)
-    write_items(items_of(split), job.out)
-
-
-def pack_split(job: Job) -> None:
-    """Decode and resize the images of one split."""
-    pack(_split(job), ImageFormat(**job.facts["format"]), job.out, job.report)
-
-
-def _split(job: Job) -> Split:
-    """The split of the stage, read anew. Raises RunError if it is not what the plan saw."""
-    resolved = job.registry.resolve("dataset", job.work["dataset"])
-    domain, _ = read_domain(resolved, job.work["exclusions"])
-    split = split_of(domain, job.work["split"])
-    if split.fingerprint != job.facts["content"]:
-        raise RunError(f"{job.stage.label} has changed on disk since the grid was planned; run it again")
-    return split
 
 
 def pretrain(job: Job) -> None:
@@ -112,7 +46,8 @@ def pretrain(job: Job) -> None:
     recipe = Pretraining(**job.facts["recipe"])
     source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
     target = _feed(job, model, "target", None, recipe, 1, hidden="pre-training sees no target")
-    method = Supervised(pair_loss(recipe.loss, model))
+    weight = recipe.segment_weight if job.group("source_segments") else 0.0
+    method = Supervised(PairLoss(recipe.loss, model), weight)
     for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
         save_weights(model, job.out / "weights.safetensors")
 
@@ -142,19 +77,30 @@ def adapt(job: Job) -> None:
 
 
 def embed(job: Job) -> None:
-    """Features of one split by every candidate checkpoint."""
+    """Features of one split by every candidate; in bfloat16, some in float32 beside, to see what that moves."""
     configure(torch.get_num_threads(), 0)
-    model = job.model()
-    split = job.packed("split")[0]
-    arrays = {"image_of_text": split.image_of_caption}
+    model, [split], precision = job.model(), job.packed("split"), job.facts["precision"]
+    arrays: dict[str, NDArray[Any]] = {"image_of_text": split.image_of_caption}
     candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
     for number, file in enumerate(candidates):
         load_weights(model, file)
         step = file.stem.partition("-")[2]
-        arrays[f"images.{step}"] = embed_images(model, split.images, job.device).numpy()
-        arrays[f"texts.{step}"] = embed_texts(model, split.captions, job.device).numpy()
+        arrays[f"images.{step}"], arrays[f"texts.{step}"] = _features(job, model, split, precision)
+        if precision != "float32":
+            sample = split.part(sampled(len(split.images)))
+            exact = _features(job, model, sample, "float32")
+            arrays[f"exact_images.{step}"], arrays[f"exact_texts.{step}"] = exact
+            arrays["exact_image_of_text"] = sample.image_of_caption
         job.report((number + 1) / len(candidates))
     save_file(arrays, job.out / "features.safetensors")
+
+
+def _features(
+    job: Job, model: DualEncoder, split: PackedSplit, precision: str
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    images = embed_images(model, split.images, job.device, precision)
+    texts = embed_texts(model, split.captions, job.device, precision, features=split.text_features)
+    return images.numpy(), texts.numpy()
 
 
 def rank(job: Job) -> None:
@@ -173,14 +119,16 @@ def rank(job: Job) -> None:
     if not 0 <= chosen < len(steps):
         raise RunError(f"selector {job.work['selector']!r} chose candidate {chosen} of {len(steps)}")
     test, items = features_of(job.inputs["test"])[steps[chosen]], read_items(job.inputs["items"])
+    exact = exact_features_of(job.inputs["test"]).get(steps[chosen])
     try:
         ranking = rank_features(test, items, protocol=job.facts["protocol"], ties=job.facts["ties"])
+        drifted = None if exact is None else drift(test, exact)
     except ValueError as error:
         raise RunError(f"the test embeddings cannot be ranked: {error}") from error
     planned = zip(job.work["metrics"], job.facts["metrics"], strict=True)
     metrics = [job.planned("metric", reference, identity) for reference, identity in planned]
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
-    score |= {"floors": items.floors(ranking), "step": int(steps[chosen])}
+    score |= {"floors": items.floors(ranking), "step": int(steps[chosen]), "drift": drifted}
     score |= {"candidates": [int(step) for step in steps], "features": job.stage.inputs["test"]}
     score["items"] = job.stage.inputs["items"]
     write_json(job.out / "score.json", score)
@@ -191,6 +139,10 @@ def rank(job: Job) -> None:
 STAGES: dict[str, Callable[[Job], None]] = {
     "items": describe,
     "pack": pack_split,
+    "segments": pack_split_segments,
+    "stored": store_features,
+    "towers": run_frozen_towers,
+    "tower": embed_frozen_segments,
     "pretrain": pretrain,
     "adapt": adapt,
     "embed": embed,

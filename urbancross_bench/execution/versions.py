@@ -13,9 +13,9 @@ DISTRIBUTION = "urbancross-bench"
 @cache
 def core(room: str) -> str:
     """A room of the core, and the stages themselves."""
-    rooms = [room, "execution.stages"]
+    rooms = [room, "execution.stages", "execution.job", "execution.preparing"]
     if room == "evaluation":
-        rooms += ["execution.items", "execution.scoring", "data.floors", "data.domain"]
+        rooms += ["execution.items", "execution.scoring", "execution.drift", "data.floors", "data.domain"]
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 

@@ -18,7 +18,8 @@ def execute(task: Task, report: Callable[[float], None]) -> None:
     """Carry out a stage and publish its output in the store. Raises whatever the stage raises."""
     import torch
 
-    from urbancross_bench.execution.stages import STAGES, Job
+    from urbancross_bench.execution.job import Job
+    from urbancross_bench.execution.stages import STAGES
     from urbancross_bench.modelling.runtime import resolve_device
     from urbancross_bench.registry import Registry
 

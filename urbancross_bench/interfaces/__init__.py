@@ -11,7 +11,14 @@ from urbancross_bench.interfaces.dataset import (
     Segments,
     index_splits,
 )
-from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, EncoderOptions, ImageFormat
+from urbancross_bench.interfaces.encoder import (
+    DualEncoder,
+    Encoder,
+    EncoderOptions,
+    ImageFormat,
+    SegmentEncoder,
+    SegmentUse,
+)
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.interfaces.options import Options
@@ -52,6 +59,8 @@ __all__ = [
     "Registration",
     "Renderer",
     "Repair",
+    "SegmentEncoder",
+    "SegmentUse",
     "Segmenter",
     "SegmenterOptions",
     "Segments",

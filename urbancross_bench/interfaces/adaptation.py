@@ -52,6 +52,14 @@ class Batch(Protocol):
         ...
 
     @property
+    def segment_features(self) -> torch.Tensor:
+        """(B, D), the normalised mean of the normalised features of an image's segments; 0 where it has none.
+
+        Needs `"segments"`. Without gradients, unless the segment tower is the image tower itself.
+        """
+        ...
+
+    @property
     def reference_image_features(self) -> torch.Tensor:
         """(B, D), of the plain images by the frozen starting encoder. Needs `"reference"`."""
         ...

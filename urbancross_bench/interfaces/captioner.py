@@ -29,18 +29,22 @@ class Subject:
 
 
 class CaptionerOptions(Options):
-    """Options of a captioner; they also answer, without torch, where its weights come from."""
+    """Options of a captioner; they also answer, without torch, what it asks for and where its weights come from.
+
+    `sees_pixels`: whether its subjects come with pixels.
+    """
+
+    sees_pixels: ClassVar[bool] = True
 
     def weights(self) -> Weights | None:
-        """The weights, a file hashed; None for a captioner without any. Raises `UsageError`."""
+        """The weights, files hashed; None for a captioner without any. Raises `UsageError`."""
         return None
 
 
 class Captioner(ABC):
-    """A captioner plugin. `sees_pixels`: whether its subjects come with pixels."""
+    """A captioner plugin."""
 
     options_type: ClassVar[type[CaptionerOptions]] = CaptionerOptions
-    sees_pixels: ClassVar[bool] = True
 
     def __init__(self, options: CaptionerOptions) -> None:
         self.options = options
@@ -50,4 +54,8 @@ class Captioner(ABC):
 
     @abstractmethod
     def describe(self, subjects: Sequence[Subject]) -> list[str]:
-        """One caption per subject. Where nothing can be said of one, raises `DataError` naming it."""
+        """One caption per subject. Where nothing can be said of one, raises `DataError` naming it.
+
+        Captions must depend on the subjects of this call alone, never on those of calls before it. After an error
+        each subject of the call is asked about alone, so that it costs one image. torch is seeded before a call.
+        """

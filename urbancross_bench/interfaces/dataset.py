@@ -22,7 +22,12 @@ def index_splits(labels: Sequence[str]) -> dict[str, Indices]:
 
 
 class ImageSource(ABC):
-    """Where a domain's images come from. Images are addressed by their index in the domain."""
+    """Where a domain's images come from. Images are addressed by their index in the domain.
+
+    `has_pixels`: False for a domain that is made of stored features; then nothing ever calls `read`.
+    """
+
+    has_pixels: ClassVar[bool] = True
 
     @abstractmethod
     def digest(self, index: int) -> str:

@@ -1,12 +1,25 @@
-"""Model weights on disk: safetensors, strict."""
+"""Model weights on disk: our own as safetensors, others' in the layouts that are in use; always strict."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.foreign import read_content
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+# What nn.parallel's and torch.compile's wrappers put before every name.
+_PREFIXES = ("module.", "_orig_mod.")
+_PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
+_SHOWN = 3
 
 
 def save_weights(model: DualEncoder, path: Path) -> None:
@@ -17,3 +30,152 @@ def save_weights(model: DualEncoder, path: Path) -> None:
 def load_weights(model: DualEncoder, path: Path) -> None:
     """Read what `save_weights` wrote for the same architecture; any missing or surplus key is an error."""
     model.load_state_dict(load_file(path))
+
+
+@dataclass(frozen=True)
+class ReadCheckpoint:
+    """The tensors of a file, by their names inside the model.
+
+    `state` is the dual encoder's; `segment_state` that of the segment tower that UrbanCross's released code saves
+    beside it, None where there is none. `layout` names what was taken off, from the outside in:
+    `state_dict, module.` for a checkpoint of open_clip's training, nothing for a plain state dict.
+    """
+
+    state: dict[str, Tensor]
+    segment_state: dict[str, Tensor] | None
+    layout: str
+
+
+def read_checkpoint(path: Path, *, unsafe_pickle: bool = False) -> ReadCheckpoint:
+    """Read weights of any layout in use: safetensors or torch, plain or inside a training checkpoint.
+
+    The content decides, not the file's suffix. Tensors of torch files are mapped, not read: copy them before the
+    file may change. Nothing that could run code is unpickled unless `unsafe_pickle` says so. Raises UsageError
+    that names the file and what is wrong with it.
+    """
+    content = read_content(path, unsafe_pickle=unsafe_pickle)
+    layout = []
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            layout.append(wrapper)
+            break
+    state = _tensors(content, path)
+    state = _bare(state, layout)
+    if not any(name.startswith(_PAIRS) for name in state):
+        return ReadCheckpoint(state, None, ", ".join(layout))
+    pairs = _bare(_below(state, _PAIRS), layout := [*layout, _PAIRS])
+    segments = _bare(_below(state, _SEGMENTS), [])
+    if segments:
+        layout.append(_SEGMENTS)
+    # Whatever else was saved (a discriminator, say) stays, under its full name, for the user to allow or not.
+    rest = {name: value for name, value in state.items() if not name.startswith((_PAIRS, _SEGMENTS))}
+    return ReadCheckpoint(pairs | rest, segments or None, ", ".join(layout))
+
+
+def fitting(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    where: str,
+    *,
+    allow_missing: Iterable[str] = (),
+    allow_surplus: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """The tensors of `state` that a model with the tensors `expected` takes: all of them, or an error.
+
+    `allow_missing` and `allow_surplus` are fnmatch patterns of names that may be absent from either side. Raises
+    UsageError that starts with `where`, lists the first names of each kind, and counts them. Other shapes are
+    never allowed, nor is a state that has no name in common with the model.
+    """
+    missing = [name for name in expected if name not in state]
+    surplus = [name for name in state if name not in expected]
+    common = [name for name in state if name in expected]
+    if not common:
+        has, wants = next(iter(state), "nothing"), next(iter(expected), "nothing")
+        raise UsageError(
+            f"{where}: none of its {len(state)} tensors has a name of this model; "
+            f"it holds {has!r} and such, the model wants {wants!r} and such"
+        )
+    problems = []
+    other = [name for name in common if state[name].shape != expected[name].shape]
+    if other:
+        shown = [f"{name} is {_size(state[name])}, the model wants {_size(expected[name])}" for name in other]
+        problems.append(f"{len(other)} of another shape ({_first(shown)}); is it another architecture?")
+    refused = [name for name in missing if not _matches(name, allow_missing)]
+    beyond = [name for name in surplus if not _matches(name, allow_surplus)]
+    if refused:
+        problems.append(f"{len(refused)} missing ({_first(refused)})")
+    if beyond:
+        problems.append(f"{len(beyond)} surplus ({_first(beyond)})")
+    if problems:
+        advice = _renamed(refused, beyond, state, expected)
+        if not advice and (refused or beyond):
+            advice = "; allow_missing and allow_surplus take patterns of names that may differ"
+        raise UsageError(f"{where}: of {len(expected)} tensors, {', '.join(problems)}{advice}")
+    return {name: state[name] for name in common}
+
+
+def freeze(model: DualEncoder | nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Switch off the gradients of the parameters that match any of some fnmatch patterns; their names.
+
+    Raises UsageError for a pattern that matches nothing, naming the nearest parameter.
+    """
+    parameters, frozen = dict(model.named_parameters()), dict[str, None]()
+    for pattern in patterns:
+        found = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not found:
+            near = difflib.get_close_matches(pattern.replace("*", ""), parameters, n=1, cutoff=0.0)
+            hint = f'; the nearest is "{near[0]}"' if near else ""
+            raise UsageError(f"freeze: no parameter matches {pattern!r}{hint}")
+        frozen.update(dict.fromkeys(found))
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    return list(frozen)
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{path} holds a {type(content).__name__}, not named tensors; save `model.state_dict()`")
+    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if strange or not content:
+        raise UsageError(
+            f"{path} holds no state dict: {_first(strange) or 'it is empty'}; tensors are looked for "
+            f"at the top, or under {', '.join(_WRAPPERS)}"
+        )
+    return {str(name): value for name, value in content.items()}
+
+
+def _bare(state: dict[str, Tensor], layout: list[str]) -> dict[str, Tensor]:
+    """Without the prefixes that all names share; each is added to `layout`."""
+    while found := [prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)]:
+        state = _below(state, found[0])
+        layout.append(found[0])
+    return state
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _renamed(
+    missing: list[str], surplus: list[str], state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> str:
+    """A word on names, where as many tensors of the same shapes are missing as surplus."""
+    if not missing or sorted(expected[name].shape for name in missing) != sorted(state[n].shape for n in surplus):
+        return ""
+    return (
+        f"; the shapes are the same, so the names may be another library's or version's: "
+        f"is {surplus[0]!r} what the model calls {missing[0]!r}?"
+    )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+
+
+def _size(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"

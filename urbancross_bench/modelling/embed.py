@@ -1,18 +1,20 @@
-"""Embedding: features of images and texts, each different one once."""
+"""Embedding: features of images, segments and texts, each different one once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from urbancross_bench.data.pack import Pixels
+from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken
 from urbancross_bench.errors import RunError
-from urbancross_bench.interfaces.encoder import DualEncoder
-from urbancross_bench.modelling.inputs import prepared
+from urbancross_bench.interfaces.dataset import Indices
+from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
+from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
+from urbancross_bench.modelling.runtime import autocast
 
 BATCH = 256
 
@@ -23,31 +25,97 @@ def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
 
 
 @torch.inference_mode()
-def embed_images(model: DualEncoder, images: Pixels, device: torch.device) -> Tensor:
+def embed_images(
+    model: DualEncoder, images: PackedImages, device: torch.device, precision: str = "float32"
+) -> Tensor:
     """(N, D) float32 features on the CPU, not normalised, of N images, equal ones once."""
     model.train(False)
-    place: dict[bytes, int] = {}
-    contents = (hashlib.sha256(image).digest() for block in images.blocks(BATCH) for image in block)
-    rows = [place.setdefault(content, len(place)) for content in contents]
+    first, rows = _once(content for block in images.blocks(BATCH) for content in _contents(block))
     parts = []
-    for block in images.chosen(np.unique(rows, return_index=True)[1]).blocks(BATCH):
-        parts.append(model.encode_image(prepared(block, model, device)).float().cpu())
+    for block in images.chosen(first).blocks(BATCH):
+        for some in _affordable(block):
+            with autocast(precision, device):
+                pictures, *segments = image_inputs(some, model, device)
+                if segments:
+                    segments[0] = encoded_segments(model, segments[0], segments[1])
+                parts.append(model.encode_image(pictures, *segments).float().cpu())
     return _finite("image", torch.cat(parts))[rows]
 
 
 @torch.inference_mode()
-def embed_texts(model: DualEncoder, texts: Sequence[str], device: torch.device) -> Tensor:
-    """(M, D) float32 features on the CPU, not normalised.
+def embed_segments(
+    model: SegmentEncoder, segments: PackedSegments, device: torch.device, precision: str = "float32"
+) -> Tensor:
+    """(T, D) float32 features on the CPU, not normalised, of all packed segments, equal ones once."""
+    model.train(False)
+    values = segments.values
+    first, rows = _once(content for block in _blocks(values) for content in _contents(Taken(block)))
+    if not len(first):
+        return torch.empty(0, model.width)
+    parts = []
+    for block in _blocks(values.chosen(first)):
+        with autocast(precision, device):
+            parts.append(model.encode_segment(prepared(block, model, device)).float().cpu())
+    return _finite("segment", torch.cat(parts))[rows]
 
-    Texts of equal tokens are embedded once, so they get equal bits and tie.
+
+@torch.inference_mode()
+def embed_texts(
+    model: DualEncoder,
+    texts: Sequence[str],
+    device: torch.device,
+    precision: str = "float32",
+    *,
+    features: Rows | None = None,
+) -> Tensor:
+    """(M, D) float32 features on the CPU, not normalised; from `features` (M, D') of a tower that never changes.
+
+    Texts of equal tokens are embedded once, so they get equal bits and tie. Short ones are embedded together: a
+    batch is as long as its longest.
     """
     model.train(False)
-    tokens, rows = torch.unique(model.tokenize(texts), dim=0, return_inverse=True)
+    if features is None:
+        tokens, rows = torch.unique(model.tokenize(texts), dim=0, return_inverse=True)
+        # Whatever pads a row stands at its end.
+        order = (tokens != tokens[:, -1:]).sum(dim=1).sort(stable=True).indices
+        tokens, rows = tokens[order], order.argsort()[rows]
+    else:
+        first, places = _once(content for block in _blocks(features) for content in _contents(Taken(block)))
+        tokens, rows = torch.from_numpy(features.take(first)), torch.from_numpy(places)
     parts = []
     for start in range(0, len(tokens), BATCH):
         block = tokens[start : start + BATCH]
-        parts.append(model.encode_text(cut(block, model).to(device)).float().cpu())
+        with autocast(precision, device):
+            inputs = cut(block, model) if features is None else block
+            parts.append(model.encode_text(inputs.to(device)).float().cpu())
     return _finite("text", torch.cat(parts))[rows]
+
+
+def _blocks(rows: Rows) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), BATCH):
+        yield rows.take(np.arange(start, min(start + BATCH, len(rows))))
+
+
+def _affordable(block: Taken) -> Iterator[Taken]:
+    """A block in parts that hold no more pictures at once than a block of images without segments."""
+    pictures = 1 if block.segments is None or block.segments.dtype != np.uint8 else 1 + block.segments.shape[1]
+    size = max(1, BATCH // pictures)
+    for start in range(0, len(block.rows), size):
+        yield Taken(*(None if part is None else part[start : start + size] for part in block))  # type: ignore[arg-type]
+
+
+def _contents(block: Taken) -> Iterator[bytes]:
+    """A hash of each image of a block, with its segments."""
+    parts = [part for part in block if part is not None]
+    for row in zip(*parts, strict=True):
+        yield hashlib.sha256(b"".join(part.tobytes() for part in row)).digest()
+
+
+def _once(contents: Iterable[bytes]) -> tuple[Indices, Indices]:
+    """Where each different content stands first, and for every one which of those it is."""
+    place: dict[bytes, int] = {}
+    rows = np.array([place.setdefault(content, len(place)) for content in contents], dtype=np.int64)
+    return np.unique(rows, return_index=True)[1].astype(np.int64), rows
 
 
 def _finite(what: str, features: Tensor) -> Tensor:

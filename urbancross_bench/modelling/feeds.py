@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
-from urbancross_bench.modelling.inputs import prepared
+from urbancross_bench.modelling.inputs import encoded_segments, image_inputs
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class EncodedBatch:
@@ -32,8 +34,9 @@ class EncodedBatch:
         model: DualEncoder,
         *,
         hidden: str = "",
-        images: Tensor | None = None,
+        images: tuple[Tensor, ...] | None = None,
         tokens: Tensor | None = None,
+        text_features: Tensor | None = None,
         reference_images: Tensor | None = None,
         reference_texts: Tensor | None = None,
         domains: Tensor | None = None,
@@ -43,6 +46,7 @@ class EncodedBatch:
         self._hidden = hidden
         self._images = images
         self._tokens = tokens
+        self._text_features = text_features
         self._reference_images = reference_images
         self._reference_texts = reference_texts
         self._domains = domains
@@ -51,12 +55,28 @@ class EncodedBatch:
     @cached_property
     def image_features(self) -> Tensor:
         """See `interfaces.Batch`."""
-        return F.normalize(self._model.encode_image(self._shown(self._images, "images")).float(), dim=1)
+        images, *segments = self._shown(self._images, "images")
+        more = (self._segments, segments[1]) if segments else ()
+        return F.normalize(self._model.encode_image(images, *more).float(), dim=1)
 
     @cached_property
     def text_features(self) -> Tensor:
         """See `interfaces.Batch`."""
-        return F.normalize(self._model.encode_text(self._shown(self._tokens, "captions")).float(), dim=1)
+        taken = self._shown(self._tokens, "captions") if self._text_features is None else self._text_features
+        return F.normalize(self._model.encode_text(taken).float(), dim=1)
+
+    @cached_property
+    def segment_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        present = self._shown(self._images, "images")[2]
+        each = F.normalize(self._segments.float(), dim=2) * present[..., None]
+        return F.normalize(each.sum(dim=1), dim=1)
+
+    @cached_property
+    def _segments(self) -> Tensor:
+        """(B, K, D)."""
+        _, segments, present = self._shown(self._images, "images")
+        return encoded_segments(self._model, segments, present)
 
     @property
     def reference_image_features(self) -> Tensor:
@@ -90,15 +110,16 @@ class EncodedBatch:
         return EncodedBatch(
             self._model,
             hidden=self._hidden,
-            images=take(self._images),
+            images=None if self._images is None else tuple(part[chosen] for part in self._images),
             tokens=take(self._tokens),
+            text_features=take(self._text_features),
             reference_images=take(self._reference_images),
             reference_texts=take(self._reference_texts),
             domains=take(self._domains),
             word_weights=self._word_weights,
         )
 
-    def _shown(self, values: Tensor | None, what: str) -> Tensor:
+    def _shown(self, values: T | None, what: str) -> T:
         if values is None:
             raise FirewallError(f"{what} are not shown here: {self._hidden}")
         return values
@@ -133,9 +154,10 @@ class ReferenceFeatures:
 
     def __init__(self, model: DualEncoder, view: PairView | StreamView, device: torch.device) -> None:
         self.images = None if view.images is None else F.normalize(embed_images(model, view.images, device), dim=1)
-        self.texts = (
-            None if view.captions is None else F.normalize(embed_texts(model, view.captions, device), dim=1)
-        )
+        self.texts = None
+        if view.captions is not None:
+            texts = embed_texts(model, view.captions, device, features=view.text_features)
+            self.texts = F.normalize(texts, dim=1)
 
 
 class Feed:
@@ -202,17 +224,23 @@ class Feed:
             hidden=self._hidden,
             images=None if images is None else self._prepared(images, Generator().manual_seed(seed)),
             tokens=None if texts is None else cut(self._tokens[texts], self._model).to(self._device),
+            text_features=None if texts is None else self._stored(texts),
             reference_images=self._looked_up(reference.images if reference else None, images),
             reference_texts=self._looked_up(reference.texts if reference else None, texts),
             domains=domains,
             word_weights=self._word_weights,
         )
 
-    def _prepared(self, images: Ints, generator: Generator) -> Tensor:
+    def _stored(self, texts: Ints) -> Tensor | None:
+        assert self._view is not None
+        features = self._view.text_features
+        return None if features is None else torch.from_numpy(features.take(texts)).to(self._device)
+
+    def _prepared(self, images: Ints, generator: Generator) -> tuple[Tensor, ...]:
         assert self._view is not None
         assert self._view.images is not None
         taken = self._view.images.take(images)
-        return prepared(taken, self._model, self._device, self._augmentation, generator)
+        return image_inputs(taken, self._model, self._device, self._augmentation, generator)
 
     def _one_caption_each(self, images: Ints, seed: int) -> Ints:
         generator = np.random.Generator(np.random.PCG64(seed))

@@ -20,26 +20,46 @@ from urbancross_bench.specs import Training
 
 
 class Supervised(Adaptation):
-    """Training on pairs of the source: what pre-training is."""
+    """Training on pairs of the source: what pre-training is. Of segments: L(image, text) + λ L(segments, text)."""
 
-    def __init__(self, pair_loss: Callable[[Batch], Tensor]) -> None:
+    def __init__(self, pair_loss: PairLoss, segment_weight: float = 0.0) -> None:
         super().__init__(Options())
         self._pair_loss = pair_loss
+        self._segment_weight = segment_weight
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on the source batch."""
-        return {"pairs": self._pair_loss(source)}
+        losses = {"pairs": self._pair_loss(source)}
+        if self._segment_weight:
+            losses["segments"] = self._segment_weight * self._pair_loss.of_segments(source)
+        return losses
 
 
-def pair_loss(name: str, model: DualEncoder) -> Callable[[Batch], Tensor]:
-    """The supervised loss that a pre-training recipe names, on a paired batch."""
-    if name == "hinge":
-        return lambda batch: hinge(batch.image_features, batch.text_features)
-    if name == "soft_info_nce":
-        return lambda batch: soft_info_nce(
-            batch.image_features, batch.text_features, model.logit_scale.exp(), batch.caption_similarity, 0.3
-        )
-    return lambda batch: info_nce(batch.image_features, batch.text_features, model.logit_scale.exp())
+class PairLoss:
+    """The supervised loss that a pre-training recipe names, on a paired batch; a scalar."""
+
+    def __init__(self, name: str, model: DualEncoder) -> None:
+        self._name = name
+        self._model = model
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Of images and texts."""
+        return self._of(batch.image_features, batch, slice(None))
+
+    def of_segments(self, batch: Batch) -> Tensor:
+        """Of the mean of an image's segments and its text, over the images that have any; 0 where none has."""
+        features = batch.segment_features
+        present = features.any(dim=1)
+        return self._of(features[present], batch, present) if present.any() else features.sum() * 0
+
+    def _of(self, features: Tensor, batch: Batch, rows: Tensor | slice) -> Tensor:
+        texts = batch.text_features[rows]
+        if self._name == "hinge":
+            return hinge(features, texts)
+        scale = self._model.logit_scale.exp()
+        if self._name == "soft_info_nce":
+            return soft_info_nce(features, texts, scale, batch.caption_similarity[rows][:, rows], 0.3)
+        return info_nce(features, texts, scale)
 
 
 @dataclass
@@ -83,7 +103,7 @@ def train(
 
     Raises RunError where a loss or its gradient is not finite, naming loss and step.
     """
-    method.prepare(model, Context(model.width, device, recipe.steps, pair_loss(loss_name, model)))
+    method.prepare(model, Context(model.width, device, recipe.steps, PairLoss(loss_name, model)))
     optimiser = _optimiser(method.parameter_groups(model, recipe.learning_rate), recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _factor(step, recipe))
     trained = [p for group in optimiser.param_groups for p in group["params"]]

@@ -1,0 +1,132 @@
+"""What the models of the CLIP family have in common, whichever library builds them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.modelling.checkpoints import ReadCheckpoint, freeze, read_checkpoint
+from urbancross_encoders.options import ClipOptions
+
+# Where a tower keeps its blocks: open_clip's own, timm's, then transformers' in its various models.
+_BLOCKS = (
+    "transformer.resblocks",
+    "trunk.blocks",
+    "trunk.stages",
+    "encoder.layers",
+    "model.encoder.layers",
+    "transformer.encoder.layer",
+    "transformer.encoder.layers",
+    "transformer.block",
+    "transformer.layers",
+)
+_RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+class ClipModel(nn.Module, ABC):
+    """The part of an `interfaces.DualEncoder` that does not depend on the library of `clip`."""
+
+    def __init__(self, clip: nn.Module, width: int, options: ClipOptions) -> None:
+        super().__init__()
+        # Packed images arrive with their channels last; convolutions run a third faster if weights match.
+        self.clip: Any = clip.to(memory_format=torch.channels_last)
+        self.width = width
+        self.mean: tuple[float, ...] = options.preprocessing.mean
+        self.std: tuple[float, ...] = options.preprocessing.std
+        self._orientations = options.orientations
+        freeze(clip, options.freeze)
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """Natural logarithm of the factor on cosine similarities."""
+        return cast(nn.Parameter, self.clip.logit_scale)
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """What SigLIP adds to scaled similarities."""
+        return cast("nn.Parameter | None", getattr(self.clip, "logit_bias", None))
+
+    @property
+    @abstractmethod
+    def image_tower(self) -> nn.Module:
+        """See `interfaces.DualEncoder`."""
+
+    @property
+    @abstractmethod
+    def text_tower(self) -> nn.Module:
+        """See `interfaces.DualEncoder`."""
+
+    def blocks(self, tower: Literal["image", "text"]) -> list[nn.Module]:
+        """From input to output; of a residual network, the blocks of its four stages."""
+        module = self.image_tower if tower == "image" else self.text_tower
+        if all(hasattr(module, stage) for stage in _RESNET_STAGES):
+            return [block for stage in _RESNET_STAGES for block in getattr(module, stage)]
+        for path in _BLOCKS:
+            found: Any = module
+            for name in path.split("."):
+                found = getattr(found, name, None)
+            if isinstance(found, (nn.ModuleList, nn.Sequential)):
+                return [part for block in found for part in _parts(block)]
+        raise UsageError(f"the {tower} tower, a {type(module).__name__}, has no list of blocks that is known")
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+
+    @abstractmethod
+    def text_length(self, tokens: Tensor) -> int:
+        """See `interfaces.DualEncoder`."""
+
+    @abstractmethod
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+
+    @abstractmethod
+    def encode_view(self, images: Tensor) -> Tensor:
+        """(B, D) features of images as they stand."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, D) features; from above no side is up, so that all eight orientations may have a say."""
+        if self.training or self._orientations == 1:
+            return self.encode_view(images)
+        views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
+        return torch.stack([F.normalize(self.encode_view(view), dim=1) for view in views]).mean(dim=0)
+
+    def train(self, mode: bool = True) -> ClipModel:
+        """As `torch.nn.Module`, but a frozen batch normalisation keeps its running statistics too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+                module.eval()
+        return self
+
+
+def read_weights(options: ClipOptions) -> ReadCheckpoint | None:
+    """The first weights, out of one file or several shards; None for random ones.
+
+    Raises UsageError for files that cannot be read, and RunError where they are not those that were hashed.
+    """
+    if not options.weight_files:
+        return None
+    parts = [read_checkpoint(path, unsafe_pickle=options.unsafe_pickle) for path in options.weight_files]
+    state = {name: value for part in parts for name, value in part.state.items()}
+    return ReadCheckpoint(state, parts[0].segment_state, parts[0].layout)
+
+
+def named(files: Sequence[Path]) -> str:
+    """The files of the first weights, for a message."""
+    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _parts(block: nn.Module) -> list[nn.Module]:
+    """A stage is its blocks, whichever way it is written."""
+    inner = getattr(block, "blocks", None)
+    return list(inner) if isinstance(inner, (nn.ModuleList, nn.Sequential)) else [block]

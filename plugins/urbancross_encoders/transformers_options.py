@@ -1,0 +1,175 @@
+"""Options of models that transformers builds, read from their json files. No torch, no transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from urbancross_bench.data.readers import data_path
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.interfaces import ImageFormat, Weights
+from urbancross_encoders.options import ClipOptions
+from urbancross_encoders.preprocessing import Preprocessing, of_transformers
+from urbancross_encoders.weight_files import digest_of_all, hub_folder, tokenizer_files
+
+FAMILIES = ("clip", "siglip", "siglip2")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_SMALL_FILES = ("*.json", "*.txt", "*.model")
+# What a config says of its file's history, not of the model.
+_HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+_PATCH, _PATCHES, _SIZE, _LENGTH = 16, 256, 224, {"clip": 77, "siglip": 64, "siglip2": 64}
+
+
+class TransformersOptions(ClipOptions):
+    """`transformers[model=google/siglip2-base-patch16-224]`."""
+
+    model: str = Field(description="a folder of save_pretrained, or a name on the hub (owner/name)")
+    revision: str | None = Field(default=None, description="of a hub name: a branch, tag or commit")
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder on disk, or the copy of the hub's. Raises UsageError where there is neither."""
+        folder = data_path(self.model)
+        if folder.is_dir():
+            if self.revision:
+                raise UsageError(f"encoder 'transformers': {folder} is a folder; revision is for names on the hub")
+            return folder
+        if not _HUB_NAME.fullmatch(self.model):
+            raise UsageError(f"encoder 'transformers': folder {folder} does not exist")
+        patterns = [_SMALL_FILES]
+        patterns += [
+            (*_SMALL_FILES, name, name.replace(".index.json", "").replace(".", "-*.")) for name in _WEIGHTS
+        ]
+        what = f"encoder 'transformers': {folder} is no folder, and the hub's"
+        return hub_folder(what, self.model, _is_complete, patterns, self.revision)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """`config.json`. Raises UsageError for a model that is not of the CLIP family."""
+        config = _read_json(self.folder / "config.json")
+        family = config.get("model_type")
+        if family not in FAMILIES:
+            raise UsageError(
+                f"encoder 'transformers': {self.folder / 'config.json'} is of a {family!r} model."
+                f"{did_you_mean(str(family), FAMILIES)}"
+            )
+        return config
+
+    @property
+    def family(self) -> str:
+        """`clip`, `siglip` or `siglip2`; SigLIP 2 of a fixed resolution calls itself `siglip`."""
+        return str(self.config["model_type"])
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """One file, or the shards that an index names."""
+        for name in _WEIGHTS:
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            if not name.endswith(_INDEX):
+                return [path]
+            shards = [self.folder / Path(name).name for name in sorted({*_read_json(path)["weight_map"].values()})]
+            absent = [shard.name for shard in shards if not shard.is_file()]
+            if absent:
+                raise UsageError(f"encoder 'transformers': {path} names {absent[0]}, which is not there")
+            return shards
+        raise UsageError(f"encoder 'transformers': {self.folder} holds none of {', '.join(_WEIGHTS)}")
+
+    def vision(self, name: str, default: int) -> int:
+        """A whole number of the image tower's config, which leaves defaults out."""
+        return int((self.config.get("vision_config") or {}).get(name, default))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens per text."""
+        text = self.config.get("text_config") or {}
+        return int(text.get("max_position_embeddings", _LENGTH[self.family]))
+
+    def image_format(self) -> ImageFormat:
+        """The square the image tower wants. SigLIP 2 of any resolution gets the square of all its patches."""
+        size = self.vision("image_size", _SIZE)
+        if self.family == "siglip2":
+            patches = int(self._processor.get("max_num_patches", self.vision("num_patches", _PATCHES)))
+            if math.isqrt(patches) ** 2 != patches:
+                raise UsageError(
+                    f"encoder 'transformers': {self.folder} wants {patches} patches, which is no square"
+                )
+            size = math.isqrt(patches) * self.vision("patch_size", _PATCH)
+        return ImageFormat(size, self.preprocessing.interpolation)
+
+    @cached_property
+    def _processor(self) -> dict[str, Any]:
+        """What the image processor's file says; since transformers 5 it may stand inside the processor's."""
+        for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+            if (self.folder / name).is_file():
+                found = _read_json(self.folder / name)
+                found = found if inside is None else found.get(inside) or {}
+                if found:
+                    return found
+        return {}
+
+    def _preprocessing_of_weights(self) -> Preprocessing:
+        if not self._processor and self.normalisation == "weights":
+            raise UsageError(
+                f"encoder 'transformers': {self.folder} holds no preprocessor_config.json, so nothing says how "
+                "images are normalised; save the processor there, or name a normalisation"
+            )
+        return of_transformers(self._processor, self.family, f"encoder 'transformers': {self.folder}")
+
+    @cached_property
+    def tokenizer_files(self) -> list[Path]:
+        """Raises UsageError where there are none."""
+        files = tokenizer_files(self.folder)
+        if not files:
+            raise UsageError(f"encoder 'transformers': {self.folder} holds no tokenizer; save the processor there")
+        return files
+
+    def weights(self) -> Weights:
+        """Hashed, wherever they lie; shards as one."""
+        path = data_path(self.model)
+        source = (
+            path.name if path.is_dir() else f"hub:{self.model}" + (f"@{self.revision}" if self.revision else "")
+        )
+        return Weights("pretrained", source, digest_of_all(self.hashed))
+
+    def identity(self) -> dict[str, Any]:
+        """The model's config and tokenizer beside what all of the family have."""
+        config = {key: value for key, value in self.config.items() if key not in _HISTORY}
+        return {
+            "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32],
+            "tokenizer": digest_of_all(self.tokenizer_files),
+            **super().identity(),
+        }
+
+
+def _is_complete(folder: Path) -> bool:
+    small = (folder / "config.json").is_file() and bool(tokenizer_files(folder))
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            shards = _read_json(folder / name)["weight_map"].values() if name.endswith(_INDEX) else [name]
+            return small and all((folder / Path(shard).name).is_file() for shard in shards)
+    return False
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"encoder 'transformers': {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"encoder 'transformers': {path} holds no json object")
+    return found

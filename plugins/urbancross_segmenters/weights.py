@@ -1,0 +1,88 @@
+"""Weights of Segment Anything on disk, under the names of its authors or of transformers."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from urbancross_bench.errors import UsageError
+
+# The authors' names on the left. Of a head's three layers, transformers calls the outer ones by what they do.
+_RENAMED = [
+    (r"^image_encoder\.", "vision_encoder."),
+    (r"^vision_encoder\.blocks\.", "vision_encoder.layers."),
+    (r"\.patch_embed\.proj\.", ".patch_embed.projection."),
+    (r"\.neck\.0\.", ".neck.conv1."),
+    (r"\.neck\.1\.", ".neck.layer_norm1."),
+    (r"\.neck\.2\.", ".neck.conv2."),
+    (r"\.neck\.3\.", ".neck.layer_norm2."),
+    (r"\.pe_layer\.positional_encoding_gaussian_matrix$", ".shared_embedding.positional_embedding"),
+    (r"\.point_embeddings\.", ".point_embed."),
+    (r"\.mask_downscaling\.0\.", ".mask_embed.conv1."),
+    (r"\.mask_downscaling\.1\.", ".mask_embed.layer_norm1."),
+    (r"\.mask_downscaling\.3\.", ".mask_embed.conv2."),
+    (r"\.mask_downscaling\.4\.", ".mask_embed.layer_norm2."),
+    (r"\.mask_downscaling\.6\.", ".mask_embed.conv3."),
+    (r"\.norm(\d)\.", r".layer_norm\1."),
+    (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
+    (r"\.output_upscaling\.0\.", ".upscale_conv1."),
+    (r"\.output_upscaling\.1\.", ".upscale_layer_norm."),
+    (r"\.output_upscaling\.3\.", ".upscale_conv2."),
+    (r"(mlps\.\d|prediction_head)\.layers\.0\.", r"\1.proj_in."),
+    (r"(mlps\.\d|prediction_head)\.layers\.2\.", r"\1.proj_out."),
+    (r"(mlps\.\d|prediction_head)\.layers\.1\.", r"\1.layers.0."),
+]
+_PROMPT, _IMAGE = (
+    f"{place}.positional_embedding" for place in ("prompt_encoder.shared_embedding", "shared_image_embedding")
+)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name; of a .pth nothing but tensors is read. Raises UsageError naming the file."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UsageError(f"segmenter: checkpoint {file} cannot be read: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"segmenter: checkpoint {file} holds more than tensors by name; export its state_dict")
+    return state
+
+
+def as_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights under the names of transformers' `SamModel`; they may have these already."""
+    renamed = {}
+    for name, value in state.items():
+        if is_original(state):
+            for pattern, new in _RENAMED:
+                name = re.sub(pattern, new, name)
+        renamed[name] = value
+    # One matrix that transformers keeps in two places, and that its files may hold once.
+    for name, other in ((_PROMPT, _IMAGE), (_IMAGE, _PROMPT)):
+        if name not in renamed and other in renamed:
+            renamed[name] = renamed[other]
+    return renamed
+
+
+def is_original(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are the authors'."""
+    return any(name.startswith("image_encoder.") for name in state)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """Load weights, all of them and no others. Raises UsageError saying what does not fit."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
+        raise UsageError(
+            f"segmenter: checkpoint {file} does not fit the architecture: {' '.join(problems)[:500]}"
+        ) from error

@@ -1,0 +1,90 @@
+"""`data caption DOMAIN`: captions for images, by a model or by rules, as a csv that the readers take."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from urbancross_bench.cli.plugins import PluginOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.execution.captioning import Source
+
+_SHOWN = 10
+
+
+def caption(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The csv; FILE.json beside it says how.")],
+    domain: Annotated[
+        str | None, typer.Argument(metavar="[DOMAIN]", help="A dataset: urbancross/finland, csv[file=…], …")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="PLACE", help="Instead of a domain: a folder or zip of images without captions."),
+    ] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --images: SkyScript's json, for the tags.")
+    ] = None,
+    captioner: Annotated[str, typer.Option(help="from_tags, instructblip[model=…], …")] = "from_tags",
+    seed: Annotated[int, typer.Option(help="Of what is drawn: phrasings, sampled words.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are captioned together.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each process on a CPU.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plugin: PluginOption = None,
+) -> None:
+    """Write captions for images from their tags, by rules or with a model. Exit status 1: some have none."""
+    from urbancross_bench.cli.data_check import _progress
+    from urbancross_bench.data.index import reading
+    from urbancross_bench.execution import captioning
+    from urbancross_bench.registry import Registry
+
+    source = _source(domain, images, metadata, plugin or [])
+    chosen = Registry.discover(source.plugins).resolve("captioner", captioner)
+    try:
+        with _progress() as report, reading(report=report):
+            made = captioning.caption(
+                source,
+                chosen,
+                out,
+                seed=seed,
+                batch=batch,
+                workers=workers,
+                threads=threads,
+                device=device,
+                report=lambda done, total: report("captions", done, total),
+            )
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for name, reason in list(made.failures.items())[:_SHOWN]:
+        print(f"{name}: {reason}", file=sys.stderr)
+    if len(made.failures) > _SHOWN:
+        print(f"… and {len(made.failures) - _SHOWN:,} more", file=sys.stderr)
+    written = made.images - len(made.failures)
+    where = (
+        f"nothing to do: all are in {out}" if made.again else f"written to {out}" if made.file else "not written"
+    )
+    print(f"captions for {written:,} of {made.images:,} images, {made.distinct:,} of them distinct; {where}")
+    if made.failures:
+        raise typer.Exit(1)
+
+
+def _source(domain: str | None, images: Path | None, metadata: Path | None, plugins: list[Path]) -> Source:
+    """What to caption, by names that hold in other processes. Raises UsageError for none, or for both."""
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.captioning import Source
+
+    if (domain is None) == (images is None):
+        raise UsageError("name a DOMAIN or --images, one of the two")
+    if metadata and not images:
+        raise UsageError("--metadata goes with --images; readers of domains have an option of their own for it")
+    return Source(
+        domain,
+        str(images.resolve()) if images else None,
+        str(metadata.resolve()) if metadata else None,
+        tuple(str(file.resolve()) for file in plugins),
+    )

@@ -1,0 +1,230 @@
+"""Segment stores: which regions of a domain's images are its segments, and how they came to be.
+
+A store is a folder with two files. `masks.jsonl` has a line per image, in the domain's order: its name and digest,
+and its size with its regions as `data.masks` writes them, or why it failed. `segments.json` says how all of it was
+made (`making`), and the SHA-256 of the former; it is written last, so that a store without it is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.data.masks import from_counts
+from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.files import write_json
+from urbancross_bench.identity import digest
+from urbancross_bench.interfaces.dataset import Domain, ImageSource, Segments
+
+SCHEMA = 1
+MANIFEST, MASKS = "segments.json", "masks.jsonl"
+_WHITE = 255
+_RENDERING = "outside white, the whole image"
+_QUALITY = 95  # of the JPEGs, of 100
+
+
+@dataclass(frozen=True)
+class SegmentStore:
+    """What stands in a store.
+
+    `splits`: those whose images were segmented; all images if it is empty. `rows`: one per image, as JSON values,
+    with `image`, `digest`, and either `size` (H, W) and `regions`, or `failure`, the reason.
+    """
+
+    making: Mapping[str, Any]
+    caption_aware: bool
+    splits: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The images that could not be segmented, with the reasons."""
+        return {row["image"]: row["failure"] for row in self.rows if "failure" in row}
+
+    @property
+    def segments(self) -> int:
+        """How many there are, of all images together."""
+        return sum(len(row.get("regions", ())) for row in self.rows)
+
+
+def write_store(folder: Path, store: SegmentStore) -> None:
+    """Write a store in place of one that may be there; cut short, it leaves none."""
+    manifest, masks = folder / MANIFEST, folder / MASKS
+    manifest.unlink(missing_ok=True)
+    # Escaped, since a name may hold bytes that are no text.
+    content = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in store.rows).encode("ascii")
+    _replace(masks, content)
+    said = {
+        "schema": SCHEMA,
+        "making": dict(store.making),
+        "caption_aware": store.caption_aware,
+        "splits": list(store.splits),
+        "images": len(store.rows),
+        "segments": store.segments,
+        "failed": len(store.failures),
+        "masks_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    unfinished = manifest.with_suffix(".tmp")
+    write_json(unfinished, said)
+    unfinished.replace(manifest)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(file)
+
+
+def read_store(folder: Path) -> SegmentStore:
+    """What `write_store` wrote. Raises DataError naming the folder if it is no store, or not whole."""
+    try:
+        said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = (folder / MASKS).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is no segment store, or an unfinished one: it lacks {Path(error.filename).name}; "
+            "`urbancross-bench data segment` makes and completes stores"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"segment store {folder} cannot be read: {error}") from error
+    schema = said.get("schema") if isinstance(said, dict) else None
+    if schema != SCHEMA:
+        raise DataError(
+            f"segment store {folder} is of schema {schema!r}, this version reads {SCHEMA}; make it anew"
+        )
+    if hashlib.sha256(content).hexdigest() != said.get("masks_sha256"):
+        raise DataError(f"segment store {folder}: {MASKS} is damaged or cut short; make the store anew")
+    try:
+        rows = [json.loads(line) for line in content.splitlines()]
+        return SegmentStore(said["making"], bool(said["caption_aware"]), said["splits"], rows)
+    except (KeyError, ValueError) as error:
+        raise DataError(f"segment store {folder} is damaged: {error!r}") from error
+
+
+def open_segments(folder: Path, domain: Domain) -> Segments:
+    """The segments of a domain's images as a store says.
+
+    An image without regions, and one that failed, has none. Regions of images that the domain lacks, because they
+    were excluded, say, are left out. Raises DataError if an image has changed since, or is unknown to a store that
+    was made of all splits, or the store is damaged.
+    """
+    store = read_store(folder)
+    try:
+        known = {row["image"]: row for row in store.rows}
+        unknown = [name for name in domain.image_names if name not in known]
+        if unknown and not store.splits:
+            raise DataError(
+                f"segment store {folder} does not know {len(unknown)} images of domain {domain.name!r}, "
+                f"{unknown[0]!r} the first; was it made of this domain?"
+            )
+        owners, regions = [], []
+        for index, name in enumerate(domain.image_names):
+            row = known.get(name)
+            if row is None or "failure" in row:
+                continue
+            if row["digest"] != domain.images.digest(index):
+                raise DataError(f"segment store {folder}: image {name!r} has changed since; make the store anew")
+            height, width = row["size"]
+            found = [_Cut(index, name, int(height), int(width), region["counts"]) for region in row["regions"]]
+            regions += found
+            owners += [index] * len(found)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"segment store {folder} is damaged: {error!r}") from error
+    return Segments(
+        SegmentImages(domain.images, regions),
+        np.array(owners, dtype=np.int64),
+        caption_aware=store.caption_aware,
+        making=store.making,
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One segment: of which image, and the run lengths of its mask."""
+
+    image: int
+    name: str
+    height: int
+    width: int
+    counts: str
+
+
+class SegmentImages(ImageSource):
+    """A domain's images with all but one region painted white, as UrbanCross's released segments are."""
+
+    def __init__(self, images: ImageSource, cuts: Sequence[_Cut]) -> None:
+        self._images = images
+        self._cuts = cuts
+        self._last: tuple[int, NDArray[np.uint8]] | None = None  # segments of an image are read one after another
+
+    def digest(self, index: int) -> str:
+        """Of the image's digest, the mask and what is done with them."""
+        cut = self._cuts[index]
+        parts = (self._images.digest(cut.image), str(cut.height), str(cut.width), cut.counts, _RENDERING)
+        return digest(part.encode() for part in parts)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """The whole image, white outside the region. Raises DataError if the image does, or has another size."""
+        cut = self._cuts[index]
+        pixels = self._read(cut.image)
+        if pixels.shape[:2] != (cut.height, cut.width):
+            raise DataError(
+                f"image {cut.name!r} is {pixels.shape[0]}×{pixels.shape[1]}, its segments {cut.height}×{cut.width}"
+            )
+        return painted(pixels, from_counts(cut.counts, cut.height, cut.width))
+
+    def _read(self, image: int) -> NDArray[np.uint8]:
+        last = self._last  # threads may replace it meanwhile
+        if last is None or last[0] != image:
+            last = self._last = image, self._images.read(image)
+        return last[1]
+
+
+def painted(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(H, W, 3) pixels, white where the (H, W) mask is not."""
+    return np.where(mask[..., None], pixels, np.uint8(_WHITE))
+
+
+def check_archive(place: Path, names: Sequence[str]) -> None:
+    """Whether `write_archive` can write there. Raises UsageError; DataError for two images of one stem."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{place} is there already and not an empty folder; name another for the JPEGs")
+    stems = Counter(PurePosixPath(name).stem for name in names)
+    repeated = [name for name in names if stems[PurePosixPath(name).stem] > 1]
+    if repeated:
+        raise DataError(
+            f"image {repeated[0]!r} would share its segment folder {PurePosixPath(repeated[0]).stem}/ with "
+            "another; UrbanCross's layout has no place for both"
+        )
+
+
+def write_archive(place: Path, domain: Domain, segments: Segments) -> Iterator[int]:
+    """Write the segments as UrbanCross's archives have them, `<stem>/<stem>_<i>.jpg`; yields how many are written.
+
+    The folder appears when all are.
+    """
+    from PIL import Image
+
+    unfinished = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed command
+    unfinished.mkdir(parents=True)
+    number, before = 0, -1
+    for index, owner in enumerate(segments.image_of_segment.tolist()):
+        number, before = (number + 1 if owner == before else 0), owner
+        stem = PurePosixPath(domain.image_names[owner]).stem
+        (unfinished / stem).mkdir(exist_ok=True)
+        image = Image.fromarray(segments.images.read(index))
+        image.save(unfinished / stem / f"{stem}_{number}.jpg", quality=_QUALITY)
+        yield index + 1
+    if place.is_dir():
+        place.rmdir()
+    unfinished.rename(place)

@@ -1,0 +1,331 @@
+"""Making something of every item with a model, in processes of their own, so that nothing finished is lost.
+
+Items are taken in fixed runs of consecutive ones, the batches. What a finished batch gave is kept in a file of
+its own, `FOLDER/.partial/<key>.json`, named by everything it may depend on: what is made and how (`identity`),
+and which items, with their content. So results depend neither on kills nor on the number of processes, and of
+another identity, or of items that have changed, nothing is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from filelock import FileLock, Timeout
+
+from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
+from urbancross_bench.files import write_json
+from urbancross_bench.identity import derive_seed, key_of
+
+PARTIAL = ".partial"
+
+Work = Callable[[Sequence[str]], list[str]]
+"""From the names of a batch to one text an item. Raises if one of them cannot be done."""
+
+
+class Maker(Protocol):
+    """What is made, in a form that can be sent to another process."""
+
+    def build(self, device: str) -> Work:
+        """Load the model on a torch device, once in each process; torch is seeded before.
+
+        What it raises ends the command: it would fail for every item.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """`texts`: one per item, in their order, None where it failed; `failures`: the reason by name."""
+
+    texts: list[str | None]
+    failures: dict[str, str]
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Make the folder and keep other commands out of it. Raises UsageError if one is at work there."""
+    try:
+        (folder / PARTIAL).mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / PARTIAL / "lock", blocking=False):
+            yield
+    except Timeout:
+        raise UsageError(f"another process is at work in {folder}; wait for it or choose another --out") from None
+    except OSError as error:
+        raise UsageError(f"output folder {folder} cannot be written to: {error}") from error
+
+
+def forget(folder: Path) -> None:
+    """Remove what finished batches left, once nothing of them is needed any more."""
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+
+
+def make(
+    maker: Maker,
+    items: Mapping[str, str],
+    folder: Path,
+    *,
+    identity: Mapping[str, Any],
+    batch: int,
+    workers: int = 1,
+    threads: int = 1,
+    device: str = "auto",
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Made:
+    """Make every item that is not there yet; to be called while `holding` the folder.
+
+    items: name → a hash of what the item's result depends on besides `identity`, an image's digest, say.
+    identity: plain JSON values, everything else that may change a result. Batch and threads are added here, the
+    latter because they change sums on a CPU.
+    workers: processes, each with a model of its own; on several CUDA devices they are spread.
+    report: told how many items are done, those of earlier calls included, and how many there are.
+
+    A batch that raises is tried again item by item, so that a bad item costs itself. A batch whose process dies is
+    tried once more whole, since the fault may lie outside, and then item by item. Failed items are tried again in
+    the next call. Raises what `build` raises, RunError if a process dies in it.
+    """
+    facts = {"identity": dict(identity), "threads": threads}
+    place = folder / PARTIAL
+    batches = [_Batch(part, facts, place) for part in _parts(list(items.items()), batch)]
+    results = {b.key: kept for b in batches if (kept := b.kept()) is not None}
+    todo = [b for b in batches if b.key not in results]
+    done = sum(map(len, results.values()))
+    report(done, len(items))
+    setup = _Setup(maker, device, threads, key_of(facts), str(place / "log"), _environment())
+    for finished, result in _carried_out(todo, setup, min(workers, len(todo))):
+        finished.keep(result)
+        results[finished.key] = result
+        done += len(result)
+        report(done, len(items))
+    outcomes = [(name, *out) for b in batches for name, out in zip(b.names, results[b.key], strict=True)]
+    failures = {name: reason for name, text, reason in outcomes if text is None}
+    return Made([text for _, text, _ in outcomes], failures)
+
+
+_Outcome = tuple[str | None, str]  # what was made of an item, or None and the reason
+
+
+class _Batch:
+    """Consecutive items, and the file that keeps what was made of them."""
+
+    def __init__(self, items: Sequence[tuple[str, str]], facts: Mapping[str, Any], place: Path) -> None:
+        self.names = [name for name, _ in items]
+        self.key = key_of({**facts, "items": [list(item) for item in items]})
+        self._file = place / f"{self.key}.json"
+
+    def kept(self) -> list[_Outcome] | None:
+        """What an earlier call made of the items; None if nothing whole is there, or one of them failed."""
+        try:
+            texts = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        whole = isinstance(texts, list) and len(texts) == len(self.names)
+        return [(t, "") for t in texts] if whole and all(isinstance(t, str) for t in texts) else None
+
+    def keep(self, result: Sequence[_Outcome]) -> None:
+        """Write the file, whole or not at all; not if an item failed, so that the batch is tried again."""
+        if all(text is not None for text, _ in result):
+            unfinished = self._file.with_suffix(".tmp")
+            write_json(unfinished, [text for text, _ in result])
+            unfinished.replace(self._file)
+
+
+def _parts(items: Sequence[tuple[str, str]], size: int) -> list[Sequence[tuple[str, str]]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a process is told when it starts."""
+
+    maker: Maker
+    device: str
+    threads: int
+    seed: str
+    log: str
+    environment: Mapping[str, str]
+
+
+def _environment() -> dict[str, str]:
+    """Our variables; the fork server may be older than they are."""
+    return {name: value for name, value in os.environ.items() if name.startswith("URBANCROSS_")}
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Items of a batch that a process takes in hand together."""
+
+    batch: _Batch
+    names: list[str]
+    deaths: int = 0
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    ready: bool = False
+    piece: _Piece | None = None
+
+
+@dataclass(eq=False)
+class _Crew:
+    """The running processes by their connections."""
+
+    setup: _Setup
+    started: int = 0
+    members: dict[Connection, _Worker] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """One more process; imports are done once, in the server that it is forked from."""
+        context = multiprocessing.get_context("forkserver")
+        # `__main__` too: else every process would import the command line anew.
+        context.set_forkserver_preload(["__main__", "urbancross_bench.modelling.runtime"])
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(self.setup, self.started, there), daemon=True)
+        process.start()
+        there.close()
+        self.members[here] = _Worker(process)
+        self.started += 1
+
+    def hand_out(self, pieces: deque[_Piece]) -> None:
+        """Give waiting pieces to processes that have nothing in hand."""
+        for connection, worker in self.members.items():
+            if pieces and worker.ready and worker.piece is None:
+                worker.piece = pieces.popleft()
+                try:
+                    connection.send(worker.piece.names)
+                except OSError:
+                    continue  # it has died; `hear` finds that out
+
+    def hear(self) -> Iterator[tuple[_Piece, list[_Outcome] | str]]:
+        """Wait; then pieces with what became of them, a text if their process died of it."""
+        for one in wait(list(self.members)):
+            connection = cast(Connection, one)
+            worker = self.members[connection]
+            try:
+                said = connection.recv()
+            except (EOFError, OSError):
+                del self.members[connection]
+                worker.process.join()
+                died = f"the process died ({_exit(worker.process.exitcode)}); see {self.setup.log}"
+                if not worker.ready:
+                    raise RunError(f"{died}. It was loading the model.") from None
+                if worker.piece:
+                    yield worker.piece, died
+                continue
+            if isinstance(said, BaseException):
+                raise said
+            if worker.piece:
+                yield worker.piece, said
+            worker.ready, worker.piece = True, None
+
+    def dismiss(self) -> None:
+        """Kill all: nothing half-made is believed, so nothing has to end in order."""
+        for worker in self.members.values():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _carried_out(
+    batches: Sequence[_Batch], setup: _Setup, workers: int
+) -> Iterator[tuple[_Batch, list[_Outcome]]]:
+    """Batches with what was made of their items, as they are finished."""
+    pieces = deque(_Piece(batch, batch.names) for batch in batches)
+    found: dict[str, dict[str, _Outcome]] = {batch.key: {} for batch in batches}
+    crew = _Crew(setup)
+    try:
+        while found:
+            while pieces and len(crew.members) < workers:
+                crew.start()
+            crew.hand_out(pieces)
+            for piece, said in crew.hear():
+                outcomes = found[piece.batch.key]
+                if not isinstance(said, str):
+                    outcomes.update(zip(piece.names, said, strict=True))
+                elif piece.deaths == 0:
+                    pieces.appendleft(_Piece(piece.batch, piece.names, deaths=1))
+                elif len(piece.names) > 1:
+                    pieces.extendleft(_Piece(piece.batch, [name], deaths=1) for name in reversed(piece.names))
+                else:
+                    outcomes[piece.names[0]] = None, said
+                if len(outcomes) == len(piece.batch.names):
+                    yield piece.batch, [outcomes[name] for name in piece.batch.names]
+                    del found[piece.batch.key]
+    finally:
+        crew.dismiss()
+
+
+def _serve(setup: _Setup, number: int, connection: Connection) -> None:
+    """The life of a process: load the model, then answer names with what was made of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _redirect_output(Path(setup.log))
+    for name in _environment():
+        del os.environ[name]
+    os.environ.update(setup.environment)
+    try:
+        work = _built(setup, number)
+    except UrbanCrossError as error:
+        connection.send(error)
+        return
+    except Exception as error:
+        connection.send(RunError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
+        return
+    try:
+        connection.send(None)
+        while True:
+            connection.send(_tried(work, connection.recv(), setup.seed))
+    except (EOFError, OSError):
+        return  # the parent is gone, and with it whoever wants the results
+
+
+def _built(setup: _Setup, number: int) -> Work:
+    import torch
+
+    from urbancross_bench.modelling.runtime import configure, resolve_device
+
+    device = resolve_device(setup.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", number % torch.cuda.device_count())
+    configure(setup.threads, derive_seed("model", setup.seed))
+    return setup.maker.build(str(device))
+
+
+def _tried(work: Work, names: Sequence[str], seed: str) -> list[_Outcome]:
+    """What is made of some items together or, where that raises, of each alone."""
+    import torch
+
+    torch.manual_seed(derive_seed("items", seed, list(names)))
+    try:
+        texts = work(names)
+        if len(texts) != len(names):
+            raise RunError(f"{len(texts)} results for {len(names)} items")
+        return [(text, "") for text in texts]
+    except Exception as error:
+        if len(names) > 1:
+            return [outcome for name in names for outcome in _tried(work, [name], seed)]
+        known = isinstance(error, UrbanCrossError)
+        return [(None, str(error) if known else f"{type(error).__name__}: {error}")]
+
+
+def _redirect_output(log: Path) -> None:
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), sys.stdout.fileno() if sys.stdout else 1)
+        os.dup2(file.fileno(), sys.stderr.fileno() if sys.stderr else 2)
+
+
+def _exit(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}, {signal.strsignal(-code) or 'unknown'}"
+    return f"exit status {code}"

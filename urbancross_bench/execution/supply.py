@@ -1,0 +1,156 @@
+"""What a run's stages are given of its data: packs, stored features, towers that never change, segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from urbancross_bench.errors import PluginError, UrbanCrossError
+from urbancross_bench.execution.domains import Domains, PlannedDomain
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.versions import core, decoders
+from urbancross_bench.interfaces.encoder import EncoderOptions, ImageFormat, SegmentUse
+from urbancross_bench.interfaces.weights import Weights
+from urbancross_bench.registry import Resolved
+from urbancross_bench.specs import Grid
+
+
+class PlannedEncoder:
+    """An encoder of the grid, and what its options answer. Raises PluginError where they do not."""
+
+    def __init__(self, name: str, resolved: Resolved) -> None:
+        if not isinstance(resolved.options, EncoderOptions):
+            raise PluginError(f"{resolved.plugin}: its options are not a subclass of EncoderOptions")
+        options = resolved.options
+        self.name = name
+        self.resolved = resolved
+        self.reference = str(resolved.reference)
+        self.provides = resolved.plugin.registration.provides
+        self.format: ImageFormat | None = self._asked("what images it wants", options.image_format)
+        self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen)
+        self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)
+        self.weights: Weights = self._asked("where its weights come from", options.weights)
+        self.identity: dict[str, Any] = self._asked("what it is", resolved.identity)
+        self._check_items = options.check_items
+
+    def check_items(self, domains: Iterable[PlannedDomain]) -> None:
+        """Raise DataError where stored features are missing for a domain of the grid, or surplus."""
+        if self.format is None:
+            splits = [split for domain in domains for split in domain.splits.values()]
+            names = {name for split in splits for name in split.image_names}
+            self._check_items(names, {caption for split in splits for caption in split.captions})
+
+    def _asked(self, what: str, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except UrbanCrossError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{self.resolved.plugin} cannot say {what}: {error!r}") from error
+
+
+class Supply:
+    """Lays out the stages that come before any training, and names them as inputs of those that follow."""
+
+    def __init__(self, grid: Grid, domains: Domains, add: Callable[[Stage], Stage]) -> None:
+        self._grid = grid
+        self._domains = domains
+        self._add = add
+
+    def inputs(
+        self,
+        role: str,
+        domains: Sequence[str],
+        split: str,
+        encoder: PlannedEncoder,
+        seed: int,
+        *,
+        segments: bool = False,
+        pretrained: str | None = None,
+    ) -> dict[str, str]:
+        """`role.i` → the key of the stage that has the split of domain i; beside it, where the encoder takes them,
+        `role_towers.i` with features of its frozen towers and `role_segments.i` with segments.
+
+        pretrained: the key of the pre-training, for a segment tower that is a copy of what that leaves.
+        """
+        inputs = {}
+        for number, name in enumerate(domains):
+            pack = self._pack(name, split, encoder)
+            inputs[f"{role}.{number}"] = pack.key
+            if encoder.format and encoder.frozen:
+                inputs[f"{role}_towers.{number}"] = self._towers(pack, encoder, seed).key
+            if segments and encoder.segments:
+                packed = self._segments(name, split, encoder.format, encoder.segments.most)
+                stage = self._segment_features(packed, encoder, seed, pretrained)
+                inputs[f"{role}_segments.{number}"] = stage.key
+        return inputs
+
+    def items(self, domain: str) -> Stage:
+        """What ranking has to know of a test split."""
+        planned = self._domains[domain]
+        test = planned.splits["test"]
+        facts = {
+            "content": test.fingerprint,
+            "classes": test.image_class_key,
+            "reader": planned.reader,
+            "code": core("evaluation"),
+        }
+        return self._add(Stage("items", facts, work=planned.work("test"), label=f"{domain} test"))
+
+    def _pack(self, domain: str, split: str, encoder: PlannedEncoder) -> Stage:
+        planned = self._domains[domain]
+        facts: dict[str, Any] = {
+            "content": planned.splits[split].fingerprint,
+            "reader": planned.reader,
+            "code": core("data"),
+        }
+        work, label = planned.work(split), f"{domain} {split}"
+        if encoder.format is None:
+            facts |= {"encoder": encoder.identity}
+            work |= {"encoder": encoder.reference}
+            return self._add(Stage("stored", facts, work=work, label=f"{encoder.name}, {label}"))
+        facts |= {"format": asdict(encoder.format), "decoders": decoders()}
+        return self._add(Stage("pack", facts, work=work, label=label))
+
+    def _towers(self, pack: Stage, encoder: PlannedEncoder, seed: int) -> Stage:
+        facts = {"towers": sorted(encoder.frozen), **self._first_weights(encoder, seed)}
+        work, label = {"encoder": encoder.reference}, f"{encoder.name}, {pack.label}"
+        return self._add(Stage("towers", facts, {"split.0": pack.key}, work, label))
+
+    def _segments(self, domain: str, split: str, image_format: ImageFormat | None, most: int) -> Stage:
+        assert image_format is not None, "an encoder that uses segments takes pixels"
+        planned = self._domains[domain]
+        facts = {
+            "segments": planned.splits[split].segments_fingerprint,
+            "most": most,
+            "format": asdict(image_format),
+            "reader": planned.reader,
+            "decoders": decoders(),
+            "code": core("data"),
+        }
+        return self._add(Stage("segments", facts, work=planned.work(split), label=f"{domain} {split}"))
+
+    def _segment_features(
+        self, packed: Stage, encoder: PlannedEncoder, seed: int, pretrained: str | None
+    ) -> Stage:
+        use = encoder.segments
+        assert use is not None
+        if use.tower == "shared":
+            return packed
+        inputs = {"split.0": packed.key}
+        if use.tower == "pretrained":
+            assert pretrained is not None, "what pre-training leaves is used after it alone"
+            inputs["start"] = pretrained
+        work, label = {"encoder": encoder.reference}, f"{encoder.name}, segments of {packed.label}"
+        return self._add(Stage("tower", self._first_weights(encoder, seed), inputs, work, label))
+
+    def _first_weights(self, encoder: PlannedEncoder, seed: int) -> Mapping[str, Any]:
+        """What the features of a tower depend on; the seed only where it draws the weights."""
+        return {
+            "encoder": encoder.identity,
+            "seed": seed if encoder.weights.status == "untrained" else 0,
+            "precision": self._grid.evaluation_precision,
+            "threads": self._grid.threads,
+            "code": core("modelling"),
+        }
