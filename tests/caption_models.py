@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+_TEXT = (
     "please give a comprehensive and detailed description of the satellite image its geographical tags : , ; . "
     "surrounded by natural water wood leisure park road footway waterway river man made bridge landuse residential"
-).split()
+)
+WORDS = [*dict.fromkeys(_TEXT.split())]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "<image>"]
 QUERIES = 4
 
@@ -19,7 +20,7 @@ def write_instructblip(folder: Path, *, language: str = "t5", seed: int = 0, **s
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    vocabulary = len(SPECIAL) + len(set(WORDS))
+    vocabulary = len(SPECIAL) + len(WORDS)
     if language == "t5":
         text: dict[str, Any] = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1}
         text |= {"num_heads": 2, "decoder_start_token_id": 0, "eos_token_id": 6, "pad_token_id": 0}
@@ -59,7 +60,7 @@ def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

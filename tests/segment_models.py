@@ -36,12 +36,16 @@ CONFIG: dict[str, Any] = {
 
 
 def original(seed: int = 0) -> OriginalSam:
-    """The authors' model, its weights drawn wide enough for masks of some shape."""
+    """The authors' model, its weights drawn wide enough for masks of many shapes and qualities."""
     torch.manual_seed(seed)
     model = built(SamConfig(**CONFIG))
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * (0.5 if parameter.ndim > 1 else 0.2))
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                wide = 3 if "hypernetworks" in name and ".2." in name else 1.5
+                parameter.copy_(torch.randn(parameter.shape) * wide / parameter[0].numel() ** 0.5)
+            else:
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
     return model.eval()
 
 

@@ -83,6 +83,7 @@ def test_the_facts_are_those_of_the_domain(domain: Domain) -> None:
     assert facts == {
         "name": "small",
         "images": 5,
+        "pixels": True,
         "captions": 7,
         "in_no_split": 1,
         "test_images_in_train": 1,

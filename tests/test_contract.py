@@ -20,7 +20,15 @@ FLOORS = {
     **dict.fromkeys(["execution", "leaderboard"], 5),
     "cli": 6,
 }
-PUBLIC_KIT = ("interfaces", "evaluation", "data.readers", "modelling.losses", "modelling.checkpoints", "errors")
+PUBLIC_KIT = (
+    "interfaces",
+    "evaluation",
+    "data.readers",
+    "modelling.losses",
+    "modelling.checkpoints",
+    "modelling.heads",
+    "errors",
+)
 HEAVY = ("torch", "torchvision", "pandas", "transformers", "open_clip", "datasets")
 
 

@@ -181,11 +181,12 @@ def test_plain_values() -> None:
     ("arguments", "problem"),
     [
         (([0, 0], [0, 1], 2), "1 images have no text, the first is image 1"),
-        (([0, 2], [0, 1], 2), r"integers in \[0, 2\)"),
-        (([-1, 0], [0, 1], 1), r"integers in \[0, 1\)"),
-        (([0, 1], [0], 2), "text_id must be integers, of length 2"),
-        (([0.0, 1.0], [0, 1], 2), "image_of_text must be integers"),
-        (([0, 1], [0, 1], 2, [0]), "image_class must be integers, of length 2"),
+        (([0, 2], [0, 1], 2), r"must lie in \[0, 2\)"),
+        (([-1, 0], [0, 1], 1), r"must lie in \[0, 1\)"),
+        (([0, 1], [0], 2), "text_id must hold one integer each for 2 rows"),
+        (([[0, 1]], [0, 1], 2), "image_of_text must hold one integer each for 2 rows"),
+        (([0.0, 1.0], [0, 1], 2), "image_of_text must hold one integer each for 2 rows"),
+        (([0, 1], [0, 1], 2, [0]), "image_class must hold one integer each for 2 rows"),
         ((np.zeros(0, np.int64), np.zeros(0, np.int64), 0), "at least one"),
     ],
 )

@@ -283,7 +283,10 @@ def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest
     images = PackedImages(Rows([np.zeros((2, 32, 32, 3), dtype=np.uint8)]))
     assert (embed_images(resolved.build().load(), images, CPU) == embed_images(tiny, images, CPU)).all()
     before = resolved.identity()
-    for damage in ({k: v for k, v in state.items() if k != "text.ln_final.bias"}, state | {"extra": torch.zeros(1)}):
+    for damage in (
+        {k: v for k, v in state.items() if k != "text.ln_final.bias"},
+        state | {"extra": torch.zeros(1)},
+    ):
         save_file(damage, tmp_path / "w.safetensors")
         changed = registry.resolve("encoder", reference)
         assert changed.identity() != before

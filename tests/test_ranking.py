@@ -201,6 +201,28 @@ def test_threads_do_not_matter(tier: str) -> None:
     assert same_counts(found[0], found[2])
 
 
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("sizes", [(512, 2048), (1, 3)])
+def test_more_thresholds_than_vectors_are_all_decided(tier: str, sizes: tuple[int, int]) -> None:
+    """One image, and a threshold for each of its texts: no screen can tell any of them apart."""
+    large = 2.0**60
+    texts = [[large, -large, float(n)] for n in range(1, 9)]
+    case = replace(
+        any_seeded_case(0),
+        images=[[1.0, 1.0, 1.0]],
+        texts=texts,
+        image_of_text=[0] * 8,
+        image_id=None,
+        text_id=[*range(8)],
+        image_bias=None,
+        text_bias=None,
+        normalize=False,
+        protocol="row_diagonal",
+    )
+    with work_in(tier, *sizes):
+        assert differences(case, evaluate_retrieval(**case.arguments())) == []
+
+
 def test_rows_whose_digests_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "_digests", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
     for seed in range(20):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from urbancross_bench.evaluation import statistics
 from urbancross_bench.evaluation.statistics import (
     SeedMeans,
     image_sums,
@@ -25,6 +26,11 @@ WEIGHTS = ["-0x1.199895b49e974p-1", "0x1.efad77b11eeafp-3", "0x1.3b5a6f90adb90p-
 MEANS = ["0x1.bbbbbbbbbbbbdp-1", "0x1.ccccccccccccdp-1", "0x1.416c16c16c16cp+0"]
 
 
+def drawn(images: int, seed: int, resamples: int = 2000) -> np.ndarray:
+    """(N, R) all counts in one array."""
+    return np.concatenate([*resampled_images(images, seed, resamples).slices()], axis=1)
+
+
 def one_query_each(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
     """(R,) means of values that stand for one image each."""
     draws = resampled_images(len(values), seed, resamples)
@@ -40,60 +46,71 @@ def test_resampled_means_equal_a_loop_over_drawn_images() -> None:
     sums = {name: image_sums(one, owner, 150) for name, one in values.items()}
     sums["z"] = image_sums(values["x"][:150], np.arange(150), 150)
     means = resampled_means(sums, draws)
-    for resample, weights in enumerate(draws.T):
+    for resample, weights in enumerate(drawn(150, seed=5, resamples=20).T):
         images = [image for image in range(150) for _ in range(weights[image])]
         for name, one in values.items():
-            drawn = [v for image in images for v in one[owner == image]]
-            assert means[name][resample] == pytest.approx(np.mean(drawn))
+            found = [v for image in images for v in one[owner == image]]
+            assert means[name][resample] == pytest.approx(np.mean(found))
         assert means["z"][resample] == pytest.approx(np.mean(values["x"][images]))
 
 
 def test_draws_are_with_replacement_and_repeatable() -> None:
-    draws = resampled_images(50, seed=1)
+    draws = drawn(50, seed=1)
     assert (draws.sum(axis=0) == 50).all()
     assert draws.var() == pytest.approx(1 - 1 / 50, abs=0.02)  # a multinomial's cells
     assert stats.chisquare(draws.sum(axis=1)).pvalue > 0.001
-    resampled_images.cache_clear()
-    assert (draws == resampled_images(50, seed=1)).all()
-    assert (draws != resampled_images(50, seed=2)).any()
-    assert (draws[:, :300] == resampled_images(50, seed=1, resamples=300)).all()
+    statistics._counts.cache_clear()
+    assert (draws == drawn(50, seed=1)).all()
+    assert (draws != drawn(50, seed=2)).any()
+    assert (draws[:, :300] == drawn(50, seed=1, resamples=300)).all()
 
 
 def test_draws_and_sums_are_the_same_on_every_machine_and_numpy() -> None:
     """Pinned; a numpy, a library or a machine that moved them would move every published interval."""
     assert np.random.PCG64(5).random_raw(3).tolist() == RAW
-    assert resampled_images(7, seed=5, resamples=4).T.tolist() == COUNTS
+    assert drawn(7, seed=5, resamples=4).T.tolist() == COUNTS
     assert [weight.hex() for weight in seed_weights(3, 4)[:, 0].tolist()] == WEIGHTS
     sums = image_sums(np.arange(30.0) % 7 / 3, np.arange(30) // 3, 10)
     means = resampled_means({"x": sums}, resampled_images(10, seed=0, resamples=3))["x"]
     assert [mean.hex() for mean in means.tolist()] == MEANS
 
 
+def counted_by_hand(images: int, seed: int, resamples: int) -> np.ndarray:
+    """(N, R) from raw draws in whole numbers, all of them at once and without rounding."""
+    raw = np.random.PCG64(seed).random_raw(images * resamples).tolist()
+    index = np.array([(number >> 11) * images >> 53 for number in raw]).reshape(resamples, images)
+    return np.stack([np.bincount(one, minlength=images) for one in index], axis=1)
+
+
 def test_an_index_is_its_draws_upper_bits_times_the_number_of_images() -> None:
-    raw = np.random.PCG64(9).random_raw(600).tolist()
-    drawn = [(number >> 11) * 30 >> 53 for number in raw]  # in whole numbers, without rounding
-    counts = np.array([np.bincount(drawn[start : start + 30], minlength=30) for start in range(0, 600, 30)])
-    assert (resampled_images(30, seed=9, resamples=20) == counts.T).all()
+    assert (drawn(30, seed=9, resamples=20) == counted_by_hand(30, 9, 20)).all()
 
 
-def test_chunks_move_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("counts", "slices"), [(1, 50), (95, 50), (7 * 90, 8), (50 * 90, 1), (2**26, 1)])
+def test_slices_and_chunks_move_nothing(monkeypatch: pytest.MonkeyPatch, counts: int, slices: int) -> None:
     values = np.random.default_rng(0).random(90)
     plain = one_query_each(values, resamples=50)
-    resampled_images.cache_clear()
-    monkeypatch.setattr("urbancross_bench.evaluation.statistics._DRAWS_AT_ONCE", 1)
-    monkeypatch.setattr("urbancross_bench.evaluation.statistics._IMAGES_AT_ONCE", 7)
+    statistics._counts.cache_clear()
+    monkeypatch.setattr(statistics, "_COUNTS_AT_ONCE", counts)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 1)
+    monkeypatch.setattr(statistics, "_IMAGES_AT_ONCE", 7)
+    assert len([*resampled_images(90, 0, 50).slices()]) == slices
+    assert (drawn(90, 0, 50) == counted_by_hand(90, 0, 50)).all()
     assert (one_query_each(values, resamples=50) == plain).all()
-    resampled_images.cache_clear()
+    statistics._counts.cache_clear()
 
 
-def test_memory_stays_bounded() -> None:
-    images, resamples = 20_000, 500  # 80 MB in float64
+def test_memory_does_not_grow_with_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, resamples = 20_000, 2000  # 40 MB of counts, 320 in float64
+    monkeypatch.setattr(statistics, "_COUNTS_AT_ONCE", 2**21)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 2**17)
+    values = np.random.default_rng(0).random(images)
     tracemalloc.start()
-    one_query_each(np.random.default_rng(0).random(images), resamples=resamples)
+    one_query_each(values, resamples=resamples)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    resampled_images.cache_clear()
-    assert peak < images * resamples + 70e6  # a byte a count, and chunks
+    statistics._counts.cache_clear()
+    assert peak < 20e6  # three slices, and chunks
 
 
 def test_interval_agrees_with_scipy_where_every_image_has_one_query() -> None:

@@ -28,7 +28,7 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import canonical_json
 
-SCHEMA = 3
+SCHEMA = 4
 _PARTIAL = ".partial-"
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
 

@@ -96,8 +96,8 @@ def _shards(folder: Path) -> tuple[str, ...]:
     pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt")) + sorted(folder.glob("*.pth"))
     if pickles:
         raise UsageError(
-            f"{_TITLE}: {folder} holds its weights as pickle alone ({pickles[0].name}), which can run code when it "
-            "is opened; convert them with save_pretrained to safetensors"
+            f"{_TITLE}: {folder} holds its weights as pickle alone ({pickles[0].name}), which can run code when "
+            "it is opened; convert them with save_pretrained to safetensors"
         )
     raise UsageError(f"{_TITLE}: {folder} holds no weights; looked for {_SINGLE} and {_INDEX}")
 

@@ -13,6 +13,9 @@ from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import Captioner, Subject
 from urbancross_captioners.options import InstructBlipOptions
 
+_Processor: Any = InstructBlipProcessor  # what transformers declares of them is less than they have
+_Model: Any = InstructBlipForConditionalGeneration
+
 # Buffers that older versions of transformers saved and newer ones compute; no weights are lost with them.
 _COMPUTED = ("position_ids", "rotary_emb.inv_freq")
 
@@ -31,12 +34,13 @@ class InstructBlip(Captioner):
         options = cast(InstructBlipOptions, self.options)
         folder = str(options.checkpoint.folder)
         try:
-            self._processor: Any = InstructBlipProcessor.from_pretrained(folder, local_files_only=True)
-            model, found = InstructBlipForConditionalGeneration.from_pretrained(
+            self._processor = _Processor.from_pretrained(folder, local_files_only=True)
+            model, found = _Model.from_pretrained(
                 folder,
                 dtype=getattr(torch, options.precision),
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
                 output_loading_info=True,
             )
         except Exception as error:  # a damaged file trips json, tokenizers, safetensors or transformers itself
@@ -49,7 +53,7 @@ class InstructBlip(Captioner):
         # counts masked tokens out; an encoder with relative positions does not, nor does the Q-Former.
         self._processor.tokenizer.padding_side = "left" if self._writes_prompt else "right"
         self._processor.qformer_tokenizer.padding_side = "right"
-        self._model: Any = model.eval().to(device)
+        self._model = model.eval().to(device)
 
     @torch.inference_mode()
     def describe(self, subjects: Sequence[Subject]) -> list[str]:

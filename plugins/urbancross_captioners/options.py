@@ -13,7 +13,10 @@ from urbancross_bench.interfaces import CaptionerOptions, Weights
 from urbancross_captioners.checkpoint import Checkpoint, open_checkpoint
 
 # Zhong et al., ACM MM 2024 (arXiv 2404.14241). Their {satellite image} is what the model sees beside the text.
-PROMPT = "Please give a comprehensive and detailed description of the satellite image and its geographical tags: {tags}."
+PROMPT = (
+    "Please give a comprehensive and detailed description of the satellite image "
+    "and its geographical tags: {tags}."
+)
 PLACEHOLDERS = ("tags",)
 
 

@@ -8,25 +8,41 @@ from dataclasses import dataclass
 
 _AROUND = "surrounded by "
 
-# Keys whose tags name a thing, and what it is where the value is `yes`. Any other key (`surface of grass`)
-# describes one.
+# Keys whose tags name a thing, and what it is where the value is `yes`. Other keys (`surface`) describe one.
 _THINGS = {
-    **{key: key for key in ("amenity", "barrier", "boundary", "building", "craft", "office", "place", "power")},
-    **{key: key for key in ("railway", "road", "shop", "waterway")},
-    **{"aerialway": "cable car", "aeroway": "airfield", "emergency": "emergency facility", "golf": "golf course"},
-    **{"geological": "geological feature", "highway": "road", "historic": "historic place", "landuse": "land"},
-    **{"leisure": "leisure ground", "man made": "structure", "military": "military area"},
-    **{"natural": "natural feature", "public transport": "public transport stop", "tourism": "tourist sight"},
+    "aerialway": "cable car",
+    "aeroway": "airfield",
+    "amenity": "amenity",
+    "barrier": "barrier",
+    "boundary": "boundary",
+    "building": "building",
+    "craft": "workshop",
+    "emergency": "emergency facility",
+    "geological": "geological feature",
+    "golf": "golf course",
+    "highway": "road",
+    "historic": "historic place",
+    "landuse": "land",
+    "leisure": "leisure ground",
+    "man made": "structure",
+    "military": "military area",
+    "natural": "natural feature",
+    "office": "office",
+    "place": "place",
+    "power": "power facility",
+    "public transport": "public transport stop",
+    "railway": "railway",
+    "shop": "shop",
+    "tourism": "tourist sight",
+    "waterway": "waterway",
 }
-# Values that say of which kind a road is, a building, land: the noun they go with. Others are nouns themselves.
-_ROAD_KINDS = {
-    **{kind: "road" for kind in ("trunk", "primary", "secondary", "tertiary")},
-    **{kind: "road" for kind in ("residential", "service", "unclassified")},
-    **{"pedestrian": "street", "living": "street"},
-}
+# Values that say of which kind a road is, or land: the noun they go with. Others are nouns themselves.
 _KINDS = {
-    "highway": _ROAD_KINDS,
-    "road": _ROAD_KINDS,
+    "highway": {
+        **dict.fromkeys(("trunk", "primary", "secondary", "tertiary"), "road"),
+        **dict.fromkeys(("residential", "service", "unclassified"), "road"),
+        "pedestrian": "street",
+    },
     "landuse": dict.fromkeys(
         ("residential", "commercial", "industrial", "retail", "military", "religious", "institutional"), "land"
     ),
@@ -40,7 +56,6 @@ _SAID = {
     ("amenity", "police"): "police station",
     ("amenity", "recycling"): "recycling point",
     ("highway", "construction"): "road under construction",
-    ("highway", "living street"): "living street",
     ("highway", "steps"): "flight of steps",
     ("landuse", "construction"): "construction site",
     ("natural", "wood"): "woodland",
@@ -99,7 +114,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     for piece in filter(None, map(_plain, text.split(","))):
         key, of, value = piece.partition(" of ")
         if of:
-            pairs.append((key, value))
+            pairs.append(("highway" if key == "road" else key, value))
         elif pairs and pairs[-1][0]:
             pairs[-1] = (pairs[-1][0], f"{pairs[-1][1]}, {piece}")
         else:
@@ -122,7 +137,7 @@ def _names_a_thing(key: str) -> bool:
 
 def _thing(key: str, value: str) -> str:
     """Noun phrases with their articles."""
-    return listed([_with_article(_noun("highway" if key == "road" else key, part)) for part in _several(value)])
+    return listed([_with_article(_noun(key, part)) for part in _several(value)])
 
 
 def _noun(key: str, value: str) -> str:

@@ -75,4 +75,10 @@ def register_datasets() -> list[Registration]:
             options="urbancross_datasets.huggingface:HuggingFaceOptions",
             summary="A folder of images with metadata.csv or metadata.jsonl, as `datasets` reads it.",
         ),
+        register(
+            "prompted",
+            "urbancross_datasets.prompted:Prompted",
+            options="urbancross_datasets.prompted:PromptedOptions",
+            summary="Stored features of images by class, with prompts for captions; no pixels.",
+        ),
     ]

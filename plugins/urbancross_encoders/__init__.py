@@ -21,4 +21,18 @@ def register_encoders() -> list[Registration]:
             provides={"gradients"},
             summary="CLIP, SigLIP and SigLIP 2 of transformers, from a folder or the hub.",
         ),
+        register(
+            "sam_fused",
+            "urbancross_encoders.sam_fused:SamFused",
+            options="urbancross_encoders.sam_fused_options:SamFusedOptions",
+            provides={"gradients", "segments"},
+            summary="An open_clip model whose images come with segments, in training and, if fused, at retrieval.",
+        ),
+        register(
+            "precomputed",
+            "urbancross_encoders.precomputed:Precomputed",
+            options="urbancross_encoders.precomputed_options:PrecomputedOptions",
+            provides={"gradients"},
+            summary="Features from files, of any model, with a trainable head on either side.",
+        ),
     ]

@@ -21,6 +21,7 @@ _BLOCKS = (
     "transformer.resblocks",
     "trunk.blocks",
     "trunk.stages",
+    "trunk.layers",
     "encoder.layers",
     "model.encoder.layers",
     "transformer.encoder.layer",

@@ -9,7 +9,6 @@ from typing import Any, cast
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
@@ -145,7 +144,8 @@ def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str)
     own = clip.state_dict()
     state = convert_state_dict(clip, read.state)
     plain = "token_embedding.weight" in state  # the text tower's tensors stand at the top, not below `text.`
-    expected = {name.removeprefix(_TEXT) if plain else name: value for name, value in own.items()}
+    names = {name.removeprefix(_TEXT) if plain else name: name for name in own}
+    expected = {there: own[here] for there, here in names.items()}
     state = {name: _shaped(value, expected.get(name)) for name, value in state.items()}
     # A buffer of positions that transformers once saved and no longer has.
     old = {"text.transformer.embeddings.position_ids"} - expected.keys()
@@ -156,7 +156,7 @@ def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str)
         allow_missing=options.allow_missing,
         allow_surplus=options.allow_surplus,
     )
-    clip.load_state_dict(convert_to_custom_text_state_dict(fitted) if plain else fitted, strict=False)
+    clip.load_state_dict({names[name]: value for name, value in fitted.items()}, strict=False)
     if read.segment_state is not None:
         print(f"{options.weight_files[0].name}: {len(read.segment_state)} tensors of a segment tower are left out")
 

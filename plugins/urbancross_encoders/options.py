@@ -16,7 +16,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
-from urbancross_encoders.weight_files import digest_of, digest_of_all, hub_file, hub_folder, tokenizer_files
+from urbancross_encoders.weight_files import digests_of, hub_file, hub_folder, one_digest, tokenizer_files
 
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
 _CONFIG = "open_clip_config.json"
@@ -59,7 +59,7 @@ class ClipOptions(EncoderOptions):
     @cached_property
     def hashed(self) -> dict[Path, str]:
         """The files of the first weights with their hashes, taken once: what is loaded must still have them."""
-        return {path: digest_of(path) for path in self.weight_files}
+        return digests_of(self.weight_files)
 
     @property
     def weight_files(self) -> list[Path]:
@@ -239,7 +239,7 @@ class OpenClipOptions(ClipOptions):
             **super().identity(),
         }
         if self.text_folder is not None:
-            facts["tokenizer"] = digest_of_all(tokenizer_files(self.text_folder))
+            facts["tokenizer"] = one_digest(digests_of(tokenizer_files(self.text_folder)))
         return facts
 
 

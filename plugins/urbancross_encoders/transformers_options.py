@@ -17,16 +17,12 @@ from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
-from urbancross_encoders.weight_files import digest_of_all, hub_folder, tokenizer_files
+from urbancross_encoders.weight_files import digests_of, hub_folder, one_digest, tokenizer_files
 
 FAMILIES = ("clip", "siglip", "siglip2")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_INDEX = ".index.json"  # of weights in several files
+_WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 # What a config says of its file's history, not of the model.
 _HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
@@ -49,10 +45,9 @@ class TransformersOptions(ClipOptions):
             return folder
         if not _HUB_NAME.fullmatch(self.model):
             raise UsageError(f"encoder 'transformers': folder {folder} does not exist")
-        patterns = [_SMALL_FILES]
-        patterns += [
-            (*_SMALL_FILES, name, name.replace(".index.json", "").replace(".", "-*.")) for name in _WEIGHTS
-        ]
+        # Shards are called after the whole: model-00001-of-00002.safetensors.
+        shards = [name.removesuffix(_INDEX).replace(".", "-*.") for name in _WEIGHTS]
+        patterns = [(*_SMALL_FILES, *names) for names in zip(_WEIGHTS, shards, strict=True)]
         what = f"encoder 'transformers': {folder} is no folder, and the hub's"
         return hub_folder(what, self.model, _is_complete, patterns, self.revision)
 
@@ -105,9 +100,7 @@ class TransformersOptions(ClipOptions):
         if self.family == "siglip2":
             patches = int(self._processor.get("max_num_patches", self.vision("num_patches", _PATCHES)))
             if math.isqrt(patches) ** 2 != patches:
-                raise UsageError(
-                    f"encoder 'transformers': {self.folder} wants {patches} patches, which is no square"
-                )
+                raise UsageError(f"encoder 'transformers': {self.folder} wants {patches} patches, and no square")
             size = math.isqrt(patches) * self.vision("patch_size", _PATCH)
         return ImageFormat(size, self.preprocessing.interpolation)
 
@@ -144,14 +137,14 @@ class TransformersOptions(ClipOptions):
         source = (
             path.name if path.is_dir() else f"hub:{self.model}" + (f"@{self.revision}" if self.revision else "")
         )
-        return Weights("pretrained", source, digest_of_all(self.hashed))
+        return Weights("pretrained", source, one_digest(self.hashed))
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""
         config = {key: value for key, value in self.config.items() if key not in _HISTORY}
         return {
             "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32],
-            "tokenizer": digest_of_all(self.tokenizer_files),
+            "tokenizer": one_digest(digests_of(self.tokenizer_files)),
             **super().identity(),
         }
 

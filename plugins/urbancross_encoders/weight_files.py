@@ -44,12 +44,16 @@ def _digest(path: Path, _sign: str) -> str:
     return file_digest(path)
 
 
-def digest_of_all(paths: Iterable[Path]) -> str:
-    """The file's own hash, or one over the names and hashes of several."""
-    files = sorted(paths)
-    if len(files) == 1:
-        return digest_of(files[0])
-    lines = (f"{digest_of(path)}  {path.name}\n" for path in files)
+def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of each file."""
+    return {path: digest_of(path) for path in paths}
+
+
+def one_digest(digests: Mapping[Path, str]) -> str:
+    """The hash of the one file, or one over the names and hashes of several."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = sorted(f"{path.name}  {digest}\n" for path, digest in digests.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ class SamOptions(SegmenterOptions):
 
     checkpoint: str | None = Field(
         default=None,
-        description="the authors' .pth or .safetensors file, or a folder as transformers saves one; none: untrained",
+        description="the authors' .pth or .safetensors, or a folder as transformers saves one; none: untrained",
     )
     architecture: str | None = Field(
         default=None,
@@ -35,8 +35,12 @@ class SamOptions(SegmenterOptions):
     )
     points_per_side: PositiveInt = Field(default=32, description="points asked about, along each side of an image")
     points_per_batch: PositiveInt = Field(default=64, description="points asked about at once")
-    pred_iou_thresh: float = Field(default=0.88, description="masks of lower predicted quality are dropped")
-    stability_score_thresh: float = Field(default=0.95, description="masks of lower stability are dropped")
+    pred_iou_thresh: float = Field(
+        default=0.88, description="masks of lower predicted quality are dropped; 0: none"
+    )
+    stability_score_thresh: float = Field(
+        default=0.95, description="masks of lower stability are dropped; 0: none"
+    )
     stability_score_offset: float = Field(
         default=1.0, gt=0, description="how far the threshold moves to tell stability"
     )

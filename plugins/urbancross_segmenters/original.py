@@ -9,8 +9,14 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything import SamAutomaticMaskGenerator
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything import SamAutomaticMaskGenerator  # type: ignore[import-untyped]
+from segment_anything.modeling import (  # type: ignore[import-untyped]
+    ImageEncoderViT,
+    MaskDecoder,
+    PromptEncoder,
+    Sam,
+    TwoWayTransformer,
+)
 from transformers import SamConfig
 
 from urbancross_bench.errors import UsageError
@@ -35,8 +41,8 @@ class SegmentAnything(Segmenter):
             state = read_weights(options.weights_file)
             if not is_original(state):
                 raise UsageError(
-                    f"segmenter 'segment_anything' reads the authors' weights; {options.weights_file} has the names of "
-                    "transformers, which segmenter 'sam' reads"
+                    f"segmenter 'segment_anything' reads the authors' weights; {options.weights_file} has the "
+                    "names of transformers, which segmenter 'sam' reads"
                 )
             fill(model, state, options.weights_file)
         self._generator = SamAutomaticMaskGenerator(
@@ -61,7 +67,7 @@ def _mask(found: dict[str, Any]) -> Mask:
 
 
 def built(config: Any) -> Sam:
-    """The authors' model with the sizes of a transformers config; theirs builds the three that they published only."""
+    """The authors' model with the sizes of a transformers config; their own function knows three sizes only."""
     vision, prompt, decoder = config.vision_config, config.prompt_encoder_config, config.mask_decoder_config
     side = vision.image_size // vision.patch_size
     return Sam(

@@ -1,8 +1,8 @@
 """Segment Anything, Kirillov et al., ICCV 2023 (arXiv 2304.02643), through transformers.
 
-The authors' generator of masks without crops: a grid of points, three masks for each; those that the model thinks bad
-and those that hang on the threshold are dropped, and of masks with almost the same box the best is kept. Masks of low
-predicted quality are dropped before they are enlarged, which changes nothing but the time.
+The authors' generator of masks without crops: a grid of points, three masks for each; those that the model thinks
+bad and those that hang on the threshold are dropped, and of masks with almost the same box the best is kept. Masks
+of low predicted quality are dropped before they are enlarged, which changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import masks_to_boxes, nms
+from torchvision.ops import masks_to_boxes, nms  # type: ignore[import-untyped]
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.errors import UsageError
@@ -97,7 +97,7 @@ class Sam(Segmenter):
         resized = [(int(height), int(width)) for height, width in inputs["reshaped_input_sizes"]]
         points = torch.stack([grid(options.points_per_side, size) for size in resized]).to(embeddings.device)
         found = [_Found((image.shape[0], image.shape[1])) for image in images]
-        for some in points.split(options.points_per_batch, dim=1):
+        for some in torch.split(points, options.points_per_batch, dim=1):
             outputs = self._model(image_embeddings=embeddings, input_points=some[:, :, None])
             for i, one in enumerate(found):
                 self._keep(outputs.pred_masks[i].flatten(0, 1), outputs.iou_scores[i].flatten(), resized[i], one)

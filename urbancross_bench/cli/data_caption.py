@@ -37,7 +37,8 @@ def caption(
     plugin: PluginOption = None,
 ) -> None:
     """Write captions for images from their tags, by rules or with a model. Exit status 1: some have none."""
-    from urbancross_bench.cli.data_check import _progress
+    from urbancross_bench.cli.making import progress
+    from urbancross_bench.cli.progress import report_reading
     from urbancross_bench.data.index import reading
     from urbancross_bench.execution import captioning
     from urbancross_bench.registry import Registry
@@ -45,7 +46,7 @@ def caption(
     source = _source(domain, images, metadata, plugin or [])
     chosen = Registry.discover(source.plugins).resolve("captioner", captioner)
     try:
-        with _progress() as report, reading(report=report):
+        with reading(report=report_reading), progress("captions") as report:
             made = captioning.caption(
                 source,
                 chosen,
@@ -55,13 +56,13 @@ def caption(
                 workers=workers,
                 threads=threads,
                 device=device,
-                report=lambda done, total: report("captions", done, total),
+                report=report,
             )
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
     for name, reason in list(made.failures.items())[:_SHOWN]:
-        print(f"{name}: {reason}", file=sys.stderr)
+        print(reason if name in reason else f"{name}: {reason}", file=sys.stderr)
     if len(made.failures) > _SHOWN:
         print(f"… and {len(made.failures) - _SHOWN:,} more", file=sys.stderr)
     written = made.images - len(made.failures)

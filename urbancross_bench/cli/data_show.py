@@ -56,7 +56,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     """A card's facts, one a line."""
     lines = [f"{facts['name']}, from {facts['reference']}"]
     for title, text in (
-        ("images", f"{facts['images']:,}, {facts['in_no_split']:,} of them in no split"),
+        ("images", f"{facts['images']:,}, {facts['in_no_split']:,} of them in no split{_kind(facts)}"),
         ("captions", f"{facts['captions']:,}, {facts['distinct_captions']:,} of them distinct"),
         *((name, _split(split)) for name, split in facts["splits"].items()),
         ("repeats", _repeats(facts["test_images_in_train"])),
@@ -76,6 +76,10 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     ):
         lines.append(f"  {title:12}{text}")
     return lines
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    return "" if facts["pixels"] else "; stored features, no pixels"
 
 
 def _split(split: Mapping[str, Any]) -> str:

@@ -101,6 +101,9 @@ def _images(domain: Domain, opened: Opened) -> Iterator[Finding]:
     if isinstance(domain.images, NoImages):
         yield Finding("opened without images", "defect", f"all {total:,} images are not at hand", total)
         return
+    if not domain.images.has_pixels:
+        text = f"the {total:,} images are stored features: none was opened, and only equal ones were looked for"
+        yield Finding("no pixels", "note", text, total)
     missing, broken = opened.seen.missing, opened.seen.broken
     remedy = "bring the file back, or take the image out of the caption file"
     items = [_item(domain, index, reason, remedy) for index, reason in missing.items()]

@@ -36,6 +36,7 @@ def card(domain: Domain) -> dict[str, Any]:
     return {
         "name": domain.name,
         "images": len(domain.image_names),
+        "pixels": domain.images.has_pixels,
         "captions": len(domain.captions),
         "splits": {name: _split(domain, name) for name in splits},
         "in_no_split": len(domain.image_names) - len(used),

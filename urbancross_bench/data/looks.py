@@ -57,7 +57,8 @@ class Seen:
     """N images after each has been opened.
 
     missing, broken: index → what is wrong. digests, looks: N, empty and None where an image could not be read.
-    decoded: (N,) bool. bits: (N, 4) uint64 and thumbnails: (N, 192) uint8, zero where not decoded.
+    decoded: (N,) bool. bits: (N, 4) uint64 and thumbnails: (N, 192) uint8, zero where not decoded. pixels: False
+    where images are stored features; then none is decoded, and they can be compared by content alone.
     """
 
     missing: dict[int, str]
@@ -67,6 +68,12 @@ class Seen:
     decoded: NDArray[np.bool_]
     bits: NDArray[np.uint64]
     thumbnails: NDArray[np.uint8]
+    pixels: bool = True
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,) which images can be compared with others."""
+        return self.decoded if self.pixels else np.array([bool(digest) for digest in self.digests], dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
     missing, broken = dict(images.missing()), dict[int, str]()
     digests = _digests(images, [i for i in range(count) if i not in missing], what, broken)
     first: dict[str, int] = {}
-    for index, digest in digests.items():
+    for index, digest in digests.items() if images.has_pixels else ():
         first.setdefault(digest, index)
     representatives, unread = list(first.values()), dict[str, str]()
 
@@ -107,7 +114,7 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
         values = kept.values(f"looks 1, PIL {decoder}", wanted, compute, what=f"opening the images of {what}")
     known = {d: Look(**json.loads(v)) for d, v in zip(first, values, strict=True) if v}
     looks = [known.get(digests.get(index, "")) for index in range(count)]
-    for index, digest in digests.items():
+    for index, digest in digests.items() if images.has_pixels else ():
         look = known.get(digest)
         if look is None or look.problem:
             broken[index] = look.problem if look else unread[digest]
@@ -120,6 +127,7 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
         np.array([look is not None for look in good], dtype=bool),
         _array([look.bits if look else "" for look in good], np.uint64, _WORDS),
         _array([look.thumbnail if look else "" for look in good], np.uint8, _COLOURS),
+        images.has_pixels,
     )
 
 
@@ -128,7 +136,7 @@ def nearest(a: Seen, rows: Indices, b: Seen, columns: Indices, report: Callable[
 
     An image is no twin of itself. Memory is linear in rows and columns; `report` is told the share done.
     """
-    rows, columns = rows[a.decoded[rows]], columns[b.decoded[columns]]
+    rows, columns = rows[a.known[rows]], columns[b.known[columns]]
     at: dict[str, list[int]] = {}
     for index in columns.tolist():
         at.setdefault(b.digests[index], []).append(index)
@@ -139,6 +147,7 @@ def nearest(a: Seen, rows: Indices, b: Seen, columns: Indices, report: Callable[
             alone.append(index)
         else:
             found.append(Match(index, twin, True, 0, 0.0))
+    alone = alone if a.pixels and b.pixels else []
     blocks = [np.array(alone[i : i + _ROWS], dtype=np.int64) for i in range(0, len(alone), _ROWS)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         for done, matches in enumerate(threads.map(lambda block: _alike(a, block, b, columns), blocks), start=1):

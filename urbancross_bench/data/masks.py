@@ -122,13 +122,13 @@ def by_diversity(regions: Sequence[Region], size: tuple[int, int], count: int) -
     Greedy maximum coverage; regions within the covered ones come last, the largest first.
     """
     left = [(one, from_counts(one.counts, *size)) for one in sorted(regions)]
-    covered, chosen = np.zeros(size, dtype=bool), []
-    while left and len(chosen) < count:
+    covered, taken = np.zeros(size, dtype=bool), list[Region]()
+    while left and len(taken) < count:
         gains = [int(np.count_nonzero(mask & ~covered)) for _, mask in left]
         best, mask = left.pop(int(np.argmax(gains)))  # of equal gains the first, in the order of content
         covered |= mask
-        chosen.append(best)
-    return chosen
+        taken.append(best)
+    return taken
 
 
 Chooser = Callable[[Sequence[Region], tuple[int, int], int], list[Region]]

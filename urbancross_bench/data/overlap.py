@@ -62,7 +62,8 @@ class Shared:
 
     images, training_images, test_captions, training_captions: how many A has; training is train and val.
     identical, alike: images of A that are images of B by content, and by look alone. leaking: A's training images
-    among B's test images, by name. These are None where one of the two has no images at hand.
+    among B's test images, by name. These are None where one of the two has no images at hand, or features in
+    their place; of two that are features, `alike` is.
     in_train, in_training: A's test captions that stand in B's train, and in its training.
     in_test: A's training captions that stand in B's test split. leaking_captions: the same with their images'
     names, each once.
@@ -97,7 +98,7 @@ class Pair:
 
 def twins(a: Opened, b: Opened, report: Report) -> list[Match]:
     """Each image of `a` with its nearest twin among the test images of `b`, and with that among its others."""
-    if not (a.seen.decoded.any() and b.seen.decoded.any()):
+    if not _comparable(a, b):
         return []
     every, others = np.arange(len(a.domain.image_names)), np.arange(len(b.domain.image_names))
     what = f"comparing the images of {a.name} with " + ("each other" if a is b else f"those of {b.name}")
@@ -122,14 +123,14 @@ def shared(a: Opened, b: Opened, matches: Sequence[Match]) -> Shared:
     leaking = {match.image for match in matches if match.twin in tested_by_b} & {*a.training.tolist()}
     if a is b:
         leaking |= {*np.intersect1d(a.training, a.test).tolist()}
-    comparable = bool(a.seen.decoded.any() and b.seen.decoded.any())
+    comparable = _comparable(a, b)
     train, training, test = ({t for _, t in owned(b.cut(*s))} for s in (("train",), TRAINING, ("test",)))
     tested, trained = [text for _, text in owned(a.cut("test"))], list(owned(a.cut(*TRAINING)))
     found = [(a.domain.image_names[image], text) for image, text in trained if text in test]
     return Shared(
         images=len(a.domain.image_names),
         identical=len(identical) if comparable else None,
-        alike=len({match.image for match in matches} - identical) if comparable else None,
+        alike=len({match.image for match in matches} - identical) if comparable and a.seen.pixels else None,
         training_images=len(a.training),
         leaking=tuple(a.domain.image_names[index] for index in sorted(leaking)) if comparable else None,
         test_captions=len(tested),
@@ -159,6 +160,11 @@ def pairs(a: Opened, b: Opened, forth: Iterable[Match], back: Iterable[Match]) -
     if a is not b:
         captions += [_pair(a, b, j, i, "caption", caption=text) for i, j, text in _caption_pairs(b, a)]
     return images + captions
+
+
+def _comparable(a: Opened, b: Opened) -> bool:
+    """Whether images of both are there, and of one kind: pixels, or stored features."""
+    return bool(a.seen.known.any() and b.seen.known.any()) and a.seen.pixels == b.seen.pixels
 
 
 def _pair(a: Opened, b: Opened, i: int, j: int, how: str, **facts: object) -> Pair:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from urbancross_bench.data.builder import DomainBuilder
+from urbancross_bench.data.feature_files import PromptBundle, read_bundle, read_features
+from urbancross_bench.data.features import FeatureRows, StoredImages
 from urbancross_bench.data.geo import box_facts, name_facts, tag_text
 from urbancross_bench.data.images import FileImages, is_file, list_files, open_images, read_file
 from urbancross_bench.data.index import signature, verifying
@@ -26,8 +28,11 @@ from urbancross_bench.interfaces.options import Options
 
 __all__ = [
     "DomainBuilder",
+    "FeatureRows",
     "FileImages",
     "FileOptions",
+    "PromptBundle",
+    "StoredImages",
     "box_facts",
     "class_in_name",
     "data_folder",
@@ -39,7 +44,9 @@ __all__ = [
     "list_files",
     "name_facts",
     "open_images",
+    "read_bundle",
     "read_csv",
+    "read_features",
     "read_file",
     "read_json",
     "read_lines",

@@ -102,7 +102,9 @@ def read_store(folder: Path) -> SegmentStore:
             f"segment store {folder} is of schema {schema!r}, this version reads {SCHEMA}; make it anew"
         )
     if hashlib.sha256(content).hexdigest() != said.get("masks_sha256"):
-        raise DataError(f"segment store {folder}: {MASKS} is damaged or cut short; make the store anew")
+        raise DataError(
+            f"segment store {folder}: {MASKS} is damaged or cut short; remove the store and make it anew"
+        )
     try:
         rows = [json.loads(line) for line in content.splitlines()]
         return SegmentStore(said["making"], bool(said["caption_aware"]), said["splits"], rows)
@@ -132,7 +134,9 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
             if row is None or "failure" in row:
                 continue
             if row["digest"] != domain.images.digest(index):
-                raise DataError(f"segment store {folder}: image {name!r} has changed since; make the store anew")
+                raise DataError(
+                    f"segment store {folder}: image {name!r} has changed since; remove the store and make it anew"
+                )
             height, width = row["size"]
             found = [_Cut(index, name, int(height), int(width), region["counts"]) for region in row["regions"]]
             regions += found

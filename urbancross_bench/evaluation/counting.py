@@ -7,6 +7,7 @@ decided by the definition of the score (see `vectors`); blocks, threads and prec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from threading import Lock, local
 
@@ -58,7 +59,7 @@ def count(
         buffer: Buffer = of_thread.buffer
         for screen in screening[worth[0] :]:
             scores = product(screen, image, text, buffer.take)
-            most = len(images) * len(texts) if screen is screening[-1] else screen.open * scores.numel()
+            most = math.inf if screen is screening[-1] else screen.open * scores.numel()
             looks = (
                 forth.look(screen, image, text, scores, buffer),
                 back.look(screen, text, image, scores.T, buffer),

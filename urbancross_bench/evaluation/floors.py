@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from urbancross_bench.evaluation.owners import integers, owners
 from urbancross_bench.evaluation.ties import TIES
 
 if TYPE_CHECKING:
@@ -88,15 +89,11 @@ def floors(
     image_of_text: (M,) integers in [0, images), every image with a text. text_id: (M,) integers, equal for equal
     strings. image_class: (images,) integers. Raises ValueError for arrays that do not fit.
     """
-    owner = _integers("image_of_text", image_of_text)
-    text = _integers("text_id", text_id, len(owner))
-    if not len(owner) or owner.min() < 0 or owner.max() >= images:
-        raise ValueError(f"image_of_text must hold integers in [0, {images}), at least one")
-    own = np.bincount(owner, minlength=images)
-    if not own.all():
-        raise ValueError(f"{int((own == 0).sum())} images have no text, the first is image {int(own.argmin())}")
-    classes = None if image_class is None else _integers("image_class", image_class, images)
+    owner = owners(image_of_text, images, np.asarray(image_of_text).size)
+    text = integers("text_id", text_id, len(owner))
+    classes = None if image_class is None else integers("image_class", image_class, images)
     wording = _wording(owner, text)
+    own = np.bincount(owner)
     return {name: _floors(rule.hits, owner, own, wording, classes, k) for name, rule in TIES.items()}
 
 
@@ -220,11 +217,3 @@ def _best_t2i(hits: Hits, wording: _Wording, k: int) -> float:
     one = np.ones_like(wording.carriers)
     tied = hits(np.zeros_like(one), wording.carriers - 1, one, k) * wording.copies
     return float(np.maximum(found, tied).sum() / wording.copies.sum())
-
-
-def _integers(name: str, values: ArrayLike, length: int | None = None) -> Ints:
-    array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iu" or len(array) != (len(array) if length is None else length):
-        wanted = "one-dimensional" if length is None else f"of length {length}"
-        raise ValueError(f"{name} must be integers, {wanted}; got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from urbancross_bench.errors import did_you_mean
+from urbancross_bench.evaluation.owners import integers, owners
 from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, Items, protocol_and_ties
 from urbancross_bench.evaluation.ties import TIES
 
@@ -202,10 +203,10 @@ def evaluate_retrieval(
         raise ValueError(
             f"image_embeddings are on {images.device}, text_embeddings on {texts.device}; give device"
         )
-    owner = _owners(image_of_text, images.items, texts.items)
-    strings = None if text_id is None else _integers("text_id", text_id, texts.items)
-    pictures = np.arange(images.items) if image_id is None else _integers("image_id", image_id, images.items)
-    classes = None if image_class is None else _integers("image_class", image_class, images.items)
+    owner = owners(image_of_text, images.items, texts.items)
+    strings = None if text_id is None else integers("text_id", text_id, texts.items)
+    pictures = np.arange(images.items) if image_id is None else integers("image_id", image_id, images.items)
+    classes = None if image_class is None else integers("image_class", image_class, images.items)
     items = PROTOCOLS[protocol](owner, images.items, pictures, strings)
     inputs = Inputs(images.standing_for(items.image), texts.standing_for(items.text), items, strings, classes)
     i2t, t2i = _directions(inputs, ties, cuts, top)
@@ -291,22 +292,3 @@ def _named(name: str, ties: str) -> tuple[str, str]:
     if ties not in ("expected", rule):
         raise ValueError(f"preset {name!r} brings the tie rule {rule!r}; name protocol {protocol!r} for others")
     return protocol, rule
-
-
-def _owners(image_of_text: ArrayLike, images: int, texts: int) -> Ints:
-    owner = _integers("image_of_text", image_of_text, texts)
-    if owner.min() < 0 or owner.max() >= images:
-        raise ValueError(f"image_of_text must lie in [0, {images}), got {owner.min()} to {owner.max()}")
-    missing = np.flatnonzero(np.bincount(owner, minlength=images) == 0)
-    if len(missing):
-        raise ValueError(f"{len(missing)} images have no text, the first is image {missing[0]}")
-    return owner
-
-
-def _integers(name: str, values: ArrayLike, count: int) -> Ints:
-    if hasattr(values, "detach"):  # a torch tensor, without importing torch
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values)
-    if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{name} must hold one integer each for {count} rows, got {array.dtype} {array.shape}")
-    return array.astype(np.int64)

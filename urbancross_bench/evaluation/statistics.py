@@ -16,7 +16,7 @@ sums run in one order, without BLAS.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,12 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Counts = NDArray[np.uint8]
 Interval = tuple[float, float] | tuple[None, None]
 
 RESAMPLES = 2000
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of drawing
+_COUNTS_AT_ONCE = 2**26  # bytes of counts that are held: all of them up to 33,000 images
 _IMAGES_AT_ONCE = 64  # bounds the memory of summing
 
 
@@ -46,18 +46,41 @@ def image_sums(
     return np.stack([sums, counts], axis=1)
 
 
-@lru_cache(maxsize=2)
-def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Counts:
-    """(N, R) uint8: how often each image stands in each resample. Give all scores of one test split the same seed.
+@dataclass(frozen=True)
+class Counts:
+    """How often each of `images` stands in each of `resamples`; of a million images that would take 2 GB.
 
-    More resamples of one seed begin with the fewer. A count above 255 does not happen: it would need more than
-    255 images, and then has a chance below 10^-500.
+    A count above 255 does not happen: it would need more than 255 images, and then has a chance below 10^-500.
     """
+
+    images: int
+    seed: int
+    resamples: int
+
+    def slices(self) -> Iterator[NDArray[np.uint8]]:
+        """(N, r) uint8 each: the counts of some resamples, one slice after the other."""
+        step = max(1, _COUNTS_AT_ONCE // self.images)
+        for start in range(0, self.resamples, step):
+            yield _counts(self.images, self.seed, start, min(start + step, self.resamples))
+
+
+def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Counts:
+    """Draws of images with replacement. Give all scores of one test split the same seed.
+
+    More resamples of one seed begin with the fewer.
+    """
+    return Counts(images, seed, resamples)
+
+
+@lru_cache(maxsize=2)
+def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
+    """(N, last - first) of the resamples from `first` up to `last`."""
     bits = np.random.PCG64(seed)
-    counts = np.empty((images, resamples), dtype=np.uint8)
+    bits.advance(first * images)  # one step a raw draw
+    counts = np.empty((images, last - first), dtype=np.uint8)
     at_once = max(1, _DRAWS_AT_ONCE // images)
-    for start in range(0, resamples, at_once):
-        some = min(at_once, resamples - start)
+    for start in range(0, last - first, at_once):
+        some = min(at_once, last - first - start)
         draws = (_uniforms(bits, some * images) * images).astype(np.int64).reshape(some, images)
         draws += np.arange(some)[:, None] * images
         drawn = np.bincount(draws.ravel(), minlength=some * images).reshape(some, images)
@@ -69,7 +92,8 @@ def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Coun
 def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floats]:
     """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
-    totals = _totals(np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()]), draws)
+    columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
+    totals = np.concatenate([_totals(columns, counts) for counts in draws.slices()], axis=1)
     numbers = dict(zip(sizes, totals[len(sums) :], strict=True))
     return {
         name: total / numbers[pair[:, 1].tobytes()]

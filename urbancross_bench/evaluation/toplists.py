@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.masks import differing, reaching
+from urbancross_bench.evaluation.masks import by_number, differing, reaching
 from urbancross_bench.evaluation.screening import DEFINITION, FLOAT32, Block, Screen, rounded, values
 from urbancross_bench.evaluation.vectors import Vectors
 
@@ -100,7 +100,7 @@ class TopLists:
             return
         pairs = (row + queries.start).astype(np.int32), (best.vector + gallery.start).astype(np.int32)
         self._found.append((*pairs, score, np.full(len(row), exact)))
-        order = np.argsort(row, kind="stable")
+        order = by_number(row)
         counts = np.bincount(row, minlength=len(queries.rows))
         touched, counts = np.flatnonzero(counts), counts[counts > 0]
         new = np.full((len(touched), counts.max()), -np.inf)
@@ -137,50 +137,47 @@ class TopLists:
         """
         self._prune()
         queries, vectors, scores, exacts = self._found.pop()
-        order = np.argsort(queries, kind="stable")
-        ends = np.searchsorted(queries[order], np.arange(0, len(self._queries) + _QUERIES, _QUERIES))
+        part_of = (queries // _QUERIES).astype(np.uint16)
+        order = by_number(part_of)
+        ends = np.searchsorted(part_of[order], np.arange(1 + -(-len(self._queries) // _QUERIES)))
         items = np.empty((len(self._queries), self._size), dtype=np.int64)
         tied = np.empty(items.shape, dtype=bool)
         for number, (start, stop) in enumerate(pairwise(ends.tolist())):
             pairs = order[start:stop]
-            pairs = pairs[np.lexsort((-scores[pairs], queries[pairs]))]
+            pairs = pairs[np.argsort(-scores[pairs])]
+            pairs = pairs[by_number(queries[pairs] - number * _QUERIES)]
             query, vector = queries[pairs].astype(np.int64), vectors[pairs].astype(np.int64)
-            level = self._levels(query, vector, scores[pairs], exacts[pairs])
             part = slice(number * _QUERIES, (number + 1) * _QUERIES)
-            items[part], tied[part] = self._items(query, vector, level)
+            items[part], tied[part] = self._items(*self._decided(query, vector, scores[pairs], exacts[pairs]))
         return items, tied
 
-    def _levels(
-        self,
-        query: Ints,
-        vector: Ints,
-        score: Floats,
-        exact: NDArray[np.bool_],
-    ) -> Ints:
-        """(P,) integers that rise as scores fall, equal for equal scores of one query; pairs come in order."""
+    def _decided(
+        self, query: Ints, vector: Ints, score: Floats, exact: NDArray[np.bool_]
+    ) -> tuple[Ints, Ints, Ints]:
+        """Queries and vectors in the order of the definition, from one as far as products tell, and levels.
+
+        (P,) integers that rise as scores fall and from query to query, equal for equal scores of one query.
+        """
         apart = np.ones(len(query), dtype=bool)  # from the pair before, as far as the bound can tell
         apart[1:] = (query[1:] != query[:-1]) | (score[:-1] - score[1:] > 2 * self._error[query[1:]])
         cluster = np.cumsum(apart)
         doubtful = np.bincount(cluster)[cluster] > 1
         inexact = np.bincount(cluster, weights=~exact)[cluster] > 0
         close = np.flatnonzero(doubtful & inexact)
-        true = score.copy()
-        true[close] = self._pair_scores(query[close], vector[close])
-        order = np.lexsort((-true, cluster))
-        falls = np.ones(len(query), dtype=bool)
-        falls[1:] = (cluster[order][1:] != cluster[order][:-1]) | (true[order][1:] != true[order][:-1])
-        level = np.empty(len(query), dtype=np.int64)
-        level[order] = np.cumsum(falls)
-        return level
+        score[close] = self._pair_scores(query[close], vector[close])
+        order = _within(cluster, -score)
+        score, falls = score[order], apart
+        falls[1:] |= score[1:] != score[:-1]
+        return query[order], vector[order], np.cumsum(falls)
 
     def _items(self, query: Ints, vector: Ints, level: Ints) -> tuple[Ints, NDArray[np.bool_]]:
         """From pairs of vectors to items: a vector stands for all gallery rows that are equal to it."""
         wanted = np.minimum(self._gallery.weights[vector], self._size + 1)
         pair = np.repeat(np.arange(len(vector)), wanted)
         within = np.arange(len(pair)) - np.repeat(np.cumsum(wanted) - wanted, wanted)
+        query, level = query[pair], level[pair]
         item = self._items_in_order[self._start[vector[pair]] + within]
-        order = np.lexsort((item, level[pair]))  # levels rise from query to query
-        query, item, level = query[pair][order], item[order], level[pair][order]
+        item = item[_within(level, item)]
         place = np.arange(len(query)) - np.searchsorted(query, query)
         same = np.zeros(len(query), dtype=bool)
         same[:-1] = level[1:] == level[:-1]
@@ -189,10 +186,21 @@ class TopLists:
         return item[listed].reshape(shape), same[listed].reshape(shape)
 
 
+def _within(group: Ints, key: NDArray[np.generic]) -> Ints:
+    """(P,) the order by rising keys within each group; groups stand in order, and most have one member."""
+    order = np.arange(len(group))
+    several = np.flatnonzero(np.bincount(group)[group] > 1)
+    order[several] = several[np.lexsort((key[several], group[several]))]
+    return order
+
+
 def _surpassed(scores: torch.Tensor, count: int) -> torch.Tensor:
     """(Q,) values that at least `count` scores of each row reach: the best of 16 are compared, which is faster."""
     groups = scores.shape[1] // 16
     if groups >= count:
-        head = scores[:, : 16 * groups]
-        scores = torch.stack(torch.split(head, groups, dim=1)).amax(dim=0)
-    return scores.topk(count, dim=1).values[:, -1]
+        first, *others = torch.split(scores[:, : 16 * groups], groups, dim=1)
+        scores = first.clone()
+        for other in others:
+            torch.maximum(scores, other, out=scores)
+    best = np.partition(scores.cpu().numpy(), -count, axis=1)[:, -count]
+    return torch.from_numpy(best).to(scores.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # elements of a matrix worked on at once: half a megabyte of float64, which a cache holds
 _BIASES = 1e-120, 1e120
-_PAIRS = 1 << 20  # elements of the rows of pairs that are looked up at once
+_PAIRS = 1 << 17  # elements of the rows of pairs that are looked up at once: they stay in the cache
 _LONGER = 1 + 1e-6  # a computed length is at least the true one after this
 
 
@@ -216,6 +217,8 @@ def _source(name: str, values: Any, where: Any) -> tuple[Any, torch.device]:
     real = not values.is_complex() if isinstance(values, torch.Tensor) else values.dtype.kind in "fiub"
     if not real:
         raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+    if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.carray:
+        values = torch.from_numpy(values)  # whose slices need no copy
     own = values.device if isinstance(values, torch.Tensor) else torch.device("cpu")
     try:
         return values, own if where is None else torch.device(where)
@@ -242,6 +245,14 @@ def _divided(rows: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
 
 def _digests(rows: torch.Tensor) -> torch.Tensor:
     """(B,) int64, equal for equal rows: the bits of each row times odd constants, summed modulo 2⁶⁴."""
-    bits = torch.nn.functional.pad(rows + 0.0, (0, rows.shape[1] % 2)).view(torch.int64)  # -0.0 becomes 0.0
-    draws = np.random.PCG64(0).random_raw(bits.shape[1]) | np.uint64(1)
-    return (bits * torch.from_numpy(draws.view(np.int64)).to(rows.device)).sum(dim=1)
+    rows = rows + 0.0  # -0.0 becomes 0.0
+    if rows.shape[1] % 2:
+        rows = torch.nn.functional.pad(rows, (0, 1))
+    bits = rows.view(torch.int64)
+    return (bits * _odd(bits.shape[1]).to(rows.device)).sum(dim=1)
+
+
+@lru_cache(maxsize=2)
+def _odd(count: int) -> torch.Tensor:
+    draws = np.random.PCG64(0).random_raw(count) | np.uint64(1)
+    return torch.from_numpy(draws.view(np.int64))

@@ -1,7 +1,7 @@
 """Writing a csv of captions for images: what is captioned, and how the file comes to be, once and whole.
 
-`FILE.csv` has the columns `image_name,description`, as UrbanCross's archives do; `FILE.csv.json` beside it says how
-it was made. Until every image has its caption, finished batches are kept in `FILE.csv.partial`.
+`FILE.csv` has the columns `image_name,description`, as UrbanCross's archives do; `FILE.csv.json` beside it says
+how it was made. Until every image has its caption, finished batches are kept in `FILE.csv.partial`.
 """
 
 from __future__ import annotations
@@ -138,7 +138,6 @@ def caption(
         "schema": SCHEMA,
         "source": source.said(),
         "captioner": {**captioner.identity(), "reference": str(captioner.reference)},
-        "options": options.model_dump(mode="json"),
         "weights": asdict(weights) if weights else None,
         "seed": seed,
         "batch": batch,

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from typing import Any, Protocol, cast
 from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
+from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed, key_of
 
@@ -190,8 +190,11 @@ class _Crew:
     def start(self) -> None:
         """One more process; imports are done once, in the server that it is forked from."""
         context = multiprocessing.get_context("forkserver")
-        # `__main__` too: else every process would import the command line anew.
-        context.set_forkserver_preload(["__main__", "urbancross_bench.modelling.runtime"])
+        # `__main__` too: else every process would import the command line anew. The last is what torch imports
+        # when it is made deterministic, which takes as long as all the rest.
+        context.set_forkserver_preload(
+            ["__main__", "urbancross_bench.modelling.runtime", "torch._inductor.config"]
+        )
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(self.setup, self.started, there), daemon=True)
         process.start()
@@ -219,11 +222,11 @@ class _Crew:
             except (EOFError, OSError):
                 del self.members[connection]
                 worker.process.join()
-                died = f"the process died ({_exit(worker.process.exitcode)}); see {self.setup.log}"
+                how = f"({said_exit(worker.process.exitcode)}); see {self.setup.log}"
                 if not worker.ready:
-                    raise RunError(f"{died}. It was loading the model.") from None
+                    raise RunError(f"a process died while it loaded the model {how}") from None
                 if worker.piece:
-                    yield worker.piece, died
+                    yield worker.piece, f"the process died {how}"
                 continue
             if isinstance(said, BaseException):
                 raise said
@@ -270,7 +273,8 @@ def _carried_out(
 def _serve(setup: _Setup, number: int, connection: Connection) -> None:
     """The life of a process: load the model, then answer names with what was made of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _redirect_output(Path(setup.log))
+    with Path(setup.log).open("ab", buffering=0) as log:
+        redirect_output(log)
     for name in _environment():
         del os.environ[name]
     os.environ.update(setup.environment)
@@ -317,15 +321,3 @@ def _tried(work: Work, names: Sequence[str], seed: str) -> list[_Outcome]:
             return [outcome for name in names for outcome in _tried(work, [name], seed)]
         known = isinstance(error, UrbanCrossError)
         return [(None, str(error) if known else f"{type(error).__name__}: {error}")]
-
-
-def _redirect_output(log: Path) -> None:
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), sys.stdout.fileno() if sys.stdout else 1)
-        os.dup2(file.fileno(), sys.stderr.fileno() if sys.stderr else 2)
-
-
-def _exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}, {signal.strsignal(-code) or 'unknown'}"
-    return f"exit status {code}"

@@ -240,7 +240,7 @@ class _Planner:
             "adaptation": {"label": adaptation, **self._adaptations[adaptation].identity()},
             "shown": asdict(shown) | ({"share_seed": scenario.share_seed} if scenario.share else {}),
             "segments": segments,
-            "pretraining": self._recipe(encoder),
+            "pretraining": _json(self._grid.pretraining),
             "budget": _json(self._grid.budget),
             "seed": seed,
             "precision": self._grid.precision,
@@ -329,6 +329,7 @@ class _Planner:
                 work={
                     "selector": name,
                     "setting": union(method_setting, setting),
+                    "precision": self._grid.evaluation_precision,
                     "metrics": [str(metric.reference) for metric in self._metrics],
                 },
                 label=f"{name}, {protocol}, {training.label} on {domain}",

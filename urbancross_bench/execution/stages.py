@@ -128,7 +128,8 @@ def rank(job: Job) -> None:
     planned = zip(job.work["metrics"], job.facts["metrics"], strict=True)
     metrics = [job.planned("metric", reference, identity) for reference, identity in planned]
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
-    score |= {"floors": items.floors(ranking), "step": int(steps[chosen]), "drift": drifted}
+    score |= {"floors": items.floors(ranking), "step": int(steps[chosen])}
+    score |= {"precision": job.work["precision"], "drift": drifted}
     score |= {"candidates": [int(step) for step in steps], "features": job.stage.inputs["test"]}
     score["items"] = job.stage.inputs["items"]
     write_json(job.out / "score.json", score)

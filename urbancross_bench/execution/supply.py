@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from urbancross_bench.errors import PluginError, UrbanCrossError
+from urbancross_bench.errors import DataError, PluginError, UrbanCrossError
 from urbancross_bench.execution.domains import Domains, PlannedDomain
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.versions import core, decoders
@@ -35,11 +35,26 @@ class PlannedEncoder:
         self._check_items = options.check_items
 
     def check_items(self, domains: Iterable[PlannedDomain]) -> None:
-        """Raise DataError where stored features are missing for a domain of the grid, or surplus."""
-        if self.format is None:
-            splits = [split for domain in domains for split in domain.splits.values()]
-            names = {name for split in splits for name in split.image_names}
-            self._check_items(names, {caption for split in splits for caption in split.captions})
+        """Raise DataError where stored features are missing for a domain of the grid, or surplus.
+
+        Also where two images have one name: features are found by name, and one of the two would get the other's.
+        """
+        if self.format is not None:
+            return
+        known: dict[str, tuple[str, str]] = {}
+        captions: set[str] = set()
+        for domain in domains:
+            for split in domain.splits.values():
+                captions.update(split.captions)
+                for name, member in zip(split.image_names, split.members.tolist(), strict=True):
+                    content = domain.domain.images.digest(member)
+                    other, place = known.setdefault(name, (content, domain.name))
+                    if other != content:
+                        raise DataError(
+                            f"encoder {self.name!r} finds features by the names of images, and {name!r} of domain "
+                            f"{domain.name!r} is another image than that of domain {place!r}; rename one of them"
+                        )
+        self._check_items(known.keys(), captions)
 
     def _asked(self, what: str, question: Callable[[], Any]) -> Any:
         try:

@@ -19,8 +19,8 @@ class Mask:
     """One region of an image of H×W pixels.
 
     `pixels` is (H, W) bool. `quality` is the model's own estimate of its overlap with the true region (SAM's
-    predicted IoU), `stability` how little it changes with the threshold it was cut at; both in [0, 1], or None
-    where the model says nothing.
+    predicted IoU), `stability` how little it changes with the threshold it was cut at; 1 is best, an estimate may
+    overshoot it. None where the model says nothing.
     """
 
     pixels: NDArray[np.bool_]

@@ -83,7 +83,7 @@ class Row:
     @property
     def recipe(self) -> str:
         """What all rows of one comparison share over its scenarios; see also `method`."""
-        names = ("protocol", "ties", "measured_by")
+        names = ("protocol", "ties", "precision", "measured_by")
         return canonical_json([_recipe(self.run), *(self.score[name] for name in names)])
 
     @property
@@ -122,6 +122,11 @@ class Row:
         if self.run["target_images_in_sources"]:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"
+        used = self.run["segments"]
+        if used and used["use"]["at_retrieval"]:
+            aware = [name for name, facts in used["domains"].items() if facts["caption_aware"]]
+            if self.run["scenario"]["target"] in aware:
+                marks["caption-aware segments"] = f"{', '.join(aware)}: segments may be chosen by the captions"
         for mark in sorted({facts["mark"] for facts in domains.values()} - {""}):
             marks[mark] = f"{', '.join(n for n, facts in domains.items() if facts['mark'] == mark)}: {mark}"
         for name, facts in domains.items():
@@ -214,8 +219,8 @@ def _order(row: Row) -> str:
 
 
 def _recipe(run: Mapping[str, Any]) -> str:
-    """What all rows of one comparison have in common over scenarios: encoder, pre-training, budget, code."""
-    names = ("pretraining", "budget", "precision", "threads", "code")
+    """What all rows of one comparison have in common over scenarios: encoder, segments, training, code."""
+    names = ("segments", "pretraining", "budget", "precision", "threads", "code")
     return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
 
 
@@ -237,9 +242,10 @@ def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 
 
 def _measure(score: Mapping[str, Any]) -> str:
-    """How a score was taken: protocol, tie rule, test split, what is the same in it, metrics and their code."""
+    """How a score was taken: protocol, ties, precision, test split, what is the same in it, metrics, code."""
     # items: the key of the stage that told equal strings and scene classes
-    return canonical_json([score[name] for name in ("protocol", "ties", "test", "items", "measured_by")])
+    names = ("protocol", "ties", "precision", "test", "items", "measured_by")
+    return canonical_json([score[name] for name in names])
 
 
 def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
-from urbancross_bench.modelling.runtime import autocast
+from urbancross_bench.modelling.runtime import autocast, lowered
 
 BATCH = 256
 
@@ -30,6 +30,7 @@ def embed_images(
 ) -> Tensor:
     """(N, D) float32 features on the CPU, not normalised, of N images, equal ones once."""
     model.train(False)
+    model = lowered(model, precision)
     first, rows = _once(content for block in images.blocks(BATCH) for content in _contents(block))
     parts = []
     for block in images.chosen(first).blocks(BATCH):
@@ -48,6 +49,7 @@ def embed_segments(
 ) -> Tensor:
     """(T, D) float32 features on the CPU, not normalised, of all packed segments, equal ones once."""
     model.train(False)
+    model = lowered(model, precision)
     values = segments.values
     first, rows = _once(content for block in _blocks(values) for content in _contents(Taken(block)))
     if not len(first):
@@ -74,6 +76,7 @@ def embed_texts(
     batch is as long as its longest.
     """
     model.train(False)
+    model = lowered(model, precision)
     if features is None:
         tokens, rows = torch.unique(model.tokenize(texts), dim=0, return_inverse=True)
         # Whatever pads a row stands at its end.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import os
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 
 from urbancross_bench.errors import UsageError
+from urbancross_bench.interfaces.encoder import DualEncoder
+
+M = TypeVar("M", bound=DualEncoder)
 
 
 def configure(threads: int, seed: int) -> None:
@@ -42,6 +47,14 @@ def keep_freed_memory() -> None:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """The context of a forward pass in `float32` or `bfloat16`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def lowered(model: M, precision: str) -> M:
+    """The model itself in `float32`; in `bfloat16` a copy with such weights, for inference under `autocast`.
+
+    With weights in float32, autocast rounds them anew for each batch, which on a CPU takes as long as using them.
+    """
+    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bfloat16" else model
 
 
 def resolve_device(name: str) -> torch.device:

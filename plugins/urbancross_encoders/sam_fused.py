@@ -1,0 +1,87 @@
+"""CLIP with segments, after UrbanCross (Zhong et al., ACM MM 2024, arXiv 2404.14241)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from urbancross_bench.interfaces import DualEncoder
+from urbancross_encoders.clip_model import ClipModel
+from urbancross_encoders.fusion import fusion
+from urbancross_encoders.openclip import OpenClip
+from urbancross_encoders.sam_fused_options import SamFusedOptions
+
+
+class SamFused(OpenClip):
+    """An open_clip model whose images come with segments."""
+
+    options_type = SamFusedOptions
+
+    def load(self) -> DualEncoder:
+        """As `openclip`; the fusion's parameters start the same every time."""
+        options = cast(SamFusedOptions, self.options)
+        return SamFusedModel(cast(ClipModel, super().load()), options.fusion)
+
+
+class SamFusedModel(nn.Module):
+    """The `interfaces.SegmentEncoder` around a model of the CLIP family."""
+
+    def __init__(self, base: ClipModel, fusion_name: str) -> None:
+        super().__init__()
+        self.base = base
+        self.fusion = fusion(fusion_name, base.width)
+        self.width, self.mean, self.std = base.width, base.mean, base.std
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """See `interfaces.DualEncoder`."""
+        return self.base.logit_scale
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """See `interfaces.DualEncoder`."""
+        return self.base.logit_bias
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """See `interfaces.DualEncoder`."""
+        return self.base.image_tower
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """See `interfaces.DualEncoder`."""
+        return self.base.text_tower
+
+    def blocks(self, tower: Literal["image", "text"]) -> list[nn.Module]:
+        """See `interfaces.DualEncoder`."""
+        return self.base.blocks(tower)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+        return self.base.tokenize(texts)
+
+    def text_length(self, tokens: Tensor) -> int:
+        """See `interfaces.DualEncoder`."""
+        return self.base.text_length(tokens)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+        return self.base.encode_text(tokens)
+
+    def encode_segment(self, images: Tensor) -> Tensor:
+        """See `interfaces.SegmentEncoder`."""
+        return self.base.encode_image(images)
+
+    def encode_image(
+        self, images: Tensor, segments: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """See `interfaces.SegmentEncoder`. Fused embeddings are of unit vectors."""
+        features = self.base.encode_image(images)
+        if self.fusion is None or segments is None or present is None:
+            return features
+        own, parts = F.normalize(features.float(), dim=1), F.normalize(segments.float(), dim=2)
+        fused: Tensor = self.fusion(own, parts, present)
+        return fused

@@ -1,0 +1,293 @@
+"""Files of weights: every published layout is read, every fault has its own words, nothing is run unasked."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from encoder_files import layouts, load, resolve, state_of, theirs, under
+from safetensors.torch import save_file
+from torch import Tensor
+
+from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint
+
+STATE = state_of(theirs())
+REFERENCE = "openclip[architecture=urbancross-tiny,checkpoint=w.pt]"
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the reference's weights lie; nothing yet."""
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
+    return tmp_path / "w.pt"
+
+
+def loaded(reference: str = REFERENCE) -> dict[str, Tensor]:
+    """What the real loader made of the file, by the names of open_clip's own model."""
+    state: dict[str, Tensor] = load(reference).clip.state_dict()
+    return {name.removeprefix("text."): value for name, value in state.items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", layouts(STATE))
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_published_layout_loads_into_the_same_model(name: str, zipped: bool, file: Path) -> None:
+    content, layout = layouts(STATE)[name]
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    read = read_checkpoint(file)
+    assert read.layout == layout
+    assert same(read.state, STATE)
+    assert (read.segment_state is not None) == ("clip_img_seg." in layout)
+    assert same(loaded(), STATE)
+
+
+def test_a_segment_tower_is_read_apart_and_its_absence_from_the_model_told(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(layouts(STATE)["urbancross, parallel"][0], file)
+    read = read_checkpoint(file)
+    assert read.segment_state is not None
+    assert same(read.segment_state, {"visual.proj": torch.ones(2)})
+    load(REFERENCE)
+    assert "w.pt: 1 tensors of a segment tower are left out" in capsys.readouterr().out
+
+
+def test_what_else_a_released_checkpoint_holds_is_surplus_under_its_full_name(file: Path) -> None:
+    torch.save({"model": under("clip_model.", STATE) | {"discriminator.weight": torch.ones(2)}}, file)
+    with pytest.raises(UsageError, match=r"1 surplus \(discriminator\.weight\)"):
+        load(REFERENCE)
+    assert same(loaded(REFERENCE.replace("]", ",allow_surplus=discriminator.*]")), STATE)
+
+
+def test_safetensors_is_known_by_content_whatever_the_suffix(file: Path) -> None:
+    save_file(STATE, file)
+    assert same(loaded(), STATE)
+
+
+def test_half_precision_weights_are_held_in_single(file: Path) -> None:
+    torch.save({name: value.half() for name, value in STATE.items()}, file)
+    found = loaded()
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    assert all(torch.equal(found[name], value.half().float()) for name, value in STATE.items())
+
+
+def test_a_best_score_of_numpy_is_no_reason_to_refuse(file: Path) -> None:
+    best = {"best": np.float64(71.5), "epoch": np.int64(3), "loss": np.float32(0.1)}
+    torch.save({"model": under("module.", STATE), **best}, file)
+    assert same(loaded(), STATE)
+
+
+class Harmful:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._trace),)
+
+
+@pytest.mark.parametrize("way", ["torch", "torch, old", "pickle"])
+def test_a_pickle_runs_nothing_unless_told_to(way: str, file: Path) -> None:
+    trace = file.with_name("trace")
+    content = {"state_dict": STATE, "config": Harmful(trace)}
+    if way == "pickle":
+        file.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=way == "torch")
+    with pytest.raises(UsageError, match=r"w\.pt is a pickle that may run code when opened .*unsafe_pickle=true"):
+        load(REFERENCE)
+    assert not trace.exists()
+    if way != "pickle":
+        assert same(loaded(REFERENCE.replace("]", ",unsafe_pickle=true]")), STATE)
+        assert trace.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_torchscript_needs_consent_too(file: Path) -> None:
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(str(file))
+    with pytest.raises(UsageError, match=r"w\.pt is a TorchScript archive.*unsafe_pickle=true"):
+        read_checkpoint(file)
+    assert read_checkpoint(file, unsafe_pickle=True).state.keys() == {"weight", "bias"}
+
+
+def torch_bytes(content: object, file: Path, *, zipped: bool = True) -> bytes:
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file.read_bytes()
+
+
+FAULTS = {
+    "empty": "is empty",
+    "a page": "is a web page, not weights",
+    "a pointer": "is a Git LFS pointer",
+    "text": "is neither safetensors nor a file of torch.save",
+    "half a zip": "is damaged or cut short",
+    "half an old file": "is damaged, cut short, or not weights",
+    "half a safetensors": "is damaged or cut short",
+    "a header alone": "is damaged or cut short",
+    "numpy": "is a zip of numpy arrays",
+    "a list": "holds a list, not named tensors",
+    "a tensor": "holds a Tensor, not named tensors",
+    "no state": "holds no state dict: epoch, optimizer",
+    "nothing": "holds no state dict: it is empty",
+}
+
+
+def faulty(fault: str, file: Path) -> bytes:
+    """What a file holds instead of weights."""
+    match fault:
+        case "half a zip":
+            return torch_bytes(STATE, file)[:9000]
+        case "half an old file":
+            return torch_bytes(STATE, file, zipped=False)[:9000]
+        case "half a safetensors" | "a header alone":
+            save_file(STATE, file)
+            return file.read_bytes()[: 9000 if fault.startswith("half") else 40]
+        case "numpy":
+            np.savez(file.with_suffix(".npz"), a=np.ones(2))
+            return file.with_suffix(".npz").read_bytes()
+    plain = {
+        "empty": b"",
+        "a page": b"\n<!DOCTYPE html><html><body>Quota exceeded</body></html>",
+        "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "text": b"hello, these are weights",
+    }
+    pickled: dict[str, object] = {
+        "a list": [torch.ones(2)],
+        "a tensor": torch.ones(2),
+        "no state": {"epoch": 3, "optimizer": {}},
+        "nothing": {},
+    }
+    return plain[fault] if fault in plain else torch_bytes(pickled[fault], file)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_of_a_file_has_its_own_words(fault: str, file: Path) -> None:
+    file.write_bytes(faulty(fault, file))
+    with pytest.raises(UsageError, match=FAULTS[fault]) as caught:
+        load(REFERENCE)
+    assert str(file) in str(caught.value)
+
+
+def test_flipped_bytes_are_no_weights(file: Path) -> None:
+    content = bytearray(torch_bytes(STATE, file))
+    content[100:160] = b"x" * 60
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=r"w\.pt is"):
+        load(REFERENCE)
+
+
+def refused(state: dict[str, Tensor], file: Path, reference: str = REFERENCE) -> str:
+    """What is said of a state dict that does not fit."""
+    torch.save(state, file)
+    with pytest.raises(UsageError, match="cannot load") as caught:
+        load(reference)
+    return str(caught.value)
+
+
+def test_missing_and_surplus_names_are_listed_and_counted(file: Path) -> None:
+    short = {name: value for name, value in STATE.items() if not name.startswith("visual.ln_p")}
+    assert "4 missing (visual.ln_pre.weight, visual.ln_pre.bias, visual.ln_post.weight, …)" in refused(short, file)
+    assert f"of {len(STATE)} tensors" in refused(short, file)
+    long = STATE | {"head.weight": torch.ones(2), "head.bias": torch.ones(2)}
+    assert "2 surplus (head.weight, head.bias)" in refused(long, file)
+    both = refused({**short, "head.bias": torch.ones(2)}, file)
+    assert "4 missing" in both
+    assert "1 surplus (head.bias)" in both
+
+
+def test_names_are_allowed_by_pattern_and_no_further(file: Path) -> None:
+    short = {name: value for name, value in STATE.items() if name not in ("ln_final.bias", "visual.proj")}
+    short["head.bias"] = torch.ones(2)
+    allowed = REFERENCE.replace("]", ",allow_missing=ln_final.*,allow_surplus=[head.*]]")
+    words = refused(short, file, allowed)
+    assert "1 missing (visual.proj)" in words
+    assert "surplus (" not in words
+    found = loaded(allowed.replace("ln_final.*", '"ln_final.bias, *.proj"'))
+    assert all(torch.equal(found[name], short[name]) for name in STATE if name in short)
+    assert found["visual.proj"].shape == STATE["visual.proj"].shape
+
+
+def test_other_shapes_are_refused_whatever_is_allowed(file: Path) -> None:
+    longer = STATE | {"positional_embedding": torch.ones(99, 32)}
+    words = refused(longer, file, REFERENCE.replace("]", ',allow_missing="*",allow_surplus="*"]'))
+    assert "1 of another shape (positional_embedding is 99×32, the model wants 77×32)" in words
+    assert "another architecture?" in words
+
+
+def test_renamed_tensors_are_recognised_by_their_shapes(file: Path) -> None:
+    renamed = {name.replace("ln_final", "final_norm"): value for name, value in STATE.items()}
+    words = refused(renamed, file)
+    assert "the names may be another library's" in words
+    assert "is 'final_norm.weight' what the model calls 'ln_final.weight'?" in words
+
+
+def test_a_file_of_another_model_is_named_as_such(file: Path) -> None:
+    words = refused({"backbone.weight": torch.ones(2)}, file, REFERENCE.replace("]", ',allow_missing="*"]'))
+    assert "none of its 1 tensors has a name of this model; it holds 'backbone.weight'" in words
+
+
+def test_weights_must_still_be_those_that_were_hashed(file: Path) -> None:
+    torch.save(STATE, file)
+    resolved = resolve(REFERENCE)
+    before = resolved.identity()
+    torch.save(STATE | {"visual.proj": torch.zeros_like(STATE["visual.proj"])}, file)
+    with pytest.raises(RunError, match=r"w\.pt is not the file that was hashed when the run was planned"):
+        resolved.build().load()
+    assert resolve(REFERENCE).identity() != before
+    file.unlink()
+    with pytest.raises(RunError, match="is not the file that was hashed"):
+        resolved.build().load()
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import urbancross_encoders.openclip as plugin
+
+    torch.save(STATE, file)
+    read = plugin.read_weights
+
+    def and_replace(options: Any) -> Any:
+        found = read(options)
+        torch.save(STATE, file.with_name("new.pt"))
+        save_file(STATE, file.with_name("new.pt"))
+        file.with_name("new.pt").replace(file)
+        return found
+
+    monkeypatch.setattr(plugin, "read_weights", and_replace)
+    with pytest.raises(RunError, match="is not the file that was hashed"):
+        load(REFERENCE)
+
+
+def test_the_name_of_a_file_is_no_part_of_the_identity_and_its_content_is(file: Path) -> None:
+    torch.save(STATE, file)
+    file.with_name("other.pt").write_bytes(file.read_bytes())
+    one, other = (resolve(REFERENCE.replace("w.pt", name)) for name in ("w.pt", "other.pt"))
+    assert one.identity() == other.identity()
+    assert one.options.weights().sha256 == other.options.weights().sha256 is not None
+    assert one.options.weights().source == "w.pt"
+    trusting = resolve(REFERENCE.replace("]", ",unsafe_pickle=true,allow_surplus=x]"))
+    assert trusting.identity()["options"] == one.identity()["options"]
+
+
+def test_fitting_says_where() -> None:
+    with pytest.raises(
+        UsageError, match=r"^here: of 1 tensors, 1 of another shape \(a is a scalar, the model wants 2"
+    ):
+        fitting({"a": torch.tensor(1.0)}, {"a": torch.ones(2)}, "here")
+
+
+def test_freezing_goes_by_pattern_and_a_pattern_that_finds_nothing_is_told() -> None:
+    model = torch.nn.ModuleDict({"image": torch.nn.Linear(2, 2), "text": torch.nn.Linear(2, 2)})
+    assert freeze(model, ["image.*", "*.bias"]) == ["image.weight", "image.bias", "text.bias"]
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["text.weight"]
+    with pytest.raises(UsageError, match=r"no parameter matches 'txt\.\*'; the nearest is \"text\."):
+        freeze(model, ["image.*", "txt.*"])

@@ -1,0 +1,297 @@
+"""The transformers encoders: parity with transformers itself, from files that `save_pretrained` wrote."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from encoder_files import HUB, TEXTS, cached, load, resolve, state_of, write_transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Siglip2ImageProcessorPil,
+    SiglipImageProcessorPil,
+)
+
+from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights
+from urbancross_bench.modelling.inputs import prepared
+
+FAMILIES = ("clip", "siglip", "siglip2")
+SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """A folder per family, and the model it was written from. Copy before changing."""
+    place = tmp_path_factory.mktemp("models")
+    return {family: (place / family, write_transformers(place / family, family)) for family in FAMILIES}
+
+
+@pytest.fixture
+def copied(written: dict[str, tuple[Path, Any]], tmp_path: Path) -> Path:
+    """The CLIP model's folder, to be changed."""
+    return Path(shutil.copytree(written["clip"][0], tmp_path / "clip"))
+
+
+def photos(size: int, count: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, size=(count, size, size, 3)).astype(np.uint8)
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_features_are_those_of_transformers_itself(family: str, written: dict[str, tuple[Path, Any]]) -> None:
+    folder, other = written[family]
+    ours = load(f"transformers[model={folder}]").train(False)
+    packed = photos(SIZES[family])
+    processor = {
+        "clip": CLIPImageProcessorPil,
+        "siglip": SiglipImageProcessorPil,
+        "siglip2": Siglip2ImageProcessorPil,
+    }[family].from_pretrained(folder)
+    inputs = processor([Image.fromarray(photo) for photo in packed], return_tensors="pt")
+    theirs = other.get_image_features(**inputs).pooler_output
+    assert difference(ours.encode_image(prepared(packed, ours, CPU)), theirs) <= 1e-5
+    assert theirs.std() > 1e-2
+    # Of the same floats, with weights in the same order in memory, not one bit differs.
+    other = copy.deepcopy(other).to(memory_format=torch.channels_last)
+    pixels = prepared(packed, ours, CPU)
+    if family == "siglip2":
+        patches = torch.stack([patches_of(image) for image in pixels])
+        shown = {"pixel_values": patches, "pixel_attention_mask": torch.ones(3, 9, dtype=torch.int32)}
+        shown["spatial_shapes"] = torch.full((3, 2), 3)
+    else:
+        shown = {"pixel_values": pixels}
+    assert difference(ours.encode_image(pixels), other.get_image_features(**shown).pooler_output) == 0
+    tokens = ours.tokenize(TEXTS)
+    if family == "siglip2":
+        assert torch.equal(tokens, ours.tokenize([text.upper() for text in TEXTS]))
+        assert tokens[2, -1] == 0  # padded at the end
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        assert tokens.tolist() == tokenizer(TEXTS, padding="max_length", max_length=12)["input_ids"]
+    assert difference(ours.encode_text(tokens), other.get_text_features(input_ids=tokens).pooler_output) == 0
+    assert ours.encode_text(tokens).shape == (3, ours.width)
+    assert torch.equal(ours.logit_scale, other.logit_scale)
+    assert (ours.logit_bias is None) == (family == "clip")
+
+
+def patches_of(image: torch.Tensor) -> torch.Tensor:
+    """(9, 768) of (3, 48, 48): row by row, each pixel's three colours together."""
+    rows = [image[:, y : y + 16, x : x + 16] for y in range(0, 48, 16) for x in range(0, 48, 16)]
+    return torch.stack([row.permute(1, 2, 0).reshape(-1) for row in rows])
+
+
+@pytest.mark.parametrize("end", [None, 2])
+@torch.inference_mode()
+def test_clip_texts_are_cut_after_the_last_end_token(end: int | None, tmp_path: Path) -> None:
+    """Old configs say 2 for the end token, and mean the highest id."""
+    other = write_transformers(tmp_path / "m", "clip", end=end)
+    ours = load(f"transformers[model={tmp_path / 'm'}]").train(False)
+    tokens = ours.tokenize(TEXTS)
+    length = ours.text_length(tokens)
+    assert length == 11  # start, nine words, end
+    whole = other.get_text_features(input_ids=tokens).pooler_output
+    assert difference(ours.encode_text(tokens[:, :length]), whole) <= 1e-6
+    assert difference(ours.encode_text(tokens[:, : length - 1]), whole) > 1e-3
+    masked = other.get_text_features(input_ids=tokens, attention_mask=(tokens != 0).long()).pooler_output
+    assert difference(whole, masked) <= 1e-6
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+@torch.inference_mode()
+def test_siglip_texts_are_not_cut_since_padding_counts(family: str, written: dict[str, tuple[Path, Any]]) -> None:
+    ours = load(f"transformers[model={written[family][0]}]").train(False)
+    tokens = ours.tokenize(TEXTS)
+    assert ours.text_length(tokens) == tokens.shape[1] == 12
+    assert difference(ours.encode_text(tokens[:, :11]), ours.encode_text(tokens)) > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_towers_and_blocks_are_within_reach_and_may_be_frozen(
+    family: str, written: dict[str, tuple[Path, Any]]
+) -> None:
+    ours = load(f"transformers[model={written[family][0]},freeze=vision_model.*]").train()
+    owned = [id(p) for tower in (ours.image_tower, ours.text_tower) for p in tower.parameters()]
+    rest = {name for name, p in ours.named_parameters() if id(p) not in owned}
+    assert rest == {"clip.logit_scale"} | ({"clip.logit_bias"} if family != "clip" else set())
+    assert len(ours.blocks("image")) == len(ours.blocks("text")) == 2
+    tokens, pixels = ours.tokenize(TEXTS), prepared(photos(SIZES[family]), ours, CPU)
+    (ours.encode_image(pixels) @ ours.encode_text(tokens).T).sum().backward()
+    reached = {name for name, p in ours.named_parameters() if p.grad is not None}
+    assert not [name for name in reached if "vision_model" in name]
+    assert "clip.text_model.embeddings.token_embedding.weight" in reached
+    assert ("clip.visual_projection.weight" in reached) == (family == "clip")
+
+
+def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any]], copied: Path) -> None:
+    options = {family: resolve(f"transformers[model={written[family][0]}]").options for family in FAMILIES}
+    formats = {family: found.image_format() for family, found in options.items()}
+    assert {family: found.size for family, found in formats.items()} == SIZES
+    assert [formats[f].interpolation for f in FAMILIES] == ["bicubic", "bilinear", "bilinear"]
+    assert options["siglip"].preprocessing.mean == (0.5, 0.5, 0.5)
+    assert options["clip"].preprocessing.mean == (0.48145466, 0.4578275, 0.40821073)
+    before = resolve(f"transformers[model={copied}]").identity()
+    name = next(n for n in ("preprocessor_config.json", "processor_config.json") if (copied / n).is_file())
+    found = json.loads((copied / name).read_text())
+    found = found.get("image_processor", found)
+    for change, words in (
+        ({"rescale_factor": 0.1}, "pixels are scaled by 0.1"),
+        ({"resample": 0}, "images are resized by PIL's filter 0"),
+    ):
+        (copied / name).write_text(json.dumps(found | change))
+        with pytest.raises(UsageError, match=words):
+            resolve(f"transformers[model={copied}]").identity()
+    # Since transformers 5 the image processor's file may be a part of the processor's.
+    (copied / name).unlink()
+    inside = {"image_processor": found | {"image_mean": [0.1, 0.2, 0.3], "do_normalize": True}}
+    (copied / "processor_config.json").write_text(json.dumps(inside))
+    assert resolve(f"transformers[model={copied}]").options.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert resolve(f"transformers[model={copied}]").identity() != before
+    inside["image_processor"]["do_normalize"] = False
+    (copied / "processor_config.json").write_text(json.dumps(inside))
+    assert resolve(f"transformers[model={copied}]").options.preprocessing.std == (1.0, 1.0, 1.0)
+    (copied / "processor_config.json").unlink()
+    with pytest.raises(UsageError, match="nothing says how images are normalised"):
+        resolve(f"transformers[model={copied}]").identity()
+    assert resolve(f"transformers[model={copied},normalisation=openai]").identity() == {
+        **before,
+        "options": before["options"],
+    }
+
+
+def test_weights_are_strict_hashed_and_of_any_file_layout(copied: Path) -> None:
+    reference = f"transformers[model={copied}]"
+    state = load_file(copied / "model.safetensors")
+    before = resolve(reference)
+    weights = before.options.weights()
+    assert (weights.status, weights.source) == ("pretrained", "clip")
+    assert weights.sha256 == before.identity()["options"]["weights"]
+    positions = {"text_model.embeddings.position_ids": torch.arange(12)[None]}
+    whole = state_of(before.build().load())
+    # A buffer that transformers once saved is no surplus.
+    torch.save(state | positions, copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    assert all(torch.equal(value, whole[name]) for name, value in state_of(load(reference)).items())
+    names = sorted(state)
+    for number, part in enumerate((names[:40], names[40:]), 1):
+        save_file({name: state[name] for name in part}, copied / f"model-{number:05d}-of-00002.safetensors")
+    index = {name: f"model-{1 + (name in names[40:]):05d}-of-00002.safetensors" for name in names}
+    (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    sharded = resolve(reference)
+    assert len(sharded.options.weight_files) == 2
+    assert all(torch.equal(value, whole[name]) for name, value in state_of(sharded.build().load()).items())
+    save_file({name: state[name] + 1 for name in names[40:]}, copied / "model-00002-of-00002.safetensors")
+    with pytest.raises(RunError, match=r"model-00002-of-00002\.safetensors is not the file that was hashed"):
+        sharded.build().load()
+    assert resolve(reference).identity() != sharded.identity()
+    save_file({name: state[name] for name in names[41:]}, copied / "model-00002-of-00002.safetensors")
+    with pytest.raises(UsageError, match=rf"and 1 more: of 78 tensors, 1 missing \({names[40]}\)"):
+        load(reference)
+    load(reference.replace("]", f",allow_missing={names[40]}]"))
+    (copied / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(
+        UsageError, match=r"index\.json names model-00002-of-00002\.safetensors, which is not there"
+    ):
+        resolve(reference).options.weights()
+
+
+def test_configs_in_half_precision_make_models_in_single(copied: Path) -> None:
+    content = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(content | {"dtype": "float16", "transformers_version": "4.0"}))
+    changed = resolve(f"transformers[model={copied}]")
+    assert {p.dtype for p in changed.build().load().parameters()} == {torch.float32}
+
+
+def test_identity_follows_content_alone(written: dict[str, tuple[Path, Any]], copied: Path) -> None:
+    one, two = resolve(f"transformers[model={written['clip'][0]}]"), resolve(f"transformers[model={copied}]")
+    assert one.identity() == two.identity()
+    content = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(content | {"transformers_version": "9", "dtype": "float16"}))
+    assert resolve(f"transformers[model={copied}]").identity() == one.identity()
+    (copied / "config.json").write_text(json.dumps(content | {"projection_dim": 4}))
+    assert resolve(f"transformers[model={copied}]").identity() != one.identity()
+
+
+def test_what_is_wrong_with_a_folder_is_told(copied: Path, tmp_path: Path) -> None:
+    reference = f"transformers[model={copied}]"
+    with pytest.raises(UsageError, match="revision is for names on the hub"):
+        resolve(reference.replace("]", ",revision=main]")).identity()
+    with pytest.raises(UsageError, match=r"folder .*/nowhere does not exist"):
+        resolve(f"transformers[model={tmp_path / 'nowhere'}]").identity()
+    (copied / "model.safetensors").write_bytes(b"<html>404</html>")
+    with pytest.raises(UsageError, match=r"model\.safetensors is a web page"):
+        load(reference)
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"holds none of model\.safetensors"):
+        resolve(reference).options.weights()
+    (copied / "tokenizer.json").unlink()
+    (copied / "model.safetensors").touch()
+    with pytest.raises(UsageError, match="holds no tokenizer"):
+        resolve(reference).identity()
+    (copied / "config.json").write_text('{"model_type": "siglib"}')
+    with pytest.raises(UsageError, match=r"is of a 'siglib' model. Did you mean \"siglip\""):
+        resolve(reference).options.image_format()
+    (copied / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json cannot be read"):
+        resolve(reference).options.image_format()
+
+
+def test_a_hub_name_is_read_from_the_cache_whole_or_not_at_all(
+    written: dict[str, tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    reference = "transformers[model=owner/name]"
+    with pytest.raises(UsageError, match=r"owner/name is not in the cache of the hub.*HF_HUB_OFFLINE"):
+        resolve(reference).identity()
+    folder = cached(tmp_path, "owner/name")
+    for file in written["clip"][0].iterdir():
+        if file.name != "model.safetensors":
+            shutil.copy(file, folder)
+    with pytest.raises(UsageError, match="or not all of it"):
+        resolve(reference).identity()
+    shutil.copy(written["clip"][0] / "model.safetensors", folder)
+    found = resolve(reference)
+    assert found.options.weights().source == "hub:owner/name"
+    local = resolve(f"transformers[model={written['clip'][0]}]")
+    assert found.identity() == local.identity()
+    assert torch.equal(found.build().load().logit_scale, local.build().load().logit_scale)
+    at = resolve(reference.replace("]", f",revision={HUB}]"))
+    assert at.options.weights().source == f"hub:owner/name@{HUB}"
+    with pytest.raises(UsageError, match="owner/name at other is not in the cache"):
+        resolve(reference.replace("]", ",revision=other]")).identity()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_what_the_harness_does_with_a_model_works(
+    family: str, written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    """Weights are saved and loaded again, and towers run in bfloat16."""
+    ours = load(f"transformers[model={written[family][0]},orientations=8]").train(False)
+    pixels, tokens = prepared(photos(SIZES[family]), ours, CPU), ours.tokenize(TEXTS)
+    images, texts = ours.encode_image(pixels), ours.encode_text(tokens)
+    assert difference(images, ours.encode_image(pixels.rot90(1, (2, 3)))) <= 1e-5
+    save_weights(ours, tmp_path / "w.safetensors")
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    load_weights(ours, tmp_path / "w.safetensors")
+    assert difference(ours.encode_image(pixels), images) == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        cut = ours.encode_text(tokens[:, : ours.text_length(tokens)])
+    assert 0 < difference(cut.float(), texts) < 0.2

@@ -1,0 +1,190 @@
+"""Segment Anything from real files of small random weights: two implementations against each other."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Result, tree, write_karpathy
+from segment_anything import sam_model_registry
+from segment_models import CONFIG, original, write_original, write_transformers
+from transformers import SamConfig, SamModel
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.interfaces import Mask
+from urbancross_segmenters.options import SamOptions
+from urbancross_segmenters.original import SegmentAnything, built
+from urbancross_segmenters.sam import Sam
+from urbancross_segmenters.weights import as_transformers
+
+LOW: dict[str, Any] = {
+    "points_per_side": 6,
+    "points_per_batch": 10,
+    "pred_iou_thresh": 0.2,
+    "stability_score_thresh": 0.4,
+    "stability_score_offset": 0.3,
+    "box_nms_thresh": 1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """So small are the models that threads would do nothing but wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_original(tmp_path_factory.mktemp("sam"))
+
+
+def options(checkpoint: Path, **changes: Any) -> SamOptions:
+    config = checkpoint.with_name("config.json")
+    return SamOptions.model_validate(LOW | {"checkpoint": str(checkpoint), "architecture": str(config)} | changes)
+
+
+def pictures() -> list[np.ndarray]:
+    generator = np.random.default_rng(1)
+    sizes = [(8, 8), (12, 5), (6, 9), (8, 8)]
+    return [np.kron(generator.integers(0, 255, (*s, 3)), np.ones((9, 9, 1))).astype(np.uint8) for s in sizes]
+
+
+def both(weights: Path, **changes: Any) -> tuple[Sam, SegmentAnything]:
+    ours, theirs = Sam(options(weights, **changes)), SegmentAnything(options(weights, **changes))
+    ours.load("cpu")
+    theirs.load("cpu")
+    return ours, theirs
+
+
+def expect_same(found: list[Mask], expected: list[Mask]) -> None:
+    """As many masks, and each has its like: all but a pixel or two on an edge, with the same scores."""
+    assert len(found) == len(expected)
+    for mask in expected:
+        nearest = min(found, key=lambda other: int((other.pixels ^ mask.pixels).sum()))
+        assert (nearest.pixels ^ mask.pixels).sum() <= 2
+        assert nearest.quality == pytest.approx(mask.quality, abs=1e-3)
+        assert nearest.stability == pytest.approx(mask.stability, abs=5e-3)
+
+
+def test_both_implementations_find_the_same_masks(weights: Path) -> None:
+    ours, theirs = both(weights)
+    found, expected = ours.segment(pictures()), theirs.segment(pictures())
+    alone = [ours.segment([picture])[0] for picture in pictures()]
+    for picture, masks, others, same in zip(pictures(), found, expected, alone, strict=True):
+        expect_same(masks, others)
+        expect_same(masks, same)  # in company or alone
+        assert {mask.pixels.shape for mask in masks} == {picture.shape[:2]}
+        assert all((m.quality or 0) > 0.2 and (m.stability or 0) >= 0.4 for m in masks)
+    assert sum(map(len, found)) > 30
+    assert min(map(len, found)) > 0
+
+
+def test_of_masks_in_the_same_box_the_same_one_is_kept(weights: Path) -> None:
+    ours, theirs = both(weights, box_nms_thresh=0.9)
+    for masks, others in zip(ours.segment(pictures()), theirs.segment(pictures()), strict=True):
+        expect_same(masks, others)
+        assert 0 < len(masks) < 6
+
+
+def test_thresholds_of_zero_drop_nothing_but_empty_masks(weights: Path) -> None:
+    ours, theirs = both(weights, pred_iou_thresh=0, stability_score_thresh=0)
+    [found], [expected] = ours.segment(pictures()[:1]), theirs.segment(pictures()[:1])
+    assert len(expected) == 6 * 6 * 3
+    expect_same(found, [mask for mask in expected if mask.pixels.any()])
+
+
+def test_renaming_leaves_nothing_over() -> None:
+    renamed = as_transformers(original().state_dict())
+    wanted = SamModel(SamConfig(**CONFIG)).state_dict()
+    assert {name: value.shape for name, value in renamed.items()} == {n: v.shape for n, v in wanted.items()}
+    assert as_transformers(renamed).keys() == renamed.keys()
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_published_sizes_are_the_authors(name: str) -> None:
+    with torch.device("meta"):
+        theirs = sam_model_registry[name]().state_dict()
+        config = SamConfig(**SamOptions(architecture=name).config)
+        ours, wanted = built(config).state_dict(), SamModel(config).state_dict()
+    assert {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in theirs.items()}
+    assert {n: v.shape for n, v in as_transformers(theirs).items()} == {n: v.shape for n, v in wanted.items()}
+
+
+def test_a_folder_of_transformers_brings_its_architecture(tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path / "saved")
+    sam = Sam(SamOptions.model_validate(LOW | {"checkpoint": str(folder), "pred_iou_thresh": 0}))
+    sam.load("cpu")
+    reference = SamModel.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(sam._model.parameters(), reference.parameters(), strict=True))
+    assert sam.options.weights().source == "saved"
+    with pytest.raises(UsageError, match="leave architecture=vit_b"):
+        SamOptions(checkpoint=str(folder), architecture="vit_b").config  # noqa: B018
+    misplaced = SegmentAnything(SamOptions(checkpoint=str(folder)))
+    with pytest.raises(UsageError, match="which segmenter 'sam' reads"):
+        misplaced.load("cpu")
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("raise SystemExit('a pickle was run')",))
+
+
+def test_weights_that_do_not_fit_are_refused(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    sound = torch.load(weights, weights_only=True)
+    lacking = {name: value for name, value in sound.items() if name != "mask_decoder.iou_token.weight"}
+    wrong: dict[str, Any] = {
+        "lacking": (lacking, "mask_decoder.iou_token.weight"),
+        "surplus": ({**sound, "mask_decoder.more": torch.zeros(1)}, "mask_decoder.more"),
+        "nested": ({"model": sound}, "more than tensors by name"),
+    }
+    for name, (state, problem) in wrong.items():
+        torch.save(state, tmp_path / f"{name}.pth")
+        for kind in (Sam, SegmentAnything):
+            with pytest.raises(UsageError, match=problem.replace(".", r"\.")):
+                kind(options(tmp_path / f"{name}.pth")).load("cpu")
+    (tmp_path / "trap.pth").write_bytes(pickle.dumps(_Trap(), protocol=2))
+    (tmp_path / "short.pth").write_bytes(weights.read_bytes()[:1000])
+    for name in ("trap", "short"):
+        with pytest.raises(UsageError, match=f"checkpoint .*{name}.pth cannot be read"):
+            Sam(options(tmp_path / f"{name}.pth")).load("cpu")
+    with pytest.raises(UsageError, match="does not exist"):
+        options(tmp_path / "none.pth").weights()
+    with pytest.raises(UsageError, match='Did you mean "vit_b"'):
+        SamOptions(architecture="vitb").config  # noqa: B018
+
+
+def test_what_lies_at_a_path_counts_and_not_the_path(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG, indent=3))
+    moved = tmp_path / "elsewhere.pth"
+    moved.write_bytes(weights.read_bytes())
+    assert options(moved).identity() == options(weights).identity()
+    other = write_original(tmp_path / "other", seed=1)
+    assert options(other).identity() != options(weights).identity()
+    assert options(weights, points_per_side=7).identity() != options(weights).identity()
+
+
+def test_the_command_gives_the_same_with_any_number_of_processes(
+    weights: Path, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    domain = f"karpathy[file={write_karpathy(tmp_path / 'tiles', images=10)}]"
+    said = LOW | {"checkpoint": weights, "architecture": weights.with_name("config.json"), "pred_iou_thresh": 0}
+    segmenter = f"sam[{','.join(f'{name}={value}' for name, value in said.items())}]"
+    for workers in (1, 2):
+        out = ("--out", tmp_path / str(workers), "--workers", workers, "--device", "cpu", "--batch", 3)
+        result = cli("data", "segment", domain, "--segmenter", segmenter, *out)
+        assert result.status == 0, result.err
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+    said = json.loads((tmp_path / "1" / "segments.json").read_text())
+    assert said["segments"] > 0
+    assert said["making"]["weights"]["status"] == "pretrained"

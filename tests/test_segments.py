@@ -1,0 +1,301 @@
+"""Segment stores, from the command line: what stands in them, whatever happens while they are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Result, tree
+from PIL import Image
+
+from urbancross_bench.data.masks import from_counts
+from urbancross_bench.data.segments import open_segments, read_store
+from urbancross_bench.errors import DataError
+from urbancross_bench.interfaces import Domain, ImageSource
+from urbancross_bench.registry import Registry
+
+PLUGIN = Path(__file__).with_name("striped_segmenter.py")
+Cli = Callable[..., Result]
+
+
+def tile(index: int) -> np.ndarray:
+    """24×20 pixels of a few shades in patches; the first pixel's red is the index."""
+    patches = np.random.default_rng(index).integers(0, 255, (6, 4, 3))
+    pixels = np.kron(patches, np.ones((4, 5, 1))).astype(np.uint8)
+    pixels[0, 0, 0] = index
+    return pixels
+
+
+def write_tiles(folder: Path, count: int = 10) -> str:
+    """A domain of PNGs; its reference."""
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for index in range(count):
+        name = f"t{index:02d}.png"
+        Image.fromarray(tile(index)).save(folder / "images" / name)
+        split = ("train", "val", "test")[index % 3]
+        entries.append({"filename": name, "split": split, "sentences": [{"raw": f"patches {index}"}]})
+    (folder / "dataset.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
+    return f"karpathy[file={folder / 'dataset.json'}]"
+
+
+def read(reference: str) -> Domain:
+    resolved = Registry.discover().resolve("dataset", reference)
+    domain = resolved.build().read(resolved.reference.member)
+    assert isinstance(domain, Domain)
+    return domain
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> str:
+    return write_tiles(tmp_path / "tiles")
+
+
+@pytest.fixture
+def cut(cli: Cli, tmp_path: Path) -> Callable[..., Result]:
+    """`data segment` with the striped segmenter, into a folder of the test's."""
+
+    def call(domain: str, out: str, *more: object, options: str = "", count: int = 3) -> Result:
+        segmenter = f"striped[{options}]"
+        where = ("--out", tmp_path / out, "--plugin", PLUGIN, "--device", "cpu", "--count", count)
+        return cli("data", "segment", domain, "--segmenter", segmenter, "--batch", 2, *where, *more)
+
+    return call
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+
+
+def test_a_store_holds_the_largest_different_masks_of_every_image(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = cut(tiles, "store")
+    assert result.status == 0, result.err
+    assert "segmenting: 10 of 10" in result.err
+    said = json.loads((tmp_path / "store" / "segments.json").read_text())
+    assert (said["images"], said["failed"], said["caption_aware"]) == (10, 0, False)
+    making = said["making"]
+    assert (making["chooser"], making["count"], making["segmenter"]["name"]) == ("area", 3, "striped")
+    assert making["weights"] == {"status": "untrained", "source": "none", "sha256": None}
+    assert [path.name for path in sorted((tmp_path / "store").iterdir())] == ["masks.jsonl", "segments.json"]
+    for index, row in enumerate(rows(tmp_path / "store")):
+        assert (row["image"], row["size"]) == (f"t{index:02d}.png", [24, 20])
+        shades = tile(index)[..., 1] // 32
+        by_size = sorted(range(8), key=lambda s, shades=shades: -(shades == s).sum())
+        sizes = [int((shades == s).sum()) for s in by_size if (shades == s).any()][:3]
+        assert [region["area"] for region in row["regions"]] == sizes
+        for region in row["regions"]:
+            mask = from_counts(region["counts"], 24, 20)
+            [shade] = np.unique(shades[mask])
+            assert (mask == (shades == shade)).all()
+            assert region["quality"] == 0.5 + shade / 16  # the duplicate of lower quality gave way
+
+
+def test_segments_are_the_images_painted_white_outside(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "store", "--chooser", "quality")
+    domain = read(tiles)
+    segments = open_segments(tmp_path / "store", domain)
+    assert segments.caption_aware is False
+    assert segments.making["chooser"] == "quality"
+    assert segments.image_of_segment.tolist() == [i for i in range(10) for _ in range(3)]
+    digests = [segments.images.digest(s) for s in range(30)]
+    assert len(set(digests)) == 30
+    for s, owner in enumerate(segments.image_of_segment.tolist()):
+        pixels, picture = segments.images.read(s), tile(owner)
+        mask = from_counts(rows(tmp_path / "store")[owner]["regions"][s % 3]["counts"], 24, 20)
+        assert (pixels[mask] == picture[mask]).all()
+        assert (pixels[~mask] == 255).all()
+
+
+def test_an_image_is_decoded_once_for_its_segments(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(tiles, "store")
+    domain, decoded = read(tiles), list[int]()
+    inner = type(domain.images).read
+
+    def counting(self: ImageSource, index: int) -> np.ndarray:
+        decoded.append(index)
+        return inner(self, index)
+
+    monkeypatch.setattr(type(domain.images), "read", counting)
+    segments = open_segments(tmp_path / "store", domain)
+    for s in range(30):
+        segments.images.read(s)
+    assert decoded == list(range(10))
+
+
+def test_workers_and_kills_leave_no_trace(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
+    cut(tiles, "whole")
+    assert cut(tiles, "two", "--workers", 2).status == 0
+    assert tree(tmp_path / "two") == tree(tmp_path / "whole")
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-m", "urbancross_bench", "data", "segment", tiles, "--out", tmp_path / "killed"]
+    segmenter = f"striped[waits={tmp_path / 'pipe'},waits_at=6]"
+    options = ["--segmenter", segmenter, "--plugin", PLUGIN, "--batch", "2", "--count", "3", "--device", "cpu"]
+    running = subprocess.Popen([*map(str, command), *map(str, options)], stderr=subprocess.DEVNULL)
+    with (tmp_path / "pipe").open("rb"):  # opens when the fourth batch of five has begun, and holds it up
+        running.send_signal(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "segments.json").exists()
+    assert len(list((tmp_path / "killed" / ".partial").glob("*.json"))) == 3
+    with pytest.raises(DataError, match=r"unfinished one: it lacks segments\.json"):
+        read_store(tmp_path / "killed")
+    result = cut(tiles, "killed")
+    assert "segmenting: 6 of 10" in result.err
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    again = cut(tiles, "killed")
+    assert again.status == 0
+    assert again.err == "segmenting: 10 of 10\n"
+
+
+def test_a_process_that_dies_costs_its_image_or_nothing(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "whole")
+    cut(tiles, "once", options=f"dies_once={tmp_path / 'died'}")
+    assert (tmp_path / "died").exists()
+    assert tree(tmp_path / "once") == tree(tmp_path / "whole")
+    result = cut(tiles, "always", options="dies=5")
+    assert result.status == 1
+    assert "FAILED t05.png: the process died (signal 9" in result.err
+    left = rows(tmp_path / "always")
+    assert [row["image"] for row in left if "failure" in row] == ["t05.png"]
+    whole = rows(tmp_path / "whole")
+    assert [row for row in left if row["image"] != "t05.png"] == whole[:5] + whole[6:]
+    # Nothing of the fault is in the identity: the same command without it completes the store.
+    assert cut(tiles, "always").status == 0
+    assert tree(tmp_path / "always") == tree(tmp_path / "whole")
+
+
+def test_a_broken_image_costs_itself_until_it_is_mended(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "whole")
+    broken = tmp_path / "tiles" / "images" / "t03.png"
+    sound = broken.read_bytes()
+    broken.write_bytes(sound[: len(sound) // 2])
+    result = cut(tiles, "store")
+    assert result.status == 1
+    assert "FAILED t03.png: image" in result.err
+    assert "cannot be decoded" in result.err
+    assert "1 images failed" in result.out
+    segments = open_segments(tmp_path / "store", read(tiles))
+    assert sorted(set(range(10)) - set(segments.image_of_segment.tolist())) == [3]
+    broken.write_bytes(sound)
+    assert cut(tiles, "store").status == 0
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+    refused = cut(tiles, "refused", options="refuses=7")
+    assert (refused.status, "FAILED t07.png: tile 7 has no stripes" in refused.err) == (1, True)
+    (broken.parent / "t00.png").write_bytes(sound)
+    with pytest.raises(DataError, match=r"image 't00\.png' has changed since"):
+        open_segments(tmp_path / "store", read(tiles))
+
+
+def test_a_store_is_made_in_one_way_only(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
+    cut(tiles, "store")
+    before = tree(tmp_path / "store")
+    result = cut(tiles, "store", count=4)
+    assert (result.status, "made otherwise (count: 3, now 4)" in result.err) == (2, True)
+    after = tree(tmp_path / "store")
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "problem"),
+    [
+        (["--chooser", "arae"], "", 'Did you mean "area"?'),
+        (["--split", "train,tset"], "", 'Did you mean "test"?'),
+        (["--count", "0"], "", "at least 1"),
+        (["--min-area", "-1"], "", "at least 0"),
+        (["--device", "abacus"], "", "there is no device 'abacus'"),
+        ([], "fails_to_load=true", "failed to load: ValueError('no such stripes')"),
+        ([], "dies_loading=true", "a process died while it loaded the model (signal 9"),
+        ([], "shades=9", "has no option 'shades'"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path, more: list[str], options: str, problem: str
+) -> None:
+    result = cut(tiles, "store", *more, options=options)
+    assert (result.status, problem in result.err) == (2, True), result.err
+    assert not (tmp_path / "store" / "segments.json").exists()
+
+
+def test_splits_and_small_masks_can_be_left_out(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
+    cut(tiles, "all", count=8)
+    cut(tiles, "some", "--split", "val,train", "--min-area", "0.2", count=8)
+    cut(tiles, "pixels", "--split", "val,train", "--min-area", "96", count=8)
+    expected = [
+        {**row, "regions": [one for one in row["regions"] if one["area"] >= 96]}
+        for index, row in enumerate(rows(tmp_path / "all"))
+        if index % 3 < 2
+    ]
+    assert rows(tmp_path / "some") == rows(tmp_path / "pixels") == expected
+    assert any(len(row["regions"]) < 8 for row in expected)
+    open_segments(tmp_path / "some", read(tiles))
+    # A store of all splits must know every image of the domain.
+    more = write_tiles(tmp_path / "more", count=11)
+    with pytest.raises(DataError, match=r"does not know 1 images of domain .*'t10.png' the first"):
+        open_segments(tmp_path / "all", read(more))
+
+
+def test_damaged_stores_are_not_believed(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
+    cut(tiles, "store")
+    masks, manifest = tmp_path / "store" / "masks.jsonl", tmp_path / "store" / "segments.json"
+    content, said = masks.read_bytes(), manifest.read_text()
+    for damaged in (content[:-1], content[: len(content) // 2], b"", content.replace(b"O", b"N", 1)):
+        masks.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"masks\.jsonl is damaged or cut short"):
+            read_store(tmp_path / "store")
+    masks.write_bytes(content)
+    for wrong, problem in (
+        (said.replace('"schema": 1', '"schema": 2'), "of schema 2"),
+        (said[: len(said) // 2], "cannot be read"),
+        ("[]", "of schema None"),
+    ):
+        manifest.write_text(wrong)
+        with pytest.raises(DataError, match=problem):
+            read_store(tmp_path / "store")
+    refused = cut(tiles, "store")
+    assert (refused.status, "of schema None" in refused.err) == (2, True)
+    masks.unlink()
+    manifest.write_text(said)
+    with pytest.raises(DataError, match=r"it lacks masks\.jsonl"):
+        read_store(tmp_path / "store")
+
+
+def test_the_archive_is_read_back_by_its_reader(cut: Callable[..., Result], tmp_path: Path) -> None:
+    finland = tmp_path / "uc" / "Finland"
+    (finland / "images").mkdir(parents=True)
+    names = [f"a{index}_FI_20.jpg" for index in range(6)]
+    for index, name in enumerate(names):
+        Image.fromarray(tile(index)).resize((60, 72), Image.Resampling.NEAREST).save(finland / "images" / name)
+    lines = ["image_name,description", *(f"{name},patches of {name}" for name in names)]
+    (finland / "instructblip_generation_finland_refine.csv").write_text("\n".join(lines))
+    reference = f"urbancross/finland[folder={tmp_path / 'uc'},split=drawn]"
+    result = cut(reference, "store", "--jpg", finland / "image_segments", count=12)
+    assert result.status == 0, result.err
+    domain = read(reference)
+    assert domain.segments is not None
+    assert not domain.repairs
+    ours = open_segments(tmp_path / "store", domain)
+    assert domain.segments.image_of_segment.tolist() == ours.image_of_segment.tolist()
+    assert len(ours.image_of_segment) > 30
+    for s in range(len(ours.image_of_segment)):
+        theirs, exact = domain.segments.images.read(s).astype(int), ours.images.read(s).astype(int)
+        assert theirs.shape == exact.shape
+        assert abs(theirs - exact).mean() < 8  # JPEG
+    refused = cut(reference, "store", "--jpg", finland / "image_segments", count=12)
+    assert (refused.status, "not an empty folder" in refused.err) == (2, True)

@@ -1,0 +1,107 @@
+"""`data segment DOMAIN`: cut a domain's images into segments, and keep them in a store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from urbancross_bench.cli.plugins import PluginOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.data.segments import SegmentStore
+    from urbancross_bench.interfaces.dataset import Domain
+
+_SHOWN = 10  # failures; the store has them all
+
+
+def segment(
+    domain: Annotated[
+        str, typer.Argument(metavar="DOMAIN", help="A dataset: urbancross/finland, rsicd[folder=…], …")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The segment store.")],
+    segmenter: Annotated[
+        str, typer.Option(help="What cuts: sam[checkpoint=…], segment_anything[checkpoint=…].")
+    ] = "sam",
+    chooser: Annotated[str, typer.Option(help="Which masks are kept: area, quality or diversity.")] = "area",
+    count: Annotated[int, typer.Option(help="Segments of an image, at most.")] = 10,
+    min_area: Annotated[
+        float, typer.Option(help="Smaller masks are dropped: pixels, or below 1 a share of the image.")
+    ] = 0.0,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Images of these splits only: train,val.")
+    ] = None,
+    jpg: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the segments as UrbanCross's archives have them, too."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a process.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    plugin: PluginOption = None,
+) -> None:
+    """Cut every image into segments. Exit status 1: some image failed; the same command tries those again."""
+    from urbancross_bench.cli.making import progress
+    from urbancross_bench.cli.progress import report_reading
+    from urbancross_bench.data.index import reading
+    from urbancross_bench.data.segments import check_archive
+    from urbancross_bench.execution.domains import read_domain
+    from urbancross_bench.execution.segmenting import Choice, Sizing
+    from urbancross_bench.execution.segmenting import segment as fill
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover(plugin or [])
+    resolved = registry.resolve("dataset", domain)
+    choice = Choice(chooser, count, min_area)
+    splits = [name.strip() for name in split.split(",")] if split is not None else []
+    try:
+        with reading(report=report_reading), progress("segmenting") as report:
+            read, _ = read_domain(resolved)
+            if jpg:
+                check_archive(jpg, read.image_names)
+            store = fill(
+                read,
+                str(resolved.reference),
+                segmenter,
+                registry,
+                out,
+                plugins=[str(file.resolve()) for file in plugin or []],
+                choice=choice,
+                sizing=Sizing(batch, threads, workers, device),
+                splits=splits,
+                report=report,
+            )
+        if jpg:
+            _write_jpgs(jpg, out, read)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _say(store, out)
+    if store.failures:
+        raise typer.Exit(1)
+
+
+def _write_jpgs(place: Path, store: Path, domain: Domain) -> None:
+    from urbancross_bench.cli.making import progress
+    from urbancross_bench.data.segments import open_segments, write_archive
+
+    segments = open_segments(store, domain)
+    with progress("writing JPEGs") as report:
+        for written in write_archive(place, domain, segments):
+            report(written, len(segments.image_of_segment))
+
+
+def _say(store: SegmentStore, out: Path) -> None:
+    failures = store.failures
+    for name, reason in list(failures.items())[:_SHOWN]:
+        print(f"FAILED {name}: {reason}", file=sys.stderr)
+    if len(failures) > _SHOWN:
+        print(f"and {len(failures) - _SHOWN:,} more; {out} has them all", file=sys.stderr)
+    bare = sum(not row["regions"] for row in store.rows if "regions" in row)
+    print(
+        f"{store.segments:,} segments of {len(store.rows) - len(failures):,} images, {bare:,} of which have none; "
+        f"{len(failures):,} images failed. Store: {out}"
+    )

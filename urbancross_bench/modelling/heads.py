@@ -1,0 +1,76 @@
+"""Trainable heads on features that are stored or made by a tower that never changes.
+
+A head that keeps the width leaves features as they are at first, bit for bit and at any precision: what it learns
+is added to them. So weight decay pulls it back to the features, where a plain layer would be pulled to zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from urbancross_bench.errors import UsageError
+
+HeadKind = Literal["none", "linear", "residual"]
+
+
+def head(kind: HeadKind, width: int, out: int, *, bottleneck: int) -> nn.Module:
+    """A head from (B, width) to (B, out) features.
+
+    Raises UsageError for another width by anything but `linear`. Random parameters come from torch's global
+    generator.
+    """
+    if kind == "none" and width == out:
+        return nn.Identity()
+    if kind == "linear":
+        return LinearHead(width) if width == out else projection(width, out)
+    if kind == "residual" and width == out:
+        return ResidualHead(width, bottleneck)
+    raise UsageError(f"head={kind} keeps the width of features, {width}, and cannot give {out}; take head=linear")
+
+
+class LinearHead(nn.Module):
+    """x + Δx + b with a square Δ: any affine map, the identity at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.change = _zero(nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) to (B, D)."""
+        moved: Tensor = x + self.change(x)
+        return moved
+
+
+class ResidualHead(nn.Module):
+    """x + up(gelu(down(x))), the identity at first, since `up` starts at zero.
+
+    The adapter of Houlsby et al. 2019 (arXiv 1902.00751, section 2.1), which there stands inside a transformer's
+    layers and starts near zero.
+    """
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)
+        self.up = _zero(nn.Linear(bottleneck, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) to (B, D)."""
+        moved: Tensor = x + self.up(F.gelu(self.down(x)))
+        return moved
+
+
+def projection(width: int, out: int) -> nn.Linear:
+    """A random map to another width that keeps lengths and angles as well as it can: semi-orthogonal, bias 0."""
+    layer = nn.Linear(width, out)
+    nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
