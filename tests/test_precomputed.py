@@ -18,6 +18,7 @@ from feature_data import CLASSES, FORMATS, TEMPLATES, bundle_arrays, save_npz, t
 from urbancross_bench.data.features import FeatureRows
 from urbancross_bench.data.readers import read_bundle, read_features
 from urbancross_bench.errors import DataError, RunError, UsageError
+from urbancross_bench.modelling.runtime import lowered
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 from urbancross_encoders.precomputed import PrecomputedModel
@@ -270,6 +271,8 @@ def test_models_start_from_the_features_bit_for_bit(tmp_path: Path) -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
                 assert torch.equal(model.encode_image(features), features)
                 assert torch.equal(model.encode_text(features), features)
+        with torch.autocast("cpu", dtype=torch.bfloat16):  # as bfloat16 evaluation runs it
+            assert torch.equal(lowered(model, "bfloat16").encode_image(features), features)
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         assert (trainable == {"logit_scale"}) is (head == "none")
 

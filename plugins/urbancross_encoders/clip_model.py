@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.modelling.checkpoints import ReadCheckpoint, freeze, read_checkpoint
+from urbancross_bench.modelling.heads import head
 from urbancross_encoders.options import ClipOptions
 
 # Where a tower keeps its blocks: open_clip's own, timm's, then transformers' in its various models.
@@ -44,6 +45,14 @@ class ClipModel(nn.Module, ABC):
         self.std: tuple[float, ...] = options.preprocessing.std
         self._orientations = options.orientations
         freeze(clip, options.freeze)
+        self._frozen = options.frozen()
+        for tower in self._frozen:
+            (self.image_tower if tower == "image" else self.text_tower).requires_grad_(False)
+        self.image_head, self.text_head = (
+            head(options.head if side in self._frozen else "none", width, width, bottleneck=options.bottleneck)
+            for side in ("image", "text")
+        )
+        self._trains = options.head != "none" or self._frozen < {"image", "text"}
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -87,22 +96,40 @@ class ClipModel(nn.Module, ABC):
         """See `interfaces.DualEncoder`."""
 
     @abstractmethod
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, D) features of (B, L) tokens."""
+
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """See `interfaces.DualEncoder`."""
+        """(B, D) features of tokens, or of the features that a frozen tower made of them."""
+        features: Tensor = self.text_head(tokens if tokens.is_floating_point() else self.encode_tokens(tokens))
+        return features
 
     @abstractmethod
     def encode_view(self, images: Tensor) -> Tensor:
         """(B, D) features of images as they stand."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, D) features; from above no side is up, so that all eight orientations may have a say."""
+        """(B, D) features of pixels, or of the features that a frozen tower made of them."""
+        features: Tensor = self.image_head(images if images.ndim == 2 else self._encode_pixels(images))
+        return features
+
+    def _encode_pixels(self, images: Tensor) -> Tensor:
+        """From above no side is up, so that all eight orientations may have a say."""
         if self.training or self._orientations == 1:
             return self.encode_view(images)
         views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
         return torch.stack([F.normalize(self.encode_view(view), dim=1) for view in views]).mean(dim=0)
 
     def train(self, mode: bool = True) -> ClipModel:
-        """As `torch.nn.Module`, but a frozen batch normalisation keeps its running statistics too."""
+        """As `torch.nn.Module`, but a frozen batch normalisation keeps its running statistics too.
+
+        Raises UsageError where there is nothing to train: no method then can do what its row would say.
+        """
+        if mode and not self._trains:
+            raise UsageError(
+                "both towers are frozen and there is nothing to train; take head=linear or head=residual, or "
+                "a grid whose pretraining and budget have steps: 0"
+            )
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:

@@ -1,6 +1,6 @@
 """Ways to make one embedding of an image and its segments.
 
-Each takes unit vectors: (B, D) of images, (B, K, D) of segments, and (B, K) which segments are there. Segments are a
+Each takes unit vectors: (B, D) of images, (B, K, D) of segments, and (B, K) which of those are there. They are a
 set: none of them knows an order, and an image without any keeps its own embedding.
 """
 

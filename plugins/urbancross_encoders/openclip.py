@@ -91,7 +91,7 @@ class OpenClipModel(ClipModel):
         features: Tensor = self.clip.encode_image(images, normalize=False)
         return features
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(B, D) features."""
         if self._cuttable:
             return _encode_cut_text(self.clip.text, tokens)

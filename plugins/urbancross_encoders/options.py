@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
@@ -49,12 +49,29 @@ class ClipOptions(EncoderOptions):
         default="weights", description="mean and deviation of pixels: as the weights say, or by name"
     )
     freeze: Patterns = Field(default=(), description="patterns of parameters that training leaves alone")
+    frozen_towers: Annotated[tuple[Literal["image", "text"], ...], BeforeValidator(_split)] = Field(
+        default=(), description="image, text or both: never trained, run once for each different item"
+    )
+    head: Literal["none", "linear", "residual"] = Field(
+        default="none", description="what is trained on a frozen tower; at first it leaves features as they are"
+    )
+    bottleneck: PositiveInt = Field(default=64, description="inner width of head=residual")
     allow_missing: Patterns = Field(default=(), description="patterns of names that the weights may lack")
     allow_surplus: Patterns = Field(default=(), description="patterns of names that only the weights have")
     unsafe_pickle: bool = Field(default=False, description="open files that may run code; only ones you trust")
     orientations: Literal[1, 8] = Field(
         default=1, description="8: outside training, image features are means over flips and quarter turns"
     )
+
+    @model_validator(mode="after")
+    def _heads_stand_on_frozen_towers(self) -> Self:
+        if self.head != "none" and not self.frozen_towers:
+            raise ValueError("head goes with frozen_towers; a tower that is trained needs none")
+        return self
+
+    def frozen(self) -> frozenset[str]:
+        """As the option says."""
+        return frozenset(self.frozen_towers)
 
     @cached_property
     def hashed(self) -> dict[Path, str]:
@@ -88,6 +105,9 @@ class ClipOptions(EncoderOptions):
             "preprocessing": self.preprocessing.identity(),
             "orientations": self.orientations,
             "freeze": sorted(self.freeze),
+            "frozen_towers": sorted(self.frozen_towers),
+            "head": self.head,
+            "bottleneck": self.bottleneck if self.head == "residual" else None,
             "allow_missing": sorted(self.allow_missing),
         }
 

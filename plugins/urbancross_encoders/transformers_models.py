@@ -109,7 +109,7 @@ class TransformersModel(ClipModel):
         """(B, D) features of images as they stand."""
         return _pooled(self.clip.get_image_features(pixel_values=images))
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
         """(B, D) features, without an attention mask: none of these models was trained with one."""
         return _pooled(self.clip.get_text_features(input_ids=tokens))
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything import SamAutomaticMaskGenerator  # type: ignore[import-untyped]
-from segment_anything.modeling import (  # type: ignore[import-untyped]
+from segment_anything import SamAutomaticMaskGenerator
+from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,

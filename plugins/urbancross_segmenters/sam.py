@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import masks_to_boxes, nms  # type: ignore[import-untyped]
+from torchvision.ops import masks_to_boxes, nms
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.errors import UsageError

@@ -157,9 +157,9 @@ def _safetensors(file: Path) -> FeatureTable:
 
 
 def _parquet(file: Path) -> FeatureTable:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     with pq.ParquetFile(file) as opened:
         absent = [name for name in ("name", "features") if name not in opened.schema_arrow.names]

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
@@ -16,6 +15,7 @@ from typing import cast
 
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.execution.options import LocalOptions
+from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.execution.worker import execute
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 
@@ -68,7 +68,9 @@ class LocalExecutor(Executor):
                 event: Event = connection.recv()
             except (EOFError, OSError):  # it ended before, or amid, its last word
                 process.join()
-                event = Event(key, "ended", error=f"the process died without a word ({_exit(process.exitcode)})")
+                event = Event(
+                    key, "ended", error=f"the process died without a word ({said_exit(process.exitcode)})"
+                )
             if event.kind == "ended":
                 process.join()
                 connection.close()
@@ -87,7 +89,8 @@ class LocalExecutor(Executor):
 def _carry_out(task: Task, connection: Connection) -> None:
     """The life of a process: what it prints goes to the stage's log, what becomes of it through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _redirect_output(Path(task.log))
+    with Path(task.log).open("wb", buffering=0) as log:
+        redirect_output(log)
     last = -1.0
 
     def report(fraction: float) -> None:
@@ -110,15 +113,3 @@ def _carry_out(task: Task, connection: Connection) -> None:
         )
     with contextlib.suppress(BrokenPipeError):
         connection.send(ended)
-
-
-def _redirect_output(log: Path) -> None:
-    with log.open("wb", buffering=0) as file:
-        os.dup2(file.fileno(), sys.stdout.fileno() if sys.stdout else 1)
-        os.dup2(file.fileno(), sys.stderr.fileno() if sys.stderr else 2)
-
-
-def _exit(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}, {signal.strsignal(-code) or 'unknown'}"
-    return f"exit status {code}"

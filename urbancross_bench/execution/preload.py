@@ -7,6 +7,8 @@ import contextlib
 import importlib
 import os
 
+import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
+
 from urbancross_bench.execution import stages  # noqa: F401
 from urbancross_bench.execution.local import MODULES
 
