@@ -152,6 +152,7 @@ def test_check_and_show_say_that_there_are_no_pixels(tmp_path: Path, cli: Cli) -
     leaks = {finding["kind"]: finding["items"] for finding in found["findings"]}["test images in training"]
     assert [(item["image"], item["problem"]) for item in leaks] == [(trained, f"is {tested} (test)")]
     assert (found["shared"]["identical"], found["shared"]["alike"]) == (2, None)
+    assert {pair["how"] for pair in found["pairs"]} == {"content", "caption"}
     result = cli("data", "show", reference)
     assert "80, 0 of them in no split; stored features, no pixels" in result.out
     assert json.loads(cli("data", "show", reference, "--json").out)[0]["pixels"] is False

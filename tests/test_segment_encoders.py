@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Result
+from conftest import SHARED, Result, write_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from segment_models import write_original
 from torch import Tensor
 
 from urbancross_bench.data.domain import Split, split_of
@@ -24,6 +25,7 @@ from urbancross_bench.data.packed import PackedSegments, PackedSplit
 from urbancross_bench.data.segments import SegmentStore, write_store
 from urbancross_bench.data.views import source_view
 from urbancross_bench.execution.domains import read_domains
+from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces import Domain, ImageFormat, ImageSource, Segments
 from urbancross_bench.modelling.embed import embed_images, embed_segments
 from urbancross_bench.modelling.feeds import Feed
@@ -342,3 +344,37 @@ def test_what_cannot_be_is_skipped_with_the_reason(
     result = cli("plan", grid(segments={"nowhere": "x"}), "--out", tmp_path / "o")
     assert result.status == 2
     assert "segments: there is no domain 'nowhere'" in result.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not here")
+def test_from_a_segmenter_to_retrieval_on_real_images(cli: Cli, tmp_path: Path) -> None:
+    checkpoint = write_original(tmp_path / "sam")
+    sam = (
+        f"sam[checkpoint={checkpoint},architecture={checkpoint.with_name('config.json')},points_per_side=4,"
+        "pred_iou_thresh=0,stability_score_thresh=0,box_nms_thresh=0.99]"
+    )
+    domains, stores = {}, {}
+    for name in ("rsicd", "ucm"):
+        place = SHARED / "mini" / f"{name}_mini"
+        content = json.loads((place / "dataset.json").read_text(encoding="utf-8"))
+        content["images"] = content["images"][::4]
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        domains[name] = f"karpathy[file={tmp_path / name}.json,images={place / 'images'}]"
+        stores[name] = str(tmp_path / f"{name}_segments")
+        made = cli("data", "segment", domains[name], "--out", stores[name], "--segmenter", sam, "--count", 4)
+        assert made.status == 0, made.err
+    encoders = {
+        "paper": "sam_fused[architecture=urbancross-tiny]",
+        "fused": "sam_fused[architecture=urbancross-tiny,fusion=attention]",
+    }
+    scenario = [{"source": "rsicd", "target": "ucm"}]
+    file = write_grid(tmp_path, domains, encoders=encoders, segments=stores, scenarios=scenario)
+    result = cli("run", file, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    records = read_records([tmp_path / "out"])
+    assert len(records) == 6
+    for record in records:
+        making = record.spec["segments"]["domains"]["ucm"]["making"]
+        assert making["weights"]["sha256"] == file_digest(checkpoint)
+        assert record.scores[0].content["metrics"]["mR"]["value"] > 0

@@ -166,7 +166,8 @@ def _parquet(file: Path) -> FeatureTable:
         if absent:
             has = ", ".join(opened.schema_arrow.names)
             raise DataError(f"features {file} hold the columns {has}, but no {', '.join(absent)}")
-        table = opened.read(columns=["name", "features"])
+        groups = range(opened.num_row_groups)  # one by one: together, lists may be too many for one array
+        table = pa.concat_tables([opened.read_row_group(i, columns=["name", "features"]) for i in groups])
     names, rows = table.column("name"), table.column("features")
     if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
         raise DataError(f"features {file}: column 'name' is of type {names.type}, not of strings")

@@ -143,7 +143,7 @@ STAGES: dict[str, Callable[[Job], None]] = {
     "segments": pack_split_segments,
     "stored": store_features,
     "towers": run_frozen_towers,
-    "tower": embed_frozen_segments,
+    "segment_features": embed_frozen_segments,
     "pretrain": pretrain,
     "adapt": adapt,
     "embed": embed,

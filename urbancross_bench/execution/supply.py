@@ -158,7 +158,7 @@ class Supply:
             assert pretrained is not None, "what pre-training leaves is used after it alone"
             inputs["start"] = pretrained
         work, label = {"encoder": encoder.reference}, f"{encoder.name}, segments of {packed.label}"
-        return self._add(Stage("tower", self._first_weights(encoder, seed), inputs, work, label))
+        return self._add(Stage("segment_features", self._first_weights(encoder, seed), inputs, work, label))
 
     def _first_weights(self, encoder: PlannedEncoder, seed: int) -> Mapping[str, Any]:
         """What the features of a tower depend on; the seed only where it draws the weights."""
