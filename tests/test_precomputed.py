@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, Result, write_grid
 from feature_data import CLASSES, FORMATS, TEMPLATES, bundle_arrays, save_npz, table, write_bundle
 
 from urbancross_bench.data.features import FeatureRows
 from urbancross_bench.data.readers import read_bundle, read_features
 from urbancross_bench.errors import DataError, RunError, UsageError
 from urbancross_bench.modelling.runtime import lowered
-from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 from urbancross_encoders.precomputed import PrecomputedModel
 from urbancross_encoders.precomputed_options import PrecomputedOptions
 
-Cli = Callable[..., Result]
 DOCS = Path(__file__).parent.parent / "docs" / "precomputed.md"
 
 
@@ -360,58 +357,3 @@ def test_the_page_writes_files_that_are_read(tmp_path: Path, monkeypatch: pytest
     encoder(tmp_path / "images.npz", tmp_path / "captions.npz").check_items(
         {*domain.image_names}, {*domain.captions}
     )
-
-
-# Real features
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "embeddings").is_dir(), reason="real embeddings are not at hand")
-@pytest.mark.parametrize(("name", "published"), [("CLIP_ViT-B-32", 81.3), ("RemoteCLIP_ViT-B-32", 95.2)])
-def test_zero_shot_accuracy_is_that_of_the_release(name: str, published: float) -> None:
-    """Of the mean of 107 prompts per class, every row found by name."""
-    file = SHARED / "embeddings" / f"{name}.npz"
-    built = Registry.discover().resolve("encoder", f"precomputed[images={file},texts={file},surplus=true]").build()
-    bundle = read_bundle(file)
-    prompts = [
-        bundle.prompt(template, label)
-        for label in range(len(bundle.classnames))
-        for template in range(len(bundle.templates))
-    ]
-    images, texts = built.stored_features(bundle.images.names, prompts)
-    means = texts.reshape(len(bundle.classnames), len(bundle.templates), -1).mean(axis=1)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    predicted = (images @ means.T).argmax(axis=1)
-    classes = [re.sub(r"_\d+$", "", image) for image in bundle.images.names]
-    right = [bundle.classnames[p] == c for p, c in zip(predicted.tolist(), classes, strict=True)]
-    assert round(100 * float(np.mean(right)), 1) == published
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "embeddings").is_dir(), reason="real embeddings are not at hand")
-def test_heads_are_trained_on_real_features(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("URBANCROSS_DATA", str(SHARED / "embeddings"))
-    domains = {
-        "aerial": "prompted[file=CLIP_ViT-B-32.npz,parts=2,part=0,templates=[0-59/6,1-59/6,91-105]]",
-        "satellite": "prompted[file=CLIP_ViT-B-32.npz,parts=2,part=1,templates=[4-59/6,5-59/6,75-89]]",
-    }
-    files = {name: f"{name}_ViT-B-32.npz" for name in ("CLIP", "RemoteCLIP")}
-    file = write_grid(
-        tmp_path,
-        domains,
-        scenarios=[{"source": "aerial", "target": "satellite"}],
-        encoders={
-            **{name: f"precomputed[images={file},texts={file},surplus=true]" for name, file in files.items()},
-            "bare": f"precomputed[images={files['CLIP']},texts={files['CLIP']},surplus=true,head=none]",
-        },
-        pretraining={"steps": 40, "batch_size": 64, "learning_rate": 1e-3, "loss": "soft_info_nce"},
-        budget={"steps": 20, "batch_size": 64, "target_batch_size": 32, "learning_rate": 1e-4},
-        adaptations=["source_only", "urbancross"],
-    )
-    result = cli("run", file, "--out", tmp_path / "out")
-    records = [record for record in read_records([tmp_path / "out"]) if record.spec["status"] == "ok"]
-    assert len(records) == 4
-    assert "encoder 'precomputed' with head=none has nothing to train; take head=linear" in result.out + result.err
-    for record in records:
-        value = record.scores[0].content["metrics"]["mR"]
-        assert value["value"] > 4 * value["chance"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, write_domains, write_grid
+from conftest import SHARED, Result, write_domains, write_grid
 from feature_data import CLASSES, bundle_arrays, save_npz, write_bundle
 
 from urbancross_bench.data.domain import check, split_of
@@ -273,3 +274,58 @@ def test_heads_are_trained_by_a_method_of_gradients(tmp_path: Path, cli: Cli) ->
     assert len({*values.values()}) == 2  # the two methods went different ways
     table = (tmp_path / "out" / "leaderboard").rglob("*.md")
     assert any("linear" in page.read_text(encoding="utf-8") for page in table)
+
+
+# Real features
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "embeddings").is_dir(), reason="real embeddings are not at hand")
+@pytest.mark.parametrize(("name", "published"), [("CLIP_ViT-B-32", 81.3), ("RemoteCLIP_ViT-B-32", 95.2)])
+def test_zero_shot_accuracy_is_that_of_the_release(name: str, published: float) -> None:
+    """Of the mean of 107 prompts per class, every row found by name."""
+    file = SHARED / "embeddings" / f"{name}.npz"
+    built = Registry.discover().resolve("encoder", f"precomputed[images={file},texts={file},surplus=true]").build()
+    bundle = read_bundle(file)
+    prompts = [
+        bundle.prompt(template, label)
+        for label in range(len(bundle.classnames))
+        for template in range(len(bundle.templates))
+    ]
+    images, texts = built.stored_features(bundle.images.names, prompts)
+    means = texts.reshape(len(bundle.classnames), len(bundle.templates), -1).mean(axis=1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    predicted = (images @ means.T).argmax(axis=1)
+    classes = [re.sub(r"_\d+$", "", image) for image in bundle.images.names]
+    right = [bundle.classnames[p] == c for p, c in zip(predicted.tolist(), classes, strict=True)]
+    assert round(100 * float(np.mean(right)), 1) == published
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "embeddings").is_dir(), reason="real embeddings are not at hand")
+def test_heads_are_trained_on_real_features(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URBANCROSS_DATA", str(SHARED / "embeddings"))
+    domains = {
+        "aerial": "prompted[file=CLIP_ViT-B-32.npz,parts=2,part=0,templates=[0-59/6,1-59/6,91-105]]",
+        "satellite": "prompted[file=CLIP_ViT-B-32.npz,parts=2,part=1,templates=[4-59/6,5-59/6,75-89]]",
+    }
+    files = {name: f"{name}_ViT-B-32.npz" for name in ("CLIP", "RemoteCLIP")}
+    file = write_grid(
+        tmp_path,
+        domains,
+        scenarios=[{"source": "aerial", "target": "satellite"}],
+        encoders={
+            **{name: f"precomputed[images={file},texts={file},surplus=true]" for name, file in files.items()},
+            "bare": f"precomputed[images={files['CLIP']},texts={files['CLIP']},surplus=true,head=none]",
+        },
+        pretraining={"steps": 40, "batch_size": 64, "learning_rate": 1e-3, "loss": "soft_info_nce"},
+        budget={"steps": 20, "batch_size": 64, "target_batch_size": 32, "learning_rate": 1e-4},
+        adaptations=["source_only", "urbancross"],
+    )
+    result = cli("run", file, "--out", tmp_path / "out")
+    records = [record for record in read_records([tmp_path / "out"]) if record.spec["status"] == "ok"]
+    assert len(records) == 4
+    assert "encoder 'precomputed' with head=none has nothing to train; take head=linear" in result.out + result.err
+    for record in records:
+        value = record.scores[0].content["metrics"]["mR"]
+        assert value["value"] > 4 * value["chance"]

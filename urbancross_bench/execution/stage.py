@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from urbancross_bench.identity import key_of
 
-Kind = Literal["items", "pack", "segments", "stored", "towers", "segment_features", "pretrain", "adapt", "embed", "rank"]
+Kind = Literal[
+    "items", "pack", "segments", "stored", "towers", "segment_features", "pretrain", "adapt", "embed", "rank"
+]
 
 
 @dataclass(frozen=True, eq=False)
