@@ -1,7 +1,7 @@
 """Embedding against open_clip as most code uses it, and a step with stored segment features against naive ones.
 
-`pytest benchmarks/test_encoding.py --benchmark-only` prints the times; ratios are theirs. Where RSICD is at hand its
-test split is embedded whole, which takes the peer minutes on a CPU.
+`pytest benchmarks/test_encoding.py --benchmark-only` prints the times; ratios are theirs. Where RSICD is at hand
+its test split is embedded whole, which takes the peer minutes on a CPU.
 """
 
 from __future__ import annotations
