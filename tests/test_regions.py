@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from random import Random
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from urbancross_bench.data.masks import Region, chosen, from_counts, region, to_counts
+from urbancross_bench.data.masks import CHOOSERS, Region, by_score, chosen, from_counts, region, to_counts
 from urbancross_bench.errors import DataError, RunError
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
@@ -84,9 +85,9 @@ def regions_of(seed: int, count: int = 12) -> list[Region]:
 @given(st.integers(0, 2**16), st.sampled_from(["area", "quality", "diversity"]), st.integers(1, 6))
 def test_choices_know_no_order(seed: int, chooser: str, count: int) -> None:
     regions = regions_of(seed)
-    taken = chosen(regions, (16, 16), chooser, count, 0)
+    taken = chosen(regions, (16, 16), CHOOSERS[chooser], count, 0)
     shuffled = Random(seed).sample(regions, len(regions))
-    again = chosen(shuffled, (16, 16), chooser, count, 0)
+    again = chosen(shuffled, (16, 16), CHOOSERS[chooser], count, 0)
     assert [one.as_json() for one in again] == [one.as_json() for one in taken]
     assert len(taken) == min(count, len({one.counts for one in regions}))
     assert len({one.counts for one in taken}) == len(taken)
@@ -105,16 +106,16 @@ def test_choices_are_what_they_are_called(seed: int, count: int) -> None:
     areas = {counts: int(mask.sum()) for counts, mask in pixels.items()}
     boxes = {one.counts: one.box for one in regions}
     by_content = sorted(pixels, key=lambda counts: (-areas[counts], boxes[counts], counts))
-    assert [one.counts for one in chosen(regions, (16, 16), "area", count, 0)] == by_content[:count]
+    assert [one.counts for one in chosen(regions, (16, 16), CHOOSERS["area"], count, 0)] == by_content[:count]
     by_quality = sorted(by_content, key=lambda counts: -best[counts])[:count]
-    assert {one.counts for one in chosen(regions, (16, 16), "quality", count, 0)} == {*by_quality}
+    assert {one.counts for one in chosen(regions, (16, 16), CHOOSERS["quality"], count, 0)} == {*by_quality}
     covered, greedy, left = np.zeros((16, 16), dtype=bool), set(), list(by_content)
     for _ in range(min(count, len(left))):
         counts = max(left, key=lambda c: int((pixels[c] & ~covered).sum()))
         left.remove(counts)
         greedy.add(counts)
         covered |= pixels[counts]
-    assert {one.counts for one in chosen(regions, (16, 16), "diversity", count, 0)} == greedy
+    assert {one.counts for one in chosen(regions, (16, 16), CHOOSERS["diversity"], count, 0)} == greedy
 
 
 def test_diversity_takes_what_adds_most() -> None:
@@ -122,15 +123,15 @@ def test_diversity_takes_what_adds_most() -> None:
     large, within, other = (np.zeros(size, dtype=bool) for _ in range(3))
     large[:, :5], within[:, :4], other[2:, 6:] = True, True, True
     regions = [region(mask, quality=0.5) for mask in (within, other, large)]
-    assert [one.area for one in chosen(regions, size, "diversity", 2, 0)] == [20, 4]
-    assert [one.area for one in chosen(regions, size, "area", 2, 0)] == [20, 16]
+    assert [one.area for one in chosen(regions, size, CHOOSERS["diversity"], 2, 0)] == [20, 4]
+    assert [one.area for one in chosen(regions, size, CHOOSERS["area"], 2, 0)] == [20, 16]
 
 
 def test_small_masks_are_left_out_by_pixels_or_by_share() -> None:
     regions = regions_of(3)
     areas = {one.counts: one.area for one in regions}
     for least, pixels in ((4, 4), (8 / 256, 8), (0, 0), (1, 1), (0.999, 256)):
-        taken = chosen(regions, (16, 16), "area", 99, least)
+        taken = chosen(regions, (16, 16), CHOOSERS["area"], 99, least)
         assert sorted(one.area for one in taken) == sorted(area for area in areas.values() if area >= pixels)
     assert {4, 8} <= {*areas.values()}
 
@@ -138,7 +139,7 @@ def test_small_masks_are_left_out_by_pixels_or_by_share() -> None:
 def test_quality_must_be_known_to_be_chosen_by() -> None:
     silent = region(np.ones((2, 3), dtype=bool))
     with pytest.raises(RunError, match="another --chooser"):
-        chosen([silent], (2, 3), "quality", 1, 0)
+        chosen([silent], (2, 3), CHOOSERS["quality"], 1, 0)
     assert silent.as_json() == {
         "area": 6,
         "box": [0, 0, 3, 2],
@@ -146,3 +147,25 @@ def test_quality_must_be_known_to_be_chosen_by() -> None:
         "quality": None,
         "stability": None,
     }
+
+
+def test_the_highest_scores_win_and_content_breaks_ties() -> None:
+    regions, asked = regions_of(5), list[int]()
+
+    def by_width(some: Sequence[Region]) -> np.ndarray:
+        asked.append(len(some))
+        return np.array([float(one.box[2]) for one in some])
+
+    different = {one.counts: one for one in regions}
+    order = sorted(different.values(), key=lambda one: (-one.box[2], -one.area, one.box, one.counts))
+    for count in range(1, len(order)):
+        taken = chosen(regions, (16, 16), by_score(by_width), count, 0)
+        assert {one.counts for one in taken} == {one.counts for one in order[:count]}
+    assert len({one.box[2] for one in order}) < len(order)  # there were ties
+    asked.clear()
+    assert len(chosen(regions, (16, 16), by_score(by_width), len(order), 0)) == len(order)
+    assert not asked  # nothing had to be left out
+    large = max(one.area for one in order)
+    chosen(regions, (16, 16), by_score(by_width), 1, 4)
+    assert large >= 4
+    assert asked == [sum(one.area >= 4 for one in order)]

@@ -25,7 +25,13 @@ def segment(
     segmenter: Annotated[
         str, typer.Option(help="What cuts: sam[checkpoint=…], segment_anything[checkpoint=…].")
     ] = "sam",
-    chooser: Annotated[str, typer.Option(help="Which masks are kept: area, quality or diversity.")] = "area",
+    chooser: Annotated[
+        str, typer.Option(help="Which masks are kept: area, quality, diversity or caption.")
+    ] = "area",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="What compares masks with captions, for --chooser caption: openclip[…]."),
+    ] = None,
     count: Annotated[int, typer.Option(help="Segments of an image, at most.")] = 10,
     min_area: Annotated[
         float, typer.Option(help="Smaller masks are dropped: pixels, or below 1 a share of the image.")
@@ -55,7 +61,7 @@ def segment(
 
     registry = Registry.discover(plugin or [])
     resolved = registry.resolve("dataset", domain)
-    choice = Choice(chooser, count, min_area)
+    choice = Choice(chooser, count, min_area, encoder)
     splits = [name.strip() for name in split.split(",")] if split is not None else []
     try:
         with reading(report=report_reading), progress("segmenting") as report:

@@ -131,12 +131,25 @@ def by_diversity(regions: Sequence[Region], size: tuple[int, int], count: int) -
     return taken
 
 
+def by_score(scores: Callable[[Sequence[Region]], NDArray[np.float64]]) -> Chooser:
+    """Those that are scored highest; asked for only where some must be left out."""
+
+    def highest(regions: Sequence[Region], size: tuple[int, int], count: int) -> list[Region]:
+        first = sorted(regions)
+        if len(first) <= count:
+            return first
+        order = np.argsort(-scores(first), kind="stable")  # of equal scores the first, in the order of content
+        return [first[index] for index in order[:count].tolist()]
+
+    return highest
+
+
 Chooser = Callable[[Sequence[Region], tuple[int, int], int], list[Region]]
 CHOOSERS: dict[str, Chooser] = {"area": by_area, "quality": by_quality, "diversity": by_diversity}
 
 
 def chosen(
-    regions: Sequence[Region], size: tuple[int, int], chooser: str, count: int, min_area: float
+    regions: Sequence[Region], size: tuple[int, int], chooser: Chooser, count: int, min_area: float
 ) -> list[Region]:
     """At most `count` different regions of an image of `size` (H, W), in the order of their content.
 
@@ -148,4 +161,4 @@ def chosen(
     for one in sorted(regions, key=lambda one: (one.quality or 0.0, one.stability or 0.0)):
         different[one.counts] = one
     kept = [one for one in different.values() if one.area >= least]
-    return sorted(CHOOSERS[chooser](kept, size, count))
+    return sorted(chooser(kept, size, count))

@@ -1,8 +1,9 @@
 """Segment stores: which regions of a domain's images are its segments, and how they came to be.
 
 A store is a folder with two files. `masks.jsonl` has a line per image, in the domain's order: its name and digest,
-and its size with its regions as `data.masks` writes them, or why it failed. `segments.json` says how all of it was
-made (`making`), and the SHA-256 of the former; it is written last, so that a store without it is unfinished.
+and its size with its regions as `data.masks` writes them, or why it failed; with them a hash of its captions where
+these had a say. `segments.json` says how all of it was made (`making`), and the SHA-256 of the former; it is
+written last, so that a store without it is unfinished.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class SegmentStore:
     """What stands in a store.
 
     `splits`: those whose images were segmented; all images if it is empty. `rows`: one per image, as JSON values,
-    with `image`, `digest`, and either `size` (H, W) and `regions`, or `failure`, the reason.
+    with `image`, `digest`, `captions` where the choice looked at them (`captions_key`), and either `size` (H, W)
+    and `regions`, or `failure`, the reason.
     """
 
     making: Mapping[str, Any]
@@ -54,6 +56,24 @@ class SegmentStore:
     def segments(self) -> int:
         """How many there are, of all images together."""
         return sum(len(row.get("regions", ())) for row in self.rows)
+
+
+def captions_of(domain: Domain) -> list[list[str]]:
+    """The captions of each of a domain's N images. Raises DataError if one belongs to no image."""
+    owners, count = domain.image_of_caption, len(domain.image_names)
+    if len(owners) != len(domain.captions) or ((owners < 0) | (owners >= count)).any():
+        raise DataError(
+            f"domain {domain.name!r}: a caption belongs to no image; `urbancross-bench data check` says more"
+        )
+    captions: list[list[str]] = [[] for _ in domain.image_names]
+    for owner, caption in zip(owners.tolist(), domain.captions, strict=True):
+        captions[owner].append(caption)
+    return captions
+
+
+def captions_key(captions: Sequence[str]) -> str:
+    """A hash of an image's captions, whatever their order."""
+    return digest(caption.encode("utf-8", "surrogatepass") for caption in sorted(captions))
 
 
 def write_store(folder: Path, store: SegmentStore) -> None:
@@ -116,8 +136,8 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
     """The segments of a domain's images as a store says.
 
     An image without regions, and one that failed, has none. Regions of images that the domain lacks, because they
-    were excluded, say, are left out. Raises DataError if an image has changed since, or is unknown to a store that
-    was made of all splits, or the store is damaged.
+    were excluded, say, are left out. Raises DataError if an image, or captions that had a say, changed since; if
+    an image is unknown to a store that was made of all splits; if the store is damaged.
     """
     store = read_store(folder)
     try:
@@ -129,14 +149,16 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
                 f"{unknown[0]!r} the first; was it made of this domain?"
             )
         owners, regions = [], []
+        captions = captions_of(domain) if store.caption_aware else None
         for index, name in enumerate(domain.image_names):
             row = known.get(name)
             if row is None or "failure" in row:
                 continue
-            if row["digest"] != domain.images.digest(index):
-                raise DataError(
-                    f"segment store {folder}: image {name!r} has changed since; remove the store and make it anew"
-                )
+            same = row["digest"] == domain.images.digest(index)
+            agreed = captions is None or "captions" not in row or row["captions"] == captions_key(captions[index])
+            if not (same and agreed):
+                what = f"captions of image {name!r} have" if same else f"image {name!r} has"
+                raise DataError(f"segment store {folder}: {what} changed since; remove the store and make it anew")
             height, width = row["size"]
             found = [_Cut(index, name, int(height), int(width), region["counts"]) for region in row["regions"]]
             regions += found

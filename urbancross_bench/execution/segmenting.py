@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from urbancross_bench.data.masks import CHOOSERS, chosen, region
-from urbancross_bench.data.segments import MANIFEST, SegmentStore, read_store, write_store
+from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
+from urbancross_bench.data.segments import (
+    MANIFEST,
+    SegmentStore,
+    captions_key,
+    captions_of,
+    read_store,
+    write_store,
+)
 from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.making import Work, forget, holding, make
+from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import DISTRIBUTION, decoders
-from urbancross_bench.identity import canonical_json, code_version
+from urbancross_bench.identity import canonical_json, code_version, key_of
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
+from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
-from urbancross_bench.registry import Registry
+from urbancross_bench.registry import Plugin, Registry
+
+BY_CAPTION = "caption"
+_CHOOSERS = (*CHOOSERS, BY_CAPTION)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which masks become segments: see `data.masks.chosen`."""
+    """Which masks become segments: see `data.masks.chosen`. `encoder` compares them with captions."""
 
     chooser: str = "area"
     count: int = 10
     min_area: float = 0.0
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
-        if self.chooser not in CHOOSERS:
-            raise UsageError(f"there is no chooser {self.chooser!r}.{did_you_mean(self.chooser, CHOOSERS)}")
+        if self.chooser not in _CHOOSERS:
+            raise UsageError(f"there is no chooser {self.chooser!r}.{did_you_mean(self.chooser, _CHOOSERS)}")
+        if self.by_caption and self.encoder is None:
+            raise UsageError(
+                "--chooser caption compares segments with captions by an encoder; name one, as UrbanCross's paper "
+                "does: --encoder openclip[architecture=ViT-B-32,pretrained=openai]"
+            )
+        if self.encoder is not None and not self.by_caption:
+            raise UsageError(f"--encoder goes with --chooser caption; {self.chooser!r} asks no encoder")
         if self.count < 1 or not 0 <= self.min_area < float("inf"):
             raise UsageError("the count of segments must be at least 1, and their least area at least 0")
+
+    @property
+    def by_caption(self) -> bool:
+        """An image's own captions have a say."""
+        return self.chooser == BY_CAPTION
 
 
 @dataclass(frozen=True)
@@ -49,46 +76,76 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Segmenting:
-    """A `making.Maker`: JSON lines of a domain's images. `digests` are those that the images must still have."""
+    """A `making.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say."""
 
     domain: str
     segmenter: str
     plugins: Sequence[str]
     choice: Choice
-    digests: Mapping[str, str]
+    contents: Mapping[str, Mapping[str, str]]
 
     def build(self, device: str) -> Work:
-        """Read the domain, load the segmenter."""
+        """Read the domain, load the segmenter and, where captions have a say, then the encoder."""
         registry = Registry.discover(self.plugins)
         domain, _ = read_domain(registry.resolve("dataset", self.domain))
         resolved = registry.resolve("segmenter", self.segmenter)
-        try:
+        with _loading(resolved.plugin):
             segmenter: Segmenter = resolved.build()
             segmenter.load(device)
-        except UrbanCrossError:
-            raise
-        except Exception as error:
-            raise PluginError(f"{resolved.plugin} failed to load: {error!r}") from error
+        captions = captions_of(domain) if self.choice.by_caption else None
+        choosers = self._choosers(registry, device)
         indices = {name: index for index, name in enumerate(domain.image_names)}
-        return lambda names: self._segmented(segmenter, domain, [indices[name] for name in names])
 
-    def _segmented(self, segmenter: Segmenter, domain: Domain, indices: Sequence[int]) -> list[str]:
-        names = [domain.image_names[index] for index in indices]
-        for name, index in zip(names, indices, strict=True):
-            if domain.images.digest(index) != self.digests[name]:
-                raise DataError(f"image {name!r} has changed while it was in use; run the command again")
-        images = [domain.images.read(index) for index in indices]
+        def work(names: Sequence[str]) -> list[str]:
+            for name in names:
+                if _content(domain, indices[name], captions) != self.contents[name]:
+                    raise DataError(
+                        f"image {name!r} or a caption of it has changed while in use; run the command again"
+                    )
+            images = [domain.images.read(indices[name]) for name in names]
+            said = [captions[indices[name]] if captions else [] for name in names]
+            return self._segmented(segmenter, images, [choosers(*both) for both in zip(images, said, strict=True)])
+
+        return work
+
+    def _choosers(self, registry: Registry, device: str) -> Callable[[NDArray[np.uint8], Sequence[str]], Chooser]:
+        """From an image and, where they have a say, its captions to what chooses among its regions."""
+        if self.choice.encoder is None:
+            same = CHOOSERS[self.choice.chooser]
+            return lambda pixels, captions: same
+        import torch
+
+        from urbancross_bench.modelling.similarity import Similarity, parts_of
+
+        encoder = _encoder(registry, self.choice.encoder)
+        assert encoder.format is not None
+        with _loading(encoder.resolved.plugin):
+            model: DualEncoder = encoder.resolved.build().load()
+            model.to(device)
+        similarity = Similarity(model, encoder.format, torch.device(device))
+
+        def choose(pixels: NDArray[np.uint8], captions: Sequence[str]) -> Chooser:
+            parts = parts_of(captions)
+            if not parts:
+                raise DataError("the image has no caption with words in it to choose segments by")
+            return by_score(lambda regions: similarity.scores(pixels, regions, parts))
+
+        return choose
+
+    def _segmented(
+        self, segmenter: Segmenter, images: Sequence[NDArray[np.uint8]], choosers: Sequence[Chooser]
+    ) -> list[str]:
         found = segmenter.segment(images)
         if len(found) != len(images):
             raise PluginError(f"segmenter {self.segmenter} gave masks of {len(found)} images for {len(images)}")
         lines = []
-        for image, masks in zip(images, found, strict=True):
+        for image, masks, chooser in zip(images, found, choosers, strict=True):
             height, width = image.shape[:2]
             for mask in masks:
                 if mask.pixels.shape != (height, width) or mask.pixels.dtype != np.bool_:
                     raise PluginError(f"segmenter {self.segmenter} gave no {height}×{width} mask of booleans")
             regions = [region(m.pixels, m.quality, m.stability) for m in masks if m.pixels.any()]
-            kept = chosen(regions, (height, width), **asdict(self.choice))
+            kept = chosen(regions, (height, width), chooser, self.choice.count, self.choice.min_area)
             lines.append(canonical_json({"size": [height, width], "regions": [one.as_json() for one in kept]}))
         return lines
 
@@ -111,7 +168,7 @@ def segment(
     splits: those whose images are wanted; all images if there are none. Raises UsageError for a folder that holds
     another store, DataError for a domain whose images are not all there.
     """
-    digests = _digests(domain, splits)
+    contents = _contents(domain, splits, choice)
     making = making_of(segmenter, registry, choice, sizing)
     with holding(folder):
         if (folder / MANIFEST).exists():
@@ -121,13 +178,13 @@ def segment(
                     f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
                     "choose another --out"
                 )
-            if not stored.failures and {row["image"]: row["digest"] for row in stored.rows} == digests:
-                report(len(digests), len(digests))
+            if not stored.failures and {row["image"]: _said(row) for row in stored.rows} == contents:
+                report(len(contents), len(contents))
                 forget(folder)
                 return stored
         made = make(
-            Segmenting(domain_reference, segmenter, list(plugins), choice, digests),
-            digests,
+            Segmenting(domain_reference, segmenter, list(plugins), choice, contents),
+            {name: key_of(content) for name, content in contents.items()},
             folder,
             identity=making,
             batch=sizing.batch,
@@ -139,12 +196,12 @@ def segment(
         rows = [
             {
                 "image": name,
-                "digest": digest,
+                **content,
                 **({"failure": made.failures[name]} if text is None else json.loads(text)),
             }
-            for (name, digest), text in zip(digests.items(), made.texts, strict=True)
+            for (name, content), text in zip(contents.items(), made.texts, strict=True)
         ]
-        store = SegmentStore(making, caption_aware=False, splits=list(splits), rows=rows)
+        store = SegmentStore(making, caption_aware=choice.by_caption, splits=list(splits), rows=rows)
         write_store(folder, store)
         if not made.failures:
             forget(folder)
@@ -156,19 +213,48 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
     resolved = registry.resolve("segmenter", segmenter)
     if not isinstance(resolved.options, SegmenterOptions):
         raise PluginError(f"{resolved.plugin}: its options are no SegmenterOptions")
-    return {
+    making = {
         "segmenter": resolved.identity(),
         "weights": asdict(resolved.options.weights()),
-        **asdict(choice),
+        "chooser": choice.chooser,
+        "count": choice.count,
+        "min_area": choice.min_area,
         "batch": sizing.batch,
         "threads": sizing.threads,
-        "core": code_version("urbancross_bench.data.masks", DISTRIBUTION),
+        "core": _code("data.masks"),
         "decoders": decoders(),
     }
+    if choice.encoder is not None:
+        encoder = _encoder(registry, choice.encoder)
+        making["encoder"] = encoder.identity
+        making["encoder_weights"] = asdict(encoder.weights)
+        making["core"] = _code("data.masks", "data.segments", "data.pack", "modelling")
+    return making
 
 
-def _digests(domain: Domain, splits: Sequence[str]) -> dict[str, str]:
-    """Name → digest of the wanted images, in the domain's order."""
+def _code(*rooms: str) -> str:
+    return " ".join(dict.fromkeys(code_version(f"urbancross_bench.{room}", DISTRIBUTION) for room in rooms))
+
+
+def _encoder(registry: Registry, reference: str) -> PlannedEncoder:
+    encoder = PlannedEncoder(reference, registry.resolve("encoder", reference))
+    if encoder.format is None:
+        raise UsageError(f"--encoder {reference} takes no pixels, so it cannot look at segments; choose another")
+    return encoder
+
+
+@contextmanager
+def _loading(plugin: Plugin) -> Iterator[None]:
+    try:
+        yield
+    except UrbanCrossError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{plugin} failed to load: {error!r}") from error
+
+
+def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str, dict[str, str]]:
+    """Name → content of the wanted images, in the domain's order."""
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise UsageError(f"there is no split {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
@@ -181,11 +267,23 @@ def _digests(domain: Domain, splits: Sequence[str]) -> dict[str, str]:
         )
     members = {index for name in splits for index in domain.splits.get(name, np.empty(0, np.int64)).tolist()}
     wanted = sorted(members) if splits else range(len(domain.image_names))
-    digests = {domain.image_names[index]: domain.images.digest(index) for index in wanted}
-    if not digests or len(digests) != len(wanted):
-        problem = "several images have the same name" if digests else "there are no images"
+    captions = captions_of(domain) if choice.by_caption else None
+    contents = {domain.image_names[index]: _content(domain, index, captions) for index in wanted}
+    if not contents or len(contents) != len(wanted):
+        problem = "several images have the same name" if contents else "there are no images"
         raise DataError(f"domain {domain.name!r}: {problem}")
-    return digests
+    return contents
+
+
+def _content(domain: Domain, index: int, captions: Sequence[Sequence[str]] | None) -> dict[str, str]:
+    """What the segments of an image depend on, hashed; `captions`, of every image, where they have a say."""
+    content = {"digest": domain.images.digest(index)}
+    return content if captions is None else {**content, "captions": captions_key(captions[index])}
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a store's row says of its image's content."""
+    return {name: row[name] for name in ("digest", "captions") if name in row}
 
 
 def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
