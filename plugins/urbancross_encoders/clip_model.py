@@ -52,7 +52,7 @@ class ClipModel(nn.Module, ABC):
             head(options.head if side in self._frozen else "none", width, width, bottleneck=options.bottleneck)
             for side in ("image", "text")
         )
-        self._trains = options.head != "none" or self._frozen < {"image", "text"}
+        self.trains = options.head != "none" or self._frozen < {"image", "text"}
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -125,7 +125,7 @@ class ClipModel(nn.Module, ABC):
 
         Raises UsageError where there is nothing to train: no method then can do what its row would say.
         """
-        if mode and not self._trains:
+        if mode and not self.trains:
             raise UsageError(
                 "both towers are frozen and there is nothing to train; take head=linear or head=residual, or "
                 "a grid whose pretraining and budget have steps: 0"

@@ -111,6 +111,11 @@ class ClipOptions(EncoderOptions):
             "allow_missing": sorted(self.allow_missing),
         }
 
+    def tower_identity(self) -> dict[str, Any]:
+        """Without what training leaves alone, and without what stands on the towers."""
+        beside = {"freeze", "frozen_towers", "head", "bottleneck", "most", "tower", "fusion"}
+        return {name: value for name, value in self.identity().items() if name not in beside}
+
 
 class OpenClipOptions(ClipOptions):
     """`openclip[architecture=ViT-B-32,pretrained=laion2b_s34b_b79k]`."""
@@ -250,7 +255,7 @@ class OpenClipOptions(ClipOptions):
         elif self.folder is not None and not self.checkpoint:
             hub = self.architecture.startswith("hf-hub:")
             source = self.architecture if hub else f"{self.folder.name}/{path.name}"
-        return Weights("pretrained", source, self.hashed[path])
+        return Weights("pretrained", source, self.hashed[path], partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""

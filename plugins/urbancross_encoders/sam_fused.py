@@ -33,6 +33,8 @@ class SamFusedModel(nn.Module):
         super().__init__()
         self.base = base
         self.fusion = fusion(fusion_name, base.width)
+        # On two frozen towers there is the fusion to train, if it has anything to learn.
+        base.trains = base.trains or any(True for _ in (self.fusion or nn.Identity()).parameters())
         self.width, self.mean, self.std = base.width, base.mean, base.std
 
     @property

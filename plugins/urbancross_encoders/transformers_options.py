@@ -137,7 +137,7 @@ class TransformersOptions(ClipOptions):
         source = (
             path.name if path.is_dir() else f"hub:{self.model}" + (f"@{self.revision}" if self.revision else "")
         )
-        return Weights("pretrained", source, one_digest(self.hashed))
+        return Weights("pretrained", source, one_digest(self.hashed), partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.packed import IMAGES, SEGMENTS, header, write_facts
-from urbancross_bench.interfaces.dataset import ImageSource
+from urbancross_bench.interfaces.dataset import Segments
 from urbancross_bench.interfaces.encoder import ImageFormat
 
 _BLOCK = 64  # images decoded before they are written
@@ -35,7 +35,7 @@ def pack(split: Split, image_format: ImageFormat, folder: Path, report: Callable
         len(members),
         image_format,
         ([member] for member in members),
-        lambda some: [_resized(images.read(index), image_format) for index in some],
+        lambda some: [resized(images.read(index), image_format).tobytes() for index in some],
         report,
     )
     write_facts(folder, split_facts(split))
@@ -66,27 +66,33 @@ def pack_segments(
         sum(min(most, len(group)) for group in groups),
         image_format,
         groups,
-        lambda group: [_resized(pixels, image_format) for pixels in _largest(segments.images, group, most)],
+        lambda group: [resized(one, image_format).tobytes() for one in _largest(segments, group, most)],
         report,
     )
     write_facts(folder, {"counts": [min(most, len(group)) for group in groups], "most": most})
 
 
-def _largest(source: ImageSource, group: Sequence[int], most: int) -> list[NDArray[np.uint8]]:
-    """The segments of one image that show most: what is not painted white."""
-    read = [source.read(index) for index in group]
-    shown = [int((pixels < _WHITE).any(axis=2).sum()) for pixels in read]
-    order = sorted(range(len(read)), key=lambda i: (-shown[i], source.digest(group[i])))
-    return [read[i] for i in order[:most]]
+def _largest(segments: Segments, group: Sequence[int], most: int) -> list[NDArray[np.uint8]]:
+    """The segments of one image that show most."""
+    source, areas = segments.images, segments.areas
+    if areas is not None:
+        order = sorted(group, key=lambda index: (-int(areas[index]), source.digest(index)))
+        return [source.read(index) for index in order[:most]]
+    # Of files that do not say it, what is not painted white.
+    read = {index: source.read(index) for index in group}
+    shown = {index: int((pixels < _WHITE).any(axis=2).sum()) for index, pixels in read.items()}
+    order = sorted(group, key=lambda index: (-shown[index], source.digest(index)))
+    return [read[index] for index in order[:most]]
 
 
-def _resized(pixels: NDArray[np.uint8], image_format: ImageFormat) -> bytes:
+def resized(pixels: NDArray[np.uint8], image_format: ImageFormat) -> NDArray[np.uint8]:
+    """(H, W, 3) pixels as an encoder wants them, (S, S, 3)."""
     from PIL import Image
 
     size, resampling = image_format.size, Image.Resampling[image_format.interpolation.upper()]
     if pixels.shape[:2] != (size, size):
         pixels = np.asarray(Image.fromarray(pixels).resize((size, size), resampling))
-    return pixels.tobytes()
+    return pixels
 
 
 def _write(

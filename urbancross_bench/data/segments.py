@@ -137,18 +137,23 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
 
     An image without regions, and one that failed, has none. Regions of images that the domain lacks, because they
     were excluded, say, are left out. Raises DataError if an image, or captions that had a say, changed since; if
-    an image is unknown to a store that was made of all splits; if the store is damaged.
+    an image of the splits that were segmented is unknown to the store; if the store is damaged.
     """
     store = read_store(folder)
     try:
         known = {row["image"]: row for row in store.rows}
-        unknown = [name for name in domain.image_names if name not in known]
-        if unknown and not store.splits:
+        # Of a store of some splits, images in none of them need not be known.
+        members = [domain.splits[split].tolist() for split in store.splits if split in domain.splits]
+        wanted = (
+            {index for split in members for index in split} if store.splits else range(len(domain.image_names))
+        )
+        unknown = [domain.image_names[index] for index in sorted(wanted) if domain.image_names[index] not in known]
+        if unknown:
             raise DataError(
                 f"segment store {folder} does not know {len(unknown)} images of domain {domain.name!r}, "
                 f"{unknown[0]!r} the first; was it made of this domain?"
             )
-        owners, regions = [], []
+        owners, regions, areas = [], [], []
         captions = captions_of(domain) if store.caption_aware else None
         for index, name in enumerate(domain.image_names):
             row = known.get(name)
@@ -162,6 +167,7 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
             height, width = row["size"]
             found = [_Cut(index, name, int(height), int(width), region["counts"]) for region in row["regions"]]
             regions += found
+            areas += [int(region["area"]) for region in row["regions"]]
             owners += [index] * len(found)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"segment store {folder} is damaged: {error!r}") from error
@@ -170,6 +176,7 @@ def open_segments(folder: Path, domain: Domain) -> Segments:
         np.array(owners, dtype=np.int64),
         caption_aware=store.caption_aware,
         making=store.making,
+        areas=np.array(areas, dtype=np.int64),
     )
 
 

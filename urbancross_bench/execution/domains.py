@@ -45,7 +45,6 @@ class PlannedDomain:
             "dataset": self.reference,
             "split": split,
             "exclusions": self.exclusions,
-            "segments": self.segments,
         }
 
     @cached_property
@@ -78,6 +77,7 @@ class PlannedDomain:
         assert segments is not None
         return {
             "splits": {name: split.segments_fingerprint for name, split in self.splits.items()},
+            "images_without": {name: sum(not group for group in s.segments) for name, s in self.splits.items()},
             "making": dict(segments.making),
             "caption_aware": segments.caption_aware,
         }

@@ -74,7 +74,7 @@ class Job:
     def split(self) -> Split:
         """The split of the stage, read anew. Raises RunError if it is not what the plan saw."""
         resolved = self.registry.resolve("dataset", self.work["dataset"])
-        domain, _ = read_domain(resolved, self.work["exclusions"], self.work["segments"])
+        domain, _ = read_domain(resolved, self.work["exclusions"], self.work.get("segments"))
         split = split_of(domain, self.work["split"])
         if "content" in self.facts and split.fingerprint != self.facts["content"]:
             raise RunError(f"{self.stage.label} has changed on disk since the grid was planned; run it again")

@@ -10,16 +10,15 @@ from typing import Any
 from urbancross_bench.data.views import Shown
 from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
-from urbancross_bench.execution.domains import PlannedDomain, open_domains
+from urbancross_bench.execution.domains import open_domains
+from urbancross_bench.execution.skipping import reason_to_skip
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.supply import PlannedEncoder, Supply
 from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import key_of
-from urbancross_bench.interfaces.settings import SETTINGS, Access, union
+from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
-
-OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +129,18 @@ class _Planner:
         setting = _setting(method)
         access = SETTINGS[setting]
         shown = self._shown(scenario, setting, seed)
-        skipped = self._reason_to_skip(scenario, encoder, method, access)
+        skipped = reason_to_skip(
+            scenario,
+            encoder,
+            method,
+            self._domains,
+            scored=self._scored(scenario),
+            segment_weight=self._grid.pretraining.segment_weight,
+        )
         if skipped:
             return Run(scenario, name, adaptation, seed, skipped)
         start = self._pretrain(scenario, encoder, seed)
-        segments = "segments" in method.plugin.registration.needs or _at_retrieval(encoder)
+        segments = "segments" in method.plugin.registration.needs or encoder.at_retrieval
         given = partial(self._supply.inputs, encoder=encoder, seed=seed, segments=segments, pretrained=start.key)
         inputs = {"start": start.key} | given("source", scenario.source, "train")
         if access.anything:
@@ -160,7 +166,10 @@ class _Planner:
         # What a record says of its data and content does not tell: a run is recorded anew when it changes.
         said = {name: self._domains[name].said() for name in dict.fromkeys((*scenario.source, scenario.target))}
         content = [target[name].fingerprint for name in ("train", "val")]
-        key = key_of({"training": training.key, "target": content, "said": list(said.values())})
+        facts: dict[str, Any] = {"training": training.key, "target": content, "said": list(said.values())}
+        if used := self._segments(scenario, encoder):  # the same training may be ranked with other segments
+            facts |= {"segments": list(used["domains"].values())}
+        key = key_of(facts)
         spec = self._spec(scenario, encoder, adaptation, seed, shown, key, training)
         scores = tuple(
             self._score(scenario, encoder, seed, training, selector, protocol, domain, key)
@@ -174,44 +183,6 @@ class _Planner:
         """The domains whose test splits a run is scored on."""
         sources = scenario.source if self._grid.score_sources else ()
         return tuple(dict.fromkeys((scenario.target, *sources)))
-
-    def _reason_to_skip(
-        self, scenario: Scenario, encoder: PlannedEncoder, method: Resolved, access: Access
-    ) -> str:
-        """Why a combination cannot work or makes no sense; empty if it does."""
-        if scenario.kind == "in_domain" and access.anything:
-            return "in-domain: there is no target to adapt to"
-        if access.share and scenario.share is None:
-            return "few-shot methods need a scenario with a share of the target's pairs (share: 0.05)"
-        if scenario.share is not None and not access.share:
-            return "a scenario with a share of the target's pairs is for few-shot methods"
-        if _setting(method) == "generalisation" and len(scenario.source) < 2:
-            return "generalisation needs several sources"
-        missing = method.plugin.registration.needs - encoder.provides - OF_THE_HARNESS
-        if missing:
-            return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}"
-        names = dict.fromkeys((*scenario.source, scenario.target))
-        return next(filter(None, (self._unfit(encoder, self._domains[name], scenario) for name in names)), "")
-
-    def _unfit(self, encoder: PlannedEncoder, domain: PlannedDomain, scenario: Scenario) -> str:
-        """Why an encoder cannot be run on a domain; empty if it can."""
-        use, segments = encoder.segments, domain.domain.segments
-        if encoder.format and not domain.domain.images.has_pixels:
-            return f"domain {domain.name!r} holds no pixels, and encoder {encoder.name!r} needs them"
-        if use is None:
-            return ""
-        if segments is None:
-            return (
-                f"encoder {encoder.name!r} uses segments, and domain {domain.name!r} has none; "
-                "make some with `data segment` and name them under `segments`"
-            )
-        scored = domain.name in self._scored(scenario)
-        if use.at_retrieval and scored and segments.caption_aware and not use.caption_aware:
-            return (
-                f"the segments of domain {domain.name!r} were, or may have been, chosen with the images' own "
-                f"captions, which gives the answer away; encoder option caption_aware=true uses them all the same"
-            )
-        return ""
 
     def _spec(
         self,
@@ -227,11 +198,7 @@ class _Planner:
         weights = asdict(encoder.weights)
         if weights["status"] == "untrained" and self._grid.pretraining.steps + self._grid.budget.steps:
             weights["status"] = "trained here"
-        domains = {name: self._domains[name] for name in dict.fromkeys((*scenario.source, scenario.target))}
-        segments = encoder.segments and {
-            "use": asdict(encoder.segments),
-            "domains": {name: domain.segments_facts() for name, domain in domains.items()},
-        }
+        domains = dict.fromkeys((*scenario.source, scenario.target))
         return {
             "key": key,
             "grid": self._grid.name,
@@ -239,16 +206,27 @@ class _Planner:
             "encoder": {"label": encoder.name, **encoder.identity, "weights": weights},
             "adaptation": {"label": adaptation, **self._adaptations[adaptation].identity()},
             "shown": asdict(shown) | ({"share_seed": scenario.share_seed} if scenario.share else {}),
-            "segments": segments,
-            "pretraining": _json(self._grid.pretraining),
+            "segments": self._segments(scenario, encoder),
+            "pretraining": self._recipe(encoder),
             "budget": _json(self._grid.budget),
             "seed": seed,
             "precision": self._grid.precision,
             "threads": self._grid.threads,
-            "domains": {name: domain.facts() for name, domain in domains.items()},
+            "domains": {name: self._domains[name].facts() for name in domains},
             **self._images_in_common(scenario, shown),
             "code": core("modelling"),
             "stages": {"adapt": training.key, "pretrain": training.inputs["start"]},
+        }
+
+    def _segments(self, scenario: Scenario, encoder: PlannedEncoder) -> dict[str, Any] | None:
+        """What a record says of the segments: how they are used, and those of each domain that has some."""
+        if encoder.segments is None:
+            return None
+        names = dict.fromkeys((*scenario.source, scenario.target))
+        having = {name: self._domains[name] for name in names if self._domains[name].domain.segments is not None}
+        return {
+            "use": asdict(encoder.segments),
+            "domains": {name: domain.segments_facts() for name, domain in having.items()},
         }
 
     def _shown(self, scenario: Scenario, setting: str, seed: int) -> Shown:
@@ -275,8 +253,8 @@ class _Planner:
         }
 
     def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
-        recipe, use = self._recipe(encoder), encoder.segments
-        segments = bool(use and use.tower != "pretrained" and (use.at_retrieval or recipe["segment_weight"]))
+        recipe = self._recipe(encoder)
+        segments = encoder.pretrains_on_segments(recipe["segment_weight"])
         return self._add(
             Stage(
                 "pretrain",
@@ -330,12 +308,17 @@ class _Planner:
                     "selector": name,
                     "setting": union(method_setting, setting),
                     "precision": self._grid.evaluation_precision,
+                    "segments": self._segments_of(domain, encoder),
                     "metrics": [str(metric.reference) for metric in self._metrics],
                 },
                 label=f"{name}, {protocol}, {training.label} on {domain}",
             )
         )
         return Score(name, protocol, domain, stage, key_of({"run": run, "rank": stage.key}))
+
+    def _segments_of(self, domain: str, encoder: PlannedEncoder) -> str:
+        """The fingerprint of the segments that a test split is ranked with; empty without any."""
+        return self._domains[domain].splits["test"].segments_fingerprint if encoder.at_retrieval else ""
 
     def _embed(self, domain: str, split: str, encoder: PlannedEncoder, seed: int, training: Stage) -> Stage:
         given = self._supply.inputs(
@@ -344,13 +327,17 @@ class _Planner:
             split,
             encoder,
             seed,
-            segments=_at_retrieval(encoder),
+            segments=encoder.at_retrieval,
             pretrained=training.inputs["start"],
         )
         return self._add(
             Stage(
                 "embed",
-                {"precision": self._grid.evaluation_precision, "code": core("modelling")},
+                {
+                    "precision": self._grid.evaluation_precision,
+                    "drift": split == "test",
+                    "code": core("modelling"),
+                },
                 {"model": training.key, **given},
                 work={"encoder": encoder.reference},
                 label=f"{domain} {split}, {training.label}",
@@ -375,10 +362,6 @@ class _Planner:
             twin = seen.setdefault(run.key or str(run), run)
             if twin is not run:
                 raise UsageError(f"two runs of the grid are the same: {twin} and {run}; remove one of them")
-
-
-def _at_retrieval(encoder: PlannedEncoder) -> bool:
-    return encoder.segments is not None and encoder.segments.at_retrieval
 
 
 def _setting(resolved: Resolved) -> str:

@@ -53,11 +53,11 @@ def store_features(job: Job) -> None:
 
 def run_frozen_towers(job: Job) -> None:
     """Features of a split's images, captions or both, by towers that never change."""
-    model, [split], precision = _first_model(job), job.packed("split"), job.facts["precision"]
+    model, [split] = _first_model(job), job.packed("split")
     if "image" in job.facts["towers"]:
-        _write_rows(job, IMAGES, embed_images(model, split.images, job.device, precision).numpy())
+        _write_rows(job, IMAGES, embed_images(model, split.images, job.device).numpy())
     if "text" in job.facts["towers"]:
-        _write_rows(job, TEXTS, embed_texts(model, split.captions, job.device, precision).numpy())
+        _write_rows(job, TEXTS, embed_texts(model, split.captions, job.device).numpy())
 
 
 def embed_frozen_segments(job: Job) -> None:
@@ -67,14 +67,14 @@ def embed_frozen_segments(job: Job) -> None:
         load_weights(model, job.inputs["start"] / "weights.safetensors")
     [folder] = job.group("split")
     segments = PackedSegments.load(folder)
-    _write_rows(job, SEGMENTS, embed_segments(model, segments, job.device, job.facts["precision"]).numpy())
+    _write_rows(job, SEGMENTS, embed_segments(model, segments, job.device).numpy())
     (job.out / FACTS).write_bytes((folder / FACTS).read_bytes())
 
 
 def _first_model(job: Job) -> DualEncoder:
     """The encoder as pre-training starts from it."""
     configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
-    job.planned("encoder", job.work["encoder"], job.facts["encoder"])
+    job.planned("encoder", job.work["encoder"], job.work["identity"])
     return job.model()
 
 

@@ -178,6 +178,10 @@ def segment(
                     f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
                     "choose another --out"
                 )
+            if sorted(stored.splits) != sorted(splits):
+                raise UsageError(
+                    f"{folder} holds segments of {', '.join(stored.splits) or 'all splits'}; choose another --out"
+                )
             if not stored.failures and {row["image"]: _said(row) for row in stored.rows} == contents:
                 report(len(contents), len(contents))
                 forget(folder)

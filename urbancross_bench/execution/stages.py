@@ -86,7 +86,7 @@ def embed(job: Job) -> None:
         load_weights(model, file)
         step = file.stem.partition("-")[2]
         arrays[f"images.{step}"], arrays[f"texts.{step}"] = _features(job, model, split, precision)
-        if precision != "float32":
+        if precision != "float32" and job.facts["drift"]:
             sample = split.part(sampled(len(split.images)))
             exact = _features(job, model, sample, "float32")
             arrays[f"exact_images.{step}"], arrays[f"exact_texts.{step}"] = exact
@@ -129,7 +129,7 @@ def rank(job: Job) -> None:
     metrics = [job.planned("metric", reference, identity) for reference, identity in planned]
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
     score |= {"floors": items.floors(ranking), "step": int(steps[chosen])}
-    score |= {"precision": job.work["precision"], "drift": drifted}
+    score |= {"precision": job.work["precision"], "drift": drifted, "segments": job.work["segments"]}
     score |= {"candidates": [int(step) for step in steps], "features": job.stage.inputs["test"]}
     score["items"] = job.stage.inputs["items"]
     write_json(job.out / "score.json", score)

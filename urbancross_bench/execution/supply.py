@@ -32,7 +32,20 @@ class PlannedEncoder:
         self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)
         self.weights: Weights = self._asked("where its weights come from", options.weights)
         self.identity: dict[str, Any] = self._asked("what it is", resolved.identity)
+        self.towers: dict[str, Any] = self.identity | {
+            "options": self._asked("what its towers are", options.tower_identity)
+        }
         self._check_items = options.check_items
+
+    @property
+    def at_retrieval(self) -> bool:
+        """An image's embedding is made with its segments."""
+        return self.segments is not None and self.segments.at_retrieval
+
+    def pretrains_on_segments(self, segment_weight: float) -> bool:
+        """Whether a recipe that gives the segments' loss this weight shows it any."""
+        use = self.segments
+        return use is not None and use.tower != "pretrained" and (use.at_retrieval or segment_weight > 0)
 
     def check_items(self, domains: Iterable[PlannedDomain]) -> None:
         """Raise DataError where stored features are missing for a domain of the grid, or surplus.
@@ -130,8 +143,8 @@ class Supply:
 
     def _towers(self, pack: Stage, encoder: PlannedEncoder, seed: int) -> Stage:
         facts = {"towers": sorted(encoder.frozen), **self._first_weights(encoder, seed)}
-        work, label = {"encoder": encoder.reference}, f"{encoder.name}, {pack.label}"
-        return self._add(Stage("towers", facts, {"split.0": pack.key}, work, label))
+        label = f"{encoder.name}, {pack.label}"
+        return self._add(Stage("towers", facts, {"split.0": pack.key}, _work(encoder), label))
 
     def _segments(self, domain: str, split: str, image_format: ImageFormat | None, most: int) -> Stage:
         assert image_format is not None, "an encoder that uses segments takes pixels"
@@ -144,7 +157,8 @@ class Supply:
             "decoders": decoders(),
             "code": core("data"),
         }
-        return self._add(Stage("segments", facts, work=planned.work(split), label=f"{domain} {split}"))
+        work = planned.work(split) | {"segments": planned.segments}
+        return self._add(Stage("segments", facts, work=work, label=f"{domain} {split}"))
 
     def _segment_features(
         self, packed: Stage, encoder: PlannedEncoder, seed: int, pretrained: str | None
@@ -157,15 +171,22 @@ class Supply:
         if use.tower == "pretrained":
             assert pretrained is not None, "what pre-training leaves is used after it alone"
             inputs["start"] = pretrained
-        work, label = {"encoder": encoder.reference}, f"{encoder.name}, segments of {packed.label}"
-        return self._add(Stage("segment_features", self._first_weights(encoder, seed), inputs, work, label))
+        facts, label = self._first_weights(encoder, seed), f"{encoder.name}, segments of {packed.label}"
+        return self._add(Stage("segment_features", facts, inputs, _work(encoder), label))
 
     def _first_weights(self, encoder: PlannedEncoder, seed: int) -> Mapping[str, Any]:
-        """What the features of a tower depend on; the seed only where it draws the weights."""
+        """What the features of a tower depend on, always in float32; the seed only where it draws weights.
+
+        What stands on a tower, a head or a fusion, is no part of it: encoders that differ in it alone share them.
+        """
+        drawn = encoder.weights.status == "untrained" or encoder.weights.partial
         return {
-            "encoder": encoder.identity,
-            "seed": seed if encoder.weights.status == "untrained" else 0,
-            "precision": self._grid.evaluation_precision,
+            "encoder": encoder.towers,
+            "seed": seed if drawn else 0,
             "threads": self._grid.threads,
             "code": core("modelling"),
         }
+
+
+def _work(encoder: PlannedEncoder) -> dict[str, Any]:
+    return {"encoder": encoder.reference, "identity": encoder.identity}

@@ -49,13 +49,14 @@ class Segments:
     `image_of_segment` is (S,) int64 into the domain's images; `images` addresses segments by index in [0, S).
     `caption_aware` says that they were chosen with the image's own caption, or that this cannot be ruled out.
     `making` says how they came to be, as JSON values: segmenter, weights, options, chooser, count. Of an archive
-    that says nothing, it is empty.
+    that says nothing, it is empty. `areas` is (S,), the pixels that each shows, None where that is not known.
     """
 
     images: ImageSource
     image_of_segment: Indices
     caption_aware: bool = True
     making: Mapping[str, Any] = field(default_factory=dict)
+    areas: Indices | None = None
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ class EncoderOptions(Options):
         """
         return frozenset()
 
+    def tower_identity(self) -> dict[str, Any]:
+        """Of `identity()`, what decides the features of frozen towers; encoders that agree in it share them."""
+        return self.identity()
+
     def segments(self) -> SegmentUse | None:
         """How segments are used; None: not at all."""
         return None

@@ -10,9 +10,11 @@ from typing import Literal
 class Weights:
     """The first weights of a model: `pretrained` or `untrained`, and their content.
 
-    `source` names them for a reader; `sha256` is that of the file or files, None where there is none.
+    `source` names them for a reader; `sha256` is that of the file or files, None where there is none. `partial`: a
+    part of them may be missing, and is then drawn.
     """
 
     status: Literal["pretrained", "untrained"]
     source: str
     sha256: str | None = None
+    partial: bool = False

@@ -122,17 +122,32 @@ class Row:
         if self.run["target_images_in_sources"]:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"
-        used = self.run["segments"]
-        if used and used["use"]["at_retrieval"]:
-            aware = [name for name, facts in used["domains"].items() if facts["caption_aware"]]
-            if self.run["scenario"]["target"] in aware:
-                marks["caption-aware segments"] = f"{', '.join(aware)}: segments may be chosen by the captions"
+        marks |= self._marks_of_segments()
+        drift = self.score["drift"]
+        if drift:
+            moved = f"mR of {drift['images']} images moved by {drift['mr'] - drift['mr_float32']:+.2f}"
+            marks["bfloat16 embeddings"] = f"embedded in {self.score['precision']}, {moved}"
         for mark in sorted({facts["mark"] for facts in domains.values()} - {""}):
             marks[mark] = f"{', '.join(n for n, facts in domains.items() if facts['mark'] == mark)}: {mark}"
         for name, facts in domains.items():
             if out := facts["excluded"]:
                 said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
                 marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
+        return marks
+
+    def _marks_of_segments(self) -> dict[str, str]:
+        used, marks = self.run["segments"], {}
+        of_scored = used["domains"].get(self.score["domain"]) if used else None
+        if of_scored and used["use"]["at_retrieval"]:
+            name = self.score["domain"]
+            if of_scored["caption_aware"]:
+                marks["caption-aware segments"] = f"{name}: segments may have been chosen by the captions"
+            if bare := of_scored["images_without"]["test"]:
+                marks["images without segments"] = f"{name}: {bare} test images have no segments"
+        making = [(name, facts["making"]) for name, facts in used["domains"].items()] if used else []
+        drawn = [name for name, said in making if (said.get("weights") or {}).get("status") == "untrained"]
+        if drawn:
+            marks["segments of an untrained model"] = f"{', '.join(drawn)}: cut by random weights"
         return marks
 
     @property
@@ -220,7 +235,7 @@ def _order(row: Row) -> str:
 
 def _recipe(run: Mapping[str, Any]) -> str:
     """What all rows of one comparison have in common over scenarios: encoder, segments, training, code."""
-    names = ("segments", "pretraining", "budget", "precision", "threads", "code")
+    names = ("pretraining", "budget", "precision", "threads", "code")
     return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
 
 
@@ -232,6 +247,10 @@ def _comparison(run: Mapping[str, Any]) -> str:
         domains[scenario["target"]]["splits"][name] for name in ("train", "val")
     ]  # of the test: see _measure
     content = [trained, target]
+    if run["segments"]:
+        segments = {name: facts["splits"] for name, facts in run["segments"]["domains"].items()}
+        content.append([segments[name]["train"] for name in scenario["source"] if name in segments])
+        content.append([segments[name]["train"] for name in [scenario["target"]] if name in segments])
     return canonical_json([scenario["kind"], content, _recipe(run)])
 
 
@@ -244,7 +263,7 @@ def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 def _measure(score: Mapping[str, Any]) -> str:
     """How a score was taken: protocol, ties, precision, test split, what is the same in it, metrics, code."""
     # items: the key of the stage that told equal strings and scene classes
-    names = ("protocol", "ties", "precision", "test", "items", "measured_by")
+    names = ("protocol", "ties", "precision", "test", "items", "segments", "measured_by")
     return canonical_json([score[name] for name in names])
 
 

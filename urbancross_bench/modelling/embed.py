@@ -44,20 +44,16 @@ def embed_images(
 
 
 @torch.inference_mode()
-def embed_segments(
-    model: SegmentEncoder, segments: PackedSegments, device: torch.device, precision: str = "float32"
-) -> Tensor:
+def embed_segments(model: SegmentEncoder, segments: PackedSegments, device: torch.device) -> Tensor:
     """(T, D) float32 features on the CPU, not normalised, of all packed segments, equal ones once."""
     model.train(False)
-    model = lowered(model, precision)
     values = segments.values
     first, rows = _once(content for block in _blocks(values) for content in _contents(Taken(block)))
     if not len(first):
         return torch.empty(0, model.width)
     parts = []
     for block in _blocks(values.chosen(first)):
-        with autocast(precision, device):
-            parts.append(model.encode_segment(prepared(block, model, device)).float().cpu())
+        parts.append(model.encode_segment(prepared(block, model, device)).float().cpu())
     return _finite("segment", torch.cat(parts))[rows]
 
 

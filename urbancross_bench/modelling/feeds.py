@@ -68,15 +68,21 @@ class EncodedBatch:
     @cached_property
     def segment_features(self) -> Tensor:
         """See `interfaces.Batch`."""
-        present = self._shown(self._images, "images")[2]
+        present = self._with_segments()[2]
         each = F.normalize(self._segments.float(), dim=2) * present[..., None]
         return F.normalize(each.sum(dim=1), dim=1)
 
     @cached_property
     def _segments(self) -> Tensor:
         """(B, K, D)."""
-        _, segments, present = self._shown(self._images, "images")
+        _, segments, present = self._with_segments()
         return encoded_segments(self._model, segments, present)
+
+    def _with_segments(self) -> tuple[Tensor, ...]:
+        images = self._shown(self._images, "images")
+        if len(images) < 3:
+            raise FirewallError("segments are not shown here: register the method with needs={'segments'}")
+        return images
 
     @property
     def reference_image_features(self) -> Tensor:

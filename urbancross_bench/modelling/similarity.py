@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from urbancross_bench.data.masks import Region, from_counts
-from urbancross_bench.data.pack import _resized
+from urbancross_bench.data.pack import resized
 from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.segments import painted
 from urbancross_bench.interfaces.encoder import DualEncoder, ImageFormat
@@ -50,7 +50,7 @@ class Similarity:
         pictures = np.empty((len(regions), side, side, 3), dtype=np.uint8)
         for place, one in zip(pictures, regions, strict=True):
             segment = painted(pixels, from_counts(one.counts, *size))
-            place[:] = np.frombuffer(_resized(segment, self._format), dtype=np.uint8).reshape(place.shape)
+            place[:] = resized(segment, self._format)
         segments = embed_images(self._model, PackedImages(Rows([pictures])), self._device)
         texts = embed_texts(self._model, parts, self._device)
         segments, texts = (F.normalize(features.double(), dim=1) for features in (segments, texts))
