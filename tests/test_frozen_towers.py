@@ -133,3 +133,30 @@ def test_bfloat16_embeds_nearly_the_same_and_leaves_the_model_alone(weights: Pat
         embed_texts(model, texts, CPU, "bfloat16")[0], embed_texts(model, texts, CPU, "bfloat16")[2]
     )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_a_grid_trained_is_loaded_again_and_says_where_it_comes_from(
+    grid: GridWriter, cli: Cli, weights: Path, tmp_path: Path
+) -> None:
+    scenario = [{"source": "plain", "target": "dark"}]
+    first = grid(encoders={"tiny": encoder(weights)}, scenarios=scenario, adaptations=["source_only"])
+    assert cli("run", first, "--out", tmp_path / "one").status == 0
+    [record] = read_records([tmp_path / "one"])
+    key = record.spec["stages"]["adapt"]
+    [candidate] = (tmp_path / "one" / "store" / "adapt" / key).glob("candidate-*.safetensors")
+    again = grid(
+        encoders={"tiny": encoder(candidate)},
+        scenarios=scenario,
+        adaptations=["source_only"],
+        pretraining=NO_TRAINING,
+        budget=NO_TRAINING,
+    )
+    result = cli("run", again, "--out", tmp_path / "two")
+    assert result.status == 0, result.err
+    [loaded] = read_records([tmp_path / "two"])
+    said = loaded.spec["encoder"]["weights"]
+    assert (said["status"], said["source"]) == ("trained here", f"adapt/{key}/{candidate.name}")
+    one, two = (features(tmp_path / name)["tiny"] for name in ("one", "two"))
+    [ours] = [value for name, value in one.items() if name.startswith("images.")]
+    [theirs] = [value for name, value in two.items() if name.startswith("images.")]
+    assert ours.tobytes() == theirs.tobytes()

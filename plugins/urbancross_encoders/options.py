@@ -16,7 +16,14 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
-from urbancross_encoders.weight_files import digests_of, hub_file, hub_folder, one_digest, tokenizer_files
+from urbancross_encoders.weight_files import (
+    digests_of,
+    hub_file,
+    hub_folder,
+    one_digest,
+    stage_of,
+    tokenizer_files,
+)
 
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
 _CONFIG = "open_clip_config.json"
@@ -249,7 +256,10 @@ class OpenClipOptions(ClipOptions):
         if not self.weight_files:
             return Weights("untrained", "random")
         [path] = self.weight_files
-        source = path.name
+        source, stage = path.name, stage_of(path)
+        if stage:
+            partial = bool(self.allow_missing)
+            return Weights("trained here", f"{stage}/{path.name}", self.hashed[path], partial=partial)
         if self.pretrained:
             source = f"open_clip:{self.architecture}/{self.pretrained}"
         elif self.folder is not None and not self.checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -42,6 +43,15 @@ def digest_of(path: Path) -> str:
 @lru_cache(maxsize=256)
 def _digest(path: Path, _sign: str) -> str:
     return file_digest(path)
+
+
+def stage_of(path: Path) -> str | None:
+    """The training stage of a grid that left a file, as `adapt/KEY`; None for a file of another origin."""
+    try:
+        manifest = json.loads((path.parent / "stage.json").read_text(encoding="utf-8"))
+        return f"{manifest['kind']}/{path.parent.name}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:

@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Weights:
-    """The first weights of a model: `pretrained` or `untrained`, and their content.
+    """The first weights of a model: `pretrained`, `trained here` (by an earlier run) or `untrained`.
 
     `source` names them for a reader; `sha256` is that of the file or files, None where there is none. `partial`: a
     part of them may be missing, and is then drawn.
     """
 
-    status: Literal["pretrained", "untrained"]
+    status: Literal["pretrained", "trained here", "untrained"]
     source: str
     sha256: str | None = None
     partial: bool = False

@@ -16,8 +16,8 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.foreign import read_content
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-# What nn.parallel's and torch.compile's wrappers put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+# What nn.parallel's, torch.compile's and our own wrappers put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "clip.", "base.")
 _PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
 _SHOWN = 3
 
