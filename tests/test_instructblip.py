@@ -182,7 +182,7 @@ def test_killed_and_resumed_the_bytes_are_the_same(
         assert len({row[1] for row in csv.reader(stream)}) > 10
     record = json.loads((tmp_path / "whole.csv.json").read_text())
     weights = hashlib.sha256((models["t5"] / "model.safetensors").read_bytes()).hexdigest()
-    assert record["weights"] == {"status": "pretrained", "source": "t5", "sha256": weights}
+    assert record["weights"] == {"status": "pretrained", "source": "t5", "sha256": weights, "partial": False}
     said = record["captioner"]["options"]
     assert (said["num_beams"], said["precision"], said["files"]["model.safetensors"]) == (2, "float32", weights)
     assert "geographical tags: {tags}." in said["prompt"]
