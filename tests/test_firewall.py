@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import Split
-from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
+from urbancross_bench.data.packed import PackedImages, PackedSegments, PackedSplit, Rows
 from urbancross_bench.data.views import PairView, Shown, StreamView, target_view
 from urbancross_bench.errors import DataError, FirewallError
 from urbancross_bench.interfaces import SETTINGS, Domain
@@ -330,3 +330,38 @@ def test_the_pairing_method_gains_nothing(packed: PackedSplit) -> None:
         met[numbers(batch.image_features), numbers(batch.text_features)] += 1
     own, other = np.diag(met).mean(), met[~np.eye(40, dtype=bool)].mean()
     assert own == pytest.approx(other, rel=0.1)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_stored_features_and_segments_go_with_their_items_and_tell_of_no_pair(
+    packed: PackedSplit, halves: bool
+) -> None:
+    counts = np.arange(40) % 3
+    starts = np.cumsum([0, *counts[:-1]])
+    values = np.repeat(np.arange(40), counts).astype(np.float32)[:, None]
+    segments = PackedSegments(Rows([values]), starts, counts, 2)
+    texts = np.repeat(np.arange(40), 2).astype(np.float32)[:, None]
+    rows = Rows([np.arange(40, dtype=np.float32)[:, None]])
+    split = replace(packed, images=PackedImages(rows, segments), text_features=Rows([texts]))
+    view = target_view(split, Shown("unsupervised", disjoint_halves=halves), 7)
+    assert isinstance(view, StreamView)
+    assert view.images is not None
+    assert view.text_features is not None
+    assert view.captions is not None
+    everything = np.arange(len(view.images))
+    taken = view.images.take(everything)
+    assert taken.segments is not None
+    assert taken.present is not None
+    assert taken.present.sum(axis=1).tolist() == [int(image) % 3 for image in taken.rows[:, 0]]
+    belongs = taken.segments[..., 0] == taken.rows[:, :1]
+    assert belongs[taken.present].all()
+    shown = view.text_features.take(np.arange(len(view.text_features)))[:, 0].astype(int).tolist()
+    assert shown == said(view.captions)
+    # Where images stood in the split may be found out; where captions stood must not, or the two would pair them.
+    reachable = [part for part in vars(view.text_features).values() if isinstance(part, np.ndarray)]
+    assert all(np.array_equal(part, np.arange(len(part))) or len(part) == 1 for part in reachable)
+    few = target_view(split, Shown("few_shot", share=0.25), 7)
+    assert isinstance(few, PairView)
+    assert few.text_features is not None
+    owners = few.images.take(few.image_of_caption).rows[:, 0]
+    assert (few.text_features.take(np.arange(len(few.captions)))[:, 0] == owners).all()
