@@ -9,13 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def masked_mean(segments: Tensor, present: Tensor) -> Tensor:
-    """(B, D) unit vectors along the mean of the segments that are there; 0 where none is."""
-    return F.normalize((segments * present[..., None]).sum(dim=1), dim=1)
+from urbancross_bench.modelling.heads import masked_mean
 
 
 class Mean(nn.Module):

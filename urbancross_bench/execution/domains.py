@@ -71,6 +71,7 @@ class PlannedDomain:
             "repairs": len(domain.repairs),
         }
 
+    @cached_property
     def segments_facts(self) -> dict[str, Any]:
         """What a record says of the segments of a domain that has some."""
         segments = self.domain.segments

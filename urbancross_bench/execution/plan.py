@@ -226,7 +226,7 @@ class _Planner:
         having = {name: self._domains[name] for name in names if self._domains[name].domain.segments is not None}
         return {
             "use": asdict(encoder.segments),
-            "domains": {name: domain.segments_facts() for name, domain in having.items()},
+            "domains": {name: domain.segments_facts for name, domain in having.items()},
         }
 
     def _shown(self, scenario: Scenario, setting: str, seed: int) -> Shown:

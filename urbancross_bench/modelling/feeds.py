@@ -20,6 +20,7 @@ from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
+from urbancross_bench.modelling.heads import masked_mean
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs
 
 Ints = NDArray[np.int64]
@@ -69,8 +70,7 @@ class EncodedBatch:
     def segment_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         present = self._with_segments()[2]
-        each = F.normalize(self._segments.float(), dim=2) * present[..., None]
-        return F.normalize(each.sum(dim=1), dim=1)
+        return masked_mean(F.normalize(self._segments.float(), dim=2), present)
 
     @cached_property
     def _segments(self) -> Tensor:

@@ -31,6 +31,11 @@ def head(kind: HeadKind, width: int, out: int, *, bottleneck: int) -> nn.Module:
     raise UsageError(f"head={kind} keeps the width of features, {width}, and cannot give {out}; take head=linear")
 
 
+def masked_mean(vectors: Tensor, present: Tensor) -> Tensor:
+    """(B, D) unit vectors along the mean of those of (B, K, D) unit vectors that are there; 0 where none is."""
+    return F.normalize((vectors * present[..., None]).sum(dim=1), dim=1)
+
+
 class LinearHead(nn.Module):
     """x + Δx + b with a square Δ: any affine map, the identity at first."""
 
