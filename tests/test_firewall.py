@@ -250,7 +250,7 @@ def test_nothing_reachable_from_a_batch_leads_further(packed: PackedSplit) -> No
     ]
     assert not [t for t in things if isinstance(t, Feed | StreamView | PairView | PackedSplit | np.ndarray)]
     tensors = [t for t in things if isinstance(t, torch.Tensor) and t.ndim > 0]
-    vocabulary = len(target.batch(1)._word_weights)  # type: ignore[arg-type]
+    vocabulary = len(target.batch(1)._drawn.word_weights)  # type: ignore[arg-type]
     assert {t.shape[0] for t in tensors} == {10, vocabulary}
     assert all(t.untyped_storage().nbytes() <= t.numel() * t.element_size() for t in tensors)
 

@@ -20,12 +20,10 @@ from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import derive_seed, digest
-from urbancross_bench.interfaces import Adaptation, Options
 from urbancross_bench.modelling.augment import AUGMENTATIONS, drawn, few_at_once
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
-from urbancross_bench.modelling.loop import Curve, PairLoss, Supervised, train
 from urbancross_bench.modelling.losses import (
     hinge,
     info_nce,
@@ -36,7 +34,7 @@ from urbancross_bench.modelling.losses import (
     weighted_triplet,
 )
 from urbancross_bench.registry import Registry
-from urbancross_bench.specs import Augmentation, Pretraining
+from urbancross_bench.specs import Augmentation
 
 CPU = torch.device("cpu")
 
@@ -315,51 +313,6 @@ def test_weights_survive_saving(tiny, tmp_path: Path) -> None:  # type: ignore[n
     wrong = Registry.discover().resolve("encoder", "openclip").build().load()
     with pytest.raises(RuntimeError):
         load_weights(wrong, tmp_path / "w.safetensors")
-
-
-class Losing(Adaptation):
-    """A method whose loss turns NaN."""
-
-    def loss(self, source, target, progress):  # type: ignore[no-untyped-def]
-        total = source.image_features.sum()
-        return {"fine": total, "bad": total * (math.nan if progress.step == 2 else 0.0)}
-
-
-def run_training(model, method: Adaptation, **recipe: object) -> tuple[list[int], Curve, list[float]]:  # type: ignore[no-untyped-def]
-    images = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
-    view = PairView(
-        PackedImages(Rows([images])),
-        tuple(f"text {i}" for i in range(24)),
-        np.repeat(np.arange(12), 2),
-        np.zeros(12, np.int64),
-    )
-    curve, reported = Curve(), []
-    source = Feed(model, view, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="")
-    nothing = Feed(model, None, batch_size=1, augmentation=(), device=CPU, seed=0, hidden="")
-    spec = Pretraining(**({"steps": 8, "learning_rate": 1e-2} | recipe))
-    steps = train(
-        model, method, source, nothing, spec, loss_name="info_nce", precision="float32", device=CPU,
-        candidates=3, curve=curve, report=reported.append, on_pass=lambda _: None,
-    )  # fmt: skip
-    return list(steps), curve, reported
-
-
-def test_training_learns_yields_candidates_and_logs_passes() -> None:
-    torch.manual_seed(0)
-    model = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
-    steps, curve, reported = run_training(
-        model, Supervised(PairLoss("info_nce", model)), steps=60, max_logit_scale=15.0
-    )
-    assert steps == [20, 40, 60]
-    assert reported[-1] == 1.0
-    assert [point["step"] for point in curve.points] == [3.0 * i for i in range(1, 21)]
-    assert curve.points[-1]["pairs"] < 0.8 * curve.points[0]["pairs"]
-    assert model.logit_scale.exp() <= 15.01
-
-
-def test_a_nan_loss_fails_naming_loss_and_step(tiny) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(RunError, match="loss 'bad' is nan at step 2"):
-        run_training(tiny, Losing(Options()))
 
 
 def test_nan_embeddings_fail(tiny) -> None:  # type: ignore[no-untyped-def]

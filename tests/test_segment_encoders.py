@@ -30,8 +30,8 @@ from urbancross_bench.interfaces import Domain, ImageFormat, ImageSource, Segmen
 from urbancross_bench.modelling.embed import embed_images, embed_segments
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.heads import masked_mean
-from urbancross_bench.modelling.loop import PairLoss
 from urbancross_bench.modelling.losses import info_nce
+from urbancross_bench.modelling.pair_loss import PairLoss
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 from urbancross_encoders.fusion import fusion

@@ -14,8 +14,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def publish(folder: Path, place: Path) -> None:
-    """Move a finished folder to its place in one step, durably; one that is there already stays."""
-    for path in folder.rglob("*"):
+    """Move a finished folder, or file, to its place in one step, durably.
+
+    A folder that is there already stays; a file that is there is replaced.
+    """
+    for path in (folder, *folder.rglob("*")):
         if path.is_file():
             _sync(path)
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     RUNS/<run key>/run.json            the run's spec and status
                    provenance.json     versions, hardware, time: what may differ when a run is repeated
-                   curve.json          mean losses per pass
+                   curve.json          what training said of its steps, as means per pass
                    failure.json        where it failed, with the traceback
                    scores/<score key>/ score.json, queries.safetensors, items.json
 
@@ -28,7 +28,7 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import canonical_json
 
-SCHEMA = 4
+SCHEMA = 5
 _PARTIAL = ".partial-"
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
 

@@ -245,7 +245,7 @@ class Registry:
 
 
 _NEEDS = {
-    "selector": frozenset({"source_val", "target_val"}),
+    "selector": frozenset({"source_val", "target_unpaired", "target_val"}),
     "metric": frozenset({"embeddings", "text_id", "image_class"}),
 }
 
@@ -262,6 +262,9 @@ def _check_declarations(kind: str, registration: Registration) -> None:
             raise ValueError(f"{kind} {name!r} needs {', '.join(sorted(unknown))}; known: {known}")
     if kind == "selector" and "target_val" in needs and registration.setting != "oracle":
         raise ValueError(f"selector {name!r} looks at target_val, so its setting must be 'oracle'")
+    unpaired = kind == "selector" and "target_unpaired" in needs
+    if unpaired and registration.setting not in ("unsupervised", "oracle"):
+        raise ValueError(f"selector {name!r} looks at target_unpaired, so its setting must be 'unsupervised'")
 
 
 def _checked_options(plugin: Plugin, reference: Reference) -> Options:

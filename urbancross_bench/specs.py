@@ -34,21 +34,62 @@ class Training(_Spec):
     A step draws `batch_size` source images, each with one of its captions at random.
     """
 
-    steps: int = Field(ge=0)
+    steps: int | None = Field(default=None, ge=0)
+    epochs: PositiveFloat | None = Field(default=None, description="passes over the source, instead of steps")
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 1e-4
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: float = Field(default=0.05, ge=0, le=1, description="share of the steps")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    decay: float = Field(
+        default=0.7, gt=0, le=1, description="of schedule `step`: the rate times this, again and again"
+    )
+    decay_every: PositiveFloat | None = Field(
+        default=None, description="of schedule `step`: after so many epochs, or steps where the length is in steps"
+    )
     clip_norm: PositiveFloat = 1.0
     max_logit_scale: PositiveFloat = Field(default=100.0, description="upper bound of InfoNCE's factor")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of the moving average of weights that is scored"
+    )
+    micro_batch: PositiveInt | None = Field(
+        default=None,
+        description="encode so many at a time, with all negatives of the batch: less memory, more time",
+    )
+    checkpoint_activations: bool = Field(default=False, description="less memory, more time, the same gradients")
     augmentation: tuple[Augmentation, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length_and_one_schedule(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("say how long to train: either steps or epochs")
+        if (self.schedule == "step") != (self.decay_every is not None):
+            raise ValueError("schedule: step and decay_every go together")
+        return self
+
+    def in_steps(self, steps_per_pass: int) -> Self:
+        """The same with its length in steps, for a source that takes `steps_per_pass` of them."""
+        if self.epochs is None:
+            return self
+        changes: dict[str, Any] = {"steps": round(self.epochs * steps_per_pass), "epochs": None}
+        if self.decay_every is not None:
+            changes["decay_every"] = self.decay_every * steps_per_pass
+        return self.model_copy(update=changes)
+
+    def length(self) -> dict[str, Any]:
+        """What `in_steps` settles."""
+        return {"steps": self.steps, "epochs": self.epochs, "decay_every": self.decay_every}
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any step."""
+        return self.steps != 0
 
 
 class Pretraining(Training):
     """The recipe every adaptation of the grid starts from: training on the source pairs alone."""
 
-    loss: Literal["info_nce", "soft_info_nce", "hinge"] = "info_nce"
+    loss: Literal["info_nce", "soft_info_nce", "hinge", "hardest_hinge"] = "info_nce"
     segment_weight: float = Field(
         default=1.0, ge=0, description="of L(segments, text), for encoders that use segments; others have none"
     )
@@ -65,6 +106,32 @@ class Budget(Training):
         if self.steps and self.checkpoints > self.steps:
             raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
         return self
+
+
+class Range(_Spec):
+    """An interval that a search draws from, evenly, or evenly in the logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_an_interval(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be less than high, and above 0 where log is true")
+        return self
+
+
+class Search(_Spec):
+    """A random search over options: `trials` sets for each adaptation, the first of them as the grid wrote it.
+
+    space: adaptation (its name in the grid) → option → the values to choose from, or a range; `learning_rate` is
+    the budget's. The selector chooses among the checkpoints of all trials. Without a space there is one trial.
+    """
+
+    trials: int = Field(ge=2)
+    seed: int = 0
+    space: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)] | Range]] = Field(min_length=1)
 
 
 class Scenario(_Spec):
@@ -126,6 +193,7 @@ class Grid(_Spec):
     adaptations: dict[str, str] = Field(min_length=1)
     budget: Budget
     selectors: tuple[str, ...] = Field(default=("last",), min_length=1)
+    search: Search | None = None
     protocols: tuple[str, ...] = Field(
         default=("classic",), min_length=1, description="protocols, or presets of protocol and tie rule"
     )
@@ -135,11 +203,14 @@ class Grid(_Spec):
     )
     metrics: tuple[str, ...] = Field(default=("recall",), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     evaluation_precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of the embeddings that are ranked; what bfloat16 moves is measured"
     )
     threads: PositiveInt = Field(default=1, description="CPU threads per run; they change sums, so they count")
+    ranks: PositiveInt = Field(
+        default=1, description="processes per training, each with a share of every batch; they change sums, too"
+    )
     executor: str = "local"
 
     @field_validator("protocols")
@@ -177,6 +248,10 @@ class Grid(_Spec):
                     )
             if len(set(scenario.source)) < len(scenario.source):
                 raise ValueError(f"scenario {scenario} names a source twice")
+        for name in self.search.space if self.search else ():
+            if name not in self.adaptations:
+                hint = did_you_mean(name, self.adaptations)
+                raise ValueError(f"search.space names {name!r}, which is not among the adaptations.{hint}")
         for key in ("seeds", "selectors", "protocols", "metrics"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
@@ -197,6 +272,12 @@ class Grid(_Spec):
         if self.scenarios != "all_ordered_pairs":
             return self.scenarios
         return tuple(Scenario(source=(s,), target=t) for s in self.domains for t in self.domains)
+
+
+def as_json(spec: BaseModel) -> dict[str, Any]:
+    """A part of a grid as plain JSON values: a fact of stages and records."""
+    facts: dict[str, Any] = spec.model_dump(mode="json")
+    return facts
 
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
@@ -274,6 +355,7 @@ def _known_keys(names: Sequence[str | int]) -> set[str]:
         "pretraining": Pretraining,
         "budget": Budget,
         "scenarios": Scenario,
+        "search": Search,
     }
     model = sections.get(str(names[0]), Grid) if names else Grid
     return set(model.model_fields)

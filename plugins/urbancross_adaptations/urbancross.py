@@ -1,7 +1,7 @@
 """UrbanCross: curriculum source sampling with weighted adversarial fine-tuning.
 
 Zhong et al., "UrbanCross: Enhancing Satellite Image-Text Retrieval with Cross-Domain Adaptation", ACM MM 2024
-(arXiv 2404.14241). This is the `paper` variant, after its figure and text. Where they leave a choice open:
+(arXiv 2404.14241). The `paper` variant follows its figure and text. Where they leave a choice open:
 
 * sampler: z_s = normalised mean of a source item's image and text feature, all features by the frozen
   pre-trained encoder. An item's score is ½ (mean over target images v of ⟨v, z_s⟩ + mean over target texts u of
@@ -13,22 +13,38 @@ Zhong et al., "UrbanCross: Enhancing Satellite Image-Text Retrieval with Cross-D
 * triplet: anchor source image, positive its text, negative the nearest target image of the batch.
 
 The target's images and texts are two unpaired streams; no pairing is used (setting `unsupervised`).
+
+The variants `april_2024` and `october_2024` are the two public versions of the released curriculum fine-tuning.
+Both keep these faults, which make them the methods they are:
+
+* nothing is adversarial: encoder and discriminator minimise one loss, −mean w (log σ(d(source)) + log(1 − σ(d(target))))
+  with two outputs d and no reversal, by one learning rate, and of images alone;
+* rows are compared by the encoder that is trained, source texts with target texts only;
+* a kept source row has the weight of whatever target row stands at its place;
+* gradients are clipped before there are any. That is the grid's to repeat: `clip_norm: 1.0e+9`.
+
+These are repaired: weights are taken over again where more source rows are kept than there are target rows, and the
+discriminator is as wide as the features (the code stops at both). There a target image has the weight of its own
+caption, which is not known here: its own similarity to the source texts takes that place. Weights get no gradient.
+`april_2024` keeps a fifth of the source batch in all passes, which only move the slice of similarities that weights
+sum, and has InfoNCE with factor 1 for supervision; `october_2024` lets the share grow and has the triplet, whose
+rows weigh the same, in its place.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from urbancross_adaptations.options import UrbanCrossOptions
+from urbancross_adaptations.curriculum import Curriculum, curriculum
+from urbancross_adaptations.urbancross_options import UrbanCrossOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
 from urbancross_bench.modelling.losses import (
     Discriminator,
-    normalised_weights,
+    dann_strength,
+    info_nce,
     reverse_gradient,
     weighted_bce,
     weighted_triplet,
@@ -43,60 +59,82 @@ class UrbanCross(Adaptation):
     def prepare(self, model: DualEncoder, context: Context) -> None:
         """Build the discriminator."""
         self.o = cast(UrbanCrossOptions, self.options)
-        self.pair_loss = context.pair_loss
-        self.discriminator = Discriminator(context.width).to(context.device)
+        self._pair_loss, self._log = context.pair_loss, context.log
+        made = _TwoOutputs if self.o.reversal == "none" else Discriminator
+        self.discriminator = made(context.width).to(context.device)
 
     def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
-        """The encoder at the budget's learning rate, the discriminator at its own."""
-        discriminator = {"params": self.discriminator.parameters(), "lr": self.o.discriminator_learning_rate}
+        """The encoder at the budget's learning rate, the discriminator at its own unless that is the budget's."""
+        own = self.o.discriminator_learning_rate
+        rate = learning_rate if own == "budget" else own
+        discriminator = {"params": list(self.discriminator.parameters()), "lr": rate}
         return [*super().parameter_groups(model, learning_rate), discriminator]
 
     def select(self, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
         """The source rows most similar to the target batch, best first."""
-        if not self.o.sampler:
-            return None
-        scores = self._source_scores(source, target)
-        share = min(self.o.first_share + self.o.share_step * progress.target_pass, 1.0)
-        return scores.argsort(descending=True, stable=True)[: max(1, round(share * len(scores)))]
+        self._found = curriculum(source, target, progress, self.o)
+        return None if self.o.order == "none" else self._found.kept
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
-        """λ_adv · adversarial + λ_tri · triplet (+ λ_pairs · supervised) on the kept rows."""
-        w_source, w_images, w_texts = self._weights(source, target)
+        """λ_adv · adversarial + λ_tri · triplet + λ_pairs · supervised, on the rows `select` has just kept."""
         losses = {}
         if self.o.adversarial:
-            strength = 2 / (1 + math.exp(-10 * progress.fraction)) - 1
-            images = self._domain_loss(source.image_features, w_source, target.image_features, w_images, strength)
-            texts = self._domain_loss(source.text_features, w_source, target.text_features, w_texts, strength)
-            losses["adversarial"] = self.o.adversarial * (images + texts)
+            losses["adversarial"] = self.o.adversarial * self._adversarial(source, target, progress)
         if self.o.triplet:
-            margin = min(self.o.first_margin + self.o.margin_step * progress.target_pass, self.o.last_margin)
-            losses["triplet"] = self.o.triplet * weighted_triplet(
-                source.image_features, source.text_features, target.image_features, w_source, margin
-            )
+            losses["triplet"] = self.o.triplet * self._triplet(source, target)
         if self.o.pairs:
-            losses["pairs"] = self.o.pairs * self.pair_loss(source)
+            losses["pairs"] = self.o.pairs * self._pairs(source)
         return losses
 
-    def _domain_loss(self, source: Tensor, w_source: Tensor, target: Tensor, w_target: Tensor, r: float) -> Tensor:
-        source_logits = self.discriminator(reverse_gradient(source, r))
-        target_logits = self.discriminator(reverse_gradient(target, r))
-        return weighted_bce(source_logits, 1.0, w_source) + weighted_bce(target_logits, 0.0, w_target)
+    def _adversarial(self, source: Batch, target: Batch, progress: Progress) -> Tensor:
+        found, weighted = self._found, self.o.weighted in ("both", "adversarial")
+        rows = _rows(found.source_weights(), weighted)
+        self._log("effective_source_rows", 1 / rows.square().sum())
+        losses, told = [], []
+        for side, similarity in (("image", found.images), ("text", found.texts)):
+            if self.o.domains_of in ("both", side):
+                ours, theirs = (getattr(batch, f"{side}_features") for batch in (source, target))
+                domains = (ours, 1.0, rows), (theirs, 0.0, _rows(found.target_weights(similarity), weighted))
+                for features, label, weights in domains:
+                    logits = self._logits(features, progress)
+                    losses.append(_cross_entropy(logits, label, weights))
+                    told.append(((logits.detach() > 0).float() == label).float().mean())
+        self._log("discriminator_accuracy", torch.stack(told).mean())
+        return torch.stack(losses).sum()
 
-    def _weights(self, source: Batch, target: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights of the source rows, the target images and the target texts; each sums to 1."""
-        images, texts = target.reference_image_features, target.reference_text_features
-        z = _joint(source)
-        scores = self._source_scores(source, target), (images @ z.T).sum(dim=1), (texts @ z.T).sum(dim=1)
-        if not self.o.weighted:
-            scores = torch.zeros_like(scores[0]), torch.zeros_like(scores[1]), torch.zeros_like(scores[2])
-        return normalised_weights(scores[0]), normalised_weights(scores[1]), normalised_weights(scores[2])
+    def _logits(self, features: Tensor, progress: Progress) -> Tensor:
+        if self.o.reversal != "none":
+            strength = dann_strength(progress.fraction) if self.o.reversal == "schedule" else 1.0
+            features = reverse_gradient(features, strength)
+        logits: Tensor = self.discriminator(features)
+        return logits
 
-    def _source_scores(self, source: Batch, target: Batch) -> Tensor:
-        """(B,) ½ (mean_v ⟨v, z_s⟩ + mean_u ⟨u, z_s⟩)."""
-        centre = (target.reference_image_features.mean(dim=0) + target.reference_text_features.mean(dim=0)) / 2
-        return _joint(source) @ centre
+    def _triplet(self, source: Batch, target: Batch) -> Tensor:
+        margin = min(self.o.first_margin + self.o.margin_step * self._found.cycle, self.o.last_margin)
+        weights = _rows(self._found.source_weights(), self.o.weighted in ("both", "triplet"))
+        negatives = target.image_features if self.o.negatives == "target" else None
+        return weighted_triplet(source.image_features, source.text_features, negatives, weights, margin)
+
+    def _pairs(self, source: Batch) -> Tensor:
+        if self.o.pairs_scale == "recipe":
+            return self._pair_loss(source)
+        scale = source.image_features.new_tensor(self.o.pairs_scale)
+        return info_nce(source.image_features, source.text_features, scale)
 
 
-def _joint(source: Batch) -> Tensor:
-    """(B, D) z_s: the normalised mean of a source item's two frozen features."""
-    return F.normalize(source.reference_image_features + source.reference_text_features, dim=1)
+class _TwoOutputs(nn.Sequential):
+    """The released discriminator: (B, width) to two logits, each of which is to say whether it is the source."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(*list(Discriminator(width))[:-2], nn.Linear(width, 2))
+
+
+def _cross_entropy(logits: Tensor, label: float, weights: Tensor) -> Tensor:
+    """Σ_i w_i BCE_i; of two outputs the mean over rows and outputs, as released, which is 2 B times less."""
+    if logits.ndim == 1:
+        return weighted_bce(logits, label, weights)
+    return weighted_bce(logits.flatten(), label, weights.repeat_interleave(2) / logits.numel())
+
+
+def _rows(weights: Tensor, weighted: bool) -> Tensor:
+    return weights if weighted else torch.full_like(weights, 1 / len(weights))

@@ -5,7 +5,7 @@ from urbancross_bench.interfaces import Registration, hookimpl, register
 
 @hookimpl
 def register_selectors() -> list[Registration]:
-    """The last checkpoint, the best on source validation, and the best on target validation."""
+    """By no data, by source validation, by the target without its pairs, and by the target's pairs."""
     return [
         register(
             "last",
@@ -21,8 +21,37 @@ def register_selectors() -> list[Registration]:
             summary="The best mR on the validation pairs of the source domains.",
         ),
         register(
-            "target_val",
-            "urbancross_selectors.validation:TargetValidation",
+            "information_maximisation",
+            "urbancross_selectors.unlabelled:InformationMaximisation",
+            setting="unsupervised",
+            needs={"target_unpaired"},
+            summary="Sure and varied answers on the target's unpaired validation data (mutual information).",
+        ),
+        register(
+            "neighbourhood_density",
+            "urbancross_selectors.unlabelled:NeighbourhoodDensity",
+            options="urbancross_selectors.options:NeighbourhoodDensityOptions",
+            setting="unsupervised",
+            needs={"target_unpaired"},
+            summary="Target images with many close texts and texts with many close images (after SND).",
+        ),
+        register(
+            "cycle_consistency",
+            "urbancross_selectors.unlabelled:CycleConsistency",
+            setting="unsupervised",
+            needs={"target_unpaired"},
+            summary="The share of target items that are the nearest of their nearest.",
+        ),
+        register(
+            "importance_weighted",
+            "urbancross_selectors.importance:ImportanceWeighted",
+            setting="unsupervised",
+            needs={"source_val", "target_unpaired"},
+            summary="Source validation, weighted by how target-like a query is (DEV).",
+        ),
+        register(
+            "target_oracle",
+            "urbancross_selectors.validation:TargetOracle",
             setting="oracle",
             needs={"target_val"},
             summary="The best mR on the target's validation pairs: oracle selection, never ranked.",

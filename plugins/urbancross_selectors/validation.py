@@ -1,39 +1,40 @@
-"""Selectors that look at the last step or at mR on validation pairs."""
+"""Selectors that look at the order of the checkpoints or at mR on validation pairs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
 from urbancross_bench.evaluation import evaluate_retrieval
-from urbancross_bench.interfaces import Candidate, Selector
+from urbancross_bench.interfaces import Candidate, Features, Selector
 
 
 class Last(Selector):
-    """The last candidate."""
+    """The last candidate of the options that the grid wrote; of several names the one its method lists last."""
 
-    def choose(self, candidates: Sequence[Candidate]) -> int:
-        """No look at any data."""
-        return len(candidates) - 1
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """No look at any data, so nothing to choose other options by."""
+        return [-math.inf if candidate.trial else float(place) for place, candidate in enumerate(candidates)]
 
 
 class SourceValidation(Selector):
-    """The best mean mR over the source domains' validation splits; the earliest of equals."""
+    """The mean mR over the source domains' validation pairs."""
 
-    split: ClassVar[str] = "source_val"
-
-    def choose(self, candidates: Sequence[Candidate]) -> int:
-        """mR under the classic protocol, ties by expectation."""
-        return int(np.argmax([self._score(candidate) for candidate in candidates]))
-
-    def _score(self, candidate: Candidate) -> float:
-        splits = candidate.validation[self.split]
-        return float(np.mean([evaluate_retrieval(s.images, s.texts, s.image_of_text, top=0).mr for s in splits]))
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """In percent, under the classic protocol, ties by expectation."""
+        return [float(np.mean([_mr(domain) for domain in candidate.source_val])) for candidate in candidates]
 
 
-class TargetValidation(SourceValidation):
-    """The same on the target's validation split."""
+class TargetOracle(Selector):
+    """The mR on the target's validation pairs."""
 
-    split = "target_val"
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """In percent, under the classic protocol, ties by expectation."""
+        return [_mr(candidate.target_val) for candidate in candidates]
+
+
+def _mr(split: Features | None) -> float:
+    assert split is not None, "the harness gives what a selector has registered to need"
+    return evaluate_retrieval(split.images, split.texts, split.image_of_text, top=0).mr

@@ -16,6 +16,9 @@ def run(
     set_: SetOption = None,
     verify: VerifyOption = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    save_every: Annotated[
+        float, typer.Option(min=0, help="Seconds between saves of a training, to go on from when it is cut.")
+    ] = 60.0,
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     from urbancross_bench.cli.progress import make_display, print_table
@@ -30,7 +33,7 @@ def run(
     executor = registry.resolve("executor", plan.grid.executor).build()
     try:
         with make_display() as display:
-            counts = run_grid(plan, folder, executor, registry, display, device=device)
+            counts = run_grid(plan, folder, executor, registry, display, device=device, save_seconds=save_every)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.data.domain import Split
@@ -17,9 +18,11 @@ from urbancross_bench.data.floors import numbered, split_floors
 from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
 from urbancross_bench.files import write_json
+from urbancross_bench.interfaces.adaptation import Adaptation, Calibrated
 from urbancross_bench.interfaces.selector import Features
 
 Ints = NDArray[np.int64]
+_FEATURES = "features.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,35 +77,74 @@ def read_items(folder: Path) -> SplitItems:
     )
 
 
-def features_of(folder: Path) -> dict[str, Features]:
-    """Step → the features an `embed` stage stored."""
-    return _features(load_file(folder / "features.safetensors"), "")
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A split's features by one candidate; `exact`: those of sampled images in float32, where features are not."""
+
+    step: int
+    name: str
+    scale: float
+    features: Features
+    exact: Features | None
 
 
-def exact_features_of(folder: Path) -> dict[str, Features]:
-    """Step → the features of sampled images in float32; none where all features are."""
-    return _features(load_file(folder / "features.safetensors"), "exact_")
+def write_embedded(folder: Path, embedded: Sequence[Embedded]) -> None:
+    """Write `features.safetensors`: arrays by the number of the candidate, what it is in the header."""
+    arrays: dict[str, NDArray[Any]] = {}
+    said = []
+    for number, one in enumerate(embedded):
+        said.append({"step": one.step, "name": one.name, "scale": one.scale})
+        arrays |= {f"images.{number}": one.features.images, f"texts.{number}": one.features.texts}
+        arrays["image_of_text"] = one.features.image_of_text
+        if one.exact is not None:
+            arrays |= {f"exact_images.{number}": one.exact.images, f"exact_texts.{number}": one.exact.texts}
+            arrays["exact_image_of_text"] = one.exact.image_of_text
+    save_file(arrays, folder / _FEATURES, metadata={"candidates": json.dumps(said)})
 
 
-def _features(arrays: Mapping[str, NDArray[Any]], kind: str) -> dict[str, Features]:
-    steps = [name.partition(".")[2] for name in arrays if name.startswith(f"{kind}images.")]
-    return {
-        step: Features(
-            arrays[f"{kind}images.{step}"], arrays[f"{kind}texts.{step}"], arrays[f"{kind}image_of_text"]
-        )
-        for step in steps
-    }
+def candidates_of(folder: Path) -> list[dict[str, Any]]:
+    """`step`, `name` and `scale` of each candidate that an `embed` stage has features of; reads no feature."""
+    with safe_open(folder / _FEATURES, framework="numpy") as file:
+        said: list[dict[str, Any]] = json.loads(file.metadata()["candidates"])
+    return said
 
 
-def rank_features(features: Features, items: SplitItems, *, protocol: str, ties: str) -> Ranking:
-    """Rank the features of a test split. Raises ValueError for features that cannot be ranked."""
+def read_embedded(folder: Path, number: int) -> Embedded:
+    """The features of one candidate, by its place among `candidates_of`."""
+    with safe_open(folder / _FEATURES, framework="numpy") as file:
+        said = json.loads(file.metadata()["candidates"])[number]
+
+        def features(kind: str) -> Features:
+            names = (f"{kind}images.{number}", f"{kind}texts.{number}", f"{kind}image_of_text")
+            return Features(*(file.get_tensor(name) for name in names))
+
+        exact = features("exact_") if f"exact_images.{number}" in file.keys() else None  # noqa: SIM118
+        return Embedded(said["step"], said["name"], said["scale"], features(""), exact)
+
+
+def rank_features(
+    features: Features, items: SplitItems, *, protocol: str, ties: str, calibration: Adaptation | None = None
+) -> Ranking:
+    """Rank the features of a test split, calibrated if asked. Raises ValueError for what cannot be ranked."""
+    images, texts = features.images, features.texts
+    given = Calibrated(images, texts)
+    if calibration is not None:
+        given = calibration.calibrate(_normalised(images), _normalised(texts))
     return evaluate_retrieval(
-        features.images,
-        features.texts,
+        given.images,
+        given.texts,
         features.image_of_text,
+        image_bias=given.image_bias,
+        text_bias=given.text_bias,
         protocol=protocol,
         ties=ties,
         text_id=items.text_id,
         image_id=items.image_id,
         image_class=items.image_class,
     )
+
+
+def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    normalised: NDArray[np.float32] = features / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return normalised

@@ -20,7 +20,10 @@ from urbancross_bench.registry import Registry, Resolved
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A stage about to be carried out. `inputs` are the folders of the stages it builds on."""
+    """A stage about to be carried out. `inputs` are the folders of the stages it builds on.
+
+    saved: where a training that may be cut leaves how far it is, every `save_seconds`.
+    """
 
     stage: Stage
     inputs: Mapping[str, Path]
@@ -28,6 +31,8 @@ class Job:
     registry: Registry
     device: torch.device
     report: Callable[[float], None]
+    saved: Path
+    save_seconds: float
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -53,7 +53,8 @@ class LocalExecutor(Executor):
     def submit(self, task: Task) -> None:
         """Fork a process for it."""
         here, there = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_carry_out, args=(task, there), daemon=True)
+        alone = task.stage["facts"].get("ranks", 1) == 1  # a daemon may not start the other ranks
+        process = self._context.Process(target=_carry_out, args=(task, there), daemon=alone)
         process.start()
         there.close()
         self._running[here] = (task.key, process)

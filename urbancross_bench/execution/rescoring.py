@@ -8,7 +8,7 @@ from typing import Any
 
 from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.evaluation.ranking import Ranking
-from urbancross_bench.execution.items import features_of, rank_features, read_items
+from urbancross_bench.execution.items import rank_features, read_embedded, read_items
 from urbancross_bench.execution.scoring import metric_values, recorded_ranking
 from urbancross_bench.execution.store import Store
 from urbancross_bench.records import Record, ScoreRecord
@@ -44,10 +44,14 @@ def rescored(records: Sequence[Record], metrics: Sequence[Resolved], ties: str |
 
 
 def _from_features(score: ScoreRecord, ties: str) -> Ranking | None:
-    """The ranking with its embeddings; None where the store beside the record has them no longer."""
+    """The ranking with its embeddings; None where the store beside the record has them no longer, and where what
+    was ranked are not the embeddings themselves, but what a test-time method made of them.
+    """
+    if score.content["calibration"]:
+        return None
     content, store = score.content, Store(_output_folder(score.folder) / "store")
     try:
-        features = features_of(store.find(content["features"]))[f"{content['step']:09d}"]
+        features = read_embedded(store.find(content["features"]), content["number"]).features
         items = read_items(store.find(content["items"]))
     except RunError:
         return None

@@ -17,7 +17,7 @@ from urbancross_bench.data.readers import data_folder
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
-from urbancross_bench.execution.store import Store
+from urbancross_bench.execution.store import CURVE, Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.records import Record, clear_partial, read_record, write_score, writing_record
@@ -85,8 +85,11 @@ def run_grid(
     display: Display,
     *,
     device: str,
+    save_seconds: float = 60.0,
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
+
+    A training saves how far it is every `save_seconds`, and goes on from there when it was cut.
 
     Raises UsageError if the output folder cannot be written to, another process is running a grid in it, or the
     device is not there.
@@ -99,11 +102,12 @@ def run_grid(
             store.clear_partial()
             clear_partial(out / "runs")
             status = status_of(plan, out)
+            store.clear_saved({stage.key for stage in status.stages})
             display.planned(status)
             if status.stages:
                 device = checked_device(device)
             counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
-            counts += _Scheduler(status, out, store, executor, registry, display, device).run()
+            counts += _Scheduler(status, out, store, executor, registry, display, device, save_seconds).run()
     except Timeout:
         raise UsageError(
             f"another process is running a grid in {out}; wait for it or choose another --out"
@@ -129,6 +133,7 @@ class _Scheduler:
     registry: Registry
     display: Display
     device: str
+    save_seconds: float
     failures: dict[str, Event] = field(default_factory=dict)  # by stage; of a dependent, the cause's event
     unrecorded: dict[Run, None] = field(default_factory=dict)  # in the plan's order
     started: set[Run] = field(default_factory=set)
@@ -140,7 +145,7 @@ class _Scheduler:
         waiting = {stage.key: stage for stage in self.status.stages}
         running: dict[str, Stage] = {}
         self.unrecorded.update(dict.fromkeys(self.status.todo))
-        slots = self.executor.slots(self.device, plan.grid.threads)
+        slots = self.executor.slots(self.device, plan.grid.threads * plan.grid.ranks)
         self.executor.preload(plan.modules)
         self._record_complete({*waiting})
         while waiting or running:
@@ -163,7 +168,7 @@ class _Scheduler:
 
     def _start(self, stage: Stage) -> None:
         for run in self.unrecorded:
-            if run not in self.started and run.training is not None and self._is_part(stage, run):
+            if run not in self.started and self._is_part(stage, run):
                 self.started.add(run)
                 self._notify("on_run_started", run=run.spec)
         self.display.stage_started(stage)
@@ -177,11 +182,12 @@ class _Scheduler:
                 self.device,
                 self.status.plan.grid.threads,
                 self.status.plan.grid.plugins,
+                self.save_seconds,
             )
         )
 
     def _is_part(self, stage: Stage, run: Run) -> bool:
-        return run.training is stage or any(score.stage is stage for score in run.scores)
+        return stage in run.trainings or any(score.stage is stage for score in run.scores)
 
     def _fail(self, stage: Stage, event: Event, waiting: dict[str, Stage]) -> None:
         """A failed stage takes with it whatever builds on it, and nothing else."""
@@ -220,13 +226,14 @@ class _Scheduler:
         self.display.run_ended(run, outcome, failure.error if failure else None)
 
     def _write_training(self, run: Run, folder: Path) -> None:
-        assert run.training is not None
-        stages = {"adapt": run.training, "pretrain": self.status.plan.stages[run.training.inputs["start"]]}
+        stages = {"pretrain": self.status.plan.stages[run.trainings[0].inputs["start"]]}
+        # The trials of a search after the first, which is the grid's own options.
+        stages |= {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
         curves = {}
         for name, stage in stages.items():
-            curve = self.store.path(stage.kind, stage.key) / "curve.json"
+            curve = self.store.path(stage.kind, stage.key) / CURVE
             curves[name] = json.loads(curve.read_text(encoding="utf-8"))
-        write_json(folder / "curve.json", curves)
+        write_json(folder / CURVE, curves)
         provenance = {name: self.store.provenance(stage) for name, stage in stages.items()}
         provenance["written"] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         write_json(folder / "provenance.json", provenance)
@@ -235,6 +242,9 @@ class _Scheduler:
         stage = self.status.plan.stages[failure.key]
         content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
         write_json(folder / "failure.json", content | {"error": failure.error, "traceback": failure.traceback})
+        curve = self.store.saved(stage.key) / CURVE
+        if curve.is_file():
+            write_json(folder / CURVE, {stage.kind: json.loads(curve.read_text(encoding="utf-8"))})
 
     def _write_scores(self, run: Run, scores: Sequence[Score], folder: Path) -> None:
         for score in scores:

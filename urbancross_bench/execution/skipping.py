@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from urbancross_bench.execution.domains import Domains, PlannedDomain
+from urbancross_bench.execution.methods import PlannedMethod
 from urbancross_bench.execution.supply import PlannedEncoder
-from urbancross_bench.interfaces.settings import SETTINGS, Access
-from urbancross_bench.registry import Resolved
+from urbancross_bench.interfaces.settings import Access
 from urbancross_bench.specs import Scenario
 
 OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
@@ -16,19 +16,17 @@ OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that an
 def reason_to_skip(
     scenario: Scenario,
     encoder: PlannedEncoder,
-    method: Resolved,
+    method: PlannedMethod,
     domains: Domains,
     *,
     scored: Collection[str],
     segment_weight: float,
 ) -> str:
     """Empty if the combination works. `scored` are the domains whose test splits it is ranked on."""
-    setting = method.plugin.registration.setting or ""
-    access = SETTINGS[setting]
-    reason = _senseless(scenario, setting, access)
+    access, needs = method.access, method.needs
+    reason = _senseless(scenario, method.trained_setting, access)
     if reason:
         return reason
-    needs = method.plugin.registration.needs
     missing = needs - encoder.provides - OF_THE_HARNESS
     if missing:
         return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}"

@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.files import publish, write_json
 
 _MANIFEST = "stage.json"
+CURVE = "curve.json"  # what a stage that trains says of its steps
 
 
 class Store:
@@ -41,6 +42,20 @@ class Store:
             # Renamed first: should its process still live, it then finds nothing to publish.
             trash = leftover.rename(leftover.with_name(f"trash-{leftover.name}"))
             shutil.rmtree(trash, ignore_errors=True)
+
+    def saved(self, key: str) -> Path:
+        """Where a stage that trains leaves how far it is, for a process that takes over."""
+        return self.root / ".saved" / key
+
+    def forget(self, key: str) -> None:
+        """Remove what `saved` names: the stage is stored."""
+        shutil.rmtree(self.saved(key), ignore_errors=True)
+
+    def clear_saved(self, wanted: Container[str]) -> None:
+        """Remove what was saved of stages that are no longer wanted. Only for the holder of the folder's lock."""
+        for folder in self.root.glob(".saved/*"):
+            if folder.name not in wanted:
+                self.forget(folder.name)
 
     def path(self, kind: str, key: str) -> Path:
         """Where the output of a stage lies, once it exists."""

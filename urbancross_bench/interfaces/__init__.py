@@ -1,6 +1,13 @@
 """What a plugin author imports. Nothing here imports torch."""
 
-from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Context, Progress
+from urbancross_bench.interfaces.adaptation import (
+    Adaptation,
+    Batch,
+    Calibrated,
+    Context,
+    Pool,
+    Progress,
+)
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
 from urbancross_bench.interfaces.dataset import (
     SPLITS,
@@ -21,11 +28,11 @@ from urbancross_bench.interfaces.encoder import (
 )
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
-from urbancross_bench.interfaces.options import Options
+from urbancross_bench.interfaces.options import CalibrationOptions, Options
 from urbancross_bench.interfaces.registration import Registration, hookimpl, register
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Renderer, Table
 from urbancross_bench.interfaces.segmenter import Mask, Segmenter, SegmenterOptions
-from urbancross_bench.interfaces.selector import Candidate, Features, Selector
+from urbancross_bench.interfaces.selector import Candidate, Features, Selector, UnpairedFeatures
 from urbancross_bench.interfaces.settings import SETTINGS, Access
 from urbancross_bench.interfaces.weights import Weights
 
@@ -35,6 +42,8 @@ __all__ = [
     "Access",
     "Adaptation",
     "Batch",
+    "Calibrated",
+    "CalibrationOptions",
     "Candidate",
     "Captioner",
     "CaptionerOptions",
@@ -54,6 +63,7 @@ __all__ = [
     "Mask",
     "Metric",
     "Options",
+    "Pool",
     "Progress",
     "QueryScores",
     "Registration",
@@ -68,6 +78,7 @@ __all__ = [
     "Subject",
     "Table",
     "Task",
+    "UnpairedFeatures",
     "Weights",
     "hookimpl",
     "index_splits",

@@ -15,6 +15,7 @@ class Task:
     """One stage to carry out: plain JSON, so that any engine can run it with `execution.worker.execute`.
 
     `store` and `data` are absolute folders: a process elsewhere knows neither our folder nor our environment.
+    A training saves how far it is every `save_seconds`.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Task:
     device: str
     threads: int
     plugins: tuple[str, ...] = ()
+    save_seconds: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Options(BaseModel):
@@ -19,3 +19,9 @@ class Options(BaseModel):
         what lies at the path counts (its hash), the path itself does not.
         """
         return self.model_dump(mode="json")
+
+
+class CalibrationOptions(Options):
+    """Options of a method that calibrates the model of another: `csls[base=dann]` trains nothing of its own."""
+
+    base: str = Field(default="source_only", description="the adaptation whose model is calibrated")

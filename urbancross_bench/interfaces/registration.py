@@ -47,7 +47,8 @@ def register(
     options: `"package.module:OptionsClass"`, a subclass of `Options` in a module that imports no torch.
     setting: for adaptations and selectors, what they see of the target (a key of `SETTINGS`).
     needs: what must be there for it to work. Adaptations: `"reference"` (features of the frozen starting encoder,
-        computed by the harness) and whatever an encoder may provide. Selectors: `"source_val"`, `"target_val"`.
+        computed by the harness) and whatever an encoder may provide. Selectors: `"source_val"`,
+        `"target_unpaired"`, `"target_val"`.
         Metrics: `"embeddings"`, `"text_id"`, `"image_class"`.
     provides: for encoders, what adaptations may need of them: `"gradients"` (it can be trained), …
     members: for datasets that hold several domains, their names (`synthetic/nordia`).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,12 +23,30 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
+class UnpairedFeatures:
+    """Images (N, D) and texts (M, D) as the towers gave them, each side in an order of its own."""
+
+    images: NDArray[np.float32]
+    texts: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """One checkpoint. `validation` holds the splits the selector declared to need, and no others:
-    `source_val` one entry per source domain, `target_val` one."""
+    """One checkpoint.
+
+    name: which of the method's candidates of this step, empty where it has one. trial: which set of options of a
+    search, 0 for those the grid wrote. scale: the factor of the model's loss on cosine similarities.
+    source_val: of each source domain. target_val: of the target, with its pairs. target_unpaired: the same
+    features without. Of these, what a selector does not declare to need is empty or None.
+    """
 
     step: int
-    validation: Mapping[str, Sequence[Features]]
+    name: str
+    trial: int
+    scale: float
+    source_val: Sequence[Features] = ()
+    target_val: Features | None = None
+    target_unpaired: UnpairedFeatures | None = None
 
 
 class Selector(ABC):
@@ -40,5 +58,5 @@ class Selector(ABC):
         self.options = options
 
     @abstractmethod
-    def choose(self, candidates: Sequence[Candidate]) -> int:
-        """The index of the chosen one of `candidates`, which are in order of their steps."""
+    def scores(self, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """A number per candidate, in order of trial and step; the greatest is chosen, the earliest of equals."""

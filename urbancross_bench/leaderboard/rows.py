@@ -127,6 +127,9 @@ class Row:
         if drift:
             moved = f"mR of {drift['images']} images moved by {drift['mr'] - drift['mr_float32']:+.2f}"
             marks["bfloat16 embeddings"] = f"embedded in {self.score['precision']}, {moved}"
+        if calibration := self.score["calibration"]:
+            seen = {"single": "each query alone", "batch": "queries in batches", "all": "all queries at once"}
+            marks["transductive"] = f"transductive: {seen[calibration['queries']]}"
         for mark in sorted({facts["mark"] for facts in domains.values()} - {""}):
             marks[mark] = f"{', '.join(n for n, facts in domains.items() if facts['mark'] == mark)}: {mark}"
         for name, facts in domains.items():
@@ -235,7 +238,7 @@ def _order(row: Row) -> str:
 
 def _recipe(run: Mapping[str, Any]) -> str:
     """What all rows of one comparison have in common over scenarios: encoder, segments, training, code."""
-    names = ("pretraining", "budget", "precision", "threads", "code")
+    names = ("pretraining", "budget", "precision", "threads", "ranks", "code")
     return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
 
 
@@ -255,9 +258,8 @@ def _comparison(run: Mapping[str, Any]) -> str:
 
 
 def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
-    return canonical_json(
-        [_comparison(run), _unlabelled(run["adaptation"]), run["shown"], score["selected_by"], _measure(score)]
-    )
+    method = [_unlabelled(run["adaptation"]), run["search"], run["shown"], score["selected_by"]]
+    return canonical_json([_comparison(run), method, _measure(score)])
 
 
 def _measure(score: Mapping[str, Any]) -> str:

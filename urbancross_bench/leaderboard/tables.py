@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,8 +68,9 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "chance": row.chance(view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
             "weights": row.run["encoder"]["weights"]["status"],
-            "pre-training steps": row.run["pretraining"]["steps"],
-            "steps": row.run["budget"]["steps"],
+            "pre-training": _length(row.run["pretraining"]),
+            "steps": row.run["steps"],
+            "trials": len(row.run["search"]["trials"]) if row.run["search"] else 1,
             "protocol": row.score["protocol"],
             "ties": row.score["ties"],
             "test images": row.score["images"],
@@ -124,6 +126,10 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
         }
         lines.append(((_is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
+
+
+def _length(recipe: Mapping[str, Any]) -> str:
+    return f"{recipe['steps']} steps" if recipe["epochs"] is None else f"{recipe['epochs']:g} epochs"
 
 
 def _field(group: Sequence[Row]) -> str:

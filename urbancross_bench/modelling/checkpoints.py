@@ -24,7 +24,18 @@ _SHOWN = 3
 
 def save_weights(model: DualEncoder, path: Path) -> None:
     """Write every parameter and buffer."""
-    save_file({name: value.detach().contiguous().cpu() for name, value in model.state_dict().items()}, path)
+    save_file(plain(model.state_dict()), path)
+
+
+def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state as safetensors takes it: on the CPU, contiguous, no two names for one memory."""
+    seen: set[int] = set()
+    found = {}
+    for name, value in state.items():
+        tensor = value.detach().contiguous().cpu()
+        found[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    return found
 
 
 def load_weights(model: DualEncoder, path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Feeds: which items a step sees, and the batches a method gets to hold.
+"""Feeds: which items a step sees, and all there is to see.
 
 What a step draws is a function of the seed and the step alone, so training can be repeated from anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,116 +19,12 @@ from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.batches import Drawn, EncodedBatch
 from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
-from urbancross_bench.modelling.heads import masked_mean
-from urbancross_bench.modelling.inputs import encoded_segments, image_inputs
+from urbancross_bench.modelling.encoding import Encoding
+from urbancross_bench.modelling.inputs import image_inputs
 
 Ints = NDArray[np.int64]
-T = TypeVar("T")
-
-
-class EncodedBatch:
-    """The `interfaces.Batch` a method gets: it holds the rows of one step and nothing they were drawn from."""
-
-    def __init__(
-        self,
-        model: DualEncoder,
-        *,
-        hidden: str = "",
-        images: tuple[Tensor, ...] | None = None,
-        tokens: Tensor | None = None,
-        text_features: Tensor | None = None,
-        reference_images: Tensor | None = None,
-        reference_texts: Tensor | None = None,
-        domains: Tensor | None = None,
-        word_weights: Tensor | None = None,
-    ) -> None:
-        self._model = model
-        self._hidden = hidden
-        self._images = images
-        self._tokens = tokens
-        self._text_features = text_features
-        self._reference_images = reference_images
-        self._reference_texts = reference_texts
-        self._domains = domains
-        self._word_weights = word_weights
-
-    @cached_property
-    def image_features(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        images, *segments = self._shown(self._images, "images")
-        more = (self._segments, segments[1]) if segments else ()
-        return F.normalize(self._model.encode_image(images, *more).float(), dim=1)
-
-    @cached_property
-    def text_features(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        taken = self._shown(self._tokens, "captions") if self._text_features is None else self._text_features
-        return F.normalize(self._model.encode_text(taken).float(), dim=1)
-
-    @cached_property
-    def segment_features(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        present = self._with_segments()[2]
-        return masked_mean(F.normalize(self._segments.float(), dim=2), present)
-
-    @cached_property
-    def _segments(self) -> Tensor:
-        """(B, K, D)."""
-        _, segments, present = self._with_segments()
-        return encoded_segments(self._model, segments, present)
-
-    def _with_segments(self) -> tuple[Tensor, ...]:
-        images = self._shown(self._images, "images")
-        if len(images) < 3:
-            raise FirewallError("segments are not shown here: register the method with needs={'segments'}")
-        return images
-
-    @property
-    def reference_image_features(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        return self._shown(self._reference_images, "reference image features")
-
-    @property
-    def reference_text_features(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        return self._shown(self._reference_texts, "reference text features")
-
-    @property
-    def caption_similarity(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        tokens, weights = self._shown(self._tokens, "captions"), self._shown(self._word_weights, "captions")
-        words = torch.zeros(len(tokens), len(weights), device=tokens.device).scatter_(1, tokens, 1.0)
-        words = F.normalize(words * weights, dim=1)
-        return words @ words.T
-
-    @property
-    def domains(self) -> Tensor:
-        """See `interfaces.Batch`."""
-        return self._shown(self._domains, "domains")
-
-    def rows(self, chosen: Tensor) -> EncodedBatch:
-        """The same batch cut down to some rows."""
-
-        def take(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[chosen]
-
-        return EncodedBatch(
-            self._model,
-            hidden=self._hidden,
-            images=None if self._images is None else tuple(part[chosen] for part in self._images),
-            tokens=take(self._tokens),
-            text_features=take(self._text_features),
-            reference_images=take(self._reference_images),
-            reference_texts=take(self._reference_texts),
-            domains=take(self._domains),
-            word_weights=self._word_weights,
-        )
-
-    def _shown(self, values: T | None, what: str) -> T:
-        if values is None:
-            raise FirewallError(f"{what} are not shown here: {self._hidden}")
-        return values
 
 
 class Stream:
@@ -180,13 +76,17 @@ class Feed:
         seed: int,
         hidden: str,
         references: bool = False,
+        encoding: Encoding | None = None,
     ) -> None:
+        """`hidden` says why something is not shown; `encoding`, how features are computed, by default at once."""
         self._model = model
         self._view = view
+        self._batch_size = batch_size
         self._device = device
         self._augmentation = augmentation
         self._hidden = hidden
         self._seed = seed
+        self._encoding = encoding or Encoding()
         self._images = self._texts = self._word_weights = None
         if view is not None and view.images is not None:
             self._images = Stream(len(view.images), batch_size, derive_seed("images", seed))
@@ -212,41 +112,71 @@ class Feed:
 
     def batch(self, step: int) -> EncodedBatch:
         """The batch of one step."""
-        view = self._view
-        if view is None:
-            return EncodedBatch(self._model, hidden=self._hidden)
         seed = derive_seed("batch", step, self._seed)
         images = self._images.draw(step) if self._images else None
-        domains: Tensor | None = None
-        if isinstance(view, PairView):
+        if isinstance(self._view, PairView):
             assert images is not None
             texts: Ints | None = self._one_caption_each(images, seed)
-            domains = torch.from_numpy(view.domains[images]).to(self._device)
         else:
             texts = self._texts.draw(step) if self._texts else None
-        reference = self._references
-        return EncodedBatch(
-            self._model,
-            hidden=self._hidden,
-            images=None if images is None else self._prepared(images, Generator().manual_seed(seed)),
-            tokens=None if texts is None else cut(self._tokens[texts], self._model).to(self._device),
-            text_features=None if texts is None else self._stored(texts),
-            reference_images=self._looked_up(reference.images if reference else None, images),
-            reference_texts=self._looked_up(reference.texts if reference else None, texts),
-            domains=domains,
-            word_weights=self._word_weights,
-        )
+        return self._encoded(images, texts, self._augmentation, Generator().manual_seed(seed))
 
-    def _stored(self, texts: Ints) -> Tensor | None:
-        assert self._view is not None
-        features = self._view.text_features
-        return None if features is None else torch.from_numpy(features.take(texts)).to(self._device)
+    @property
+    def pool(self) -> EncodedPool:
+        """All that batches are drawn from."""
+        return EncodedPool(self._in_order, self._references, self._hidden, self._device)
 
-    def _prepared(self, images: Ints, generator: Generator) -> tuple[Tensor, ...]:
-        assert self._view is not None
-        assert self._view.images is not None
-        taken = self._view.images.take(images)
-        return image_inputs(taken, self._model, self._device, self._augmentation, generator)
+    def _in_order(self) -> Iterator[EncodedBatch]:
+        """One pass, as `interfaces.Pool` says."""
+        view = self._view
+        if view is None:
+            raise FirewallError(f"nothing is shown here: {self._hidden}")
+        images = None if view.images is None else np.arange(len(view.images))
+        texts = None if view.captions is None else np.arange(len(view.captions))
+        if isinstance(view, PairView):
+            order, starts, _ = self._captions_of_image
+            texts = order[starts]
+        leading, size = texts if images is None else images, self._batch_size
+        assert leading is not None, "a view shows something"
+
+        def some(rows: Ints | None, start: int) -> Ints | None:
+            return None if rows is None else rows[start : start + size]
+
+        return (self._encoded(some(images, at), some(texts, at)) for at in range(0, len(leading), size))
+
+    def _encoded(
+        self,
+        images: Ints | None,
+        texts: Ints | None,
+        augmentation: Sequence[str] = (),
+        generator: Generator | None = None,
+    ) -> EncodedBatch:
+        """A batch of these images and these texts; `generator` is what augmentation draws from."""
+        view, reference = self._view, self._references
+        drawn = Drawn(self._hidden, word_weights=self._word_weights)
+        if view is not None and view.images is not None and images is not None:
+            taken = view.images.take(images)
+            drawn = replace(
+                drawn,
+                images=image_inputs(taken, self._model, self._device, augmentation, generator),
+                image_rows=self._moved(images),
+                domains=self._moved(view.domains[images]) if isinstance(view, PairView) else None,
+                reference_images=self._looked_up(reference.images if reference else None, images),
+            )
+        if view is not None and texts is not None:
+            tokens, stored = self._tokens[texts], view.text_features
+            drawn = replace(
+                drawn,
+                tokens=(cut(tokens, self._model) if len(tokens) else tokens).to(self._device),
+                text_rows=self._moved(texts),
+                text_features=None if stored is None else self._moved(stored.take(texts)),
+                reference_texts=self._looked_up(reference.texts if reference else None, texts),
+            )
+        return EncodedBatch(self._model, drawn, self._encoding)
+
+    def _moved(self, values: NDArray[Any]) -> Tensor:
+        """A copy on the device, so that a slice leads no further than it reaches."""
+        return torch.from_numpy(values.copy()).to(self._device)
 
     def _one_caption_each(self, images: Ints, seed: int) -> Ints:
         generator = np.random.Generator(np.random.PCG64(seed))
@@ -255,8 +185,41 @@ class Feed:
         chosen: Ints = order[starts[images] + picks]
         return chosen
 
-    def _looked_up(self, features: Tensor | None, rows: Ints | None) -> Tensor | None:
-        return None if features is None or rows is None else features[rows].to(self._device)
+    def _looked_up(self, features: Tensor | None, rows: Ints) -> Tensor | None:
+        return None if features is None else features[rows].to(self._device)
+
+
+class EncodedPool:
+    """The `interfaces.Pool` of a feed: the same rows, the same model, the same firewall."""
+
+    def __init__(
+        self,
+        in_order: Callable[[], Iterator[EncodedBatch]],
+        references: ReferenceFeatures | None,
+        hidden: str,
+        device: torch.device,
+    ) -> None:
+        self._in_order = in_order
+        self._references = references
+        self._hidden = hidden
+        self._device = device
+
+    def batches(self) -> Iterator[EncodedBatch]:
+        """See `interfaces.Pool`. Raises FirewallError where nothing is shown."""
+        return self._in_order()
+
+    @property
+    def reference_image_features(self) -> Tensor:
+        """See `interfaces.Pool`."""
+        return self._all(self._references.images if self._references else None, "reference image features")
+
+    @property
+    def reference_text_features(self) -> Tensor:
+        """See `interfaces.Pool`."""
+        return self._all(self._references.texts if self._references else None, "reference text features")
+
+    def _all(self, features: Tensor | None, what: str) -> Tensor:
+        return Drawn(self._hidden).shown(features, what).to(self._device)
 
 
 def _inverse_frequencies(tokens: Tensor) -> Tensor:

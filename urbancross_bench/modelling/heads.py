@@ -6,12 +6,14 @@ is added to them. So weight decay pulls it back to the features, where a plain l
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from urbancross_bench.errors import UsageError
+from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 
 HeadKind = Literal["none", "linear", "residual"]
 
@@ -79,3 +81,79 @@ def _zero(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class WithHeads(nn.Module):
+    """The `interfaces.DualEncoder` around another of the same width, with a head on either side.
+
+    Names of its state: `base.*`, `image_head.*`, `text_head.*`. A head maps (B, D) to (B, D). Where an encoder
+    uses segments, it gets what they and the image were fused to; segments alone pass through none.
+    """
+
+    def __init__(self, base: DualEncoder, image_head: nn.Module, text_head: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.image_head = image_head
+        self.text_head = text_head
+        self.width, self.mean, self.std = base.width, base.mean, base.std
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """See `interfaces.DualEncoder`."""
+        return self.base.logit_scale
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """See `interfaces.DualEncoder`."""
+        return self.base.logit_bias
+
+    @property
+    def image_tower(self) -> nn.Module:
+        """The base's, without the head."""
+        return self.base.image_tower
+
+    @property
+    def text_tower(self) -> nn.Module:
+        """The base's, without the head."""
+        return self.base.text_tower
+
+    def blocks(self, tower: Literal["image", "text"]) -> list[nn.Module]:
+        """See `interfaces.DualEncoder`."""
+        return self.base.blocks(tower)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+        return self.base.tokenize(texts)
+
+    def text_length(self, tokens: Tensor) -> int:
+        """See `interfaces.DualEncoder`."""
+        return self.base.text_length(tokens)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """See `interfaces.DualEncoder`."""
+        features: Tensor = self.text_head(self.base.encode_text(tokens))
+        return features
+
+    def encode_segment(self, images: Tensor) -> Tensor:
+        """See `interfaces.SegmentEncoder`."""
+        return cast(SegmentEncoder, self.base).encode_segment(images)
+
+    def encode_image(
+        self, images: Tensor, segments: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """See `interfaces.SegmentEncoder`."""
+        if segments is None:
+            features = self.base.encode_image(images)
+        else:
+            features = cast(SegmentEncoder, self.base).encode_image(images, segments, present)
+        moved: Tensor = self.image_head(features)
+        return moved
+
+    def train(self, mode: bool = True) -> Self:
+        """As `torch.nn.Module`; a base that learns no more than its scale stays as when it is tested."""
+        self.training = mode
+        self.image_head.train(mode)
+        self.text_head.train(mode)
+        factors = {id(self.base.logit_scale), id(self.base.logit_bias)}
+        self.base.train(mode and any(p.requires_grad for p in self.base.parameters() if id(p) not in factors))
+        return self

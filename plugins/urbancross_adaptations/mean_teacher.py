@@ -1,0 +1,74 @@
+"""Mean teacher: on the target the model learns what an average of its own weights believes.
+
+Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017 (arXiv 1703.01780, section 2).
+
+A prediction is the distribution of an image over the batch's texts, and of a text over its images. Both models see
+the same augmentation, so they differ in their weights alone, where the paper adds noise; disagreement is counted by
+cross-entropy, where the paper has the squared difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from urbancross_adaptations.pseudo_pairs_options import MeanTeacherOptions
+from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
+
+
+class MeanTeacher(Adaptation):
+    """L(source) + λ(t) · consistency(target); the teacher follows by θ' ← d θ' + (1 − d) θ."""
+
+    options_type = MeanTeacherOptions
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        """The teacher is at first the start."""
+        self.o = cast(MeanTeacherOptions, self.options)
+        self.model, self.pair_loss = model, context.pair_loss
+        self.teacher = cast(nn.Module, copy.deepcopy(model)).eval().requires_grad_(False)
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The recipe's loss on source pairs, and what teacher and student differ by."""
+        teacher = cast(DualEncoder, self.teacher)
+        with torch.no_grad():
+            believed = _logits(target.encoded_by(teacher), teacher)
+        return {
+            "source_pairs": self.pair_loss(source),
+            "consistency": self._weight(progress.fraction) * consistency(_logits(target, self.model), believed),
+        }
+
+    @torch.no_grad()
+    def after_step(self, model: DualEncoder, progress: Progress) -> None:
+        """Buffers follow, too; counters are copied."""
+        own = model.state_dict()
+        for name, value in self.teacher.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(own[name], 1 - self.o.decay)
+            else:
+                value.copy_(own[name])
+
+    def candidates(self, model: DualEncoder) -> Mapping[str, Mapping[str, Tensor]]:
+        """The teacher, or the student."""
+        return {self.o.score: (self.teacher if self.o.score == "teacher" else model).state_dict()}
+
+    def _weight(self, fraction: float) -> float:
+        """λ · exp(−5 (1 − T)²) with T rising from 0 to 1 over the first steps, as in Laine & Aila 2017."""
+        risen = min(1.0, fraction / self.o.ramp) if self.o.ramp else 1.0
+        return self.o.weight * math.exp(-5 * (1 - risen) ** 2)
+
+
+def consistency(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy of the student's (B, B') logits against the softmax of the teacher's, mean of both directions."""
+    to_texts = F.cross_entropy(student, teacher.softmax(dim=1))
+    to_images = F.cross_entropy(student.T, teacher.T.softmax(dim=1))
+    return (to_texts + to_images) / 2
+
+
+def _logits(batch: Batch, model: DualEncoder) -> Tensor:
+    return model.logit_scale.exp() * batch.image_features @ batch.text_features.T

@@ -1,0 +1,44 @@
+"""Options of the methods that learn from the unpaired target by guessing what belongs together. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from urbancross_bench.interfaces import Options
+
+
+class OptimalTransportOptions(Options):
+    """Options of pseudo-pairs by entropic transport."""
+
+    plan: Literal["batch", "bank"] = Field(
+        default="batch",
+        description="batch: at each step, by present features; bank: once, of all the target, by those of the start",
+    )
+    epsilon: PositiveFloat = Field(
+        default=0.05,
+        description="the greater, the more texts share an image; 1 / the model's scale is as sharp as its softmax",
+    )
+    iterations: PositiveInt = Field(default=50, description="of Sinkhorn's algorithm")
+    weight: float = Field(default=1.0, gt=0, description="of the loss on the target")
+
+
+class MutualNearestOptions(Options):
+    """Options of pseudo-pairs by mutual nearest neighbours."""
+
+    features: Literal["current", "reference"] = Field(
+        default="current", description="what finds neighbours: the encoder as it is, or as it started"
+    )
+    weight: float = Field(default=1.0, gt=0, description="of the loss on the target")
+
+
+class MeanTeacherOptions(Options):
+    """Options of learning from an average of one's own weights."""
+
+    decay: float = Field(default=0.99, ge=0, lt=1, description="what the teacher keeps of itself at each step")
+    weight: float = Field(
+        default=1.0, gt=0, description="of the loss on the target, once it is at its full height"
+    )
+    ramp: float = Field(default=0.2, ge=0, le=1, description="share of the steps in which that loss rises")
+    score: Literal["teacher", "student"] = Field(default="teacher", description="whose weights are scored")

@@ -1,0 +1,385 @@
+"""Selectors against their formulas written out, on encoders of rising quality, and where they fail."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from urbancross_bench.errors import RunError
+from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.interfaces import Candidate, Features, Selector, UnpairedFeatures
+from urbancross_bench.registry import Registry
+from urbancross_selectors import features
+from urbancross_selectors.features import centred, unit
+from urbancross_selectors.importance import density_ratio, weighted_mean
+from urbancross_selectors.logistic import fit_logistic, log_density_ratio
+
+Floats = NDArray[np.float64]
+
+LABEL_FREE = ["information_maximisation", "neighbourhood_density", "cycle_consistency", "importance_weighted"]
+UNSEEN = ["information_maximisation", "neighbourhood_density", "cycle_consistency"]  # of these no source is asked
+SCALE = 20.0
+
+
+@pytest.fixture(scope="module")
+def selector() -> Callable[[str], Selector]:
+    """A selector by its reference, options checked, as a grid gets it."""
+    registry = Registry.discover()
+    return lambda reference: registry.resolve("selector", reference).build()  # type: ignore[no-any-return]
+
+
+def made(images: Floats, texts: Floats, per: int = 5, seed: int = 0, **changes: object) -> Candidate:
+    """A candidate with these features as source and as target; the target's texts in another order."""
+    paired = Features(images.astype(np.float32), texts.astype(np.float32), np.repeat(np.arange(len(images)), per))
+    order = np.random.default_rng(seed).permutation(len(texts))
+    unpaired = UnpairedFeatures(paired.images, paired.texts[order])
+    candidate = Candidate(1, "", 0, SCALE, source_val=[paired], target_val=paired, target_unpaired=unpaired)
+    return replace(candidate, **changes)  # type: ignore[arg-type]
+
+
+def encoder(noise: float, items: int = 120, width: int = 48, seed: int = 0) -> tuple[Floats, Floats]:
+    """Features of images of ten kinds and five texts each: what they mean, noise, and an offset of either side."""
+    rng = np.random.default_rng(seed)
+    meaning = rng.normal(size=(10, width))[np.arange(items) % 10] + 0.7 * rng.normal(size=(items, width))
+    offset = rng.normal(size=width)
+    images = meaning + noise * rng.normal(size=(items, width)) + offset
+    texts = np.repeat(meaning, 5, axis=0) + noise * rng.normal(size=(5 * items, width)) - offset
+    return images, texts
+
+
+def small(seed: int = 0) -> Candidate:
+    rng = np.random.default_rng(seed)
+    return made(rng.normal(size=(7, 5)), rng.normal(size=(14, 5)) * 3, per=2)
+
+
+# In what order
+
+
+def test_last_takes_the_last_that_its_method_lists_and_no_other_options(selector: Callable) -> None:  # type: ignore[type-arg]
+    names = [(0, 1, ""), (0, 5, "teacher"), (0, 5, "average"), (1, 5, "teacher"), (1, 9, "average")]
+    candidates = [Candidate(step, name, trial, 1.0) for trial, step, name in names]
+    scores = selector("last").scores(candidates)
+    assert int(np.argmax(scores)) == 2
+    assert scores[3:] == [-math.inf, -math.inf]
+    assert scores[0] < scores[1] < scores[2]
+
+
+def test_validation_pairs_score_their_mr(selector: Callable) -> None:  # type: ignore[type-arg]
+    good, poor = (made(*encoder(noise)) for noise in (0.5, 2.0))
+    both = replace(good, source_val=[*good.source_val, *poor.source_val])
+
+    def mr(split: Features) -> float:
+        ranking = evaluate_retrieval(split.images, split.texts, split.image_of_text)
+        return float(np.mean([*ranking.i2t.recall.values(), *ranking.t2i.recall.values()]))
+
+    first, second = (mr(split) for split in both.source_val)
+    assert second < first
+    assert selector("source_val").scores([good, poor, both]) == pytest.approx(
+        [first, second, (first + second) / 2]
+    )
+    assert selector("target_oracle").scores([good, poor]) == pytest.approx([first, second])
+
+
+def test_what_each_sees_is_declared() -> None:
+    shown = {
+        plugin.registration.name: (plugin.registration.setting, set(plugin.registration.needs))
+        for plugin in Registry.discover().plugins
+        if plugin.kind == "selector" and plugin.provider.distribution == "urbancross-bench"
+    }
+    assert shown == {
+        "last": ("source_only", set()),
+        "source_val": ("source_only", {"source_val"}),
+        **{name: ("unsupervised", {"target_unpaired"}) for name in UNSEEN},
+        "importance_weighted": ("unsupervised", {"source_val", "target_unpaired"}),
+        "target_oracle": ("oracle", {"target_val"}),
+    }
+
+
+# Against loops
+
+
+def cosines(candidate: Candidate) -> list[list[float]]:
+    seen = candidate.target_unpaired
+    assert seen is not None
+    return [
+        [float(x @ y) / math.sqrt(float(x @ x) * float(y @ y)) for y in seen.texts.astype(np.float64)]
+        for x in seen.images.astype(np.float64)
+    ]
+
+
+def softmax(values: list[float]) -> list[float]:
+    sums = sum(math.exp(v) for v in values)
+    return [math.exp(v) / sums for v in values]
+
+
+def entropy(shares: list[float]) -> float:
+    return -sum(p * math.log(p) for p in shares)
+
+
+def test_information_is_the_entropy_of_the_mean_less_the_mean_entropy(selector: Callable) -> None:  # type: ignore[type-arg]
+    candidate = replace(small(), scale=7.0)
+    forth = cosines(candidate)
+
+    def information(table: list[list[float]]) -> float:
+        rows = [softmax([7.0 * s for s in row]) for row in table]
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        return entropy(mean) - sum(map(entropy, rows)) / len(rows)
+
+    back = [list(column) for column in zip(*forth, strict=True)]
+    expected = (information(forth) + information(back)) / 2
+    assert selector("information_maximisation").scores([candidate]) == pytest.approx([expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.3])
+def test_density_is_the_entropy_over_the_others_and_oneself(selector: Callable, temperature: float) -> None:  # type: ignore[type-arg]
+    candidate = small()
+    seen = candidate.target_unpaired
+    assert seen is not None
+    sides = []
+    for side in (seen.images, seen.texts):
+        rows = [row / np.sqrt(row @ row) for row in side.astype(np.float64)]
+        mean = sum(rows) / len(rows)
+        sides.append([(row - mean) / np.sqrt((row - mean) @ (row - mean)) for row in rows])
+
+    def density(queries: list[Floats], gallery: list[Floats]) -> float:
+        found = [
+            entropy(softmax([float(q @ g) / temperature for g in gallery] + [1 / temperature])) for q in queries
+        ]
+        return sum(found) / len(found)
+
+    expected = (density(*sides) + density(*reversed(sides))) / 2
+    reference = f"neighbourhood_density[temperature={temperature}]"
+    assert selector(reference).scores([candidate]) == pytest.approx([expected], rel=1e-6)
+
+
+def test_cycles_are_counted_one_by_one(selector: Callable) -> None:  # type: ignore[type-arg]
+    for seed in range(5):
+        candidate = small(seed)
+        table = np.array(cosines(candidate))
+        images, texts = table.shape
+        forth = sum(table[:, table[i].argmax()].argmax() == i for i in range(images)) / images
+        back = sum(table[table[:, t].argmax()].argmax() == t for t in range(texts)) / texts
+        assert selector("cycle_consistency").scores([candidate]) == pytest.approx([(forth + back) / 2])
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_blocks_do_not_move_a_score(
+    selector: Callable,  # type: ignore[type-arg]
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    candidate = made(*encoder(0.8, items=23))
+    whole = selector(name).scores([candidate])
+    monkeypatch.setattr(features, "_BLOCK", 300)
+    assert selector(name).scores([candidate]) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_neither_lengths_nor_order_count(selector: Callable, name: str) -> None:  # type: ignore[type-arg]
+    images, texts = encoder(0.8, items=30)
+    stretched = made(images * 3, texts * np.linspace(1, 9, len(texts))[:, None], seed=5)
+    assert selector(name).scores([stretched]) == pytest.approx(
+        selector(name).scores([made(images, texts)]), rel=1e-5
+    )
+
+
+# What they choose
+
+
+def spearman(a: list[float], b: list[float]) -> float:
+    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+@pytest.fixture(scope="module")
+def rising() -> list[Candidate]:
+    """Encoders of rising quality; source and target show different items to each."""
+    candidates = []
+    for number, noise in enumerate(np.geomspace(1.6, 0.5, 8)):
+        source, target = (encoder(float(noise), seed=10 * number + side) for side in (0, 1))
+        shown = made(*target)
+        candidates.append(replace(shown, source_val=made(*source).source_val))
+    return candidates
+
+
+@pytest.mark.parametrize("name", [*LABEL_FREE, "source_val"])
+def test_better_encoders_score_higher(selector: Callable, rising: list[Candidate], name: str) -> None:  # type: ignore[type-arg]
+    quality = selector("target_oracle").scores(rising)
+    assert all(a < b for a, b in pairwise(quality)), "the oracle itself must see the quality rise"
+    assert quality[-1] - quality[0] > 20
+    assert spearman(selector(name).scores(rising), quality) > 0.9
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_collapsed_encoder_scores_least(selector: Callable, rising: list[Candidate], name: str) -> None:  # type: ignore[type-arg]
+    flat = np.ones((120, 48))
+    exactly = made(flat, np.ones((600, 48)))
+    noise = np.random.default_rng(0).normal(size=(720, 48))
+    nearly = made(flat + 1e-3 * noise[:120], np.ones((600, 48)) + 1e-3 * noise[120:])
+    scores = selector(name).scores([*rising, exactly, nearly])
+    assert scores[-2] < min(scores[:-2])
+    assert scores[-1] < max(scores[:-2])
+    assert int(np.argmax(scores)) == len(rising) - 1
+
+
+def test_where_they_fail_as_the_page_says(selector: Callable, rising: list[Candidate]) -> None:  # type: ignore[type-arg]
+    """Each of these is a fact of the measure; should it change, docs/selectors.md is to change with it."""
+    rng = np.random.default_rng(0)
+    unrelated = made(rng.normal(size=(120, 48)), rng.normal(size=(600, 48)))
+    assert selector("target_oracle").scores([unrelated])[0] < 10
+    middle = rising[:3]
+    assert selector("cycle_consistency").scores([unrelated])[0] > max(selector("cycle_consistency").scores(middle))
+    sharp = [replace(c, scale=100.0) for c in (*middle, unrelated)]
+    information = selector("information_maximisation").scores(sharp)
+    assert information[-1] > max(information[:-1])
+    # The same features at a greater scale are surer of the same answers.
+    assert information[0] > selector("information_maximisation").scores(middle)[0]
+    # Two points for everything, on either side: half of all items are each one's neighbours.
+    halves = np.where(np.arange(120)[:, None] < 60, 1.0, -1.0) * np.ones(48) + 0.1 * np.arange(48)
+    two = made(halves, np.repeat(halves, 5, axis=0))
+    density = selector("neighbourhood_density").scores([*rising, two])
+    assert density[-1] > max(density[:-1])
+    assert selector("target_oracle").scores([two])[0] < 20
+
+
+@pytest.mark.parametrize("name", LABEL_FREE)
+def test_a_diverged_candidate_is_named(selector: Callable, name: str) -> None:  # type: ignore[type-arg]
+    for bad in (np.nan, 0.0):
+        images, texts = encoder(1.0, items=10)
+        images[3] = bad
+        with pytest.raises(RunError, match=r"image features of the target by the candidate of step 1 .*diverged"):
+            selector(name).scores([made(images, texts)])
+
+
+# Importance weights
+
+
+def test_the_weighted_mean_is_the_published_risk() -> None:
+    """You et al.: mean(w·l) + η mean(w) − η with η = −Cov(w·l, w) / Var(w); of 1 − loss it is 1 less that."""
+    rng = np.random.default_rng(0)
+    weights, values = rng.gamma(2.0, size=300), rng.uniform(size=300)
+    losses = weights * (1 - values)
+    eta = -np.cov(losses, weights)[0, 1] / np.var(weights, ddof=1)
+    assert weighted_mean(values, weights) == pytest.approx(1 - (losses.mean() + eta * weights.mean() - eta))
+    equal = np.full(300, 1.7)
+    assert weighted_mean(values, equal) == pytest.approx(values.mean())
+    assert weighted_mean(values, equal + 1e-3 * rng.normal(size=300)) == pytest.approx(values.mean(), abs=0.1)
+
+
+def test_the_control_variate_makes_estimates_steadier() -> None:
+    rng = np.random.default_rng(0)
+    plain, controlled = [], []
+    for _ in range(200):
+        x = rng.normal(size=200)  # values rise with x, and the target lies one standard deviation to the right
+        weights, values = np.exp(x - 0.5), 1 / (1 + np.exp(-x))
+        plain.append((weights * values).mean())
+        controlled.append(weighted_mean(values, weights))
+    truth = np.mean(1 / (1 + np.exp(-rng.normal(1, 1, 400_000))))
+    assert np.mean(controlled) == pytest.approx(truth, abs=0.02)
+    assert np.std(controlled) < 0.5 * np.std(plain)
+
+
+def test_no_other_weights_of_the_classifier_are_better() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(80, 4)) + 3, np.ones((80, 1))], axis=1)
+    labels = (rows[:, 0] + rng.normal(size=80) > 3).astype(float)
+    shares, ridge = np.full(80, 1 / 80), 0.3
+
+    def objective(weights: Floats) -> float:
+        total = 0.0
+        for row, label, share in zip(rows, labels, shares, strict=True):
+            chance = 1 / (1 + math.exp(-float(row @ weights)))
+            total -= share * math.log(chance if label else 1 - chance)
+        return total + ridge / 2 * sum(w * w for w in weights[:-1])
+
+    found = fit_logistic(rows, labels, shares, ridge)
+    for direction in (*np.eye(5), *rng.normal(size=(10, 5))):
+        slope = (objective(found + 1e-5 * direction) - objective(found - 1e-5 * direction)) / 2e-5
+        assert abs(slope) < 1e-8
+        assert objective(found + 0.1 * direction) > objective(found)
+
+
+def test_separable_domains_far_apart_have_an_answer() -> None:
+    """Newton's full steps would run away here; the ridge and their halving hold them."""
+    rows = np.array([[-1e3, 1.0], [-999.0, 1.0], [999.0, 1.0], [1e3, 1.0]])
+    weights = fit_logistic(rows, np.array([0.0, 0, 1, 1]), np.full(4, 0.25), 1e-6)
+    assert np.isfinite(weights).all()
+    assert weights[0] > 0
+    assert weights[1] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_ratio_of_two_gaussians_is_found() -> None:
+    """log p_t / p_s of unit Gaussians at 0 and at δ is ⟨δ, x⟩ − ‖δ‖² / 2."""
+    rng = np.random.default_rng(0)
+    delta = np.array([1.0, -0.5, 0, 0])
+    source, asked = rng.normal(size=(5000, 4)), rng.normal(size=(200, 4))
+    found = log_density_ratio(source, rng.normal(size=(9000, 4)) + delta, asked)
+    expected = asked @ delta - delta @ delta / 2
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+    assert np.abs(found - expected).max() < 0.35
+
+
+@pytest.mark.parametrize("width", [10, 100, 300])
+def test_domains_that_are_alike_get_equal_weights_however_wide(width: int) -> None:
+    """With 100 rows of either, which a classifier without a ridge would tell apart for sure."""
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(1, 0.05, width)
+    found = log_density_ratio(*(rng.normal(size=(rows, width)) * scale for rows in (100, 100, 1000)))
+    assert np.var(found) < 1 / 8
+
+
+def test_each_half_is_weighed_by_the_other() -> None:
+    """A row that the classifier has seen as source would look less like the target than one it has not."""
+    rng = np.random.default_rng(0)
+    source, target = rng.normal(size=(60, 100)), rng.normal(size=(60, 100))
+    half = np.arange(60) % 2
+    ratio = density_ratio(source, half, target)
+    assert ratio.mean() == pytest.approx(1, abs=0.25)
+    assert np.exp(log_density_ratio(source, target, source)).mean() < 0.85
+    alone = np.exp(log_density_ratio(source[1::2], target[1::2], source[::2]))
+    assert ratio[::2] == pytest.approx(alone)
+
+
+def test_weights_tell_which_source_queries_count(selector: Callable) -> None:  # type: ignore[type-arg]
+    """A third of the source looks like the target; of two encoders one fails there, one on as many others."""
+    rng = np.random.default_rng(0)
+    width, kinds = 32, np.arange(300) % 3
+    lean = np.eye(width)[kinds] * 8
+
+    def features_of(failing: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        meaning = rng.normal(size=(300, width))
+        images = lean + np.where((kinds == failing)[:, None], rng.normal(size=meaning.shape), meaning)
+        return images.astype(np.float32), (lean + meaning).astype(np.float32)
+
+    candidates = []
+    for failing in (0, 1):
+        pairs = Features(*features_of(failing), np.arange(300))
+        target = UnpairedFeatures(*(side[kinds == 0] for side in features_of(failing)))
+        candidates.append(Candidate(1, "", 0, SCALE, source_val=[pairs], target_unpaired=target))
+    plain, weighted = (selector(name).scores(candidates) for name in ("source_val", "importance_weighted"))
+    assert abs(plain[0] - plain[1]) < 2
+    assert weighted[1] - weighted[0] > 25
+
+
+def test_source_domains_are_put_together(selector: Callable) -> None:  # type: ignore[type-arg]
+    """Alike source and target: the estimate is near the mean of the domains' mR."""
+    parts = [made(*encoder(noise, seed=seed)) for seed, noise in ((0, 0.8), (1, 1.2))]
+    joint = replace(parts[0], source_val=[p.source_val[0] for p in parts])
+    [estimate] = selector("importance_weighted").scores([joint])
+    assert estimate == pytest.approx(selector("source_val").scores([joint])[0], abs=6)
+
+
+# Features
+
+
+def test_a_row_that_equals_the_mean_has_no_direction() -> None:
+    rows = unit(np.array([[1, 0], [1, 0], [1, 0]], dtype=np.float32) + np.float32(0.1), "rows")
+    assert (centred(rows) == 0).all()
+    moved = centred(unit(np.array([[1, 0], [0, 1]], dtype=np.float32), "rows"))
+    assert moved == pytest.approx(np.array([[1, -1], [-1, 1]]) / math.sqrt(2))

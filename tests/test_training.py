@@ -1,0 +1,260 @@
+"""The training loop: what it yields, how it diverges, and that a cut training goes on to the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from urbancross_bench.data.packed import PackedImages, Rows
+from urbancross_bench.data.views import PairView, StreamView
+from urbancross_bench.errors import RunError
+from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Options, Progress
+from urbancross_bench.modelling.curve import Curve
+from urbancross_bench.modelling.feeds import Feed
+from urbancross_bench.modelling.loop import train
+from urbancross_bench.modelling.losses import Discriminator
+from urbancross_bench.modelling.optimiser import MovingAverage, rate
+from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
+from urbancross_bench.modelling.saving import Saves
+from urbancross_bench.registry import Registry
+from urbancross_bench.specs import Budget
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
+
+
+def encoder() -> DualEncoder:
+    torch.manual_seed(0)
+    model: DualEncoder = (
+        Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+    )
+    return model
+
+
+class Training:
+    """A training of twelve images, as one would start it anew each time."""
+
+    def __init__(self, make: Callable[[DualEncoder], Adaptation], **recipe: object) -> None:
+        self.model = encoder()
+        self.method = make(self.model)
+        self.curve = Curve()
+        self.reported: list[float] = []
+        self.recipe = Budget(**({"steps": 8, "learning_rate": 1e-2, "batch_size": 4, "checkpoints": 3} | recipe))  # type: ignore[arg-type]
+        captions = tuple(f"text {i}" for i in range(24))
+        pairs = PairView(
+            PackedImages(Rows([IMAGES])), captions, np.repeat(np.arange(12), 2), np.zeros(12, np.int64)
+        )
+        streams = StreamView(PackedImages(Rows([255 - IMAGES])), captions[::-1])
+        options: Any = {"augmentation": ("flip",), "device": CPU, "hidden": ""}
+        self.source = Feed(self.model, pairs, batch_size=4, seed=0, **options)
+        self.target = Feed(self.model, streams, batch_size=3, seed=1, **options)
+
+    def steps(self, saves: Saves | None = None, precision: str = "float32") -> Iterator[int]:
+        return train(
+            self.model, self.method, self.source, self.target, self.recipe, loss_name="info_nce",
+            precision=precision, device=CPU, candidates=self.recipe.checkpoints, curve=self.curve,
+            report=self.reported.append, on_pass=lambda _: None, saves=saves,
+        )  # fmt: skip
+
+    def bits(self) -> dict[str, bytes]:
+        return {name: value.numpy().tobytes() for name, value in self.model.state_dict().items()}
+
+
+def supervised(model: DualEncoder) -> Adaptation:
+    return Supervised(PairLoss("info_nce", model))
+
+
+class Busy(Adaptation):
+    """Everything a method may keep: a module in a group, one with an optimiser of its own, a teacher, numbers."""
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        self.context, self.model = context, model
+        self.grouped, self.own = Discriminator(context.width), nn.Linear(context.width, 1)
+        self.optimiser = torch.optim.Adam(self.own.parameters(), lr=1e-2)
+        self.teacher = copy.deepcopy(model)
+        self.centre, self.count = torch.zeros(context.width), 0
+        self.history: list[float] = []
+
+    def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
+        return [*super().parameter_groups(model, learning_rate), {"params": self.grouped.parameters(), "lr": 1e-3}]
+
+    def select(self, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
+        return torch.randperm(4)[:3]  # draws from the global generator, as dropout does
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        taught = target.encoded_by(self.teacher).image_features.detach()
+        self.context.log("seen", target.image_features.detach().mean())
+        return {
+            "pairs": self.context.pair_loss(source),
+            "domains": self.grouped(target.image_features).mean() + self.own(source.image_features).mean(),
+            "teacher": (target.image_features - taught - 0.01 * self.centre).square().sum() * (1 + self.count),
+        }
+
+    def after_step(self, model: DualEncoder, progress: Progress) -> None:
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        with torch.no_grad():
+            for mine, other in zip(self.teacher.parameters(), model.parameters(), strict=True):
+                mine.lerp_(other, 0.1)
+            self.centre = self.centre + next(iter(self.own.parameters()))[0]
+        self.count += 1
+        self.history.append(float(self.centre[0]))
+
+
+def busy(model: DualEncoder) -> Adaptation:
+    return Busy(Options())
+
+
+def test_training_learns_yields_candidates_and_logs_passes() -> None:
+    training = Training(supervised, steps=60, max_logit_scale=15.0)
+    assert list(training.steps()) == [20, 40, 60]
+    points = training.curve.points
+    assert training.reported[-1] == 1.0
+    assert [point["step"] for point in points] == [3.0 * i for i in range(1, 21)]
+    assert points[-1]["pairs"] < 0.8 * points[0]["pairs"]
+    assert all(point["loss"] == point["pairs"] for point in points)
+    assert all(point["gradient_norm"] > 0 for point in points)
+    assert training.model.logit_scale.exp() <= 15.01
+
+
+@pytest.mark.parametrize("recipe", [{}, {"ema": 0.5}, {"schedule": "step", "decay_every": 2.0}])
+@pytest.mark.parametrize("cut", [1, 3, 5, 7])
+def test_a_cut_training_goes_on_to_the_same_bits(cut: int, recipe: dict[str, object], tmp_path: Path) -> None:
+    whole = Training(busy, **recipe)
+    candidates = {}
+    for step in whole.steps():
+        candidates[step] = whole.bits()
+    first = Training(busy, **recipe)
+    # The process is gone in the middle of the step after `cut`: what it had not saved is lost.
+    first.reported = Stopping(cut + 1)
+    kept = {}
+    with contextlib.suppress(KeyboardInterrupt):
+        for step in first.steps(Saves(tmp_path / "saved", 0)):
+            kept[step] = first.bits()
+    assert len(first.reported) == cut
+    torch.manual_seed(99)
+    second = Training(busy, **recipe)
+    torch.manual_seed(98)
+    for step in second.steps(Saves(tmp_path / "saved", 0)):
+        kept[step] = second.bits()
+    assert len(second.reported) == 8 - cut
+    assert kept == candidates
+    assert second.curve.points == whole.curve.points
+    assert (second.method.history, second.method.count) == (whole.method.history, 8)  # type: ignore[attr-defined]
+
+
+class Stopping(list[float]):
+    """Takes the reports of eight steps until one of them is too many."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self._at = at
+
+    def append(self, fraction: float) -> None:
+        if fraction >= self._at / 8:
+            raise KeyboardInterrupt
+        super().append(fraction)
+
+
+def test_what_was_half_written_is_not_believed(tmp_path: Path) -> None:
+    training = Training(supervised)
+    steps = training.steps(Saves(tmp_path, 0))
+    next(steps)
+    [state] = tmp_path.glob("state-*")
+    (tmp_path / ".state-000000009").mkdir()
+    (tmp_path / ".candidate").write_bytes(b"half")
+    saves = Saves(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == [state.name]
+    read = saves.read()
+    assert read is not None
+    assert read["step"] == int(state.name.partition("-")[2])
+
+
+def test_a_training_is_saved_no_more_often_than_asked(tmp_path: Path) -> None:
+    training = Training(supervised)
+    list(training.steps(Saves(tmp_path, 3600)))
+    assert not list(tmp_path.iterdir())
+
+
+class Losing(Adaptation):
+    """A method whose loss turns NaN."""
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        total = source.image_features.sum()
+        return {"fine": total, "bad": total * (math.nan if progress.step == 2 else 0.0)}
+
+
+class Exploding(Adaptation):
+    """A method whose loss grows without end."""
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        return {"growing": source.image_features.sum() * 0 + 10.0**progress.step}
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "seen"),
+    [
+        (Losing, "diverged: 'bad' is nan at step 2", {"fine"}),
+        (Exploding, "diverged: the loss is 1000 at step 3, 1 at first", {"growing"}),
+    ],
+)
+def test_a_training_that_diverges_fails_with_its_curve(
+    method: type[Adaptation], message: str, seen: set[str]
+) -> None:
+    training = Training(lambda _: method(Options()))
+    with pytest.raises(RunError, match=message):
+        list(training.steps())
+    assert seen <= training.curve.so_far()[-1].keys()
+
+
+def test_the_moving_average_is_its_definition() -> None:
+    model = encoder()
+    average = MovingAverage(model, 0.75)
+    by_hand = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(3):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        average.update()
+        by_hand = {name: 0.75 * by_hand[name] + 0.25 * value for name, value in model.state_dict().items()}
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.applied():
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(value.float(), by_hand[name].float(), rtol=1e-5, atol=1e-5)
+    assert all((value == own[name]).all() for name, value in model.state_dict().items())
+
+
+def test_rates_follow_their_schedule() -> None:
+    step = Budget(steps=10, warmup=0.2, schedule="step", decay=0.5, decay_every=3, checkpoints=1)
+    assert [rate(i, step) for i in range(10)] == pytest.approx([0.5, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125])
+    cosine = Budget(steps=10, warmup=0.2)
+    assert [rate(i, cosine) for i in range(2, 10)] == pytest.approx(
+        [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
+    )
+
+
+def test_half_precision_trains_and_skips_what_overflows() -> None:
+    training = Training(supervised, steps=12)
+    list(training.steps(precision="float16"))
+    assert all(math.isfinite(point["loss"]) for point in training.curve.points)
+    assert training.curve.points[-1]["loss"] < training.curve.points[0]["loss"]
+
+
+def test_epochs_become_steps_of_the_source() -> None:
+    recipe = Budget(epochs=2.5, schedule="step", decay_every=1.0).in_steps(6)
+    assert (recipe.steps, recipe.epochs, recipe.decay_every) == (15, None, 6.0)
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        Budget(steps=1, epochs=1.0)
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        Budget()
+    with pytest.raises(ValueError, match="go together"):
+        Budget(steps=1, schedule="step")

@@ -1,0 +1,97 @@
+"""What the record of a run says of it: everything that names or explains it, no path and no machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from urbancross_bench.data.views import Shown
+from urbancross_bench.execution.domains import Domains
+from urbancross_bench.execution.methods import PlannedMethod
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.supply import PlannedEncoder
+from urbancross_bench.execution.versions import core
+from urbancross_bench.interfaces.settings import SETTINGS
+from urbancross_bench.specs import Grid, Scenario, as_json
+
+
+class Specification:
+    """Says it of any run of a grid."""
+
+    def __init__(self, grid: Grid, domains: Domains) -> None:
+        self._grid = grid
+        self._domains = domains
+
+    def spec(
+        self,
+        scenario: Scenario,
+        encoder: PlannedEncoder,
+        method: PlannedMethod,
+        seed: int,
+        shown: Shown,
+        key: str,
+        trainings: Sequence[Stage],
+    ) -> dict[str, Any]:
+        """What the record says of the run: everything that names or explains it, no path and no machine."""
+        weights = asdict(encoder.weights)
+        steps = [trainings[0].facts["budget"]["steps"], self._grid.pretraining.trains]
+        if weights["status"] == "untrained" and any(steps):
+            weights["status"] = "trained here"
+        domains = dict.fromkeys((*scenario.source, scenario.target))
+        return {
+            "key": key,
+            "grid": self._grid.name,
+            "scenario": {"source": list(scenario.source), "target": scenario.target, "kind": scenario.kind},
+            "encoder": {"label": encoder.name, **encoder.identity, "weights": weights},
+            "adaptation": {"label": method.name, **method.identity()},
+            "shown": asdict(shown) | ({"share_seed": scenario.share_seed} if scenario.share else {}),
+            "segments": self.segments(scenario, encoder),
+            "pretraining": self.recipe(encoder),
+            "budget": as_json(self._grid.budget),
+            "steps": steps[0],
+            "search": method.search(self._grid),
+            "seed": seed,
+            "precision": self._grid.precision,
+            "threads": self._grid.threads,
+            "ranks": self._grid.ranks,
+            "domains": {name: self._domains[name].facts() for name in domains},
+            **self._images_in_common(scenario, shown),
+            "code": core("modelling"),
+            "stages": {
+                "adapt": [training.key for training in trainings],
+                "pretrain": trainings[0].inputs["start"],
+            },
+        }
+
+    def segments(self, scenario: Scenario, encoder: PlannedEncoder) -> dict[str, Any] | None:
+        """What a record says of the segments: how they are used, and those of each domain that has some."""
+        if encoder.segments is None:
+            return None
+        names = dict.fromkeys((*scenario.source, scenario.target))
+        having = {name: self._domains[name] for name in names if self._domains[name].domain.segments is not None}
+        return {
+            "use": asdict(encoder.segments),
+            "domains": {name: domain.segments_facts for name, domain in having.items()},
+        }
+
+    def _images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
+        """How many of the target's images stand, by content, where a reader of the row would not expect them.
+
+        Of its test images: in a training split that the run draws from. Of its training images: in a source's.
+        """
+        target, sources = self._domains[scenario.target].contents, set[str]()
+        for name in scenario.source:
+            if name != scenario.target:
+                sources |= self._domains[name].contents["train"]
+        own = SETTINGS[shown.setting].anything or scenario.target in scenario.source
+        training = sources | target["train"] if own else sources
+        return {
+            "test_images_in_training": len(target["test"] & training),
+            "target_images_in_sources": len(target["train"] & sources),
+        }
+
+    def recipe(self, encoder: PlannedEncoder) -> dict[str, Any]:
+        """The grid's pre-training as this encoder goes through it: without segments, they have no weight."""
+        recipe, use = as_json(self._grid.pretraining), encoder.segments
+        return recipe if use and use.tower != "pretrained" else recipe | {"segment_weight": 0.0}

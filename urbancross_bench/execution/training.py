@@ -1,0 +1,144 @@
+"""The stages that train: pre-training, and adapting what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from safetensors.torch import save_file
+
+from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
+from urbancross_bench.errors import RunError
+from urbancross_bench.execution.job import Job
+from urbancross_bench.execution.store import CURVE
+from urbancross_bench.files import write_json
+from urbancross_bench.identity import derive_seed
+from urbancross_bench.interfaces.adaptation import Adaptation
+from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
+from urbancross_bench.modelling.curve import Curve
+from urbancross_bench.modelling.distributed import Ranks
+from urbancross_bench.modelling.encoding import Encoding
+from urbancross_bench.modelling.feeds import Feed
+from urbancross_bench.modelling.loop import train
+from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
+from urbancross_bench.modelling.runtime import configure
+from urbancross_bench.modelling.saving import Saves
+from urbancross_bench.specs import Budget, Pretraining, Training
+
+
+def pretrain(job: Job) -> None:
+    """Train the encoder on the source pairs, by the grid's recipe."""
+    configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
+    job.planned("encoder", job.work["encoder"], job.facts["encoder"])
+    model = job.model()
+    recipe = Pretraining(**job.facts["recipe"])
+    source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
+    target = _feed(job, model, "target", None, recipe, 1, hidden="pre-training sees no target")
+    weight = recipe.segment_weight if job.group("source_segments") else 0.0
+    method = Supervised(PairLoss(recipe.loss, model), weight)
+    for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
+        save_weights(model, job.out / "weights.safetensors")
+
+
+def adapt(job: Job) -> None:
+    """Train the pre-trained encoder further, by the adaptation, on what its setting shows.
+
+    Leaves `candidate-STEP-NUMBER.safetensors`, the candidate's name in the header.
+    """
+    seed, shown = job.facts["seed"], Shown(**job.facts["shown"])
+    configure(job.facts["threads"], derive_seed("adaptation", seed))
+    budget = Budget(**job.facts["budget"])
+    resolved = job.planned("adaptation", job.work["adaptation"], job.facts["adaptation"])
+    method: Adaptation = resolved.build()
+    start = job.model()
+    load_weights(start, job.inputs["start"] / "weights.safetensors")
+    model = method.extend(start)
+    model.to(job.device)
+    references = "reference" in resolved.plugin.registration.needs
+    hidden = f"adaptation {resolved.reference.name!r} has the setting {shown.setting!r}"
+    targets = job.packed("target")
+    view = target_view(targets[0], shown, derive_seed("target view", seed)) if targets else None
+    del targets  # from here on, what the setting hides is not in reach of the method
+    pairs = source_view(job.packed("source"))
+    source = _feed(job, model, "source", pairs, budget, budget.batch_size, references=references)
+    target = _feed(
+        job, model, "target", view, budget, budget.target_batch_size, references=references, hidden=hidden
+    )
+    loss, candidates = job.facts["loss"], budget.checkpoints
+    saves = _saves(job)
+    for step in _train(job, model, method, source, target, budget, saves, loss=loss, candidates=candidates):
+        for number, (name, state) in enumerate(method.candidates(model).items()):
+            if Ranks.current().first:
+                with saves.writing(f"candidate-{step:09d}-{number:02d}.safetensors") as file:
+                    save_file(plain(state), file, metadata={"name": name})
+    for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
+        file.rename(job.out / file.name)
+
+
+def _feed(
+    job: Job,
+    model: DualEncoder,
+    side: str,
+    view: PairView | StreamView | None,
+    recipe: Training,
+    batch_size: int,
+    *,
+    references: bool = False,
+    hidden: str = "",
+) -> Feed:
+    """One side of a stage's training, with draws of its own."""
+    return Feed(
+        model,
+        view,
+        batch_size=batch_size,
+        augmentation=recipe.augmentation,
+        device=job.device,
+        seed=derive_seed(job.stage.kind, side, job.facts["seed"]),
+        hidden=hidden,
+        references=references,
+        encoding=Encoding(recipe.micro_batch, Ranks.current()),
+    )
+
+
+def _saves(job: Job) -> Saves:
+    return Saves(job.saved, job.save_seconds, writes=Ranks.current().first)
+
+
+def _train(
+    job: Job,
+    model: DualEncoder,
+    method: Adaptation,
+    source: Feed,
+    target: Feed,
+    recipe: Training,
+    saves: Saves | None = None,
+    *,
+    loss: str,
+    candidates: int = 1,
+) -> Iterator[int]:
+    """The training loop as a stage runs it: yields candidate steps, and leaves the learning curve.
+
+    Of a training that fails, the curve is left where the training is saved.
+    """
+    curve = Curve()
+    saves = saves or _saves(job)
+    try:
+        yield from train(
+            model,
+            method,
+            source,
+            target,
+            recipe,
+            loss_name=loss,
+            precision=job.facts["precision"],
+            device=job.device,
+            candidates=candidates,
+            curve=curve,
+            report=job.report,
+            on_pass=job.on_pass,
+            saves=saves,
+        )
+    except RunError:
+        write_json(saves.folder / CURVE, curve.so_far())
+        raise
+    write_json(job.out / CURVE, curve.points)

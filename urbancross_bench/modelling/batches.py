@@ -1,0 +1,156 @@
+"""The batches a method gets to hold: rows that were drawn, and their features once they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from urbancross_bench.errors import FirewallError
+from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.encoding import Encoding
+from urbancross_bench.modelling.heads import masked_mean
+from urbancross_bench.modelling.inputs import encoded_segments
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What was drawn for a batch, on the device; None for what is not shown, and `hidden` says why.
+
+    `images` are what `image_inputs` gives. All but `word_weights`, (V,), has a row per image or per text.
+    """
+
+    hidden: str
+    images: tuple[Tensor, ...] | None = None
+    image_rows: Tensor | None = None
+    domains: Tensor | None = None
+    reference_images: Tensor | None = None
+    tokens: Tensor | None = None
+    text_rows: Tensor | None = None
+    text_features: Tensor | None = None
+    reference_texts: Tensor | None = None
+    word_weights: Tensor | None = None
+
+    def rows(self, chosen: Tensor) -> Drawn:
+        """Some of the rows, of images and texts alike."""
+
+        def take(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return Drawn(
+            self.hidden,
+            images=None if self.images is None else tuple(part[chosen] for part in self.images),
+            image_rows=take(self.image_rows),
+            domains=take(self.domains),
+            reference_images=take(self.reference_images),
+            tokens=take(self.tokens),
+            text_rows=take(self.text_rows),
+            text_features=take(self.text_features),
+            reference_texts=take(self.reference_texts),
+            word_weights=self.word_weights,
+        )
+
+    def shown(self, values: T | None, what: str) -> T:
+        """The values. Raises FirewallError where there are none."""
+        if values is None:
+            raise FirewallError(f"{what} are not shown here: {self.hidden}")
+        return values
+
+
+class EncodedBatch:
+    """The `interfaces.Batch` a method gets: it holds its own rows and nothing they were drawn from."""
+
+    def __init__(self, model: DualEncoder, drawn: Drawn, encoding: Encoding) -> None:
+        self._model = model
+        self._drawn = drawn
+        self._encoding = encoding
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        images, *segments = self._drawn.shown(self._drawn.images, "images")
+        more = (self._segments, segments[1]) if segments else ()
+        return self._normalised(self._model.encode_image, images, *more)
+
+    @cached_property
+    def text_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        drawn = self._drawn
+        taken = drawn.shown(drawn.tokens, "captions") if drawn.text_features is None else drawn.text_features
+        return self._normalised(self._model.encode_text, taken)
+
+    def _normalised(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if not len(inputs[0]):  # no tower need know what to do with nothing
+            return torch.zeros(0, self._model.width, device=inputs[0].device)
+        features = self._encoding(self._model, lambda *some: encode(*some).float(), *inputs)
+        return F.normalize(features, dim=1)
+
+    @cached_property
+    def segment_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        present = self._with_segments()[2]
+        return masked_mean(F.normalize(self._segments.float(), dim=2), present)
+
+    @cached_property
+    def _segments(self) -> Tensor:
+        """(B, K, D)."""
+        _, segments, present = self._with_segments()
+        if segments.ndim == 3:  # features already, of a frozen tower
+            return segments
+        encode = partial(encoded_segments, self._model)
+        return self._encoding(self._model, encode, segments, present, pictures=segments.shape[1])
+
+    def _with_segments(self) -> tuple[Tensor, ...]:
+        images = self._drawn.shown(self._drawn.images, "images")
+        if len(images) < 3:
+            raise FirewallError("segments are not shown here: register the method with needs={'segments'}")
+        return images
+
+    @property
+    def reference_image_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._drawn.shown(self._drawn.reference_images, "reference image features")
+
+    @property
+    def reference_text_features(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._drawn.shown(self._drawn.reference_texts, "reference text features")
+
+    @property
+    def caption_similarity(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        drawn = self._drawn
+        tokens, weights = drawn.shown(drawn.tokens, "captions"), drawn.shown(drawn.word_weights, "captions")
+        words = torch.zeros(len(tokens), len(weights), device=tokens.device).scatter_(1, tokens, 1.0)
+        words = F.normalize(words * weights, dim=1)
+        return words @ words.T
+
+    @property
+    def domains(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._drawn.shown(self._drawn.domains, "domains")
+
+    @property
+    def image_rows(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._drawn.shown(self._drawn.image_rows, "images")
+
+    @property
+    def text_rows(self) -> Tensor:
+        """See `interfaces.Batch`."""
+        return self._drawn.shown(self._drawn.text_rows, "captions")
+
+    def encoded_by(self, model: DualEncoder) -> EncodedBatch:
+        """See `interfaces.Batch`."""
+        return EncodedBatch(model, self._drawn, self._encoding)
+
+    def rows(self, chosen: Tensor) -> EncodedBatch:
+        """The same batch cut down to some rows."""
+        return EncodedBatch(self._model, self._drawn.rows(chosen), self._encoding)

@@ -1,0 +1,95 @@
+"""The learning curve: what every step says of itself, as means per pass, and whether training has diverged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from urbancross_bench.errors import RunError
+
+EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
+
+
+@dataclass
+class Curve:
+    """Means per pass over the source. Steps wait on the device until `settle` looks at them all at once."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+    first_loss: float | None = None
+    _sums: dict[str, float] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict)
+    _waiting: list[tuple[int, dict[str, Tensor | float], bool]] = field(default_factory=list)
+
+    def add(
+        self,
+        step: int,
+        losses: Mapping[str, Tensor],
+        others: Mapping[str, Tensor | float],
+        *,
+        may_overflow: bool = False,
+    ) -> None:
+        """Take one step in: its losses, which must stay finite, and whatever else is to be seen, which must too.
+
+        may_overflow: a gradient that is not finite costs its step and no more, as in float16.
+        """
+        total = torch.stack([value.detach().float() for value in losses.values()]).sum()
+        row = {"loss": total, **{name: value.detach() for name, value in losses.items()}, **others}
+        self._waiting.append((step, row, may_overflow))
+
+    def settle(self) -> None:
+        """Wait for the device and count in what was added.
+
+        Raises RunError, naming the step, for a loss or gradient that is not finite and for a loss that exploded.
+        """
+        waiting, self._waiting = self._waiting, []
+        for step, row, may_overflow in waiting:
+            values = {name: float(value) for name, value in row.items()}
+            if may_overflow and not math.isfinite(values["gradient_norm"]):
+                del values["gradient_norm"]
+            # Counted in first: what made a training fail belongs into its curve.
+            for name, value in values.items():
+                if math.isfinite(value):
+                    self._sums[name] = self._sums.get(name, 0.0) + value
+                    self._counts[name] = self._counts.get(name, 0) + 1
+            self._check(step, values)
+
+    def close_pass(self, step: int, **last: float) -> dict[str, float]:
+        """End a pass: the mean of each number over the steps that had it, and what stands at its end."""
+        self.settle()
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        point = {"step": float(step), **means, **last}
+        self.points.append(point)
+        self._sums, self._counts = {}, {}
+        return point
+
+    def so_far(self) -> list[dict[str, float]]:
+        """The passes that ended, and of the one that did not what was counted in, for a training that failed."""
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        return [*self.points, means] if means else self.points
+
+    def state(self) -> dict[str, object]:
+        """What `restored` needs, as plain values."""
+        self.settle()
+        return {"points": self.points, "first_loss": self.first_loss, "sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on from what `state` gave."""
+        self.points, self.first_loss = state["points"], state["first_loss"]  # type: ignore[assignment]
+        self._sums, self._counts = state["sums"], state["counts"]  # type: ignore[assignment]
+
+    def _check(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value) and name != "loss":
+                what = "the gradient" if name == "gradient_norm" else f"{name!r}"
+                raise RunError(f"training has diverged: {what} is {value} at step {step}")
+        loss = values["loss"]
+        if self.first_loss is None:
+            self.first_loss = loss
+        if not loss <= EXPLODED * max(1.0, abs(self.first_loss)):
+            raise RunError(
+                f"training has diverged: the loss is {loss:.4g} at step {step}, {self.first_loss:.4g} at first"
+            )

@@ -1,0 +1,269 @@
+"""One training in several processes, each of which encodes its share of every batch.
+
+All processes draw the same batches, gather the features of all shares and compute the same loss over the whole
+batch, so a loss need not know of them. What a share's gradient is to the whole is kept in one rule: each process
+holds the share's part times the number of processes, and the mean over processes is the gradient of the whole, for
+weights that every process applies to all features, like a discriminator's, too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import TCPStore
+
+from urbancross_bench.errors import RunError
+from urbancross_bench.modelling.saving import random_state, restore_random
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a training, and which of them this is; by default one alone, and nothing is exchanged."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """Those of torch.distributed where it is in use."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def sizes(self, count: int) -> list[int]:
+        """How many of `count` rows each process takes: as equal as can be, the first ones more."""
+        least, more = divmod(count, self.world)
+        return [least + (rank < more) for rank in range(self.world)]
+
+    def rows(self, count: int) -> slice:
+        """Those of `count` rows that this process takes."""
+        sizes = self.sizes(count)
+        start = sum(sizes[: self.rank])
+        return slice(start, start + sizes[self.rank])
+
+    def share(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """This process's rows of tensors that all processes have alike."""
+        return tuple(self._taken(part) for part in inputs)
+
+    def _taken(self, whole: Tensor) -> Tensor:
+        own = whole[self.rows(len(whole))]
+        if own.requires_grad:
+            # It was gathered, and what comes back to it is this share's, `world` times already.
+            own.register_hook(lambda gradient: gradient / self.world)  # type: ignore[no-untyped-call]
+        return own
+
+    def gather(self, own: Tensor, count: int) -> Tensor:
+        """(B, …) of all processes' rows, B = `count`, with gradients to one's own."""
+        gathered: Tensor = _Gather.apply(own, self, count)
+        return gathered
+
+    @contextmanager
+    def own_draws(self, device: torch.device) -> Iterator[None]:
+        """Inside, each process draws from torch's generators what is its own; after it, all stand alike again.
+
+        So dropout differs from share to share, though what a method draws is the same everywhere. If nothing is
+        drawn, generators are left as they stood.
+        """
+        before = random_state(device)
+        torch.manual_seed(int(torch.randint(2**62, ())) + self.rank)
+        started = random_state(device)
+        try:
+            yield
+        finally:
+            drawn = not all(torch.equal(state, started[name]) for name, state in random_state(device).items())
+            restore_random(before, device)
+            if drawn:
+                torch.randint(2**62, ())
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """After backward: give each parameter the gradient of the whole batch.
+
+        Every process has to pass all that it trains, in one order. A gradient that only some processes have counts
+        as zero at the others; one that none has stays None.
+        """
+        if self.world == 1:
+            return
+        trained = list({id(p): p for p in parameters if p.requires_grad}.values())
+        if not trained:
+            return
+        has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8, device=trained[0].device)
+        dist.all_reduce(has, op=dist.ReduceOp.MAX)
+        sums, works = [], []
+        for parameter, anyone in zip(trained, has.tolist(), strict=True):
+            if not anyone:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            sums.append((parameter.grad, parameter.grad.contiguous()))
+            works.append(dist.all_reduce(sums[-1][1], async_op=True))
+        for work, (gradient, total) in zip(works, sums, strict=True):
+            work.wait()
+            gradient.copy_(total.div_(self.world))
+
+    @torch.no_grad()
+    def check_alike(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Raise RunError where processes no longer hold the same weights: then a method has drawn on its own."""
+        if self.world == 1:
+            return
+        own = torch.stack([p.double().square().sum() for p in parameters])
+        every = [torch.empty_like(own) for _ in range(self.world)]
+        dist.all_gather(every, own)
+        apart = [rank for rank, sums in enumerate(every) if not torch.equal(sums, every[0])]
+        if apart:
+            raise RunError(
+                f"the weights of process {apart[0]} are no longer those of process 0; a method that draws at "
+                "random must draw from torch's generators or by the step, or be trained with ranks: 1"
+            )
+
+
+class _Gather(torch.autograd.Function):
+    """All rows from every process's own. Every process computes the whole loss, so backward needs no exchange."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, ranks: Ranks, count: int) -> Tensor:
+        ctx.ranks = ranks
+        sizes = ranks.sizes(count)
+        padded = own.new_zeros(sizes[0], *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        [whole] = gradients
+        return whole[ctx.ranks.rows(len(whole))] * ctx.ranks.world, None, None
+
+
+class _RemoteError(Exception):
+    """The traceback of an error in another process."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0])
+
+
+def run_ranks(
+    count: int,
+    function: Callable[..., None],
+    *arguments: Any,
+    device: torch.device,
+    report: Callable[[Any], None] = lambda _: None,
+) -> None:
+    """Run `function(device, tell, *arguments)` in `count` new processes that are each other's `Ranks.current()`.
+
+    device: the CPU for all, or the first's CUDA device; the others get those that follow it. tell: what the first
+    process tells goes to `report`, here; what others tell goes nowhere. Function and arguments must be picklable.
+    Each process has the environment variables that torchrun sets.
+
+    Returns when all are done. If one fails, all are killed, and its error is raised; RunError if it died without a
+    word. They end, too, when this process does.
+    """
+    context = multiprocessing.get_context("spawn")
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
+    common |= {"LOCAL_WORLD_SIZE": str(count), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    running: dict[Connection, Any] = {}
+    try:
+        for rank in range(count):
+            here, there = context.Pipe()
+            environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            arguments_of = (there, environment, device, function, arguments)
+            process = context.Process(target=_rank, args=arguments_of, daemon=True)
+            running[here] = process
+            process.start()
+            there.close()
+        _attend(running, report)
+    finally:
+        for connection, process in running.items():
+            process.kill()
+            process.join()
+            connection.close()
+
+
+def _attend(running: dict[Connection, Any], report: Callable[[Any], None]) -> None:
+    """Until all are done: pass on what the first process tells, raise what any of them raises."""
+    ranks = {connection: rank for rank, connection in enumerate(running)}
+    open_ = list(running)
+    while open_:
+        failed: list[tuple[int, Exception, str]] = []
+        # In order of rank; whoever died without a word is why the others failed, if they did.
+        for connection in sorted(cast("list[Connection]", wait(open_)), key=lambda one: ranks[one]):
+            try:
+                kind, content = connection.recv()
+            except (EOFError, OSError):
+                running[connection].join()
+                code = running[connection].exitcode
+                raise RunError(f"process {ranks[connection]} died without a word (exit code {code})") from None
+            if kind == "tell":
+                report(content)
+            elif kind == "done":
+                open_.remove(connection)
+            else:
+                failed.append((ranks[connection], *content))
+        for rank, error, text in failed:
+            raise error from _RemoteError(f"process {rank}:\n{text}")
+
+
+def _rank(
+    connection: Connection,
+    environment: dict[str, str],
+    device: torch.device,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
+    """The life of one process."""
+    os.environ.update(environment)
+    rank = int(environment["RANK"])
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+
+    def tell(content: Any) -> None:
+        if rank == 0:
+            connection.send(("tell", content))
+
+    try:
+        if device.type == "cuda":
+            device = torch.device("cuda", (device.index or 0) + rank)
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        function(device, tell, *arguments)
+        dist.barrier()
+        dist.destroy_process_group()
+        connection.send(("done", None))
+    except Exception as error:
+        text = traceback.format_exc()
+        print(text, file=sys.stderr)
+        connection.send(("failed", (_picklable(error), text)))
+    threading.Event().wait()  # until killed: to the others, a process that leaves is an error of its own
+
+
+def _picklable(error: Exception) -> Exception:
+    with suppress(Exception):
+        pickle.loads(pickle.dumps(error))
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _end_with(connection: Connection) -> None:
+    """End this process when the one that started it does."""
+    with suppress(EOFError, OSError):
+        connection.recv()
+    os._exit(1)

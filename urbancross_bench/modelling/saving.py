@@ -1,0 +1,155 @@
+"""A training on disk, so that it goes on where it was cut: weights, optimiser, the method's own, draws, curve.
+
+Safetensors and JSON. Whatever is written is written beside its place and renamed into it, so a state is whole or
+not there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from urbancross_bench.files import publish
+from urbancross_bench.interfaces.adaptation import Adaptation
+from urbancross_bench.interfaces.encoder import DualEncoder
+
+
+class Saves:
+    """The last saved state of one training, in a folder of its own, and the checkpoints it has left so far.
+
+    seconds: how long a step has to be from the last save for it to be saved, too; 0 saves each.
+    writes: False for a process that only reads, beside one that writes.
+    """
+
+    def __init__(self, folder: Path, seconds: float, *, writes: bool = True) -> None:
+        self.folder = folder
+        self._seconds = seconds
+        self._writes = writes
+        self._saved = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*") if writes else ():  # of a process that was killed as it wrote
+            _remove(leftover)
+
+    def read(self) -> dict[str, Any] | None:
+        """What `offer` wrote last; None where there is nothing."""
+        states = self._states()
+        if not states:
+            return None
+        tensors = load_file(states[-1] / "state.safetensors")
+        content = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = _put_together(content, tensors)
+        return state
+
+    def offer(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write what `state` gives, as it is after a step, if it is time to."""
+        if not self._writes or time.monotonic() - self._saved < self._seconds:
+            return
+        tensors: dict[str, Tensor] = {}
+        content = _taken_apart(state(), tensors)
+        older = self._states()
+        with self.writing(f"state-{step:09d}") as folder:
+            folder.mkdir()
+            save_file(tensors, folder / "state.safetensors")
+            (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        for folder in older:
+            _remove(folder)
+        self._saved = time.monotonic()
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A place to write to; in the end it becomes that of `name`, in this folder, in one step."""
+        beside = self.folder / f".{name}"
+        yield beside
+        publish(beside, self.folder / name)
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*"))
+
+
+def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
+    """What of a method changes as it trains: its modules, optimisers, tensors and numbers, by attribute."""
+    return {
+        name: _of(value) for name, value in vars(method).items() if value is not model and _is_state(name, value)
+    }
+
+
+def restore_method(method: Adaptation, state: Mapping[str, Any]) -> None:
+    """Give a prepared method back what `method_state` took of it."""
+    for name, value in state.items():
+        present = getattr(method, name, None)
+        if isinstance(present, nn.Module | torch.optim.Optimizer):
+            present.load_state_dict(value)
+        elif isinstance(present, Tensor) and present.shape == value.shape:
+            with torch.no_grad():  # in place: an optimiser may hold it
+                present.copy_(value)
+        else:
+            device = present.device if isinstance(present, Tensor) else None
+            setattr(method, name, value.to(device) if isinstance(value, Tensor) and device else value)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Where torch's global generators stand."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put torch's global generators where they stood."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _is_state(name: str, value: Any) -> bool:
+    if name in ("options", "context"):
+        return False
+    if isinstance(value, list | tuple):
+        return all(_is_state("", part) for part in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int) and _is_state("", part) for key, part in value.items())
+    return value is None or isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | int | float | str)
+
+
+def _of(value: Any) -> Any:
+    return value.state_dict() if isinstance(value, nn.Module | torch.optim.Optimizer) else value
+
+
+def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors put into `tensors` and named in their places."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone().contiguous()  # a copy: safetensors takes no shared memory
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"pairs": [[key, _taken_apart(part, tensors)] for key, part in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"items": [_taken_apart(part, tensors) for part in value]}
+    return value
+
+
+def _put_together(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(content, dict):
+        return content
+    if "tensor" in content:
+        return tensors[content["tensor"]]
+    if "pairs" in content:
+        return {key: _put_together(part, tensors) for key, part in content["pairs"]}
+    return [_put_together(part, tensors) for part in content["items"]]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
