@@ -20,6 +20,11 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often the test of killed trainings kills one."""
+    parser.addoption("--kills", type=int, default=3)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("URBANCROSS_DATA", "URBANCROSS_LOAD_PLUGINS", "URBANCROSS_STRICT_PLUGINS"):
@@ -125,7 +130,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A grid of two domains, three methods, two seeds and three selectors, run once. Look, do not touch."""
     folder = tmp_path_factory.mktemp("outcome")
     budget = {"steps": 2, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2}
-    selectors = ["last", "source_val", "target_val"]
+    selectors = ["last", "source_val", "target_oracle"]
     file = write_grid(folder, write_domains(folder), seeds=[0, 1], selectors=selectors, budget=budget)
     command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

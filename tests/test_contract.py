@@ -27,6 +27,7 @@ PUBLIC_KIT = (
     "modelling.losses",
     "modelling.checkpoints",
     "modelling.heads",
+    "modelling.transport",
     "errors",
 )
 HEAVY = ("torch", "torchvision", "pandas", "transformers", "open_clip", "datasets")

@@ -49,7 +49,7 @@ def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:
     for record in records:
         assert record.ok
         assert record.spec["encoder"]["weights"]["status"] == "trained here"
-        assert {s.content["selector"] for s in record.scores} == {"last", "source_val", "target_val"}
+        assert {s.content["selector"] for s in record.scores} == {"last", "source_val", "target_oracle"}
         assert not (record.folder / "failure.json").exists()
         for score in record.scores:
             arrays, queries = score.arrays(), score.content["queries"]
@@ -57,7 +57,7 @@ def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:
                 assert {len(arrays[f"{side}.{n}"]) for n in ("greater", "tied", "tied_positives", "top")} == {
                     queries[side]
                 }
-            oracle = record.spec["shown"]["setting"] == "oracle" or score.content["selector"] == "target_val"
+            oracle = record.spec["shown"]["setting"] == "oracle" or score.content["selector"] == "target_oracle"
             assert (score.content["setting"] == "oracle") == oracle
             for value in score.content["metrics"].values():
                 if value["low"] is not None:  # null where all images are alike, as in a split of few
@@ -77,8 +77,8 @@ def test_scores_are_those_of_the_stored_features(outcome: Outcome) -> None:
     for record in read_records([out])[:4]:
         for score in record.scores:
             arrays = load_file(out / "store" / "embed" / score.content["features"] / "features.safetensors")
-            step = f"{score.content['step']:09d}"
-            images, texts = (arrays[f"{n}.{step}"].astype(float) for n in ("images", "texts"))
+            number = score.content["number"]
+            images, texts = (arrays[f"{n}.{number}"].astype(float) for n in ("images", "texts"))
             images /= np.linalg.norm(images, axis=1, keepdims=True)
             texts /= np.linalg.norm(texts, axis=1, keepdims=True)
             scores = np.round(images @ texts.T, 10)
@@ -114,7 +114,7 @@ def test_new_selectors_and_methods_reuse_what_is_there(grid: GridWriter, cli: Cl
     few = {"adaptations": ["source_only"], "budget": BUDGET | {"checkpoints": 2}}
     assert cli("run", grid(**few), "--out", out).status == 0
     trained = set((out / "store" / "adapt").iterdir())
-    more = grid(**(few | {"selectors": ["last", "target_val"]}))
+    more = grid(**(few | {"selectors": ["last", "target_oracle"]}))
     assert cli("run", more, "--out", out).status == 0
     assert set((out / "store" / "adapt").iterdir()) == trained
     plan = json.loads(cli("plan", grid(budget=few["budget"]), "--out", out, "--json").out)
@@ -272,14 +272,14 @@ def test_a_bad_selector_costs_its_own_score(grid: GridWriter, cli: Cli, tmp_path
         "def register_selectors():\n"
         "    return [register('choosy', 'choosy:Choosy', setting='source_only', summary='x')]\n"
         "class Choosy(Selector):\n"
-        "    def choose(self, candidates):\n"
-        f"        return 0 if Path({str(tmp_path / 'well')!r}).exists() else 7\n"
+        "    def scores(self, candidates):\n"
+        f"        return [0.0] if Path({str(tmp_path / 'well')!r}).exists() else [0.0, 7.0]\n"
     )
     out = tmp_path / "out"
     file = grid(plugins=["choosy.py"], adaptations=["source_only"], selectors=["last", "choosy"])
     result = cli("run", file, "--out", out)
     assert result.status == 1
-    assert "chose candidate 7 of 1" in result.err
+    assert "gave 2 scores for 1 candidates" in result.err
     assert [[s.content["selector"] for s in r.scores] for r in read_records([out])] == [["last"]] * 4
     (tmp_path / "well").touch()
     assert cli("run", file, "--out", out).status == 0
@@ -351,7 +351,7 @@ def test_code_that_changed_after_planning_is_not_run(tmp_path: Path) -> None:
 
     registry = Registry.discover()
     identity = registry.resolve("metric", "recall").identity()
-    job = Job(Stage("rank", {}), {}, tmp_path, registry, torch.device("cpu"), lambda _: None)
+    job = Job(Stage("rank", {}), {}, tmp_path, registry, torch.device("cpu"), lambda _: None, tmp_path, 60)
     assert job.planned("metric", "recall", identity)
     with pytest.raises(RunError, match=r"metric 'recall'.*has changed since the grid was planned"):
         job.planned("metric", "recall", identity | {"version": "0.0.9"})

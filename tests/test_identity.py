@@ -96,7 +96,7 @@ def test_source_only_is_trained_once_for_all_targets(grid: GridWriter) -> None:
 
 
 def test_every_stage_follows_its_inputs(grid: GridWriter) -> None:
-    plan = planned(grid(selectors=["last", "source_val", "target_val"]))
+    plan = planned(grid(selectors=["last", "source_val", "target_oracle"]))
     seen: set[str] = set()
     for key, stage in plan.stages.items():
         assert set(stage.inputs.values()) <= seen
@@ -130,7 +130,7 @@ def test_a_source_under_another_name_is_no_shift(grid: GridWriter, domains: dict
 
 
 def test_keys_do_not_depend_on_the_hash_seed(grid: GridWriter, tmp_path: Path) -> None:
-    file = grid(selectors=["source_val", "target_val"])
+    file = grid(selectors=["source_val", "target_oracle"])
     command = [sys.executable, "-m", "urbancross_bench", "plan", str(file), "--json", "--out", str(tmp_path / "o")]
     plans = []
     for seed in ("1", "2"):

@@ -260,7 +260,7 @@ def test_oracle_rows_and_oracle_selection_stand_last(outcome: Outcome) -> None:
         for group in groups:
             marks = [line["setting"] == "oracle" for line in group]
             assert marks == sorted(marks)
-            assert {line["setting"] for line in group if "target_val" in (line["selector"],)} == {"oracle"}
+            assert {line["setting"] for line in group if "target_oracle" in (line["selector"],)} == {"oracle"}
 
 
 def without(outcome: Outcome, place: Path, chosen: Callable[[dict[str, object]], bool]) -> Path:

@@ -99,7 +99,8 @@ def test_two_plugins_of_one_name_name_both_distributions() -> None:
         ("register_adaptations", {}, "names no setting"),
         ("register_selectors", {}, "names no setting"),
         ("register_selectors", {"setting": "source_only", "needs": {"target_val"}}, "must be 'oracle'"),
-        ("register_selectors", {"setting": "oracle", "needs": {"sourceval"}}, "known: source_val, target_val"),
+        ("register_selectors", {"setting": "oracle", "needs": {"sourceval"}}, "known: source_val, target_unpaired, target_val"),
+        ("register_selectors", {"setting": "source_only", "needs": {"target_unpaired"}}, "must be 'unsupervised'"),
     ],
 )
 def test_what_a_plugin_sees_must_be_declared(hook: str, declared: dict[str, object], message: str) -> None:

@@ -57,6 +57,7 @@ class Training(_Spec):
         description="encode so many at a time, with all negatives of the batch: less memory, more time",
     )
     checkpoint_activations: bool = Field(default=False, description="less memory, more time, the same gradients")
+    compile: bool = Field(default=False, description="compile the blocks of the towers")
     augmentation: tuple[Augmentation, ...] = ()
 
     @model_validator(mode="after")

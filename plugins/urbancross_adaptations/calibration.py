@@ -92,7 +92,7 @@ def _biased(images: Features, texts: Features, bias: Callable[[Floats], Floats])
 def _by_rows(rows: Floats, others: Floats, bias: Callable[[Floats], Floats]) -> Floats:
     """(N,) the bias of each of (N, D) rows, one and the same for equal rows."""
     firsts: dict[bytes, int] = {}
-    place = [firsts.setdefault((row + 0.0).tobytes(), len(firsts)) for row in rows]  # + 0.0: −0 equals 0
+    place = [firsts.setdefault(row.tobytes(), len(firsts)) for row in rows]
     _, first = np.unique(place, return_index=True)
     found = np.empty(len(first))
     step = max(1, _BLOCK // len(others))

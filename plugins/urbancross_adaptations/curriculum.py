@@ -17,8 +17,8 @@ from urbancross_bench.modelling.losses import normalised_weights
 class Curriculum:
     """What was found of one step, without gradients.
 
-    kept: (B',) rows of the source batch, best first. images: (T, B) similarity of target images to the source rows,
-    texts: (T', B) of target texts. cycle: passes over the target since the curriculum (re)started.
+    kept: (B',) rows of the source batch, best first. images: (T, B) similarity of target images to the source
+    rows, texts: (T', B) of target texts. cycle: passes over the target since the curriculum (re)started.
     """
 
     kept: Tensor
@@ -28,12 +28,12 @@ class Curriculum:
     options: UrbanCrossOptions
 
     def source_weights(self) -> Tensor:
-        """(B',), summing to 1; of `source_weights=target`, a target text's each, over again if there are too few."""
+        """(B',), summing to 1. With `source_weights=target`: of target texts in order, over and over."""
         if self.options.source_weights == "own":
             return normalised_weights(_scores(self.images, self.texts, self.options)[self.kept])
         weights = self.target_weights(self.texts)
-        repeated = weights[torch.arange(len(self.kept), device=weights.device) % len(weights)]
-        return repeated / repeated.sum() if repeated.sum() > 0 else torch.full_like(repeated, 1 / len(repeated))
+        taken = weights[torch.arange(len(self.kept), device=weights.device) % len(weights)]
+        return taken / taken.sum() if taken.sum() > 0 else torch.full_like(taken, 1 / len(taken))
 
     def target_weights(self, similarity: Tensor) -> Tensor:
         """(T,) of target rows by their (T, B) similarities, summing to 1."""
@@ -47,8 +47,8 @@ class Curriculum:
 def curriculum(source: Batch, target: Batch, progress: Progress, o: UrbanCrossOptions) -> Curriculum:
     """Compare a source and a target batch, and choose.
 
-    With z_s the normalised mean of a source item's image and text feature, or its text feature, a target image v is
-    as similar to s as ⟨v, z_s⟩, a target text u as ⟨u, z_s⟩.
+    With z_s the normalised mean of a source item's image and text feature, or its text feature, a target image v
+    is as similar to s as ⟨v, z_s⟩, a target text u as ⟨u, z_s⟩.
     """
     (images, texts), (v, u) = _features(source, o), _features(target, o)
     z = F.normalize(images + texts, dim=1) if o.similarity == "both" else texts

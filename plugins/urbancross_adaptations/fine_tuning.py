@@ -77,7 +77,7 @@ class Interpolation(SourceOnly):
 
 
 def interpolated(start: State, end: State, share: float) -> State:
-    """(1 − share) · start + share · end by name, bit for bit one of them at 0 and 1. Whole numbers are of `end`."""
+    """(1 − share) · start + share · end by name, bit for bit one of them at 0 and 1. Counters are of `end`."""
     if share in (0, 1):
         return end if share else start
     return {

@@ -3,8 +3,8 @@
 Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017 (arXiv 1703.01780, section 2).
 
 A prediction is the distribution of an image over the batch's texts, and of a text over its images. Both models see
-the same augmentation, so they differ in their weights alone, where the paper adds noise; disagreement is counted by
-cross-entropy, where the paper has the squared difference.
+the same augmentation, so they differ in their weights alone, where the paper adds noise; disagreement is counted
+by cross-entropy, where the paper has the squared difference.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class MeanTeacher(Adaptation):
 
 
 def consistency(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of the student's (B, B') logits against the softmax of the teacher's, mean of both directions."""
+    """Cross-entropy of the student's (B, B') logits against the teacher's softmax, mean of both directions."""
     to_texts = F.cross_entropy(student, teacher.softmax(dim=1))
     to_images = F.cross_entropy(student.T, teacher.T.softmax(dim=1))
     return (to_texts + to_images) / 2

@@ -1,8 +1,8 @@
 """Pseudo-pairs: the unpaired target is trained on as if it were paired, by a guess at what belongs together.
 
-Under `unsupervised` a batch holds images and texts of the target that were drawn independently. Few of its texts say
-what its images show, so a guess is at best the nearest there is; each method has its own way of counting a bad guess
-for less.
+Under `unsupervised` a batch holds images and texts of the target that were drawn independently. Few of its texts
+say what its images show, so a guess is at best the nearest there is; each method has its own way of counting a bad
+guess for less.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ class OptimalTransportOptions(Options):
 
     plan: Literal["batch", "bank"] = Field(
         default="batch",
-        description="batch: at each step, by present features; bank: once, of all the target, by those of the start",
+        description="batch: at each step, by present features; bank: once, of all the target, by the start's",
     )
     epsilon: PositiveFloat = Field(
         default=0.05,
-        description="the greater, the more texts share an image; 1 / the model's scale is as sharp as its softmax",
+        description="the greater, the more texts share an image; 1 / scale is as sharp as the model",
     )
     iterations: PositiveInt = Field(default=50, description="of Sinkhorn's algorithm")
     weight: float = Field(default=1.0, gt=0, description="of the loss on the target")

@@ -17,18 +17,19 @@ The target's images and texts are two unpaired streams; no pairing is used (sett
 The variants `april_2024` and `october_2024` are the two public versions of the released curriculum fine-tuning.
 Both keep these faults, which make them the methods they are:
 
-* nothing is adversarial: encoder and discriminator minimise one loss, −mean w (log σ(d(source)) + log(1 − σ(d(target))))
-  with two outputs d and no reversal, by one learning rate, and of images alone;
+* nothing is adversarial: without reversal, encoder and discriminator minimise one loss at one learning rate, the
+  mean over rows and two sigmoid outputs of the weighted cross-entropy, of images alone;
 * rows are compared by the encoder that is trained, source texts with target texts only;
 * a kept source row has the weight of whatever target row stands at its place;
 * gradients are clipped before there are any. That is the grid's to repeat: `clip_norm: 1.0e+9`.
 
-These are repaired: weights are taken over again where more source rows are kept than there are target rows, and the
-discriminator is as wide as the features (the code stops at both). There a target image has the weight of its own
-caption, which is not known here: its own similarity to the source texts takes that place. Weights get no gradient.
-`april_2024` keeps a fifth of the source batch in all passes, which only move the slice of similarities that weights
-sum, and has InfoNCE with factor 1 for supervision; `october_2024` lets the share grow and has the triplet, whose
-rows weigh the same, in its place.
+Repaired is what the code stops at: weights are cut to the kept rows, or taken over again where there are fewer,
+and the discriminator is as wide as the features. In the code a target image has the weight of its own caption,
+which is not known here: its own similarity to the source texts takes that place. Weights get no gradient.
+
+`april_2024` keeps a fifth of the source batch in every pass; the passes only move the slice of similarities that
+weights sum. For supervision it has InfoNCE with factor 1. `october_2024` lets the share grow and has the triplet
+instead, whose rows weigh the same.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from urbancross_adaptations.curriculum import Curriculum, curriculum
+from urbancross_adaptations.curriculum import curriculum
 from urbancross_adaptations.urbancross_options import UrbanCrossOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
 from urbancross_bench.modelling.losses import (
@@ -88,6 +89,7 @@ class UrbanCross(Adaptation):
 
     def _adversarial(self, source: Batch, target: Batch, progress: Progress) -> Tensor:
         found, weighted = self._found, self.o.weighted in ("both", "adversarial")
+        mean = self.o.reversal == "none"  # the released code has a mean of what is weighted to sum 1
         rows = _rows(found.source_weights(), weighted)
         self._log("effective_source_rows", 1 / rows.square().sum())
         losses, told = [], []
@@ -97,7 +99,7 @@ class UrbanCross(Adaptation):
                 domains = (ours, 1.0, rows), (theirs, 0.0, _rows(found.target_weights(similarity), weighted))
                 for features, label, weights in domains:
                     logits = self._logits(features, progress)
-                    losses.append(_cross_entropy(logits, label, weights))
+                    losses.append(_cross_entropy(logits, label, weights) / (len(theirs) if mean else 1))
                     told.append(((logits.detach() > 0).float() == label).float().mean())
         self._log("discriminator_accuracy", torch.stack(told).mean())
         return torch.stack(losses).sum()
@@ -130,10 +132,10 @@ class _TwoOutputs(nn.Sequential):
 
 
 def _cross_entropy(logits: Tensor, label: float, weights: Tensor) -> Tensor:
-    """Σ_i w_i BCE_i; of two outputs the mean over rows and outputs, as released, which is 2 B times less."""
+    """Σ_i w_i BCE_i; of two outputs the mean."""
     if logits.ndim == 1:
         return weighted_bce(logits, label, weights)
-    return weighted_bce(logits.flatten(), label, weights.repeat_interleave(2) / logits.numel())
+    return weighted_bce(logits.flatten(), label, weights.repeat_interleave(2) / 2)
 
 
 def _rows(weights: Tensor, weighted: bool) -> Tensor:

@@ -61,8 +61,8 @@ class UrbanCrossOptions(Options):
     )
     sums: Literal["kept", "nearest", "slice"] = Field(
         default="kept",
-        description="a target row's weight sums its similarities to the kept source rows, to as many nearest it of "
-        "all drawn, or to a next slice of these in each pass",
+        description="a target row's weight sums its similarities to the kept source rows, to as many of all drawn "
+        "that are nearest to it, or in each pass to as many next ones",
     )
     source_weights: Literal["own", "target"] = Field(
         default="own", description="a kept source row weighs by its own similarity, or has a target row's weight"

@@ -62,7 +62,7 @@ def density_ratio(source: Floats, half: NDArray[np.int64], target: Floats) -> Fl
 def weighted_mean(values: Floats, weights: Floats) -> float:
     """The mean of weight · value, less what the weights' mean is off 1, times how both vary together.
 
-    Of equal weights the mean value, which it tends to as weights get equal by noise alone.
+    Of equal weights, which leave open how values vary with them, the mean value.
     """
     products, mean, spread = weights * values, weights.mean(), np.var(weights)
     if spread <= _EQUAL * mean**2:

@@ -17,7 +17,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
-from urbancross_bench.modelling.encoding import Encoding
+from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations, compile_blocks
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
 from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
@@ -32,6 +32,7 @@ def pretrain(job: Job) -> None:
     job.planned("encoder", job.work["encoder"], job.facts["encoder"])
     model = job.model()
     recipe = Pretraining(**job.facts["recipe"])
+    _arrange(model, recipe)
     source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
     target = _feed(job, model, "target", None, recipe, 1, hidden="pre-training sees no target")
     weight = recipe.segment_weight if job.group("source_segments") else 0.0
@@ -50,11 +51,17 @@ def adapt(job: Job) -> None:
     budget = Budget(**job.facts["budget"])
     resolved = job.planned("adaptation", job.work["adaptation"], job.facts["adaptation"])
     method: Adaptation = resolved.build()
+    needs = resolved.plugin.registration.needs
+    if "gradients" not in needs and type(method).loss is not Adaptation.loss:
+        raise RunError(
+            f"{resolved.plugin} defines a loss and is registered without needs={{'gradients'}}, so it takes no step"
+        )
     start = job.model()
     load_weights(start, job.inputs["start"] / "weights.safetensors")
     model = method.extend(start)
     model.to(job.device)
-    references = "reference" in resolved.plugin.registration.needs
+    _arrange(model, budget)
+    references = "reference" in needs
     hidden = f"adaptation {resolved.reference.name!r} has the setting {shown.setting!r}"
     targets = job.packed("target")
     view = target_view(targets[0], shown, derive_seed("target view", seed)) if targets else None
@@ -73,6 +80,14 @@ def adapt(job: Job) -> None:
                     save_file(plain(state), file, metadata={"name": name})
     for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
         file.rename(job.out / file.name)
+
+
+def _arrange(model: DualEncoder, recipe: Training) -> None:
+    """How the towers' blocks are run, as the recipe says; names and values of weights stay as they are."""
+    if recipe.checkpoint_activations:
+        checkpoint_activations(model)
+    if recipe.compile:
+        compile_blocks(model)
 
 
 def _feed(

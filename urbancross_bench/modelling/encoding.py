@@ -107,6 +107,6 @@ def _refuse_batch_statistics(model: DualEncoder) -> None:
         if isinstance(module, _BatchNorm) and module.training:
             raise UsageError(
                 f"{name} is a {type(module).__name__}, which normalises by the statistics of a whole batch, and "
-                "the batch would be encoded in parts; leave out micro_batch and ranks (SyncBatchNorm is not put in "
-                "its place), freeze the tower, or take an encoder without batch normalisation"
+                "the batch would be encoded in parts; leave out micro_batch and ranks (there SyncBatchNorm is not "
+                "put to use), freeze the tower, or take an encoder without batch normalisation"
             )

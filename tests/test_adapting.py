@@ -1,0 +1,260 @@
+"""Methods, selectors and searches through a whole grid; and trainings that are killed in their midst."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import Outcome, Result, tree, write_domains, write_grid
+from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.records import Record, read_records
+
+GridWriter = Callable[..., Path]
+Cli = Callable[..., Result]
+SELECTORS = ["last", "source_val", "target_oracle", "information_maximisation", "cycle_consistency"]
+WISE = "wise_ft[alphas=[0.0,1.0]]"
+SEARCH = {
+    "trials": 3,
+    "space": {"dann": {"weight": [0.05, 0.5, 2.0], "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """One scenario with a search, calibrations, untrained methods and interpolations. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("searched")
+    file = write_grid(
+        folder,
+        write_domains(folder),
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=[
+            "zero_shot",
+            "source_only",
+            "dann",
+            WISE,
+            "csls",
+            "csls[base=zero_shot]",
+        ],
+        budget={"steps": 4, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2, "learning_rate": 1e-2},
+        selectors=SELECTORS,
+        search=SEARCH,
+    )
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+
+
+def by_method(outcome: Outcome) -> dict[str, Record]:
+    return {record.spec["adaptation"]["label"]: record for record in read_records([outcome.out])}
+
+
+def score(record: Record, selector: str) -> Mapping[str, Any]:
+    [found] = [one.content for one in record.scores if one.content["selector"] == selector]
+    return found
+
+
+def features(outcome: Outcome, content: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    arrays = load_file(outcome.out / "store" / "embed" / content["features"] / "features.safetensors")
+    return arrays[f"images.{content['number']}"], arrays[f"texts.{content['number']}"], arrays["image_of_text"]
+
+
+def test_the_checkpoint_with_the_greatest_score_is_the_one_that_is_ranked(searched: Outcome) -> None:
+    for record in by_method(searched).values():
+        for one in record.scores:
+            found = [c for c in one.content["candidates"] if c["score"] is not None]
+            best = max(c["score"] for c in found)
+            chosen = next(c for c in found if c["score"] == best)
+            assert (chosen["trial"], chosen["step"], chosen["name"]) == tuple(
+                one.content[key] for key in ("trial", "step", "candidate")
+            )
+
+
+def test_a_search_has_its_trials_and_the_first_is_as_written(searched: Outcome) -> None:
+    records = by_method(searched)
+    search = records["dann"].spec["search"]
+    assert len(search["trials"]) == 3
+    assert search["trials"][0] == {"learning_rate": 1e-2}
+    assert all(trial["weight"] in (0.05, 0.5, 2.0) and 1e-4 <= trial["learning_rate"] <= 1e-2
+               for trial in search["trials"][1:])  # fmt: skip
+    for selector in SELECTORS:
+        candidates = score(records["dann"], selector)["candidates"]
+        assert [(c["trial"], c["step"]) for c in candidates] == [(t, s) for t in range(3) for s in (2, 4)]
+    last = score(records["dann"], "last")
+    assert (last["trial"], last["step"]) == (0, 4)
+    assert all(record.spec["search"] is None for label, record in records.items() if label != "dann")
+
+
+def test_one_training_gives_all_interpolations(searched: Outcome) -> None:
+    records = by_method(searched)
+    wise = score(records[WISE], "last")
+    assert [(c["step"], c["name"]) for c in wise["candidates"]] == [
+        (step, name) for step in (2, 4) for name in ("alpha=0", "alpha=1")
+    ]
+    assert wise["metrics"] == score(records["source_only"], "last")["metrics"]
+
+
+def test_untrained_methods_take_no_step_and_calibrations_share_a_training(searched: Outcome) -> None:
+    records = by_method(searched)
+    assert {label: record.spec["steps"] for label, record in records.items()} == {
+        "zero_shot": 0, "source_only": 4, "dann": 4, WISE: 4, "csls": 4,
+        "csls[base=zero_shot]": 0,
+    }  # fmt: skip
+    # Three of dann, one each of source_only, wise_ft and zero_shot.
+    assert len(list((searched.out / "store" / "adapt").iterdir())) == 6
+    start = load_file(next((searched.out / "store" / "pretrain").glob("*/weights.safetensors")))
+    [adapt] = records["zero_shot"].spec["stages"]["adapt"]
+    [candidate] = (searched.out / "store" / "adapt" / adapt).glob("candidate-*.safetensors")
+    kept = load_file(candidate)
+    assert all((kept[name] == value).all() for name, value in start.items())
+
+
+def test_csls_is_its_formula_over_the_stored_features(searched: Outcome) -> None:
+    records = by_method(searched)
+    content = score(records["csls"], "last")
+    assert content["features"] == score(records["source_only"], "last")["features"]
+    images, texts, owner = features(searched, content)
+    images, texts = (
+        x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images.astype(float), texts.astype(float))
+    )
+    cosine = images @ texts.T
+    k = min(10, *cosine.shape)
+    near_images = np.sort(cosine, axis=1)[:, -k:].mean(axis=1)
+    near_texts = np.sort(cosine, axis=0)[-k:].mean(axis=0)
+    ours = evaluate_retrieval(images, texts, owner, image_bias=near_images / 2, text_bias=near_texts / 2)
+    assert content["metrics"]["mR"]["value"] == pytest.approx(ours.mr)
+    assert (content["setting"], content["calibration"]) == ("test_time", {"queries": "all"})
+    lines = (searched.out / "leaderboard" / "summary.md").read_text().splitlines()
+    assert all(("transductive" in line) == ("csls" in line) for line in lines if line.startswith("| tiny"))
+
+
+def test_label_free_selection_is_the_setting_of_its_rows(searched: Outcome) -> None:
+    records = by_method(searched)
+    for selector, setting in [
+        ("last", "source_only"),
+        ("cycle_consistency", "unsupervised"),
+        ("target_oracle", "oracle"),
+    ]:
+        assert score(records["source_only"], selector)["setting"] == setting
+
+
+def test_the_curve_says_what_happened(searched: Outcome) -> None:
+    record = by_method(searched)["dann"]
+    curves = json.loads((record.folder / "curve.json").read_text())
+    assert curves.keys() == {"pretrain", "adapt", "adapt 1", "adapt 2"}
+    point = curves["adapt"][-1]
+    assert {"step", "loss", "gradient_norm", "learning_rate", "discriminator_accuracy"} <= point.keys()
+    assert 0 <= point["discriminator_accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"search": {"trials": 3, "space": {"dan": {"weight": [1]}}}},
+            "'dan', which is not among",
+        ),
+        ({"search": {"trials": 3, "space": {"dann": {"wait": [1]}}}}, "no option 'wait'|unknown option 'wait'"),
+        ({"search": {"trials": 3, "space": {"csls": {"k": [1]}}}}, "'csls' only calibrates; search its base"),
+        ({"search": {"trials": 3, "space": {"zero_shot": {"k": [1]}}}}, "'zero_shot' is not trained"),
+        ({"search": {"trials": 1, "space": {"dann": {"weight": [1]}}}}, "trials"),
+        ({"search": {"trials": 2, "space": {"dann": {"weight": {"low": 2, "high": 1}}}}}, "low must be less"),
+        ({"adaptations": ["csls[base=csls]"]}, "is a calibration too"),
+        ({"adaptations": ["csls[base=dan]"]}, "dan"),
+        ({"budget": {"steps": 1, "epochs": 1}}, "either steps or epochs"),
+        (
+            {"budget": {"epochs": 1, "batch_size": 12, "checkpoints": 9}},
+            "9 checkpoints do not fit into the 1",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    grid: GridWriter, cli: Cli, changes: dict[str, object], message: str
+) -> None:
+    file = grid(**({"adaptations": ["zero_shot", "dann", "csls"]} | changes))
+    result = cli("plan", file)
+    assert result.status == 2
+    assert any(part in result.err for part in message.split("|")), result.err
+
+
+def test_several_processes_train_to_nearly_the_same(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    changes = {"scenarios": [{"source": "plain", "target": "dark"}], "adaptations": ["dann"]}
+    weights = []
+    for ranks in (1, 2):
+        out = tmp_path / f"out{ranks}"
+        assert cli("run", grid(**changes), "--out", out, "--set", f"ranks={ranks}").status == 0
+        [file] = out.glob("store/adapt/*/candidate-*.safetensors")
+        weights.append(load_file(file))
+        [record] = read_records([out])
+        assert record.spec["ranks"] == ranks
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, rtol=0, atol=2e-3, err_msg=name)
+
+
+def test_a_training_that_diverges_leaves_its_curve(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = grid(
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["source_only", "dann[weight=1e38]"],
+        budget={"steps": 4, "batch_size": 8, "target_batch_size": 4, "learning_rate": 1e-3},
+    )
+    assert cli("run", file, "--out", out).status == 1
+    [good, bad] = sorted(read_records([out]), key=lambda record: not record.ok)
+    assert good.ok
+    assert not bad.ok
+    assert "diverged" in json.loads((bad.folder / "failure.json").read_text())["error"]
+    assert json.loads((bad.folder / "curve.json").read_text())["adapt"][-1]["source_pairs"] > 0
+
+
+@pytest.mark.slow
+def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
+    grid: GridWriter, cli: Cli, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    file, out = grid(
+        scenarios=[{"source": "plain", "target": "dark"}],
+        pretraining={"steps": 12, "batch_size": 8, "learning_rate": 1e-3},
+        adaptations=["dann"],
+        budget={"steps": 12, "batch_size": 8, "target_batch_size": 4, "checkpoints": 3},
+    ), tmp_path / "killed"  # fmt: skip
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out), "--save-every", "0"]
+    draw = random.Random(0)
+    for _ in range(request.config.getoption("--kills")):
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        moment = saved_steps(out) + draw.randint(1, 6)
+        while process.poll() is None and saved_steps(out) < moment:
+            pass
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert cli("run", file, "--out", out, "--save-every", "0").status == 0
+    assert cli("run", file, "--out", tmp_path / "whole").status == 0
+    assert finished(out) == finished(tmp_path / "whole")
+    assert not list(out.glob("store/.saved/*"))
+
+
+def saved_steps(out: Path) -> int:
+    """How many steps of pre-training and adaptation are saved or done."""
+    done = 12 * len(list(out.glob("store/pretrain/*/stage.json")))
+    names = [path.name for path in out.glob("store/.saved/*/state-*")]
+    return done + max([int(name.partition("-")[2]) for name in names], default=0)
+
+
+def finished(out: Path) -> dict[str, bytes]:
+    """The records, and the weights and curves behind them."""
+    files = {f"runs/{name}": content for name, content in tree(out / "runs").items() if "provenance" not in name}
+    for kind in ("pretrain", "adapt"):
+        stored = tree(out / "store" / kind)
+        files |= {f"{kind}/{name}": content for name, content in stored.items() if "provenance" not in name}
+    return files
