@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows
 from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import UsageError
-from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations
+from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations, compile_blocks
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.heads import masked_mean
 from urbancross_bench.modelling.losses import hinge, info_nce
@@ -329,6 +330,28 @@ def test_running_statistics_count_a_batch_once() -> None:
     norm: Any = again.layers[0]
     assert norm[1].num_batches_tracked == 2
     assert norm[1].momentum == 0.1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_compiled_blocks_have_the_same_gradients_and_names(again: bool) -> None:
+    """Both towers are the same two blocks here, which are compiled, and run again in backward too."""
+    torch.manual_seed(0)
+    plain = Toy(*(nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2)))
+    model, inputs = copy.deepcopy(plain), torch.randn(5, 4)
+    if again:
+        checkpoint_activations(model)  # type: ignore[arg-type]
+    compile_blocks(model)  # type: ignore[arg-type]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    own = gradients(model, pictures(model, Encoding(), inputs))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    close(own, gradients(plain, pictures(plain, Encoding(), inputs)))
+    assert [*model.state_dict()] == [*plain.state_dict()]
+    with torch.no_grad():
+        other = copy.deepcopy(model)
+        other.layers[0][0].weight.neg_()  # type: ignore[index]
+        assert not torch.allclose(other.encode_image(inputs), plain.encode_image(inputs))
+        torch.testing.assert_close(model.encode_image(inputs), plain.encode_image(inputs))
 
 
 def test_a_tower_without_blocks_cannot_run_them_again() -> None:

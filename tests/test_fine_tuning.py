@@ -180,6 +180,7 @@ def test_what_the_encoder_freezes_stays_frozen_and_heads_learn_faster() -> None:
     names = moved(start, training.model)
     assert "base.image_tower.0.weight" in names
     assert not any(name.startswith("base.text_tower") for name in names)
+    assert not any(p.requires_grad for p in training.model.text_tower.parameters())
 
 
 # WiSE-FT.
@@ -341,11 +342,14 @@ def test_adapters_learn_on_an_encoder_that_stays(kind: str, references: dict[str
 
 
 def test_adapters_lower_the_loss_they_are_trained_by() -> None:
-    adapters = method("adapters")
-    training = Training(adapters, adapters.extend(Small()), steps=40, learning_rate=1e-3)
+    adapters, small = method("adapters"), Small()
+    small.logit_scale.requires_grad_(False)  # as an encoder's option may: then the scale is not trained either
+    training = Training(adapters, adapters.extend(small), steps=40, learning_rate=1e-3)
+    scale = small.logit_scale.item()
     inputs = vectors(16, 0)
     batch = Drawn(training.model.eval(), *inputs)
     before = training.context.pair_loss(batch).item()
     training.run([inputs] * 40)
     assert training.context.pair_loss(Drawn(training.model, *inputs)).item() < 0.7 * before
     assert F.cosine_similarity(batch.image_features, Drawn(training.model, *inputs).image_features).min() < 0.99
+    assert small.logit_scale.item() == scale

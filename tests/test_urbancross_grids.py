@@ -115,6 +115,7 @@ def test_training_grids_train_and_score(name: str, cli: Cli, at: Path, stores: P
         assert score.content["queries"]["i2t"] == 17  # 70 % of 24
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_grid_trains_and_scores(cli: Cli, at: Path, stores: Path, tmp_path: Path) -> None:
     file = FOLDER / "finetune_curriculum.yaml"
     short = {"pretraining.epochs": 1, "budget.epochs": 2, "budget.checkpoints": 2}

@@ -36,7 +36,9 @@ class BothSides(OneSide):
 class CoralImagesOptions(OneSide):
     """`coral_images[weight=3]`."""
 
-    weight: PositiveFloat = Field(default=1.0, description="weight of the distance between covariances")
+    weight: PositiveFloat = Field(
+        default=10.0, description="weight of the distance between covariances, which is small beside other losses"
+    )
 
 
 class CoralOptions(BothSides, CoralImagesOptions):

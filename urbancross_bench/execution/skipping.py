@@ -39,7 +39,7 @@ def reason_to_skip(
         taken |= in_training and (encoder.at_retrieval or "segments" in needs)
         taken |= name in scenario.source and encoder.pretrains_on_segments(segment_weight)
         # Which caption belongs to which image is a secret where images are ranked, or shown without their pairs.
-        secret = (name in scored and encoder.at_retrieval) or (name == scenario.target and not access.pairs)
+        secret = (name in scored and encoder.at_retrieval) or not (name in scenario.source or access.pairs)
         reason = _lacking(encoder, domain, secret=secret) if taken else ""
         if reason:
             return reason

@@ -22,13 +22,13 @@ class Access:
 
 # From the least to the most: the setting of a row is the greater of its method's and its selector's.
 # `generalisation` learns from several sources; `test_time` sees nothing in training, and the queries and the
-# gallery when it is tested, so its rows are transductive.
+# gallery when it is tested. Its rows are marked as transductive, so they may be named by what else was seen.
 SETTINGS: dict[str, Access] = {
     "source_only": Access(),
     "generalisation": Access(),
+    "test_time": Access(),
     "unsupervised_images": Access(images=True),
     "unsupervised": Access(images=True, captions=True),
-    "test_time": Access(),
     "few_shot": Access(images=True, captions=True, pairs=True, share=True),
     "oracle": Access(images=True, captions=True, pairs=True),
 }

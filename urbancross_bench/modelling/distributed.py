@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 import torch
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import RunError, UrbanCrossError
 from urbancross_bench.modelling.saving import random_state, restore_random
 
 
@@ -178,17 +179,18 @@ def run_ranks(
     word. They end, too, when this process does.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, function.__module__])  # imported once, not in each
+    # Imported once, not in each; the last is what optimisers and checkpoints import when they are first used.
+    context.set_forkserver_preload(["__main__", __name__, function.__module__, "torch._dynamo"])
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    running: dict[Connection, Any] = {}
+    running: dict[Connection, BaseProcess] = {}
     try:
         for rank in range(count):
             here, there = context.Pipe()
             environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             arguments_of = (there, environment, device, function, arguments)
-            process = context.Process(target=_rank, args=arguments_of, daemon=True)
+            process: BaseProcess = context.Process(target=_rank, args=arguments_of, daemon=True)
             running[here] = process
             process.start()
             there.close()
@@ -200,20 +202,18 @@ def run_ranks(
             connection.close()
 
 
-def _attend(running: dict[Connection, Any], report: Callable[[Any], None]) -> None:
+def _attend(running: dict[Connection, BaseProcess], report: Callable[[Any], None]) -> None:
     """Until all are done: pass on what the first process tells, raise what any of them raises."""
     ranks = {connection: rank for rank, connection in enumerate(running)}
     open_ = list(running)
     while open_:
         failed: list[tuple[int, Exception, str]] = []
-        # In order of rank; whoever died without a word is why the others failed, if they did.
+        # In order of rank.
         for connection in sorted(cast("list[Connection]", wait(open_)), key=lambda one: ranks[one]):
             try:
                 kind, content = connection.recv()
             except (EOFError, OSError):
-                running[connection].join()
-                code = running[connection].exitcode
-                raise RunError(f"process {ranks[connection]} died without a word (exit code {code})") from None
+                raise _died(ranks[connection], running[connection]) from None
             if kind == "tell":
                 report(content)
             elif kind == "done":
@@ -221,7 +221,22 @@ def _attend(running: dict[Connection, Any], report: Callable[[Any], None]) -> No
             else:
                 failed.append((ranks[connection], *content))
         for rank, error, text in failed:
+            if not isinstance(error, UrbanCrossError):
+                _raise_if_died(running)
             raise error from _RemoteError(f"process {rank}:\n{text}")
+
+
+def _died(rank: int, process: BaseProcess) -> RunError:
+    process.join()
+    return RunError(f"process {rank} died without a word (exit code {process.exitcode})")
+
+
+def _raise_if_died(running: dict[Connection, BaseProcess]) -> None:
+    """A process that dies is why the others fail, though theirs may be the first that is heard of it."""
+    wait([process.sentinel for process in running.values()], timeout=1.0)
+    for rank, process in enumerate(running.values()):
+        if process.exitcode is not None:
+            raise _died(rank, process)
 
 
 def _rank(

@@ -70,17 +70,32 @@ def checkpoint_activations(model: DualEncoder) -> None:
     Names of weights stay as they are, and a copy of the model does the same. Raises UsageError where a tower has
     no blocks.
     """
-    for block in [*model.blocks("image"), *model.blocks("text")]:
+    for block in _all_blocks(model):
         # Bound to the block, so that a copy of the block gets a method of its own.
         block.forward = MethodType(_run_again, block)
+
+
+def compile_blocks(model: DualEncoder) -> None:
+    """Let torch compile every block of both towers when it is first run.
+
+    Names of weights stay as they are; a copy of the model is not compiled. Raises UsageError where a tower has no
+    blocks.
+    """
+    for block in _all_blocks(model):
+        block.compile()
+
+
+def _all_blocks(model: DualEncoder) -> list[nn.Module]:
+    return [*model.blocks("image"), *model.blocks("text")]
 
 
 def _run_again(block: nn.Module, *inputs: Any, **more: Any) -> Any:
     forward = partial(type(block).forward, block)
     if not torch.is_grad_enabled():
         return forward(*inputs, **more)
-    contexts = partial(_first_and_again, block)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **more)
+    if any(isinstance(part, _BatchNorm) and part.training for part in block.modules()):
+        more["context_fn"] = partial(_first_and_again, block)
+    return checkpoint(forward, *inputs, use_reentrant=False, **more)
 
 
 def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

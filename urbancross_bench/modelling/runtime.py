@@ -45,8 +45,8 @@ def keep_freed_memory() -> None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """The context of a forward pass in `float32` or `bfloat16`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    """The context of a forward pass in `float32`, `bfloat16` or `float16`."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 def lowered(model: M, precision: str) -> M:
