@@ -214,8 +214,8 @@ def test_a_distance_for_each_side_that_is_seen(method: Any, distance: Callable[.
         "distance_image": expected,
     }
     if options[1]:
-        both = prepared(method(options[1](on="both"))).loss(source, target, progress)
-        text = prepared(method(options[1](on="text"))).loss(source, target, progress)
+        both = prepared(method(options[1](weight=1.0, on="both"))).loss(source, target, progress)
+        text = prepared(method(options[1](weight=1.0, on="text"))).loss(source, target, progress)
         assert both.keys() == {"source_pairs", "distance_image", "distance_text"}
         assert text.keys() == {"source_pairs", "distance_text"}
         assert text["distance_text"].item() == distance(source.text_features, target.text_features).item()
