@@ -1,4 +1,4 @@
-"""Training beside open_clip's own loop, beside training with segments as UrbanCross's scripts do, beside bare steps.
+"""Training beside open_clip's own loop, beside UrbanCross's scripts with segments, and beside bare steps.
 
     pip install "open_clip_torch[training]"        # for open_clip's loop; without it that part is skipped
     pytest benchmarks/test_training.py --benchmark-only
@@ -279,7 +279,7 @@ def agreed(split: PackedSplit) -> None:
 def test_fine_tuning(
     benchmark: BenchmarkFixture, split: PackedSplit, tmp_path: Path, threads: int, precision: str
 ) -> None:
-    """On a CPU. Workers of a loader would take the cores from the step: what they could hide at most is printed."""
+    """On a CPU, where workers of a loader would take the step's cores: what they could hide is printed."""
     torch.set_num_threads(threads)
     race(benchmark, split, tmp_path, "ViT-B-32", CPU, precision, batch=16, workers=0, steps=1, rounds=4)
 

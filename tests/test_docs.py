@@ -15,7 +15,7 @@ from conftest import Result
 from urbancross_bench.hookspecs import REGISTRATION_HOOKS
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.registry import Registry
-from urbancross_bench.specs import Budget, Grid, Pretraining
+from urbancross_bench.specs import Budget, Grid, Pretraining, Search
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,16 +39,16 @@ def test_the_records_page_runs() -> None:
 def test_the_one_file_method_of_the_plugins_page_runs(
     grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
 ) -> None:
-    code, _ = blocks("plugins.md", "python")
+    code, *_ = blocks("plugins.md", "python")
     (tmp_path / "my_method.py").write_text(code)
     [shown] = blocks("plugins.md", "yaml")
     result = cli("run", grid(**yaml.safe_load(shown)), "--out", tmp_path / "out")
     assert result.status == 0, result.err
-    assert "coral[weight=0.5]" in result.out
+    assert "mean_matching[weight=0.5]" in result.out
 
 
 def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result], tmp_path: Path) -> None:
-    _, code = blocks("plugins.md", "python")
+    *_, code = blocks("plugins.md", "python")
     (tmp_path / "my_metric.py").write_text(code)
     np.save(tmp_path / "eye.npy", np.eye(20))
     (tmp_path / "map.json").write_text(json.dumps([*range(20)]))
@@ -59,7 +59,8 @@ def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result]
 
 
 def test_the_grid_and_the_view_shown_are_valid() -> None:
-    [shown] = blocks("grids.md", "yaml")
+    shown, search = blocks("grids.md", "yaml")
+    Search.model_validate(yaml.safe_load(search)["search"])
     grid = Grid.model_validate(yaml.safe_load(shown))
     assert len(grid.expanded_scenarios()) == 4
     [view] = blocks("leaderboards.md", "yaml")

@@ -99,7 +99,11 @@ def test_two_plugins_of_one_name_name_both_distributions() -> None:
         ("register_adaptations", {}, "names no setting"),
         ("register_selectors", {}, "names no setting"),
         ("register_selectors", {"setting": "source_only", "needs": {"target_val"}}, "must be 'oracle'"),
-        ("register_selectors", {"setting": "oracle", "needs": {"sourceval"}}, "known: source_val, target_unpaired, target_val"),
+        (
+            "register_selectors",
+            {"setting": "oracle", "needs": {"sourceval"}},
+            "known: source_val, target_unpaired",
+        ),
         ("register_selectors", {"setting": "source_only", "needs": {"target_unpaired"}}, "must be 'unsupervised'"),
     ],
 )

@@ -54,7 +54,8 @@ def adapt(job: Job) -> None:
     needs = resolved.plugin.registration.needs
     if "gradients" not in needs and type(method).loss is not Adaptation.loss:
         raise RunError(
-            f"{resolved.plugin} defines a loss and is registered without needs={{'gradients'}}, so it takes no step"
+            f"{resolved.plugin} defines a loss, and takes no step since it is registered without "
+            "needs={'gradients'}"
         )
     start = job.model()
     load_weights(start, job.inputs["start"] / "weights.safetensors")

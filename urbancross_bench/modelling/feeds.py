@@ -140,7 +140,7 @@ class Feed:
         assert leading is not None, "a view shows something"
 
         def some(rows: Ints | None, start: int) -> Ints | None:
-            return None if rows is None else rows[start : start + size]
+            return None if rows is None else rows[start : min(start + size, len(leading))]
 
         return (self._encoded(some(images, at), some(texts, at)) for at in range(0, len(leading), size))
 
