@@ -32,10 +32,10 @@ CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 255, size=(12, 32, 32, 3)).astype(np.uint8)
 
 
-def encoder() -> DualEncoder:
+def encoder(architecture: str = "urbancross-tiny") -> DualEncoder:
     torch.manual_seed(0)
     model: DualEncoder = (
-        Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+        Registry.discover().resolve("encoder", f"openclip[architecture={architecture}]").build().load()
     )
     return model
 
@@ -43,17 +43,21 @@ def encoder() -> DualEncoder:
 class Training:
     """A training of twelve images, as one would start it anew each time."""
 
-    def __init__(self, make: Callable[[DualEncoder], Adaptation], **recipe: object) -> None:
-        self.model = encoder()
+    def __init__(
+        self, make: Callable[[DualEncoder], Adaptation], architecture: str = "urbancross-tiny", **recipe: object
+    ) -> None:
+        self.model = encoder(architecture)
+        times = 2 if architecture == "urbancross-s" else 1
+        images = IMAGES.repeat(times, axis=1).repeat(times, axis=2)
         self.method = make(self.model)
         self.curve = Curve()
         self.reported: list[float] = []
         self.recipe = Budget(**({"steps": 8, "learning_rate": 1e-2, "batch_size": 4, "checkpoints": 3} | recipe))  # type: ignore[arg-type]
         captions = tuple(f"text {i}" for i in range(24))
         pairs = PairView(
-            PackedImages(Rows([IMAGES])), captions, np.repeat(np.arange(12), 2), np.zeros(12, np.int64)
+            PackedImages(Rows([images])), captions, np.repeat(np.arange(12), 2), np.zeros(12, np.int64)
         )
-        streams = StreamView(PackedImages(Rows([255 - IMAGES])), captions[::-1])
+        streams = StreamView(PackedImages(Rows([255 - images])), captions[::-1])
         options: Any = {"augmentation": ("flip",), "device": CPU, "hidden": ""}
         self.source = Feed(self.model, pairs, batch_size=4, seed=0, **options)
         self.target = Feed(self.model, streams, batch_size=3, seed=1, **options)
@@ -247,6 +251,16 @@ def test_half_precision_trains_and_skips_what_overflows() -> None:
     list(training.steps(precision="float16"))
     assert all(math.isfinite(point["loss"]) for point in training.curve.points)
     assert training.curve.points[-1]["loss"] < training.curve.points[0]["loss"]
+
+
+def test_frozen_statistics_stay_as_they_are() -> None:
+    for frozen in (True, False):
+        training = Training(supervised, architecture="urbancross-s", steps=3, frozen_statistics=frozen)
+        names = [name for name, _ in training.model.named_buffers() if "running" in name]
+        before = {name: training.model.state_dict()[name].clone() for name in names}
+        list(training.steps())
+        assert names
+        assert all((training.model.state_dict()[name] == before[name]).all() == frozen for name in names)
 
 
 def test_epochs_become_steps_of_the_source() -> None:

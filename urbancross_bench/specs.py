@@ -58,6 +58,7 @@ class Training(_Spec):
     )
     checkpoint_activations: bool = Field(default=False, description="less memory, more time, the same gradients")
     compile: bool = Field(default=False, description="compile the blocks of the towers")
+    frozen_statistics: bool = Field(default=False, description="batch normalisation keeps the start's statistics")
     augmentation: tuple[Augmentation, ...] = ()
 
     @model_validator(mode="after")

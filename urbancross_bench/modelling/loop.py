@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from urbancross_bench.interfaces.adaptation import Adaptation, Context, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
@@ -97,9 +98,13 @@ def train(
         curve.restore(saved["curve"])
         return int(saved["step"])
 
+    modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
+    still = [module for module in modules if isinstance(module, _BatchNorm)]
     stops = {round(recipe.steps * (i + 1) / candidates) for i in range(candidates)}
     for step in range(restored(), recipe.steps):
         model.train()
+        for module in still:
+            module.eval()
         set_rate(optimiser, step, recipe)
         progress = Progress(step, recipe.steps, source.passes(step), target.passes(step))
         source_batch, target_batch = source.batch(step), target.batch(step)
