@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 from safetensors.torch import save_file
@@ -80,7 +81,8 @@ def adapt(job: Job) -> None:
                 with saves.writing(f"candidate-{step:09d}-{number:02d}.safetensors") as file:
                     save_file(plain(state), file, metadata={"name": name})
     for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
-        file.rename(job.out / file.name)
+        # Not moved: killed before this stage is published, the training goes on from what is saved.
+        shutil.copyfile(file, job.out / file.name)
 
 
 def _arrange(model: DualEncoder, recipe: Training) -> None:
@@ -151,7 +153,7 @@ def _train(
             candidates=candidates,
             curve=curve,
             report=job.report,
-            on_pass=job.on_pass,
+            on_pass=job.on_pass if Ranks.current().first else lambda _: None,
             saves=saves,
         )
     except RunError:

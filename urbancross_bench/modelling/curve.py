@@ -37,7 +37,7 @@ class Curve:
         may_overflow: a gradient that is not finite costs its step and no more, as in float16.
         """
         total = torch.stack([value.detach().float() for value in losses.values()]).sum()
-        row = {"loss": total, **{name: value.detach() for name, value in losses.items()}, **others}
+        row = {**{name: value.detach() for name, value in losses.items()}, **others, "loss": total}
         self._waiting.append((step, row, may_overflow))
 
     def settle(self) -> None:

@@ -126,7 +126,7 @@ def train(
             model.logit_scale.clamp_(max=math.log(recipe.max_logit_scale))
         method.after_step(model, progress)
         average.update()
-        curve.add(step, losses, {"gradient_norm": norm, **logged}, may_overflow=scaler.is_enabled())
+        curve.add(step, losses, {**logged, "gradient_norm": norm}, may_overflow=scaler.is_enabled())
         if device.type == "cpu" or step % _LOOK == 0:
             curve.settle()
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
