@@ -36,9 +36,10 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
         errors = [{"provider": str(p), "error": p.error, "traceback": p.traceback} for p in broken]
         print(json.dumps({"plugins": describe(_all(registry)), "broken": errors}, indent=1, ensure_ascii=False))
         return
+    width = max((len(found.registration.name) for found in _all(registry)), default=0)
     for found in _all(registry):
         registration, source = found.registration, found.provider.distribution or found.provider.location
-        print(f"{found.kind:11}{registration.name:15}{registration.summary}  [{source}]")
+        print(f"{found.kind:11}{registration.name:{width}}  {registration.summary}  [{source}]")
     for provider in broken:
         print(f"broken     {provider}: {provider.error}")
 
@@ -86,6 +87,5 @@ def _print(plugin: Plugin) -> None:
     for name, field in plugin.options_type.model_fields.items():
         annotation = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
         default = "required" if field.is_required() else repr(field.default)
-        print(
-            f"  option   {name}: {annotation or field.annotation} = {default}  {field.description or ''}".rstrip()
-        )
+        said = annotation or str(field.annotation).replace("typing.", "")
+        print(f"  option   {name}: {said} = {default}  {field.description or ''}".rstrip())
