@@ -72,7 +72,7 @@ def test_one_file_plugins_can_be_shown(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"adaptations": ["dan"]}, ["no adaptation 'dan'", "Known: oracle"]),
+        ({"adaptations": ["xyz"]}, ["no adaptation 'xyz'", "Known: adabn"]),
         ({"adaptations": ["orcale"]}, ["no adaptation 'orcale'", 'Did you mean "oracle"']),
         ({"budgt": {"steps": 1}}, [":", "unknown key 'budgt'", 'Did you mean "budget"']),
         ({"domains": {"a": "karpathy[file=nowhere/data.json]"}}, ["nowhere/data.json does not exist"]),
