@@ -100,7 +100,7 @@ def test_one_training_gives_all_interpolations(searched: Outcome) -> None:
     records = by_method(searched)
     wise = score(records[WISE], "last")
     assert [(c["step"], c["name"]) for c in wise["candidates"]] == [
-        (step, name) for step in (2, 4) for name in ("alpha=0", "alpha=1")
+        (step, name) for step in (2, 4) for name in ("alpha=0.0", "alpha=1.0")
     ]
     assert wise["metrics"] == score(records["source_only"], "last")["metrics"]
 
@@ -217,6 +217,45 @@ def test_a_training_that_diverges_leaves_its_curve(grid: GridWriter, cli: Cli, t
     assert json.loads((bad.folder / "curve.json").read_text())["adapt"][-1]["source_pairs"] > 0
 
 
+CHEAT = """
+import numpy as np
+from urbancross_bench.interfaces import Adaptation, Calibrated, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [register("cheat", "cheat:Cheat", setting="test_time", summary="takes texts to follow their images")]
+
+class Cheat(Adaptation):
+    def calibrate(self, images, texts):
+        own = np.repeat(images, len(texts) // len(images), axis=0)
+        return Calibrated(images, own)
+"""
+
+
+def test_a_calibration_cannot_pair_by_order(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "cheat.py").write_text(CHEAT)
+    file = grid(plugins=["cheat.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
+    assert cli("run", file, "--out", tmp_path / "out").status == 0
+    [record] = read_records([tmp_path / "out"])
+    assert record.scores[0].content["metrics"]["mR"]["value"] < 90
+
+
+def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = grid(
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["dann"],
+        selectors=["last", "source_val"],
+        search={"trials": 4, "space": {"dann": {"weight": [1.0, 1e38]}}},
+    )
+    assert cli("run", file, "--out", out).status == 0
+    [record] = read_records([out])
+    assert [trial.get("weight") for trial in record.spec["search"]["trials"]] == [None, 1e38]
+    assert {one["trial"] for one in score(record, "source_val")["candidates"]} == {0}
+    curves = json.loads((record.folder / "curve.json").read_text())
+    assert {"pretrain", "adapt", "adapt 1"} == curves.keys()
+
+
 @pytest.mark.slow
 def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
     grid: GridWriter, cli: Cli, tmp_path: Path, request: pytest.FixtureRequest
@@ -227,21 +266,31 @@ def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
         adaptations=["dann"],
         budget={"steps": 12, "batch_size": 8, "target_batch_size": 4, "checkpoints": 3},
     ), tmp_path / "killed"  # fmt: skip
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out), "--save-every", "0"]
-    draw = random.Random(0)
+    draw, outs, killed = random.Random(0), [out], 0
     for _ in range(request.config.getoption("--kills")):
+        command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--save-every", "0"]
         process = subprocess.Popen(
-            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            [*command, "--out", str(out)],
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
-        moment = saved_steps(out) + draw.randint(1, 6)
-        while process.poll() is None and saved_steps(out) < moment:
-            pass
-        os.killpg(process.pid, signal.SIGKILL)
+        # Somewhat after a step that is saved: as it is written, as the next is taken, as a stage is published.
+        moment, somewhat = saved_steps(out) + draw.randint(1, 3), draw.randint(0, 2000)
+        while process.poll() is None and (saved_steps(out) < moment or somewhat):
+            somewhat = max(0, somewhat - (saved_steps(out) >= moment))
+        if process.poll() is None:
+            killed += 1
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # it came to its end; the next starts anew
+            outs.append(out := tmp_path / f"killed{len(outs)}")
         process.wait()
-    assert cli("run", file, "--out", out, "--save-every", "0").status == 0
+    assert killed >= 2
     assert cli("run", file, "--out", tmp_path / "whole").status == 0
-    assert finished(out) == finished(tmp_path / "whole")
-    assert not list(out.glob("store/.saved/*"))
+    for out in outs:
+        assert cli("run", file, "--out", out, "--save-every", "0").status == 0
+        assert finished(out) == finished(tmp_path / "whole")
+        assert not list(out.glob("store/.saved/*"))
 
 
 def saved_steps(out: Path) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView, StreamView
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Options, Progress
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.feeds import Feed
@@ -87,6 +87,8 @@ class Busy(Adaptation):
         self.teacher = copy.deepcopy(model)
         self.centre, self.count = torch.zeros(context.width), 0
         self.history: list[float] = []
+        self.parts = {"several": [nn.Linear(context.width, 1)], "pair": (torch.zeros(2), 0)}
+        self.watched = list(model.parameters())[:2]
 
     def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
         return [*super().parameter_groups(model, learning_rate), {"params": self.grouped.parameters(), "lr": 1e-3}]
@@ -112,6 +114,10 @@ class Busy(Adaptation):
             self.centre = self.centre + next(iter(self.own.parameters()))[0]
         self.count += 1
         self.history.append(float(self.centre[0]))
+        with torch.no_grad():
+            self.parts["several"][0].bias += 1
+            self.parts["pair"] = (self.parts["pair"][0] + self.centre[:2], self.count)
+        assert self.watched[0] is next(iter(model.parameters()))
 
 
 def busy(model: DualEncoder) -> Adaptation:
@@ -153,6 +159,10 @@ def test_a_cut_training_goes_on_to_the_same_bits(cut: int, recipe: dict[str, obj
     assert len(second.reported) == 8 - cut
     assert kept == candidates
     assert second.curve.points == whole.curve.points
+    ours, theirs = (training.method.parts for training in (second, whole))  # type: ignore[attr-defined]
+    assert (ours["several"][0].bias == theirs["several"][0].bias).all()
+    assert (ours["pair"][0] == theirs["pair"][0]).all()
+    assert isinstance(ours["pair"], tuple)
     assert (second.method.history, second.method.count) == (whole.method.history, 8)  # type: ignore[attr-defined]
 
 
@@ -261,6 +271,15 @@ def test_frozen_statistics_stay_as_they_are() -> None:
         list(training.steps())
         assert names
         assert all((training.model.state_dict()[name] == before[name]).all() == frozen for name in names)
+
+
+def test_what_a_training_could_not_restore_or_scale_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="float16"):
+        list(Training(busy).steps(precision="float16"))
+    drawing = Training(supervised)
+    drawing.method.random = np.random.default_rng(0)  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="a method keeps a generator as random"):
+        list(drawing.steps(Saves(tmp_path, 0)))
 
 
 def test_epochs_become_steps_of_the_source() -> None:

@@ -52,7 +52,8 @@ def curriculum(source: Batch, target: Batch, progress: Progress, o: UrbanCrossOp
     """
     (images, texts), (v, u) = _features(source, o), _features(target, o)
     z = F.normalize(images + texts, dim=1) if o.similarity == "both" else texts
-    by_image, by_text = v @ z.T, u @ z.T
+    with torch.autocast(z.device.type, enabled=False):  # rounded to 8 bits, most rows would be as near as others
+        by_image, by_text = v @ z.T, u @ z.T
     cycle = progress.target_pass % o.restart if o.restart else progress.target_pass
     kept = _order(_scores(by_image, by_text, o), o, progress)
     if o.order != "none":

@@ -73,7 +73,7 @@ class Interpolation(SourceOnly):
         """By their α, in the order of the option."""
         trained = {name: value.detach().cpu() for name, value in model.state_dict().items()}
         alphas = cast(InterpolationOptions, self.options).alphas
-        return {f"alpha={alpha:g}": self.interpolated(trained, alpha) for alpha in alphas}
+        return {f"alpha={alpha!r}": self.interpolated(trained, alpha) for alpha in alphas}
 
 
 def interpolated(start: State, end: State, share: float) -> State:

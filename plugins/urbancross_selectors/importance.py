@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation import Direction, Ranking, evaluate_retrieval
 from urbancross_bench.interfaces import Candidate, Selector
 from urbancross_selectors.features import Floats, unit
@@ -52,6 +53,8 @@ def _estimate(candidate: Candidate) -> float:
 
 def density_ratio(source: Floats, half: NDArray[np.int64], target: Floats) -> Floats:
     """(n,) p_target / p_source at each source row; `half` (n,), 0 or 1, says with which others it is weighed."""
+    if min(np.bincount(half, minlength=2)) < 1 or len(target) < 2:
+        raise RunError("importance_weighted halves its data, and needs two validation images a domain at least")
     ratio = np.empty(len(source))
     for own in (0, 1):
         fitted = log_density_ratio(source[half != own], target[1 - own :: 2], source[half == own])

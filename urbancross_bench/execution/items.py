@@ -18,8 +18,9 @@ from urbancross_bench.data.floors import numbered, split_floors
 from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
 from urbancross_bench.files import write_json
+from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation, Calibrated
-from urbancross_bench.interfaces.selector import Features
+from urbancross_bench.interfaces.selector import Features, UnpairedFeatures
 
 Ints = NDArray[np.int64]
 _FEATURES = "features.safetensors"
@@ -88,8 +89,11 @@ class Embedded:
     exact: Features | None
 
 
-def write_embedded(folder: Path, embedded: Sequence[Embedded]) -> None:
-    """Write `features.safetensors`: arrays by the number of the candidate, what it is in the header."""
+def write_embedded(folder: Path, embedded: Sequence[Embedded], diverged: str = "") -> None:
+    """Write `features.safetensors`: arrays by the number of the candidate, what it is in the header.
+
+    Of a training that `diverged` there is no candidate, but how it did.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     said = []
     for number, one in enumerate(embedded):
@@ -99,7 +103,13 @@ def write_embedded(folder: Path, embedded: Sequence[Embedded]) -> None:
         if one.exact is not None:
             arrays |= {f"exact_images.{number}": one.exact.images, f"exact_texts.{number}": one.exact.texts}
             arrays["exact_image_of_text"] = one.exact.image_of_text
-    save_file(arrays, folder / _FEATURES, metadata={"candidates": json.dumps(said)})
+    save_file(arrays, folder / _FEATURES, metadata={"candidates": json.dumps(said), "diverged": diverged})
+
+
+def diverged_in(folder: Path) -> str:
+    """How the training diverged whose candidates were to be embedded; empty where it did not."""
+    with safe_open(folder / _FEATURES, framework="numpy") as file:
+        return str(file.metadata()["diverged"])
 
 
 def candidates_of(folder: Path) -> list[dict[str, Any]]:
@@ -126,10 +136,9 @@ def rank_features(
     features: Features, items: SplitItems, *, protocol: str, ties: str, calibration: Adaptation | None = None
 ) -> Ranking:
     """Rank the features of a test split, calibrated if asked. Raises ValueError for what cannot be ranked."""
-    images, texts = features.images, features.texts
-    given = Calibrated(images, texts)
+    given = Calibrated(features.images, features.texts)
     if calibration is not None:
-        given = calibration.calibrate(_normalised(images), _normalised(texts))
+        given = _calibrated(calibration, features)
     return evaluate_retrieval(
         given.images,
         given.texts,
@@ -142,6 +151,38 @@ def rank_features(
         image_id=items.image_id,
         image_class=items.image_class,
     )
+
+
+def unpaired(features: Features) -> UnpairedFeatures:
+    """Each side in an order of its own, which is that of any features of the same split."""
+    images, texts = (rows[_order(side, len(rows))] for side, rows in _sides(features))
+    return UnpairedFeatures(images, texts)
+
+
+def _calibrated(calibration: Adaptation, features: Features) -> Calibrated:
+    """What a method makes of the features, which it is shown unpaired. Raises ValueError for other shapes."""
+    shown = unpaired(features)
+    given = calibration.calibrate(_normalised(shown.images), _normalised(shown.texts))
+    places = {side: np.argsort(_order(side, len(rows))) for side, rows in _sides(features)}
+    parts = {"images": (given.images, given.image_bias), "texts": (given.texts, given.text_bias)}
+    for side, (rows, bias) in parts.items():
+        if len(rows) != len(places[side]) or (bias is not None and np.shape(bias) != (len(rows),)):
+            raise ValueError(
+                f"calibrate gave {len(rows)} {side} for {len(places[side])}, or a bias not of that length"
+            )
+    (images, image_bias), (texts, text_bias) = (
+        (rows[places[side]], None if bias is None else bias[places[side]]) for side, (rows, bias) in parts.items()
+    )
+    return Calibrated(images, texts, image_bias, text_bias)
+
+
+def _sides(features: Features) -> tuple[tuple[str, NDArray[np.float32]], tuple[str, NDArray[np.float32]]]:
+    return ("images", features.images), ("texts", features.texts)
+
+
+def _order(side: str, length: int) -> Ints:
+    generator = np.random.Generator(np.random.PCG64(derive_seed("unpaired", side)))
+    return generator.permutation(length).astype(np.int64)
 
 
 def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:

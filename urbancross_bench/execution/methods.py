@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.identity import derive_seed
+from urbancross_bench.identity import canonical_json, derive_seed
 from urbancross_bench.interfaces.options import CalibrationOptions
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.references import Reference
@@ -70,16 +71,33 @@ class PlannedMethod:
             raise UsageError(f"search.space: adaptation {self.name!r} only calibrates; search its base instead")
         if still:
             raise UsageError(f"search.space: adaptation {self.name!r} is not trained; nothing can be searched")
-        trials = [Trial(self.trained, budget)]
-        written = self.trained.reference
-        for number in range(1, grid.search.trials if grid.search else 0):
-            assert grid.search is not None
-            drawn = _drawn(space, number, grid.search)
-            rate = drawn.pop(RATE, budget.learning_rate)
-            reference = Reference(written.name, written.member, {**written.options, **drawn})
-            resolved = registry.resolve("adaptation", str(reference))
-            trials.append(Trial(resolved, budget.model_copy(update={RATE: rate})))
-        return tuple(trials)
+        assert grid.search is not None
+        trials = {self._key(trial): trial for trial in [Trial(self.trained, budget)]}
+        # Drawn anew where it was drawn before, so that trials are as many trainings; a small space may have fewer.
+        for number in range(1, 100 * grid.search.trials):
+            if len(trials) == grid.search.trials:
+                break
+            trial = self._drawn(space, number, grid, budget, registry)
+            trials.setdefault(self._key(trial), trial)
+        return tuple(trials.values())
+
+    def _drawn(
+        self, space: Mapping[str, Any], number: int, grid: Grid, budget: Budget, registry: Registry
+    ) -> Trial:
+        assert grid.search is not None
+        drawn, written = _drawn(space, number, grid.search), self.trained.reference
+        rate = drawn.pop(RATE, budget.learning_rate)
+        try:
+            budget = Budget.model_validate(budget.model_dump() | {RATE: rate})
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise UsageError(f"search.space: {self.name}: {RATE} {rate!r}: {problem}") from None
+        reference = Reference(written.name, written.member, {**written.options, **drawn})
+        return Trial(registry.resolve("adaptation", str(reference)), budget)
+
+    @staticmethod
+    def _key(trial: Trial) -> str:
+        return canonical_json([trial.resolved.identity(), trial.budget.learning_rate])
 
 
 def setting_of(resolved: Resolved) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -102,7 +103,7 @@ def run_grid(
             store.clear_partial()
             clear_partial(out / "runs")
             status = status_of(plan, out)
-            store.clear_saved({stage.key for stage in status.stages})
+            store.clear_saved()
             display.planned(status)
             if status.stages:
                 device = checked_device(device)
@@ -219,17 +220,14 @@ class _Scheduler:
                     self._write_training(run, folder)
                     self._write_scores(run, good, folder)
                 elif failure:
-                    self._write_failure(failure, folder)
+                    self._write_failure(run, failure, folder)
         outcome = "failed" if failure else "ok"
         self.counts[outcome] += 1
         self._notify("on_run_finished", run=run.spec, status=outcome)
         self.display.run_ended(run, outcome, failure.error if failure else None)
 
     def _write_training(self, run: Run, folder: Path) -> None:
-        stages = {"pretrain": self.status.plan.stages[run.trainings[0].inputs["start"]]}
-        # The trials of a search after the first, which is the grid's own options.
-        stages |= {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
-        curves = {}
+        stages, curves = self._trained(run), {}
         for name, stage in stages.items():
             curve = self.store.path(stage.kind, stage.key) / CURVE
             curves[name] = json.loads(curve.read_text(encoding="utf-8"))
@@ -238,13 +236,23 @@ class _Scheduler:
         provenance["written"] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         write_json(folder / "provenance.json", provenance)
 
-    def _write_failure(self, failure: Event, folder: Path) -> None:
+    def _write_failure(self, run: Run, failure: Event, folder: Path) -> None:
         stage = self.status.plan.stages[failure.key]
         content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
         write_json(folder / "failure.json", content | {"error": failure.error, "traceback": failure.traceback})
-        curve = self.store.saved(stage.key) / CURVE
-        if curve.is_file():
-            write_json(folder / CURVE, {stage.kind: json.loads(curve.read_text(encoding="utf-8"))})
+        curves = {}
+        for name, trained in self._trained(run).items():
+            places = (self.store.path(trained.kind, trained.key), self.store.saved(trained.key))
+            for file in (place / CURVE for place in places):
+                with contextlib.suppress(OSError, ValueError):
+                    curves[name] = json.loads(file.read_text(encoding="utf-8"))
+        if curves:
+            write_json(folder / CURVE, curves)
+
+    def _trained(self, run: Run) -> dict[str, Stage]:
+        """The trainings of a run by name; trials after the first, which is the grid's own, have a number."""
+        stages = {"pretrain": self.status.plan.stages[run.trainings[0].inputs["start"]]}
+        return stages | {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
 
     def _write_scores(self, run: Run, scores: Sequence[Score], folder: Path) -> None:
         for score in scores:

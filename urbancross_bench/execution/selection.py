@@ -5,16 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from urbancross_bench.errors import RunError
-from urbancross_bench.execution.items import candidates_of, read_embedded
+from urbancross_bench.execution.items import candidates_of, diverged_in, read_embedded, unpaired
 from urbancross_bench.execution.job import Job
-from urbancross_bench.identity import derive_seed
-from urbancross_bench.interfaces.selector import Candidate, Features, Selector, UnpairedFeatures
-
-Floats = NDArray[np.float32]
+from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 
 
 class Choice:
@@ -37,6 +31,9 @@ class Choice:
             float(score) for score in selector.scores([self._candidate(*place) for place in self._places])
         ]
         finite = [score for score in self.scores if math.isfinite(score)]
+        diverged = [problem for folder in job.group("test") if (problem := diverged_in(folder))]
+        if diverged and not finite:
+            raise RunError(diverged[0])
         if len(self.scores) != len(self._places) or not finite:
             raise RunError(
                 f"selector {job.work['selector']!r} gave {len(self.scores)} scores for {len(self._places)} "
@@ -68,15 +65,5 @@ class Choice:
         if "target_val" in self._needs:
             [shown["target_val"]] = of("target_val")
         if "target_unpaired" in self._needs:
-            shown["target_unpaired"] = _unpaired(*of("target_val"))
+            shown["target_unpaired"] = unpaired(*of("target_val"))
         return Candidate(said["step"], said["name"], trial, said["scale"], **shown)
-
-
-def _unpaired(features: Features) -> UnpairedFeatures:
-    """Each side in an order of its own, the same for every candidate."""
-
-    def shuffled(side: str, rows: Floats) -> Floats:
-        seed = derive_seed("unpaired validation", side)
-        return rows[np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))]
-
-    return UnpairedFeatures(shuffled("images", features.images), shuffled("texts", features.texts))

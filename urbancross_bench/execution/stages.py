@@ -23,7 +23,7 @@ from urbancross_bench.execution.preparing import (
 )
 from urbancross_bench.execution.scoring import score_ranking
 from urbancross_bench.execution.selection import Choice
-from urbancross_bench.execution.training import adapt, pretrain
+from urbancross_bench.execution.training import adapt, diverged_as, pretrain
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
@@ -53,7 +53,7 @@ def embed(job: Job) -> None:
         scale = float(model.logit_scale.detach().exp())
         embedded.append(Embedded(int(file.name.split("-")[1]), name, scale, features, exact))
         job.report((number + 1) / len(candidates))
-    write_embedded(job.out, embedded)
+    write_embedded(job.out, embedded, diverged_as(job.inputs["model"]))
 
 
 def _features(job: Job, model: DualEncoder, split: PackedSplit, precision: str) -> Features:

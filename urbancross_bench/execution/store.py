@@ -6,7 +6,8 @@ import glob
 import json
 import os
 import shutil
-from collections.abc import Container, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.files import publish, write_json
 
 _MANIFEST = "stage.json"
+_KEPT = 14 * 24 * 3600.0  # seconds
 CURVE = "curve.json"  # what a stage that trains says of its steps
 
 
@@ -51,10 +53,10 @@ class Store:
         """Remove what `saved` names: the stage is stored."""
         shutil.rmtree(self.saved(key), ignore_errors=True)
 
-    def clear_saved(self, wanted: Container[str]) -> None:
-        """Remove what was saved of stages that are no longer wanted. Only for the holder of the folder's lock."""
+    def clear_saved(self) -> None:
+        """Remove what nobody has gone on with for two weeks. Only for the holder of the output folder's lock."""
         for folder in self.root.glob(".saved/*"):
-            if folder.name not in wanted:
+            if time.time() - folder.stat().st_mtime > _KEPT:
                 self.forget(folder.name)
 
     def path(self, kind: str, key: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from safetensors.torch import save_file
 
@@ -16,7 +18,7 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
-from urbancross_bench.modelling.curve import Curve
+from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations, compile_blocks
 from urbancross_bench.modelling.feeds import Feed
@@ -25,6 +27,8 @@ from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
 from urbancross_bench.modelling.runtime import configure
 from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.specs import Budget, Pretraining, Training
+
+_DIVERGED = "diverged.json"
 
 
 def pretrain(job: Job) -> None:
@@ -45,7 +49,8 @@ def pretrain(job: Job) -> None:
 def adapt(job: Job) -> None:
     """Train the pre-trained encoder further, by the adaptation, on what its setting shows.
 
-    Leaves `candidate-STEP-NUMBER.safetensors`, the candidate's name in the header.
+    Leaves `candidate-STEP-NUMBER.safetensors`, the candidate's name in the header. A training that diverges leaves
+    none, but how it did: that is a result, too, which a search passes over and which need not be tried again.
     """
     seed, shown = job.facts["seed"], Shown(**job.facts["shown"])
     configure(job.facts["threads"], derive_seed("adaptation", seed))
@@ -73,16 +78,33 @@ def adapt(job: Job) -> None:
     target = _feed(
         job, model, "target", view, budget, budget.target_batch_size, references=references, hidden=hidden
     )
-    loss, candidates = job.facts["loss"], budget.checkpoints
     saves = _saves(job)
+    try:
+        _adapt(job, model, method, source, target, budget, saves)
+    except DivergedError as error:
+        write_json(job.out / _DIVERGED, {"error": str(error)})
+        return
+    for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
+        # Not moved: killed before this stage is published, the training goes on from what is saved.
+        shutil.copyfile(file, job.out / file.name)
+
+
+def diverged_as(folder: Path) -> str:
+    """How the training diverged whose output this is; empty where it did not."""
+    file = folder / _DIVERGED
+    return str(json.loads(file.read_text(encoding="utf-8"))["error"]) if file.is_file() else ""
+
+
+def _adapt(
+    job: Job, model: DualEncoder, method: Adaptation, source: Feed, target: Feed, budget: Budget, saves: Saves
+) -> None:
+    """Train, and keep every candidate where the training is saved."""
+    loss, candidates = job.facts["loss"], budget.checkpoints
     for step in _train(job, model, method, source, target, budget, saves, loss=loss, candidates=candidates):
         for number, (name, state) in enumerate(method.candidates(model).items()):
             if Ranks.current().first:
                 with saves.writing(f"candidate-{step:09d}-{number:02d}.safetensors") as file:
                     save_file(plain(state), file, metadata={"name": name})
-    for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
-        # Not moved: killed before this stage is published, the training goes on from what is saved.
-        shutil.copyfile(file, job.out / file.name)
 
 
 def _arrange(model: DualEncoder, recipe: Training) -> None:
@@ -136,7 +158,7 @@ def _train(
 ) -> Iterator[int]:
     """The training loop as a stage runs it: yields candidate steps, and leaves the learning curve.
 
-    Of a training that fails, the curve is left where the training is saved.
+    Of a training that diverges, too.
     """
     curve = Curve()
     saves = saves or _saves(job)
@@ -156,7 +178,10 @@ def _train(
             on_pass=job.on_pass if Ranks.current().first else lambda _: None,
             saves=saves,
         )
-    except RunError:
-        write_json(saves.folder / CURVE, curve.so_far())
+    except DivergedError:
+        write_json(job.out / CURVE, curve.so_far())
+        if Ranks.current().first:
+            with saves.writing(CURVE) as file:  # should the stage fail by it, its output is thrown away
+                write_json(file, curve.so_far())
         raise
     write_json(job.out / CURVE, curve.points)

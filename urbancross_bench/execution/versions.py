@@ -14,8 +14,11 @@ DISTRIBUTION = "urbancross-bench"
 def core(room: str) -> str:
     """A room of the core, and the stages themselves."""
     rooms = [room, "execution.stages", "execution.job", "execution.preparing"]
+    if room == "modelling":
+        rooms += ["execution.training", "data.views"]
     if room == "evaluation":
-        rooms += ["execution.items", "execution.scoring", "execution.drift", "data.floors", "data.domain"]
+        rooms += [f"execution.{name}" for name in ("items", "selection", "scoring", "drift")]
+        rooms += ["data.floors", "data.domain"]
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 

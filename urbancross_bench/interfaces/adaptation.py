@@ -204,6 +204,6 @@ class Adaptation(ABC):  # noqa: B024 - a method overrides what it needs, most of
         """What is ranked in place of the (N, D) and (M, D) normalised features of a test split.
 
         Asked of methods of the setting `test_time` alone, which have no other way to see test data. Texts and
-        images come without any pairing, each side in the order of the split.
+        images come without any pairing, each side in an order of its own, and are given back in it.
         """
         raise NotImplementedError(f"{type(self).__name__} has the setting test_time and defines no calibrate")

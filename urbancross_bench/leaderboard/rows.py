@@ -104,10 +104,22 @@ class Row:
 
     @property
     def shown(self) -> str:
-        """How much of the target was shown, where the setting alone does not say it."""
-        shown = self.run["shown"]
-        share = f"{100 * shown['share']:g} % of the pairs" if shown["setting"] == "few_shot" else ""
-        return "disjoint halves" if shown["disjoint_halves"] else share
+        """What the setting alone does not say: how much of the target was shown, how often it was tried."""
+        shown, parts = self.run["shown"], []
+        if shown["disjoint_halves"]:
+            parts.append("disjoint halves")
+        elif shown["setting"] == "few_shot":
+            parts.append(f"{100 * shown['share']:g} % of the pairs")
+        if self.score["calibration"]:
+            parts.append("transductive")
+        if self.trials > 1:
+            parts.append(f"{self.trials} trials")
+        return ", ".join(parts)
+
+    @property
+    def trials(self) -> int:
+        """Of a search; 1 without any."""
+        return len(self.run["search"]["trials"]) if self.run["search"] else 1
 
     @property
     def marks(self) -> dict[str, str]:
@@ -319,6 +331,8 @@ def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:
     peers = [other for other in rows if facts(other) == facts(row)]
     for key in ("label", "name"):
         found = [other for other in peers if other.run["adaptation"][key] == adaptation]
+        alike = [other for other in found if other.trials == row.trials]
+        found = alike if len(found) > 1 else found
         if len(found) == 1:
             return found[0]
     return None

@@ -70,7 +70,7 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "weights": row.run["encoder"]["weights"]["status"],
             "pre-training": _length(row.run["pretraining"]),
             "steps": row.run["steps"],
-            "trials": len(row.run["search"]["trials"]) if row.run["search"] else 1,
+            "trials": row.trials,
             "protocol": row.score["protocol"],
             "ties": row.score["ties"],
             "test images": row.score["images"],
@@ -133,8 +133,11 @@ def _length(recipe: Mapping[str, Any]) -> str:
 
 
 def _field(group: Sequence[Row]) -> str:
-    """Groups with the same are ranked among each other: one recipe, measured on the same scenarios and seeds."""
-    return canonical_json([group[0].recipe, sorted([row.scenario, row.measured_on] for row in group)])
+    """Groups with the same are ranked among each other: one recipe, as many trials, transductive or not, measured
+    on the same scenarios and seeds.
+    """
+    alike = [group[0].recipe, group[0].trials, bool(group[0].score["calibration"])]
+    return canonical_json([alike, sorted([row.scenario, row.measured_on] for row in group)])
 
 
 def _mean(rows: Sequence[Row], metric: str) -> Estimate:

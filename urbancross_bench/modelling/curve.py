@@ -14,6 +14,10 @@ from urbancross_bench.errors import RunError
 EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
 
 
+class DivergedError(RunError):
+    """Training has come to no number, or to one beyond all bounds."""
+
+
 @dataclass
 class Curve:
     """Means per pass over the source. Steps wait on the device until `settle` looks at them all at once."""
@@ -43,7 +47,7 @@ class Curve:
     def settle(self) -> None:
         """Wait for the device and count in what was added.
 
-        Raises RunError, naming the step, for a loss or gradient that is not finite and for a loss that exploded.
+        Raises DivergedError, naming the step, for a loss or gradient that is no number, and a loss that exploded.
         """
         waiting, self._waiting = self._waiting, []
         for step, row, may_overflow in waiting:
@@ -85,11 +89,11 @@ class Curve:
         for name, value in values.items():
             if not math.isfinite(value) and name != "loss":
                 what = "the gradient" if name == "gradient_norm" else f"{name!r}"
-                raise RunError(f"training has diverged: {what} is {value} at step {step}")
+                raise DivergedError(f"training has diverged: {what} is {value} at step {step}")
         loss = values["loss"]
         if self.first_loss is None:
             self.first_loss = loss
         if not loss <= EXPLODED * max(1.0, abs(self.first_loss)):
-            raise RunError(
+            raise DivergedError(
                 f"training has diverged: the loss is {loss:.4g} at step {step}, {self.first_loss:.4g} at first"
             )

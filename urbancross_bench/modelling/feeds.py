@@ -160,7 +160,7 @@ class Feed:
                 drawn,
                 images=image_inputs(taken, self._model, self._device, augmentation, generator),
                 image_rows=self._moved(images),
-                domains=self._moved(view.domains[images]) if isinstance(view, PairView) else None,
+                domains=self._moved(view.domains[images] if isinstance(view, PairView) else np.zeros_like(images)),
                 reference_images=self._looked_up(reference.images if reference else None, images),
             )
         if view is not None and texts is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces.adaptation import Adaptation, Context, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.curve import Curve
@@ -73,6 +74,11 @@ def train(
     optimiser = make_optimiser(method.parameter_groups(model, recipe.learning_rate), recipe)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    if scaler.is_enabled() and any(isinstance(value, torch.optim.Optimizer) for value in vars(method).values()):
+        raise UsageError(
+            "precision: float16 scales the loss, and an optimiser that a method keeps for itself does not know; "
+            "take bfloat16 or float32"
+        )
     average = MovingAverage(model, recipe.ema)
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "scaler": scaler}
 
@@ -93,7 +99,7 @@ def train(
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         average.state = {name: value.to(device) for name, value in saved["average"].items()}
-        restore_method(method, saved["method"])
+        restore_method(method, saved["method"], device)
         restore_random(saved["random"], device)
         curve.restore(saved["curve"])
         return int(saved["step"])

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from urbancross_bench.errors import RunError
 from urbancross_bench.files import publish
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
@@ -36,7 +38,8 @@ class Saves:
         self._writes = writes
         self._saved = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*") if writes else ():  # of a process that was killed as it wrote
+        # Of a process that was killed as it wrote, or of a training that failed.
+        for leftover in [*folder.glob(".*"), *folder.glob("*.json")] if writes else ():
             _remove(leftover)
 
     def read(self) -> dict[str, Any] | None:
@@ -82,18 +85,10 @@ def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
     }
 
 
-def restore_method(method: Adaptation, state: Mapping[str, Any]) -> None:
-    """Give a prepared method back what `method_state` took of it."""
+def restore_method(method: Adaptation, state: Mapping[str, Any], device: torch.device) -> None:
+    """Give a prepared method back what `method_state` took of it, in place where it has it already."""
     for name, value in state.items():
-        present = getattr(method, name, None)
-        if isinstance(present, nn.Module | torch.optim.Optimizer):
-            present.load_state_dict(value)
-        elif isinstance(present, Tensor) and present.shape == value.shape:
-            with torch.no_grad():  # in place: an optimiser may hold it
-                present.copy_(value)
-        else:
-            device = present.device if isinstance(present, Tensor) else None
-            setattr(method, name, value.to(device) if isinstance(value, Tensor) and device else value)
+        setattr(method, name, _restored(getattr(method, name, None), value, device))
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -114,6 +109,11 @@ def restore_random(state: Mapping[str, Tensor], device: torch.device) -> None:
 def _is_state(name: str, value: Any) -> bool:
     if name in ("options", "context"):
         return False
+    if isinstance(value, torch.Generator | np.random.Generator):
+        raise RunError(
+            f"a method keeps a generator as {name or 'part of an attribute'}, which is not saved with a training; "
+            "draw from torch's own, or by progress.step"
+        )
     if isinstance(value, list | tuple):
         return all(_is_state("", part) for part in value)
     if isinstance(value, dict):
@@ -122,7 +122,35 @@ def _is_state(name: str, value: Any) -> bool:
 
 
 def _of(value: Any) -> Any:
-    return value.state_dict() if isinstance(value, nn.Module | torch.optim.Optimizer) else value
+    if isinstance(value, nn.Module | torch.optim.Optimizer):
+        return value.state_dict()
+    if isinstance(value, list | tuple):
+        return [_of(part) for part in value]
+    return {key: _of(part) for key, part in value.items()} if isinstance(value, dict) else value
+
+
+def _restored(present: Any, value: Any, device: torch.device) -> Any:
+    """`value` as it was, put into `present` where that is of its kind: others, an optimiser say, may hold it."""
+    if isinstance(present, nn.Module | torch.optim.Optimizer):
+        present.load_state_dict(value)
+        return present
+    if isinstance(value, Tensor):
+        if isinstance(present, Tensor) and present.shape == value.shape:
+            with torch.no_grad():
+                return present.copy_(value)
+        return value.to(device)
+    if isinstance(value, list):
+        known = (
+            present if isinstance(present, list | tuple) and len(present) == len(value) else [None] * len(value)
+        )
+        parts = [_restored(part, taken, device) for part, taken in zip(known, value, strict=True)]
+        return tuple(parts) if isinstance(present, tuple) else parts
+    if isinstance(value, dict):
+        return {
+            key: _restored(present.get(key) if isinstance(present, dict) else None, taken, device)
+            for key, taken in value.items()
+        }
+    return value
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -52,7 +52,7 @@ def mutual_nearest(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
 
     K is at least 1, since the greatest similarity of all is mutual; at most the smaller side.
     """
-    scores = images @ texts.T
+    scores = -_costs(images, texts)
     nearest_text, nearest_image = scores.argmax(dim=1), scores.argmax(dim=0)
     own = torch.arange(len(images), device=images.device)
     kept = own[nearest_image[nearest_text] == own]
@@ -60,6 +60,6 @@ def mutual_nearest(images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _costs(images: Tensor, texts: Tensor) -> Tensor:
-    """In the precision of the features: autocast's would be coarse after the division by ε."""
+    """In the precision of the features: autocast's is too coarse to divide by ε, or to say what is nearest."""
     with torch.autocast(images.device.type, enabled=False):
         return 1 - images @ texts.T
