@@ -199,13 +199,13 @@ def test_interpolations_run_from_the_start_to_what_was_trained() -> None:
     training.run([vectors(8, seed) for seed in range(4)])
     end = copied(training.model)
     found = training.method.candidates(training.model)
-    assert list(found) == ["alpha=0", "alpha=0.3", "alpha=1", "alpha=0.5"]
+    assert list(found) == ["alpha=0.0", "alpha=0.3", "alpha=1.0", "alpha=0.5"]
 
     def bits(state: Any) -> dict[str, bytes]:
         return {name: value.numpy().tobytes() for name, value in state.items()}
 
-    assert bits(found["alpha=0"]) == bits(start)
-    assert bits(found["alpha=1"]) == bits(end)
+    assert bits(found["alpha=0.0"]) == bits(start)
+    assert bits(found["alpha=1.0"]) == bits(end)
     for name in ("image_tower.1.running_var", "image_tower.0.weight", "logit_scale"):
         a, b = start[name].double().numpy(), end[name].double().numpy()
         assert not np.array_equal(a, b)

@@ -142,7 +142,7 @@ def test_what_a_grid_trained_is_loaded_again_and_says_where_it_comes_from(
     first = grid(encoders={"tiny": encoder(weights)}, scenarios=scenario, adaptations=["source_only"])
     assert cli("run", first, "--out", tmp_path / "one").status == 0
     [record] = read_records([tmp_path / "one"])
-    key = record.spec["stages"]["adapt"]
+    [key] = record.spec["stages"]["adapt"]
     [candidate] = (tmp_path / "one" / "store" / "adapt" / key).glob("candidate-*.safetensors")
     again = grid(
         encoders={"tiny": encoder(candidate)},

@@ -310,6 +310,6 @@ def test_teacher_or_student_is_scored_and_the_teacher_outlives_an_interruption()
         student.candidates(training.model)["student"]["text_tower.bias"], training.model.text_tower.bias
     )
     again = Training(method("mean_teacher"), Small(seed=5))
-    restore_method(again.method, method_state(training.method, training.model))
+    restore_method(again.method, method_state(training.method, training.model), torch.device("cpu"))
     for key, value in again.method.teacher.state_dict().items():
         assert torch.equal(value, state[key])

@@ -79,7 +79,7 @@ class Batch(Protocol):
 
     @property
     def domains(self) -> torch.Tensor:
-        """(B,) int64, which of the scenario's source domains an image comes from; zeros for a target."""
+        """(B,) int64, which of the scenario's source domains an image comes from; zeros for a paired target."""
         ...
 
     @property

@@ -160,7 +160,7 @@ class Feed:
                 drawn,
                 images=image_inputs(taken, self._model, self._device, augmentation, generator),
                 image_rows=self._moved(images),
-                domains=self._moved(view.domains[images] if isinstance(view, PairView) else np.zeros_like(images)),
+                domains=self._moved(view.domains[images]) if isinstance(view, PairView) else None,
                 reference_images=self._looked_up(reference.images if reference else None, images),
             )
         if view is not None and texts is not None:
@@ -224,8 +224,10 @@ class EncodedPool:
 
 def _inverse_frequencies(tokens: Tensor) -> Tensor:
     """(V,) log(M / captions with the token) of (M, L) tokens; 0 for what stands in all, like start and end."""
-    present = torch.zeros(len(tokens), int(tokens.max()) + 1).scatter_(1, tokens, 1.0)
-    frequency = present.sum(dim=0).clamp(min=1)
+    ordered = tokens.sort(dim=1).values
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    frequency = torch.bincount(ordered[first]).float().clamp(min=1)
     frequency[0] = len(tokens)  # padding is no word
     return (len(tokens) / frequency).log()
 

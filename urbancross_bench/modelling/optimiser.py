@@ -28,7 +28,11 @@ def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.
         split.append({"weight_decay": recipe.weight_decay, **group, "params": matrices})
         split.append({**group, "params": others, "weight_decay": 0.0})
     return torch.optim.AdamW(
-        [group for group in split if group["params"]], lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6
+        [group for group in split if group["params"]],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        fused=True,
     )
 
 

@@ -1,7 +1,7 @@
 """Training beside open_clip's own loop, and our loop beside bare steps.
 
     pip install "open_clip_torch[training]"        # for open_clip's loop; without it that part is skipped
-    pytest benchmarks/test_training.py --benchmark-only
+    pytest benchmarks/test_training_steps.py --benchmark-only
 
 Ways of doing the same take turns, round after round, so that a busy machine slows all alike. At the end ratios are
 printed: medians over rounds, by the clock and by CPU time. What is asserted is that all ways compute the same.
