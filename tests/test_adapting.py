@@ -22,7 +22,7 @@ from urbancross_bench.records import Record, read_records
 
 GridWriter = Callable[..., Path]
 Cli = Callable[..., Result]
-SELECTORS = ["last", "source_val", "target_oracle", "information_maximisation", "cycle_consistency"]
+SELECTORS = ["last", "source_val", "target_oracle", "cycle_consistency"]
 WISE = "wise_ft[alphas=[0.0,1.0]]"
 SEARCH = {
     "trials": 3,
@@ -188,18 +188,14 @@ def test_what_makes_no_sense_is_refused(
     assert any(part in result.err for part in message.split("|")), result.err
 
 
-def test_several_processes_train_to_nearly_the_same(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    changes = {"scenarios": [{"source": "plain", "target": "dark"}], "adaptations": ["dann"]}
-    weights = []
-    for ranks in (1, 2):
-        out = tmp_path / f"out{ranks}"
-        assert cli("run", grid(**changes), "--out", out, "--set", f"ranks={ranks}").status == 0
-        [file] = out.glob("store/adapt/*/candidate-*.safetensors")
-        weights.append(load_file(file))
-        [record] = read_records([out])
-        assert record.spec["ranks"] == ranks
-    for name, value in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], value, rtol=0, atol=2e-3, err_msg=name)
+def test_several_processes_train_one_model(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    """What they compute is tested where they are; here, that a grid hands a training to them and gets it back."""
+    out, none = tmp_path / "out", {"steps": 0}
+    file = grid(scenarios=[{"source": "plain", "target": "dark"}], adaptations=["dann"], pretraining=none)
+    assert cli("run", file, "--out", out, "--set", "ranks=2").status == 0
+    [record] = read_records([out])
+    assert record.spec["ranks"] == 2
+    assert len(json.loads((record.folder / "curve.json").read_text())["adapt"]) == 1
 
 
 def test_a_training_that_diverges_leaves_its_curve(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ class Pulls(Adaptation):
 def register_adaptations():
     target = "pulls:Pulls"
     return [
-        register("declared", target, setting="source_only", needs={"segments"}, summary="x"),
-        register("undeclared", target, setting="source_only", summary="x"),
+        register("declared", target, setting="source_only", needs={"gradients", "segments"}, summary="x"),
+        register("undeclared", target, setting="source_only", needs={"gradients"}, summary="x"),
     ]
 """
 
