@@ -50,7 +50,7 @@ from urbancross_bench.interfaces import Adaptation, hookimpl, register
 
 @hookimpl
 def register_adaptations():
-    settings = {"shots": "few_shot", "pooled": "generalisation", "streams": "unsupervised"}
+    settings = {"shots": "few_shot", "mixed": "generalisation", "streams": "unsupervised"}
     return [register(name, "MODULE:Method", setting=setting, needs={"gradients"}, summary=name)
             for name, setting in settings.items()]
 
@@ -119,7 +119,7 @@ def test_generalisation_needs_several_sources(pool: Path, plugins: list[str], cl
         plugins=plugins,
         domains={"two": f"pool/two[folder={pool}]", "pale": f"pool/pale[folder={pool}]"},
         scenarios=[{"source": "two", "target": "pale"}, {"source": "pale", "target": "two"}],
-        adaptations=["pooled"],
+        adaptations=["mixed"],
     )
     states = {(len(r["source"]), r["state"], r["reason"]) for r in planned(cli, file)}  # type: ignore[arg-type]
     assert states == {(2, "run", None), (1, "skipped", "generalisation needs several sources")}

@@ -32,7 +32,6 @@ def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.
         lr=recipe.learning_rate,
         betas=(0.9, 0.98),
         eps=1e-6,
-        fused=True,
     )
 
 
