@@ -195,7 +195,7 @@ def test_several_processes_train_one_model(grid: GridWriter, cli: Cli, tmp_path:
     assert cli("run", file, "--out", out, "--set", "ranks=2").status == 0
     [record] = read_records([out])
     assert record.spec["ranks"] == 2
-    assert len(json.loads((record.folder / "curve.json").read_text())["adapt"]) == 1
+    assert len(json.loads((record.folder / "curve.json").read_text())["adapt"]) == 2  # two passes
 
 
 def test_a_training_that_diverges_leaves_its_curve(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
