@@ -40,6 +40,7 @@ def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> N
     assert inside > 1.5 * across
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (SHARED / "mini").is_dir(), reason=f"no real images at {SHARED}")
 def test_real_images_show_a_shift(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URBANCROSS_DATA", str(SHARED))
