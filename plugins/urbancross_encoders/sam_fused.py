@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from urbancross_bench.interfaces import DualEncoder
+from urbancross_bench.modelling.heads import Around
 from urbancross_encoders.clip_model import ClipModel
 from urbancross_encoders.fusion import fusion
 from urbancross_encoders.openclip import OpenClip
@@ -26,48 +26,14 @@ class SamFused(OpenClip):
         return SamFusedModel(cast(ClipModel, super().load()), options.fusion)
 
 
-class SamFusedModel(nn.Module):
+class SamFusedModel(Around):
     """The `interfaces.SegmentEncoder` around a model of the CLIP family."""
 
     def __init__(self, base: ClipModel, fusion_name: str) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.fusion = fusion(fusion_name, base.width)
         # On two frozen towers there is the fusion to train, if it has anything to learn.
         base.trains = base.trains or any(True for _ in (self.fusion or nn.Identity()).parameters())
-        self.width, self.mean, self.std = base.width, base.mean, base.std
-
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """See `interfaces.DualEncoder`."""
-        return self.base.logit_scale
-
-    @property
-    def logit_bias(self) -> nn.Parameter | None:
-        """See `interfaces.DualEncoder`."""
-        return self.base.logit_bias
-
-    @property
-    def image_tower(self) -> nn.Module:
-        """See `interfaces.DualEncoder`."""
-        return self.base.image_tower
-
-    @property
-    def text_tower(self) -> nn.Module:
-        """See `interfaces.DualEncoder`."""
-        return self.base.text_tower
-
-    def blocks(self, tower: Literal["image", "text"]) -> list[nn.Module]:
-        """See `interfaces.DualEncoder`."""
-        return self.base.blocks(tower)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """See `interfaces.DualEncoder`."""
-        return self.base.tokenize(texts)
-
-    def text_length(self, tokens: Tensor) -> int:
-        """See `interfaces.DualEncoder`."""
-        return self.base.text_length(tokens)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """See `interfaces.DualEncoder`."""

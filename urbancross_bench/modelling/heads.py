@@ -83,18 +83,12 @@ def _zero(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-class WithHeads(nn.Module):
-    """The `interfaces.DualEncoder` around another of the same width, with a head on either side.
+class Around(nn.Module):
+    """What an `interfaces.DualEncoder` around another of the same width leaves to it; its state is `base.*`."""
 
-    Names of its state: `base.*`, `image_head.*`, `text_head.*`. A head maps (B, D) to (B, D). Where an encoder
-    uses segments, it gets what they and the image were fused to; segments alone pass through none.
-    """
-
-    def __init__(self, base: DualEncoder, image_head: nn.Module, text_head: nn.Module) -> None:
+    def __init__(self, base: DualEncoder) -> None:
         super().__init__()
         self.base = base
-        self.image_head = image_head
-        self.text_head = text_head
         self.width, self.mean, self.std = base.width, base.mean, base.std
 
     @property
@@ -109,12 +103,12 @@ class WithHeads(nn.Module):
 
     @property
     def image_tower(self) -> nn.Module:
-        """The base's, without the head."""
+        """See `interfaces.DualEncoder`."""
         return self.base.image_tower
 
     @property
     def text_tower(self) -> nn.Module:
-        """The base's, without the head."""
+        """See `interfaces.DualEncoder`."""
         return self.base.text_tower
 
     def blocks(self, tower: Literal["image", "text"]) -> list[nn.Module]:
@@ -128,6 +122,19 @@ class WithHeads(nn.Module):
     def text_length(self, tokens: Tensor) -> int:
         """See `interfaces.DualEncoder`."""
         return self.base.text_length(tokens)
+
+
+class WithHeads(Around):
+    """The `interfaces.DualEncoder` around another of the same width, with a head on either side.
+
+    Names of its state: `base.*`, `image_head.*`, `text_head.*`. A head maps (B, D) to (B, D). Where an encoder
+    uses segments, it gets what they and the image were fused to; segments alone pass through none.
+    """
+
+    def __init__(self, base: DualEncoder, image_head: nn.Module, text_head: nn.Module) -> None:
+        super().__init__(base)
+        self.image_head = image_head
+        self.text_head = text_head
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """See `interfaces.DualEncoder`."""
