@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,13 +41,7 @@ DISTANCES: list[Callable[[Tensor, Tensor], Tensor]] = [coral, mmd]
 REGISTRY = Registry.discover()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Work as small as this takes many times as long on two threads where other work keeps the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(count: int, seed: int, width: int = 6) -> Tensor:

@@ -26,13 +26,7 @@ WIDTH = 5
 TINY = "architecture=urbancross-tiny"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Work as small as this takes many times as long on two threads where other work keeps the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Towers(nn.Module):
