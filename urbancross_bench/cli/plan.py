@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, VerifyOption, open_grid
 
 if TYPE_CHECKING:
-    from urbancross_bench.execution.run import Status
+    from urbancross_bench.execution.status import Status
 
 
 def plan(
@@ -20,7 +20,7 @@ def plan(
     json_: JsonOption = False,
 ) -> None:
     """Show which runs are to do, reused and skipped, and which stages they share."""
-    from urbancross_bench.execution.run import status_of
+    from urbancross_bench.execution.status import status_of
 
     made, _, folder = open_grid(grid, set_, out, verify=verify)
     status = status_of(made, folder)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from urbancross_bench.cli.plan import summary
 from urbancross_bench.execution.plan import Run
-from urbancross_bench.execution.run import Display, Status
+from urbancross_bench.execution.listening import Listener
+from urbancross_bench.execution.status import Status
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 
@@ -31,7 +32,7 @@ def report_reading(what: str, done: int, total: int) -> None:
         print(f"reading {what}: {total:,} files", file=sys.stderr, flush=True)
 
 
-class PlainDisplay(Display):
+class PlainDisplay(Listener):
     """One line per run, with an estimate of the time left."""
 
     def __enter__(self) -> Self:
@@ -56,7 +57,7 @@ class PlainDisplay(Display):
         """Start its clock."""
         self._clock.started(stage)
 
-    def stage_progress(self, stage: Stage, fraction: float) -> None:
+    def stage_progress(self, stage: Stage, fraction: float, values: object = None) -> None:
         """Nothing in plain lines."""
 
     def stage_ended(self, stage: Stage, error: str | None) -> None:
@@ -108,7 +109,7 @@ class LiveDisplay(PlainDisplay):
         super().stage_started(stage)
         self._bars[stage.key] = self._progress.add_task(f"{stage.kind} {stage.label}", total=1.0, left="")
 
-    def stage_progress(self, stage: Stage, fraction: float) -> None:
+    def stage_progress(self, stage: Stage, fraction: float, values: object = None) -> None:
         """Move its bar."""
         left = self._clock.left_of(stage, fraction)
         self._progress.update(self._bars[stage.key], completed=fraction, left=left)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
+
+if TYPE_CHECKING:
+    from urbancross_bench.execution.plan import Plan
+    from urbancross_bench.registry import Registry
 
 
 def run(
@@ -16,32 +22,63 @@ def run(
     set_: SetOption = None,
     verify: VerifyOption = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
+    ] = None,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds between saves of a training, to go on from when it is cut.")
     ] = 60.0,
+    time_limit: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="End a process that takes longer.")
+    ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="GIB", help="End a process that takes more. By default 9/10 of the machine's."
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="Times that a stage is tried again whose process died or passed a limit.")
+    ] = 0,
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
-    from urbancross_bench.cli.progress import make_display, print_table
+    from urbancross_bench.cli.progress import make_display
     from urbancross_bench.errors import UsageError
     from urbancross_bench.execution.run import run_grid
-    from urbancross_bench.leaderboard.build import build
-    from urbancross_bench.leaderboard.view import DEFAULT, load_view
+    from urbancross_bench.execution.scheduler import Limits
 
     plan, registry, folder = open_grid(grid, set_, out, verify=verify)
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
     executor = registry.resolve("executor", plan.grid.executor).build()
+    memory = None if memory_limit is None else round(memory_limit * 2**30)
+    limits = Limits(save_every, time_limit, memory, retries)
     try:
         with make_display() as display:
-            counts = run_grid(plan, folder, executor, registry, display, device=device, save_seconds=save_every)
+            counts = run_grid(plan, folder, executor, display, device=device, limits=limits, only=only or ())
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    # An older form of the grid may have left other runs and scores in the folder.
-    keys = {key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))}
-    tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
-    print_table(tables[0])
-    parts = [f"{counts[status]} {status}" for status in ("ok", "failed", "reused", "skipped") if counts[status]]
-    print(f"{', '.join(parts)}. Tables: {folder / 'leaderboard'}. Records: {folder / 'runs'}")
-    if counts["failed"]:
+    if not only:
+        _build_tables(plan, folder, registry)
+    statuses = ("ok", "failed", "timeout", "oom", "interrupted", "reused", "skipped")
+    said = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
+    print(f"{said}. Records: {folder / 'runs'}" + ("" if only else f". Tables: {folder / 'leaderboard'}"))
+    if set(counts) - {"ok", "reused", "skipped"}:
         raise typer.Exit(1)
+
+
+def _build_tables(plan: Plan, folder: Path, registry: Registry) -> None:
+    """Tables of the grid's own runs and scores: an older form of it may have left others in the folder."""
+    from urbancross_bench.cli.progress import print_table
+    from urbancross_bench.execution.recording import alone_in
+    from urbancross_bench.leaderboard.build import build
+    from urbancross_bench.leaderboard.view import DEFAULT, load_view
+
+    keys: Collection[str] = {
+        key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))
+    }
+    with alone_in(folder):
+        tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
+    print_table(tables[0])

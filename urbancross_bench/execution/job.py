@@ -22,6 +22,7 @@ from urbancross_bench.registry import Registry, Resolved
 class Job:
     """A stage about to be carried out. `inputs` are the folders of the stages it builds on.
 
+    say: takes how far the stage is, from 0 to 1, and the values of a pass over the source.
     saved: where a training that may be cut leaves how far it is, every `save_seconds`.
     """
 
@@ -30,7 +31,7 @@ class Job:
     out: Path
     registry: Registry
     device: torch.device
-    report: Callable[[float], None]
+    say: Callable[[float | Mapping[str, float]], None]
     saved: Path
     save_seconds: float
 
@@ -70,11 +71,6 @@ class Job:
         if resolved.identity() != identity:
             raise RunError(f"{resolved.plugin} has changed since the grid was planned; run the grid again")
         return resolved
-
-    def on_pass(self, values: dict[str, float]) -> None:
-        """Tell trackers that a pass over the source ended; their failures are only printed."""
-        for problem in self.registry.notify("on_epoch_ended", stage=self.stage.label, values=values):
-            print(problem)
 
     def split(self) -> Split:
         """The split of the stage, read anew. Raises RunError if it is not what the plan saw."""

@@ -1,4 +1,4 @@
-"""The local executor: every stage in a fresh process of this machine, so that a crash costs one stage."""
+"""The local executor: every task in a fresh process of this machine, so that a crash costs one stage."""
 
 from __future__ import annotations
 
@@ -6,20 +6,45 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import traceback
+import threading
+import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import cast
 
-from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import redirect_output, said_exit
-from urbancross_bench.execution.worker import execute
-from urbancross_bench.interfaces.executor import Event, Executor, Task
+from urbancross_bench.execution.worker import carry_out
+from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 
 MODULES = "URBANCROSS_PRELOAD"  # names the modules to the fork server, which knows nothing but its environment
+_WATCHED = 0.2  # seconds between two looks at the limits
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A task in its process, on these devices (of `CUDA_VISIBLE_DEVICES`; none on a CPU)."""
+
+    task: Task
+    process: BaseProcess
+    devices: tuple[str, ...]
+    ends: float  # by the monotonic clock
+    memory: float  # bytes
+
+    def exceeded(self) -> tuple[Outcome, str] | None:
+        """Which limit it has passed, and that in words."""
+        if time.monotonic() > self.ends:
+            return "timeout", f"took longer than {self.task.time_limit:g} seconds, the time limit"
+        if (taken := resident(self.process.pid, below=not self.process.daemon)) > self.memory:
+            gib = [f"{size / 2**30:.1f} GiB" for size in (taken, self.memory)]
+            return "oom", f"took {gib[0]} of memory; the limit is {gib[1]}"
+        return None
 
 
 class LocalExecutor(Executor):
@@ -30,7 +55,10 @@ class LocalExecutor(Executor):
     def __init__(self, options: LocalOptions) -> None:
         super().__init__(options)
         self._context = multiprocessing.get_context("forkserver")
-        self._running: dict[Connection, tuple[str, BaseProcess]] = {}
+        self._running: dict[Connection, _Running] = {}
+        self._devices: tuple[str, ...] = ()
+        self._memory = 0.9 * available()
+        self._looked = 0.0
 
     def preload(self, modules: Sequence[str]) -> None:
         """Import the stages' own modules and the plugins' in the server, once for all processes.
@@ -40,77 +68,113 @@ class LocalExecutor(Executor):
         os.environ[MODULES] = ",".join(modules)
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
 
-    def slots(self, device: str, threads: int) -> int:
-        """One stage per GPU; on a CPU as many as cores allow."""
+    def slots(self, device: str, devices: int, threads: int) -> int:
+        """One task per GPU, or as many as the option says; on a CPU as many as cores allow."""
         slots = cast(LocalOptions, self.options).slots
-        if slots is not None:
-            return slots
         if device.startswith("cuda"):
-            return 1
+            self._devices = _cuda_devices(device)
+            if devices > len(self._devices):
+                raise UsageError(
+                    f"ranks: {devices} processes take a CUDA device each; {device!r} is {len(self._devices)} here"
+                )
+            return len(self._devices) // devices * (slots or 1)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // threads)
+        return slots or max(1, cores // (threads * devices))
 
     def submit(self, task: Task) -> None:
-        """Fork a process for it."""
-        here, there = self._context.Pipe(duplex=False)
-        alone = task.stage["facts"].get("ranks", 1) == 1  # a daemon may not start the other ranks
-        process = self._context.Process(target=_carry_out, args=(task, there), daemon=alone)
+        """Fork a process for it, on the devices that have the least to do."""
+        here, there = self._context.Pipe()
+        devices = self._least_busy(task.devices)
+        placed = replace(task, device="cuda") if devices else task
+        # A daemon may not start other processes, as the ranks of a training are.
+        alone = all(stage["facts"].get("ranks", 1) == 1 for stage in task.stages)
+        process = self._context.Process(target=_live, args=(placed, there, devices), daemon=alone)
         process.start()
         there.close()
-        self._running[here] = (task.key, process)
+        ends = float("inf") if task.time_limit is None else time.monotonic() + task.time_limit
+        self._running[here] = _Running(task, process, devices, ends, task.memory_limit or self._memory)
 
-    def wait(self) -> list[Event]:
-        """Events of all processes that have something to tell."""
+    def _least_busy(self, count: int) -> tuple[str, ...]:
+        load = Counter(device for running in self._running.values() for device in running.devices)
+        return tuple(sorted(self._devices, key=lambda device: load[device])[:count])
+
+    def wait(self, seconds: float) -> list[Event]:
+        """Events of all processes that have something to tell, or that have passed a limit."""
+        give_up = time.monotonic() + seconds
+        while True:
+            left = max(0.0, give_up - time.monotonic())
+            events = []
+            for ready in wait(list(self._running), timeout=min(left, _WATCHED)):
+                connection = cast(Connection, ready)
+                try:
+                    events.append(connection.recv())
+                except (EOFError, OSError):  # it ended, well or amid its last word
+                    events.append(self._over(connection))
+            events += self._watched()
+            if events or not left:
+                return events
+
+    def _watched(self) -> list[Event]:
+        """End what has passed a limit; looks now and then."""
+        if time.monotonic() - self._looked < _WATCHED:
+            return []
+        self._looked = time.monotonic()
         events = []
-        for ready in wait(list(self._running)):
-            connection = cast(Connection, ready)
-            key, process = self._running[connection]
-            try:
-                event: Event = connection.recv()
-            except (EOFError, OSError):  # it ended before, or amid, its last word
-                process.join()
-                event = Event(
-                    key, "ended", error=f"the process died without a word ({said_exit(process.exitcode)})"
-                )
-            if event.kind == "ended":
-                process.join()
-                connection.close()
-                del self._running[connection]
-            events.append(event)
+        for connection, running in list(self._running.items()):
+            if exceeded := running.exceeded():
+                running.process.kill()
+                events.append(self._over(connection, *exceeded))
         return events
+
+    def _over(self, connection: Connection, outcome: Outcome | None = None, error: str | None = None) -> Event:
+        running = self._running.pop(connection)
+        running.process.join()
+        connection.close()
+        code = running.process.exitcode
+        if outcome is None and code != 0:
+            outcome, error = "failed", f"the process died without a word ({said_exit(code)})"
+        return Event(running.task.key, "over", outcome=outcome or "ok", error=error)
 
     def close(self) -> None:
         """Kill what still runs: nothing half-written is believed, so nothing has to end in order."""
-        for _, process in self._running.values():
-            process.kill()
-            process.join()
+        for running in self._running.values():
+            running.process.kill()
+        for running in self._running.values():
+            running.process.join()
         self._running.clear()
 
 
-def _carry_out(task: Task, connection: Connection) -> None:
-    """The life of a process: what it prints goes to the stage's log, what becomes of it through the pipe."""
+def _cuda_devices(device: str) -> tuple[str, ...]:
+    """What `cuda` (all) or `cuda:N` are, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    every = tuple(named or map(str, range(torch.cuda.device_count())))
+    number = device.partition(":")[2]
+    return (every[int(number)],) if number else every
+
+
+def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
+    """The life of a process: what it prints goes to the task's log, what becomes of it through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    if devices:  # read when CUDA is first used, which is later
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     with Path(task.log).open("wb", buffering=0) as log:
         redirect_output(log)
-    last = -1.0
 
-    def report(fraction: float) -> None:
-        nonlocal last
-        if fraction - last >= 0.01:
-            last = fraction
-            try:
-                connection.send(Event(task.key, "progress", fraction))
-            except BrokenPipeError:
-                os._exit(1)  # the parent is gone, and with it whoever wants the result
+    def tell(event: Event) -> None:
+        try:
+            connection.send(event)
+        except BrokenPipeError:
+            os._exit(1)  # the parent is gone, and with it whoever wants the result
 
-    try:
-        execute(task, report)
-        ended = Event(task.key, "ended", 1.0)
-    except UrbanCrossError as error:
-        ended = Event(task.key, "ended", error=str(error), traceback=traceback.format_exc())
-    except BaseException as error:
-        ended = Event(
-            task.key, "ended", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
-        )
-    with contextlib.suppress(BrokenPipeError):
-        connection.send(ended)
+    carry_out(task, tell)
+
+
+def _end_with(connection: Connection) -> None:
+    """End this process when its parent does, whatever it is at: its lock on a stage is free then."""
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv()
+    os._exit(1)

@@ -33,12 +33,12 @@ def describe(job: Job) -> None:
 
 def pack_split(job: Job) -> None:
     """Decode and resize the images of one split."""
-    pack(job.split(), ImageFormat(**job.facts["format"]), job.out, job.report)
+    pack(job.split(), ImageFormat(**job.facts["format"]), job.out, job.say)
 
 
 def pack_split_segments(job: Job) -> None:
     """Decode and resize the segments of one split."""
-    pack_segments(job.split(), ImageFormat(**job.facts["format"]), job.facts["most"], job.out, job.report)
+    pack_segments(job.split(), ImageFormat(**job.facts["format"]), job.facts["most"], job.out, job.say)
 
 
 def store_features(job: Job) -> None:

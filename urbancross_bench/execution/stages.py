@@ -52,7 +52,7 @@ def embed(job: Job) -> None:
             exact = _features(job, model, split.part(sampled(len(split.images))), "float32")
         scale = float(model.logit_scale.detach().exp())
         embedded.append(Embedded(int(file.name.split("-")[1]), name, scale, features, exact))
-        job.report((number + 1) / len(candidates))
+        job.say((number + 1) / len(candidates))
     write_embedded(job.out, embedded, diverged_as(job.inputs["model"]))
 
 

@@ -174,8 +174,8 @@ def _train(
             device=job.device,
             candidates=candidates,
             curve=curve,
-            report=job.report,
-            on_pass=job.on_pass if Ranks.current().first else lambda _: None,
+            report=job.say,
+            on_pass=job.say,
             saves=saves,
         )
     except DivergedError:

@@ -1,4 +1,4 @@
-"""Carrying out one task in this process: what every executor calls in the end."""
+"""Carrying out a task in this process: what every executor calls in the end."""
 
 from __future__ import annotations
 
@@ -6,28 +6,77 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.execution.stage import Stage
-from urbancross_bench.execution.store import Store
-from urbancross_bench.interfaces.executor import Task
+from urbancross_bench.execution.store import MissingError, Store
+from urbancross_bench.interfaces.executor import Event, Outcome, Task
 
 if TYPE_CHECKING:
     import torch
 
+    from urbancross_bench.registry import Registry
 
-def execute(task: Task, report: Callable[[float], None]) -> None:
-    """Carry out a stage and publish its output in the store. Raises whatever the stage raises."""
+Tell = Callable[[Event], None]
+
+
+def carry_out(task: Task, tell: Tell) -> None:
+    """Carry out the stages of a task in order, and publish the output of each in the store.
+
+    Tells what becomes of each; a stage that builds on one that failed is not begun. Raises nothing but what `tell`
+    raises.
+    """
+    os.environ["URBANCROSS_DATA"] = task.data
+    failed: set[str] = set()
+    for said in task.stages:
+        stage = Stage(**said)
+        if failed.isdisjoint(stage.inputs.values()):
+            tell(Event(stage.key, "started"))
+            ended = _attempted(task, stage, tell)
+            tell(ended)
+            if ended.error is None:
+                continue
+        failed.add(stage.key)
+
+
+def _attempted(task: Task, stage: Stage, tell: Tell) -> Event:
+    """Carry out one stage, unless another process does or did; how it ended."""
+    store = Store(Path(task.store))
+    try:
+        with store.holding(stage.key):
+            if not store.has(stage):
+                _make(task, stage, store, tell)
+    except MissingError as error:  # of an input
+        return Event(stage.key, "ended", outcome="failed", error=str(error), damaged=(error.key,))
+    except BaseException as error:
+        known = isinstance(error, UrbanCrossError)
+        said = str(error) if known else f"{type(error).__name__}: {error}"
+        return Event(stage.key, "ended", outcome=_outcome(error), error=said, traceback=traceback.format_exc())
+    return Event(stage.key, "ended", 1.0)
+
+
+def _outcome(error: BaseException) -> Outcome:
+    """Whether an error is one of memory: Python's, a CUDA device's, or torch's for the CPU."""
+    import torch
+
+    lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+    return "oom" if lacks_memory else "failed"
+
+
+def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
+    """Carry out a stage that is not in the store, on this process's thread or in ranks of its own."""
     import torch
 
     from urbancross_bench.modelling.distributed import run_ranks
     from urbancross_bench.modelling.runtime import resolve_device
 
     started = time.monotonic()
-    os.environ["URBANCROSS_DATA"] = task.data
-    stage, store = Stage(**task.stage), Store(Path(task.store))
     device = resolve_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(task.threads)
@@ -37,33 +86,63 @@ def execute(task: Task, report: Callable[[float], None]) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    told = _Told(stage.key, tell, device)
     ranks = stage.facts.get("ranks", 1)
     with store.writing(stage, provenance) as folder:
         if ranks == 1:
-            carry_out(device, report, task, folder)
+            do(device, told, task, stage, folder)
         else:
-            run_ranks(ranks, _as_rank, task, folder, device=device, report=report)
+            run_ranks(ranks, _as_rank, task, stage.to_json(), folder, device=device, report=told)
         provenance["seconds"] = round(time.monotonic() - started, 3)
         if device.type == "cuda":
             provenance["cuda_peak_bytes"] = torch.cuda.max_memory_allocated(device)
     store.forget(stage.key)
 
 
-def carry_out(device: torch.device, report: Callable[[float], None], task: Task, folder: Path) -> None:
-    """Do what the stage of a task is, and leave its output in a folder."""
+class _Told:
+    """What a stage says of itself, as events: a fraction, at most a hundred times, or the values of a pass."""
+
+    def __init__(self, key: str, tell: Tell, device: torch.device) -> None:
+        self._key, self._tell, self._device = key, tell, device
+        self._last = -1.0
+
+    def __call__(self, said: float | Mapping[str, float]) -> None:
+        if isinstance(said, Mapping):
+            self._tell(Event(self._key, "values", values=said))
+        elif said - self._last >= 0.01:
+            self._last = said
+            self._tell(Event(self._key, "progress", said, values=self._memory()))
+
+    def _memory(self) -> dict[str, float]:
+        if self._device.type != "cuda":
+            return {}
+        import torch
+
+        return {"cuda_bytes": float(torch.cuda.memory_allocated(self._device))}
+
+
+def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stage, folder: Path) -> None:
+    """Do what a stage is, and leave its output in a folder."""
     from urbancross_bench.execution.job import Job
     from urbancross_bench.execution.stages import STAGES
+
+    store = Store(Path(task.store))
+    inputs = {name: store.find(key) for name, key in stage.inputs.items()}
+    job = Job(stage, inputs, folder, _registry(task), device, say, store.saved(stage.key), task.save_seconds)
+    STAGES[stage.kind](job)
+
+
+def _registry(task: Task) -> Registry:
     from urbancross_bench.registry import Registry
 
-    stage, store = Stage(**task.stage), Store(Path(task.store))
-    inputs = {name: store.find(key) for name, key in stage.inputs.items()}
-    registry, saved = Registry.discover(task.plugins), store.saved(stage.key)
-    STAGES[stage.kind](Job(stage, inputs, folder, registry, device, report, saved, task.save_seconds))
+    return Registry.discover(task.plugins)
 
 
-def _as_rank(device: torch.device, report: Callable[[float], None], task: Task, folder: Path) -> None:
+def _as_rank(
+    device: torch.device, say: Callable[[Any], None], task: Task, stage: Mapping[str, Any], folder: Path
+) -> None:
     """One of the processes of a training; what any but the first leaves is thrown away."""
     from urbancross_bench.modelling.distributed import Ranks
 
     with tempfile.TemporaryDirectory() as elsewhere:
-        carry_out(device, report, task, folder if Ranks.current().first else Path(elsewhere))
+        do(device, say, task, Stage(**stage), folder if Ranks.current().first else Path(elsewhere))

@@ -4,40 +4,58 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from urbancross_bench.interfaces.options import Options
 
+Outcome = Literal["ok", "failed", "timeout", "oom"]
+
 
 @dataclass(frozen=True)
 class Task:
-    """One stage to carry out: plain JSON, so that any engine can run it with `execution.worker.execute`.
+    """What one process is to do: stages in order, plain JSON, for `execution.worker.carry_out`.
 
-    `store` and `data` are absolute folders: a process elsewhere knows neither our folder nor our environment.
-    A training saves how far it is every `save_seconds`.
+    A stage may build on those before it. `store` and `data` are absolute folders, which every worker sees, and
+    `log` is the file that takes what the task prints: a process elsewhere knows neither our folder nor our
+    environment. `device` is `cpu`, `cuda` or `cuda:N`; `devices` of them are asked for, and `threads` CPU threads
+    for each. A training saves how far it is every `save_seconds`. The executor ends a task that takes longer than
+    `time_limit` seconds, or more resident memory than `memory_limit` bytes; None: no limit of its own.
     """
 
     key: str
-    stage: Mapping[str, Any]
+    stages: tuple[Mapping[str, Any], ...]
     store: str
     data: str
     log: str
     device: str
-    threads: int
+    devices: int = 1
+    threads: int = 1
     plugins: tuple[str, ...] = ()
     save_seconds: float = 60.0
+    time_limit: float | None = None
+    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """What became of a task. `progress` events carry a fraction; `ended` comes exactly once per task."""
+    """What became of a task, or of one of its stages.
+
+    `started`, `progress` (with a `fraction`), `values` (of a pass over the source, while training) and `ended` are
+    of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and the executor's own to tell: once
+    per task, after everything else, with an error where its process did not get to the end.
+
+    damaged: keys of stored stages that were found damaged, and have been set aside; they have to be made anew.
+    """
 
     key: str
-    kind: Literal["progress", "ended"]
+    kind: Literal["started", "progress", "values", "ended", "over"]
     fraction: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    outcome: Outcome = "ok"
     error: str | None = None
     traceback: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 class Executor(ABC):
@@ -49,8 +67,8 @@ class Executor(ABC):
         self.options = options
 
     @abstractmethod
-    def slots(self, device: str, threads: int) -> int:
-        """How many tasks of `threads` CPU threads run at once on `device`."""
+    def slots(self, device: str, devices: int, threads: int) -> int:
+        """How many tasks, of that many devices and of `threads` CPU threads for each, run at once."""
 
     def preload(self, modules: Sequence[str]) -> None:  # noqa: B027 - optional
         """Called once before the first task: modules that the tasks will import."""
@@ -60,8 +78,8 @@ class Executor(ABC):
         """Start `task`; called only while a slot is free."""
 
     @abstractmethod
-    def wait(self) -> list[Event]:
-        """Block until something happened to a submitted task."""
+    def wait(self, seconds: float) -> list[Event]:
+        """Block until something happened to a submitted task, but no longer than that; in order of happening."""
 
     @abstractmethod
     def close(self) -> None:

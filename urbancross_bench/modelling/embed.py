@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,26 @@ from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, pr
 from urbancross_bench.modelling.runtime import autocast, lowered
 
 BATCH = 256
+_SMALLER = 32  # where a device has no room for that many
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _smaller_where_needed(embed: Callable[P, R]) -> Callable[P, R]:
+    """Try an embedding again, once and in smaller batches, on a device that ran out of memory."""
+
+    @functools.wraps(embed)
+    def embed_twice(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return embed(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            print(f"{error}\ntrying again with {_SMALLER} at a time")
+        # Out of the handler: the error holds the frames, and they what filled the memory.
+        torch.cuda.empty_cache()
+        return embed(*args, **kwargs | {"batch": _SMALLER})  # type: ignore[arg-type]
+
+    return embed_twice
 
 
 def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
@@ -24,17 +46,23 @@ def cut(tokens: Tensor, model: DualEncoder) -> Tensor:
     return tokens[:, : model.text_length(tokens)]
 
 
+@_smaller_where_needed
 @torch.inference_mode()
 def embed_images(
-    model: DualEncoder, images: PackedImages, device: torch.device, precision: str = "float32"
+    model: DualEncoder,
+    images: PackedImages,
+    device: torch.device,
+    precision: str = "float32",
+    *,
+    batch: int = BATCH,
 ) -> Tensor:
     """(N, D) float32 features on the CPU, not normalised, of N images, equal ones once."""
     model.train(False)
     model = lowered(model, precision)
-    first, rows = _once(content for block in images.blocks(BATCH) for content in _contents(block))
+    first, rows = _once(content for block in images.blocks(batch) for content in _contents(block))
     parts = []
-    for block in images.chosen(first).blocks(BATCH):
-        for some in _affordable(block):
+    for block in images.chosen(first).blocks(batch):
+        for some in _affordable(block, batch):
             with autocast(precision, device):
                 pictures, *segments = image_inputs(some, model, device)
                 if segments:
@@ -43,20 +71,24 @@ def embed_images(
     return _finite("image", torch.cat(parts))[rows]
 
 
+@_smaller_where_needed
 @torch.inference_mode()
-def embed_segments(model: SegmentEncoder, segments: PackedSegments, device: torch.device) -> Tensor:
+def embed_segments(
+    model: SegmentEncoder, segments: PackedSegments, device: torch.device, *, batch: int = BATCH
+) -> Tensor:
     """(T, D) float32 features on the CPU, not normalised, of all packed segments, equal ones once."""
     model.train(False)
     values = segments.values
-    first, rows = _once(content for block in _blocks(values) for content in _contents(Taken(block)))
+    first, rows = _once(content for block in _blocks(values, batch) for content in _contents(Taken(block)))
     if not len(first):
         return torch.empty(0, model.width)
     parts = []
-    for block in _blocks(values.chosen(first)):
+    for block in _blocks(values.chosen(first), batch):
         parts.append(model.encode_segment(prepared(block, model, device)).float().cpu())
     return _finite("segment", torch.cat(parts))[rows]
 
 
+@_smaller_where_needed
 @torch.inference_mode()
 def embed_texts(
     model: DualEncoder,
@@ -65,6 +97,7 @@ def embed_texts(
     precision: str = "float32",
     *,
     features: Rows | None = None,
+    batch: int = BATCH,
 ) -> Tensor:
     """(M, D) float32 features on the CPU, not normalised; from `features` (M, D') of a tower that never changes.
 
@@ -79,26 +112,26 @@ def embed_texts(
         order = (tokens != tokens[:, -1:]).sum(dim=1).sort(stable=True).indices
         tokens, rows = tokens[order], order.argsort()[rows]
     else:
-        first, places = _once(content for block in _blocks(features) for content in _contents(Taken(block)))
+        first, places = _once(content for block in _blocks(features, batch) for content in _contents(Taken(block)))
         tokens, rows = torch.from_numpy(features.take(first)), torch.from_numpy(places)
     parts = []
-    for start in range(0, len(tokens), BATCH):
-        block = tokens[start : start + BATCH]
+    for start in range(0, len(tokens), batch):
+        block = tokens[start : start + batch]
         with autocast(precision, device):
             inputs = cut(block, model) if features is None else block
             parts.append(model.encode_text(inputs.to(device)).float().cpu())
     return _finite("text", torch.cat(parts))[rows]
 
 
-def _blocks(rows: Rows) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), BATCH):
-        yield rows.take(np.arange(start, min(start + BATCH, len(rows))))
+def _blocks(rows: Rows, batch: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), batch):
+        yield rows.take(np.arange(start, min(start + batch, len(rows))))
 
 
-def _affordable(block: Taken) -> Iterator[Taken]:
+def _affordable(block: Taken, batch: int) -> Iterator[Taken]:
     """A block in parts that hold no more pictures at once than a block of images without segments."""
     pictures = 1 if block.segments is None or block.segments.dtype != np.uint8 else 1 + block.segments.shape[1]
-    size = max(1, BATCH // pictures)
+    size = max(1, batch // pictures)
     for start in range(0, len(block.rows), size):
         yield Taken(*(None if part is None else part[start : start + size] for part in block))  # type: ignore[arg-type]
 

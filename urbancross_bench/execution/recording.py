@@ -1,0 +1,129 @@
+"""From stored stages to records: what a run left is copied out of the store as soon as its stages have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from urbancross_bench.errors import RunError
+from urbancross_bench.execution.plan import Plan, Run, Score
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.store import CURVE, Store
+from urbancross_bench.files import write_json
+from urbancross_bench.interfaces.executor import Event
+from urbancross_bench.records import clear_partial, read_record, write_score, writing_record
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other processes from writing records and tables in an output folder meanwhile: for moments."""
+    with FileLock(out / ".lock"):
+        yield
+
+
+class Recorder:
+    """Writes the records of a plan's runs below an output folder. Several processes may write there."""
+
+    def __init__(self, plan: Plan, out: Path, store: Store) -> None:
+        self._plan = plan
+        self._out = out
+        self._store = store
+
+    def clean(self) -> None:
+        """Remove what killed processes left half-written."""
+        with alone_in(self._out):
+            clear_partial(self._out / "runs")
+
+    def record(self, run: Run, failures: Mapping[str, Event]) -> None:
+        """Write the record of a run whose stages have all ended. `failures`: those that failed, by key.
+
+        A run is well if its training and one score are; a score that failed is tried again next time. Raises
+        MissingError for a stage that the store holds no longer, or damaged; RunError if nothing can be written.
+        """
+        place, failure = self._place(run), next(iter(failures.values()), None)
+        good = [score for score in run.scores if score.stage.key not in failures]
+        with self._writing(place):
+            present = read_record(place)
+            if present is not None and present.ok:  # a selector or protocol is new, or another process was faster
+                self._write_scores(run, good, place)
+                return
+            assert run.spec is not None
+            status = "ok" if good or failure is None else failure.outcome
+            with writing_record(place, run.spec, status) as folder:
+                if good:
+                    self._write_training(run, folder)
+                    self._write_scores(run, good, folder)
+                elif failure:
+                    self._write_failure(run, failure, folder)
+
+    def interrupt(self, run: Run) -> None:
+        """Write that a run was begun, and not ended; nothing where it has a record."""
+        with self._writing(self._place(run)):
+            if read_record(self._place(run)) is None:
+                assert run.spec is not None
+                with writing_record(self._place(run), run.spec, "interrupted"):
+                    pass
+
+    def _place(self, run: Run) -> Path:
+        return self._out / "runs" / run.key
+
+    @contextmanager
+    def _writing(self, place: Path) -> Iterator[None]:
+        try:
+            with alone_in(self._out):
+                yield
+        except OSError as error:
+            raise RunError(f"record {place} cannot be written: {error}; nothing finished is lost") from error
+
+    def _write_training(self, run: Run, folder: Path) -> None:
+        stages = self._trained(run)
+        curves = {name: self._read(stage, CURVE) for name, stage in stages.items()}
+        provenance = {name: self._read(stage, "provenance.json") for name, stage in stages.items()}
+        provenance["written"] = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        write_json(folder / CURVE, curves)
+        write_json(folder / "provenance.json", provenance)
+
+    def _read(self, stage: Stage, name: str) -> Any:
+        return json.loads(self._store.read(stage.key, name))
+
+    def _write_failure(self, run: Run, failure: Event, folder: Path) -> None:
+        stage = self._plan.stages[failure.key]
+        content: dict[str, str | None] = {"stage": stage.kind, "what": stage.label, "key": stage.key}
+        write_json(folder / "failure.json", content | {"error": failure.error, "traceback": failure.traceback})
+        curves = {}
+        for name, trained in self._trained(run).items():
+            places = (self._store.path(trained.kind, trained.key), self._store.saved(trained.key))
+            for file in (place / CURVE for place in places):
+                with contextlib.suppress(OSError, ValueError):
+                    curves[name] = json.loads(file.read_text(encoding="utf-8"))
+        if curves:
+            write_json(folder / CURVE, curves)
+
+    def _trained(self, run: Run) -> dict[str, Stage]:
+        """The trainings of a run by name; trials after the first, which is the grid's own, have a number."""
+        stages = {"pretrain": self._plan.stages[run.trainings[0].inputs["start"]]}
+        return stages | {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
+
+    def _write_scores(self, run: Run, scores: Sequence[Score], folder: Path) -> None:
+        for score in scores:
+            if (folder / "scores" / score.key).exists():
+                continue
+            outputs = self._store.find(score.stage.key)
+            content: dict[str, Any] = {
+                "run": run.key,
+                "selector": score.selector,
+                "domain": score.domain,
+                "setting": score.stage.work["setting"],
+                "selected_by": score.stage.facts["selector"],
+                "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},
+                "test": score.stage.facts["test"],
+                **json.loads((outputs / "score.json").read_text(encoding="utf-8")),
+            }
+            write_score(folder / "scores" / score.key, content, outputs)

@@ -1,0 +1,288 @@
+"""Handing out the stages of a plan that are ready, until none is left: who waits for whom, and what failed."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from urbancross_bench.data.readers import data_folder
+from urbancross_bench.execution.listening import Listener
+from urbancross_bench.execution.plan import Run
+from urbancross_bench.execution.recording import Recorder
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.status import Status
+from urbancross_bench.execution.store import MissingError, Store
+from urbancross_bench.interfaces.executor import Event, Executor, Task
+
+_OWN = frozenset({"adapt", "embed", "rank"})  # what may follow in the process of what it builds on
+_TRIES = 3  # of a stage whose inputs are found damaged
+_PATIENCE = 0.5  # seconds between two looks at what other processes are computing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a task may take, and how often one that died, or took more, is tried again.
+
+    What a stage raises is no matter for another try: it would raise it again.
+    """
+
+    save_seconds: float = 60.0
+    seconds: float | None = None
+    memory: int | None = None  # bytes
+    retries: int = 0
+
+
+def checked_device(name: str) -> str:
+    """The device stages run on, `auto` resolved; needs torch, so asked only when there is something to run."""
+    from urbancross_bench.modelling.runtime import resolve_device
+
+    return str(resolve_device(name))
+
+
+class Scheduler:
+    """One pass over the stages of a status. Stages that another process is computing are waited for."""
+
+    def __init__(
+        self,
+        status: Status,
+        store: Store,
+        executor: Executor,
+        recorder: Recorder,
+        listener: Listener,
+        device: str,
+        limits: Limits,
+    ) -> None:
+        self._status, self._store, self._executor = status, store, executor
+        self._recorder, self._listener = recorder, listener
+        self._device, self._limits = device, limits
+        self._place = {key: number for number, key in enumerate(status.plan.stages)}
+        self._lacks: dict[str, set[str]] = {}  # every stage that is not done: what it still waits for
+        self._dependents: defaultdict[str, list[str]] = defaultdict(list)
+        self._ready: list[tuple[int, str]] = []  # a heap, in the plan's order
+        self._elsewhere: set[str] = set()  # ready, but being computed by another process
+        self._tasks: dict[str, list[str]] = {}  # of a task that runs, its stages that have not ended, in order
+        self._started: set[str] = set()  # of these, the ones begun
+        self._tries: Counter[str] = Counter()
+        self._failures: dict[str, Event] = {}  # by stage; of a dependent, the cause's event
+        self._pending: dict[Run, set[str]] = {}  # runs without their record: what they still wait for
+        self._runs_of: defaultdict[str, list[Run]] = defaultdict(list)
+        self._begun: set[Run] = set()
+        self.counts: Counter[str] = Counter()  # how many runs ended with which status
+
+    def run(self) -> None:
+        """Until every stage has ended and every run has its record."""
+        grid = self._status.plan.grid
+        self._await(self._status.stages)
+        for run in self._status.todo:
+            self._pending[run] = run.stage_keys() & self._lacks.keys()
+            for key in run.stage_keys():
+                self._runs_of[key].append(run)
+        for run in list(self._pending):
+            self._record_if_complete(run)
+        if self._lacks:
+            self._device = checked_device(self._device)
+            slots = self._executor.slots(self._device, grid.ranks, grid.threads)
+            self._executor.preload(self._status.plan.modules)
+        while self._lacks:
+            self._look_elsewhere()
+            self._hand_out(slots)
+            for event in self._executor.wait(_PATIENCE):
+                self._on(event)
+
+    def interrupt(self) -> None:
+        """Leave word of the runs that were begun."""
+        for run in self._begun & self._pending.keys():
+            self._recorder.interrupt(run)
+            self._ended(run, "interrupted", None)
+
+    def _await(self, stages: Iterable[Stage]) -> None:
+        """Have these stages done, besides those that are awaited already; in the plan's order."""
+        new = [stage for stage in stages if stage.key not in self._lacks]
+        self._lacks |= {stage.key: set() for stage in new}
+        for stage in new:
+            self._lacks[stage.key] |= set(stage.inputs.values()) & self._lacks.keys()
+            for key in self._lacks[stage.key]:
+                self._dependents[key].append(stage.key)
+            if not self._lacks[stage.key]:
+                heapq.heappush(self._ready, (self._place[stage.key], stage.key))
+
+    def _look_elsewhere(self) -> None:
+        """Take up what another process was computing, and is not any more."""
+        for key in sorted(self._elsewhere, key=self._place.__getitem__):
+            if not self._store.busy(key):
+                self._elsewhere.remove(key)
+                heapq.heappush(self._ready, (self._place[key], key))
+
+    def _hand_out(self, slots: int) -> None:
+        """Start what is ready while slots are free."""
+        while self._ready and len(self._tasks) < slots:
+            _, key = heapq.heappop(self._ready)
+            if key not in self._lacks or self._lacks[key]:  # failed, or made to wait, since it was put there
+                continue
+            stage = self._status.plan.stages[key]
+            if self._store.has(stage):  # another process was faster
+                self._done(key)
+            elif self._store.busy(key):
+                self._elsewhere.add(key)
+            else:
+                # What can be done at once is spread first: a chain is for when all slots have work.
+                alone = len(self._ready) < slots - len(self._tasks) - 1
+                self._submit([stage] if alone else self._chain(stage))
+
+    def _chain(self, head: Stage) -> list[Stage]:
+        """A stage and what can follow it in the same process: what waits for nothing else."""
+        keys, chain = {head.key}, [head]
+        for stage in chain:
+            for key in self._dependents[stage.key] if head.kind in _OWN else ():
+                follower = self._status.plan.stages[key]
+                if key in self._lacks and key not in keys and self._lacks[key] <= keys and follower.kind in _OWN:
+                    keys.add(key)
+                    chain.append(follower)
+        return chain
+
+    def _submit(self, stages: Sequence[Stage]) -> None:
+        grid = self._status.plan.grid
+        for stage in stages:
+            for run in self._runs_of[stage.key]:
+                if run in self._pending and run not in self._begun and stage.kind in _OWN:
+                    self._begun.add(run)
+                    self._listener.run_started(run)
+        self._tasks[stages[0].key] = [stage.key for stage in stages]
+        self._executor.submit(
+            Task(
+                stages[0].key,
+                tuple(stage.to_json() for stage in stages),
+                str(self._store.root.resolve()),
+                str(data_folder()),
+                str(self._store.log(stages[0]).resolve()),
+                self._device,
+                max(stage.facts.get("ranks", 1) for stage in stages),
+                grid.threads,
+                grid.plugins,
+                self._limits.save_seconds,
+                self._limits.seconds,
+                self._limits.memory,
+            )
+        )
+
+    def _on(self, event: Event) -> None:
+        if event.kind == "over":
+            self._over(event)
+            return
+        stage = self._status.plan.stages[event.key]
+        if event.kind == "started":
+            self._started.add(event.key)
+            self._listener.stage_started(stage)
+        elif event.kind == "progress":
+            self._listener.stage_progress(stage, event.fraction, event.values)
+        elif event.kind == "values":
+            self._listener.stage_values(stage, event.values)
+        else:
+            for keys in self._tasks.values():
+                if event.key in keys:
+                    keys.remove(event.key)
+            self._stage_ended(event)
+
+    def _over(self, event: Event) -> None:
+        """A process ended: what it had begun has failed, what it had not begun is still to do."""
+        left = [key for key in self._tasks.pop(event.key) if key in self._lacks]
+        blamed = [key for key in left if key in self._started]
+        if event.error and not blamed:  # it did not come as far as to begin
+            blamed = left[:1]
+        for key in left:
+            if key not in blamed and not self._lacks[key]:
+                heapq.heappush(self._ready, (self._place[key], key))
+        for key in blamed:
+            outcome = event.outcome if event.outcome != "ok" else "failed"
+            error = event.error or "its process ended before it did"
+            self._started.discard(key)
+            self._stage_ended(Event(key, "ended", outcome=outcome, error=error), died=True)
+
+    def _stage_ended(self, event: Event, *, died: bool = False) -> None:
+        """A stage is done, or tried again, or failed."""
+        key, stage = event.key, self._status.plan.stages[event.key]
+        if key not in self._lacks:
+            return
+        self._started.discard(key)
+        self._listener.stage_ended(stage, event.error)
+        if event.error is None:
+            self._done(key)
+            return
+        self._tries[key] += 1
+        if event.damaged and self._tries[key] < _TRIES:
+            self._listener.warn(event.error)
+            self._make_anew(event.damaged)
+            self._again(key)
+        elif (died or event.outcome == "oom") and self._tries[key] <= self._limits.retries:
+            self._listener.warn(f"{stage.kind} of {stage.label} is tried again: {event.error}")
+            self._again(key)
+        else:
+            self._fail(event)
+
+    def _again(self, key: str) -> None:
+        if not self._lacks[key]:
+            heapq.heappush(self._ready, (self._place[key], key))
+
+    def _make_anew(self, damaged: Iterable[str]) -> None:
+        """Wait for stages that were there and are no longer, and for what they need themselves."""
+        plan = self._status.plan
+        stored = [key for key, stage in plan.stages.items() if self._store.has(stage)]
+        wanted = plan.wanted([key for key in damaged if key not in self._lacks], stored)
+        self._await(wanted)
+        new = {stage.key for stage in wanted}
+        for key, lacks in self._lacks.items():
+            for needed in new & set(plan.stages[key].inputs.values()) - lacks:
+                lacks.add(needed)
+                self._dependents[needed].append(key)
+        for run, pending in self._pending.items():
+            pending |= new & run.stage_keys()
+
+    def _done(self, key: str) -> None:
+        del self._lacks[key]
+        for dependent in self._dependents.pop(key, ()):
+            if dependent in self._lacks:
+                self._lacks[dependent].discard(key)
+                if not self._lacks[dependent] and not self._is_given(dependent):
+                    heapq.heappush(self._ready, (self._place[dependent], dependent))
+        self._settle(key)
+
+    def _is_given(self, key: str) -> bool:
+        """Whether a running task holds the stage."""
+        return any(key in keys for keys in self._tasks.values())
+
+    def _fail(self, event: Event) -> None:
+        """A failed stage takes with it whatever builds on it, and nothing else."""
+        lost = [event.key]
+        for key in lost:
+            self._failures[key] = event
+            del self._lacks[key]
+            lost += [one for one in self._dependents.pop(key, ()) if one in self._lacks and one not in lost]
+        for key in lost:
+            self._settle(key)
+
+    def _settle(self, key: str) -> None:
+        """A stage is done or cannot come: runs may be complete by it."""
+        for run in self._runs_of[key]:
+            if run in self._pending:
+                self._pending[run].discard(key)
+                self._record_if_complete(run)
+
+    def _record_if_complete(self, run: Run) -> None:
+        if self._pending[run]:
+            return
+        failures = {key: self._failures[key] for key in sorted(run.stage_keys()) if key in self._failures}
+        try:
+            self._recorder.record(run, failures)
+        except MissingError as error:
+            self._listener.warn(str(error))
+            self._make_anew([error.key])
+            return
+        failure = next(iter(failures.values()), None)
+        self._ended(run, failure.outcome if failure else "ok", failure.error if failure else None)
+
+    def _ended(self, run: Run, status: str, error: str | None) -> None:
+        del self._pending[run]
+        self.counts[status] += 1
+        self._listener.run_ended(run, status, error)

@@ -1,0 +1,61 @@
+"""What a plan still lacks: held against the records and the store of an output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.plan import Plan, Run
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.store import Store
+from urbancross_bench.records import Record, read_record
+
+
+@dataclass(frozen=True, eq=False)
+class Status:
+    """A plan against what is there: which runs are reused, skipped, to do, and which stages those need."""
+
+    plan: Plan
+    reused: tuple[Run, ...]
+    skipped: tuple[Run, ...]
+    todo: tuple[Run, ...]
+    stages: tuple[Stage, ...]
+
+    def state(self, run: Run) -> str:
+        """`run`, `reused` or `skipped`."""
+        return "skipped" if run in self.skipped else "reused" if run in self.reused else "run"
+
+
+def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
+    """Compare a plan with the records and the store of an output folder, which need not exist.
+
+    only: keys of the runs to look at; by default all. Raises UsageError for one that the plan does not have.
+    """
+    if unknown := set(only) - {run.key for run in plan.runs}:
+        raise UsageError(
+            f"grid {plan.grid.name!r} has no run {sorted(unknown)[0]}; `plan --json` tells the keys of its runs, "
+            "which change with the grid, the data and the code"
+        )
+    store = Store(out / "store")
+    reused, skipped, todo = [], [], []
+    for run in plan.runs:
+        if only and run.key not in only:
+            continue
+        if run.skipped:
+            skipped.append(run)
+        elif is_complete(run, read_record(out / "runs" / run.key)):
+            reused.append(run)
+        else:
+            todo.append(run)
+    wanted = [key for run in todo for key in run.stage_keys()]
+    stored = [key for key, stage in plan.stages.items() if store.has(stage)]
+    return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
+
+
+def is_complete(run: Run, record: Record | None) -> bool:
+    """Whether a record is well and has every score of the run."""
+    if record is None or not record.ok:
+        return False
+    return {score.key for score in run.scores} <= {score.folder.name for score in record.scores}
