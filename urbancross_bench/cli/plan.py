@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, VerifyOption, open_grid
 
 if TYPE_CHECKING:
+    from urbancross_bench.execution.estimates import Estimate
+    from urbancross_bench.execution.plan import Plan, Run
+    from urbancross_bench.execution.stage import Stage
     from urbancross_bench.execution.status import Status
 
 
@@ -17,14 +23,30 @@ def plan(
     out: OutOption = None,
     set_: SetOption = None,
     verify: VerifyOption = False,
+    format_: Annotated[
+        Literal["table", "json", "mermaid"],
+        typer.Option("--format", help="How to show it; mermaid: the stages as a flowchart."),
+    ] = "table",
     json_: JsonOption = False,
 ) -> None:
-    """Show which runs are to do, reused and skipped, and which stages they share."""
+    """Show which runs are to do, reused and skipped, which stages they share, and what these may take."""
+    from urbancross_bench.execution.estimates import estimate
+    from urbancross_bench.execution.picture import flowchart
     from urbancross_bench.execution.status import status_of
+    from urbancross_bench.execution.store import Store
 
-    made, _, folder = open_grid(grid, set_, out, verify=verify)
-    status = status_of(made, folder)
-    print(json.dumps(_as_json(status), indent=1, ensure_ascii=False) if json_ else _as_text(status))
+    made, registry, folder = open_grid(grid, set_, out, verify=verify)
+    status, store = status_of(made, folder), Store(folder / "store")
+    if format_ == "mermaid" and not json_:
+        stored = {key for key, stage in made.stages.items() if store.has(stage)}
+        print(flowchart(made.stages, stored, {stage.key for stage in status.stages}))
+        return
+    guessed = estimate(made, status.stages, store, registry)
+    if json_ or format_ == "json":
+        print(json.dumps(_as_json(status, guessed), indent=1, ensure_ascii=False))
+        return
+    stages = _stage_table(status, guessed)
+    print("\n".join([_run_table(status), "", *stages, *made.remarks, summary(status), *_costs(guessed)]))
 
 
 def summary(status: Status) -> str:
@@ -37,7 +59,8 @@ def summary(status: Status) -> str:
     )
 
 
-def _as_json(status: Status) -> dict[str, object]:
+def _as_json(status: Status, guessed: Estimate) -> dict[str, object]:
+    states = _states(status)
     runs = [
         {
             "source": list(run.scenario.source),
@@ -46,7 +69,7 @@ def _as_json(status: Status) -> dict[str, object]:
             "encoder": run.encoder,
             "adaptation": run.adaptation,
             "seed": run.seed,
-            "state": status.state(run),
+            "state": states[run],
             "reason": run.skipped or None,
             "key": run.key or None,
             "scores": [score.key for score in run.scores],
@@ -54,18 +77,92 @@ def _as_json(status: Status) -> dict[str, object]:
         for run in status.plan.runs
     ]
     stages = [{"kind": stage.kind, "key": stage.key, "what": stage.label} for stage in status.stages]
-    return {"grid": status.plan.grid.name, "remarks": list(status.plan.remarks), "runs": runs, "stages": stages}
+    return {
+        "grid": status.plan.grid.name,
+        "remarks": list(status.plan.remarks),
+        "runs": runs,
+        "stages": stages,
+        "shared": {kind: {"stages": count, "runs": runs} for kind, (count, runs) in _shared(status.plan).items()},
+        "estimate": guessed.to_json(),
+    }
 
 
-def _as_text(status: Status) -> str:
+def _states(status: Status) -> dict[Run, str]:
+    states = dict.fromkeys(status.plan.runs, "run")
+    return states | dict.fromkeys(status.reused, "reused") | dict.fromkeys(status.skipped, "skipped")
+
+
+def _run_table(status: Status) -> str:
     """One line per cell of the grid: its seeds share it as long as they share its state."""
+    from shutil import get_terminal_size
+
+    from tabulate import tabulate
+
     cells: dict[tuple[str, ...], list[int]] = {}
-    for run in status.plan.runs:
-        cell = (status.state(run), str(run.scenario), run.encoder, run.adaptation, run.skipped)
+    for run, state in _states(status).items():
+        cell = (state, str(run.scenario), run.encoder, run.adaptation, run.skipped)
         cells.setdefault(cell, []).append(run.seed)
-    lines = [
-        f"{state:8}{scenario} · {encoder} · {adaptation} · "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}{f'  ({reason})' if reason else ''}"
-        for (state, scenario, encoder, adaptation, reason), seeds in cells.items()
-    ]
-    return "\n".join([*lines, "", *status.plan.remarks, summary(status)])
+    headers = ["state", "scenario", "encoder", "adaptation", "seeds", "reason"]
+    rows = [[*cell[:4], ", ".join(map(str, seeds)), cell[4]] for cell, seeds in cells.items()]
+    if not status.skipped:
+        headers, rows = headers[:5], [row[:5] for row in rows]
+    widths = None
+    if sys.stdout.isatty() and status.skipped:
+        taken = sum(max(len(line[column]) for line in (headers, *rows)) + 2 for column in range(5))
+        widths = [None] * 5 + [max(24, get_terminal_size().columns - taken)]
+    return tabulate(rows, headers, disable_numparse=True, maxcolwidths=widths)
+
+
+def _shared(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Kind of stage → how many there are, and how many runs need one of them."""
+    reached: dict[str, frozenset[str]] = {}
+    for key, stage in plan.stages.items():  # a stage stands after its inputs
+        reached[key] = frozenset({stage.kind}).union(*(reached[above] for above in stage.inputs.values()))
+    runs = Counter(
+        kind
+        for run in plan.runs
+        if not run.skipped
+        for kind in frozenset[str]().union(*(reached[key] for key in run.stage_keys()))
+    )
+    stages = Counter(stage.kind for stage in plan.stages.values())
+    return {kind: (count, runs[kind]) for kind, count in stages.items()}
+
+
+def _stage_table(status: Status, guessed: Estimate) -> list[str]:
+    """One line per kind of stage."""
+    from tabulate import tabulate
+
+    from urbancross_bench.cli.amounts import about, size_text
+
+    todo: dict[str, list[Stage]] = {}
+    for stage in status.stages:
+        todo.setdefault(stage.kind, []).append(stage)
+    rows = []
+    for kind, (count, runs) in _shared(status.plan).items():
+        cost = guessed.of(todo.get(kind, []))
+        known = cost["known"] > 0
+        at_least = "at least " if 0 < cost["known"] < cost["stages"] else ""
+        time = at_least + about(cost["seconds"]) if known else ""
+        size = f"{at_least}about {size_text(cost['bytes'], 2)}" if known else ""
+        rows.append((kind, count, runs, cost["stages"] or "", time, size, cost["by"] or ""))
+    headers = ("stage", "stages", "for runs", "to do", "time of these", "disk", "judged by")
+    used = 7 if guessed.guesses else 4
+    align = ("left", "right", "right", "right", "left", "left", "left")[:used]
+    table = tabulate([row[:used] for row in rows], headers[:used], disable_numparse=True, colalign=align)
+    return [table, ""] if rows else []
+
+
+def _costs(guessed: Estimate) -> list[str]:
+    """What all that is to do may take, and what of it nobody can tell."""
+    from urbancross_bench.cli.amounts import about, size_text
+
+    unknown = ", ".join(guessed.unknown)
+    lines = [f"no estimate: nothing of kind {unknown} was run here yet"] if unknown else []
+    if guessed.guesses:
+        at_least = "at least " if lines else ""
+        slots = f", {about(guessed.span)} with {guessed.slots} at once" if (guessed.slots or 1) > 1 else ""
+        lines.append(
+            f"to do: {at_least}{about(guessed.seconds)} one stage at a time{slots}; "
+            f"{at_least}about {size_text(guessed.size, 2)} of disk"
+        )
+    return lines

@@ -4,14 +4,23 @@ A plugin that cannot be imported is left to the stage that needs it: here it wou
 """
 
 import contextlib
+import gc
 import importlib
 import os
+import sys
 
 import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
 
-from urbancross_bench.execution import stages  # noqa: F401
+from urbancross_bench.execution import stages, worker  # noqa: F401
 from urbancross_bench.execution.local import MODULES
 
+# Imported late where they stand, for commands that rank nothing.
+for _name in ("counting", "directions", "masks", "screening", "threads", "toplists", "vectors"):
+    importlib.import_module(f"urbancross_bench.evaluation.{_name}")
+
+worker.registry(tuple(sys.path))
 for _name in filter(None, os.environ.get(MODULES, "").split(",")):
     with contextlib.suppress(BaseException):
         importlib.import_module(_name)
+
+gc.freeze()  # else the first collection in a process would touch, and so copy, every object there is

@@ -105,6 +105,9 @@ class Store:
         lock = FileLock(self.root / ".locks" / key, blocking=wait)
         try:
             lock.acquire()
+            while not (self.root / ".locks" / key).exists():  # removed by `store gc` in between
+                lock.release()
+                lock.acquire()
         except Timeout:
             yield False
             return

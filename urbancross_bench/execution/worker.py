@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import sys
 import tempfile
 import time
 import traceback
@@ -81,6 +83,7 @@ def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
     if device.type == "cpu":
         torch.set_num_threads(task.threads)
     provenance: dict[str, Any] = {
+        "label": stage.label,
         "host": platform.node(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "python": platform.python_version(),
@@ -128,14 +131,17 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
 
     store = Store(Path(task.store))
     inputs = {name: store.find(key) for name, key in stage.inputs.items()}
-    job = Job(stage, inputs, folder, _registry(task), device, say, store.saved(stage.key), task.save_seconds)
+    plugins = registry(tuple(sys.path), task.plugins)
+    job = Job(stage, inputs, folder, plugins, device, say, store.saved(stage.key), task.save_seconds)
     STAGES[stage.kind](job)
 
 
-def _registry(task: Task) -> Registry:
+@functools.cache
+def registry(path: tuple[str, ...], files: tuple[str, ...] = ()) -> Registry:
+    """The plugins on Python's `path`, found once in a process or in the one it was forked from; and in files."""
     from urbancross_bench.registry import Registry
 
-    return Registry.discover(task.plugins)
+    return registry(path).with_files(files) if files else Registry.discover()
 
 
 def _as_rank(
