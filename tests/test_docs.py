@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import Result
 
-from urbancross_bench.hookspecs import REGISTRATION_HOOKS
+from urbancross_bench.hookspecs import LIFECYCLE_HOOKS, REGISTRATION_HOOKS
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.registry import Registry
 from urbancross_bench.specs import Budget, Grid, Pretraining, Search
@@ -71,13 +71,7 @@ def test_every_key_and_every_hook_has_its_line() -> None:
     grids, plugins = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("grids", "plugins"))
     keys = {*Grid.model_fields, *Pretraining.model_fields, *Budget.model_fields} - {"description"}
     assert [key for key in sorted(keys) if f"`{key}`" not in grids] == []
-    hooks = {
-        *REGISTRATION_HOOKS.values(),
-        "on_run_started",
-        "on_epoch_ended",
-        "on_run_finished",
-        "on_grid_finished",
-    }
+    hooks = {*REGISTRATION_HOOKS.values(), *LIFECYCLE_HOOKS}
     assert [hook for hook in sorted(hooks) if f"`{hook}" not in plugins] == []
 
 

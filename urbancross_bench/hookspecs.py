@@ -25,7 +25,18 @@ REGISTRATION_HOOKS = {
     "renderer": "register_renderers",
     "segmenter": "register_segmenters",
     "captioner": "register_captioners",
+    "tracker": "register_trackers",
 }
+
+# The hooks of the life of a grid. They are called in a process of the plugin's own, in order, and cost the grid
+# nothing: not its time, not its result. An implementation may leave out arguments that it does not use.
+LIFECYCLE_HOOKS = (
+    "on_grid_started",
+    "on_run_started",
+    "on_epoch_ended",
+    "on_run_finished",
+    "on_grid_finished",
+)
 
 
 @hookspec
@@ -74,6 +85,16 @@ def register_captioners() -> Sequence[Registration]:  # type: ignore[empty-body]
 
 
 @hookspec
+def register_trackers() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer trackers for `run --track` (targets: subclasses of `interfaces.Tracker`)."""
+
+
+@hookspec
+def on_grid_started(out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Before the first stage. `out` is the output folder, `grid` its name, `runs` the specs of the runs to do."""
+
+
+@hookspec
 def on_run_started(run: Mapping[str, Any]) -> None:
     """The first stage of `run` (its spec, as JSON) that it does not share by name was handed to the executor.
 
@@ -83,18 +104,23 @@ def on_run_started(run: Mapping[str, Any]) -> None:
 
 
 @hookspec
-def on_epoch_ended(stage: str, values: Mapping[str, float]) -> None:
-    """A pass over the source ended while training in `stage`; `values` holds its mean losses.
+def on_epoch_ended(stage: str, values: Mapping[str, float], key: str) -> None:
+    """A pass over the source ended while training in `stage`; `values` holds its mean losses, and the `step`.
 
-    Called in the process that trains, which may not be the process that runs the grid.
+    `stage` is for people; `key` tells which runs it is of: it stands among the `stages` of their specs.
     """
 
 
 @hookspec
-def on_run_finished(run: Mapping[str, Any], status: str) -> None:
-    """The record of `run` was written with this status."""
+def on_run_finished(
+    run: Mapping[str, Any], status: str, error: str | None, scores: Mapping[str, Mapping[str, float]]
+) -> None:
+    """The record of `run` was written with this status, for this `error` where it is not `ok`.
+
+    `scores`: of each score of the record, `selector/protocol/domain` → metric → value.
+    """
 
 
 @hookspec
 def on_grid_finished(out: str, counts: Mapping[str, int]) -> None:
-    """All runs have ended. `out` is the output folder, `counts` the number of runs per status."""
+    """All runs have ended, or the grid was interrupted. `counts`: the number of runs per status."""

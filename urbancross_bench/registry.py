@@ -132,10 +132,20 @@ class Registry:
             if names is None or point.name in names:
                 name, version = (point.dist.name, point.dist.version) if point.dist else (None, "local")
                 registry.add(Provider(point.name, name, version, point.value), point.load, strict=strict)
+        return registry.with_files(files)
+
+    def with_files(self, files: Iterable[str | Path]) -> Registry:
+        """A registry of the same plugins, and those of one-file plugins, whose failure raises."""
+        registry = Registry()
+        for provider in self.providers:
+            if provider.error:
+                registry.providers.append(provider)
+            else:
+                registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
         for file in files:
             path = Path(file).resolve()
             provider = Provider(path.stem, None, "local", str(path))
-            registry.add(provider, functools.partial(_load_file, path), strict=True)
+            registry.add(provider, functools.partial(load_file, path), strict=True)
         return registry
 
     def add(self, provider: Provider, load: Callable[[], object], *, strict: bool = False) -> None:
@@ -178,16 +188,15 @@ class Registry:
                     found.append(Plugin(kind, registration, provider))
         return found
 
-    def notify(self, hook: str, **arguments: Any) -> list[str]:
-        """Call a lifecycle hook on every plugin; return what went wrong, one line a plugin."""
-        problems = []
-        for plugin in self._manager.get_plugins():
-            others = [other for other in self._manager.get_plugins() if other is not plugin]
-            try:
-                self._manager.subset_hook_caller(hook, others)(**arguments)
-            except Exception as error:
-                problems.append(f"plugin {self._manager.get_name(plugin)} failed in {hook}: {error!r}")
-        return problems
+    def listening(self) -> list[Provider]:
+        """Those whose plugins implement a hook of the life of a grid."""
+        found = []
+        for provider in self.providers:
+            plugin = self._manager.get_plugin(str(provider))
+            hooks = (self._manager.get_hookcallers(plugin) or []) if plugin is not None else []
+            if any(hook.name in hookspecs.LIFECYCLE_HOOKS for hook in hooks):
+                found.append(provider)
+        return found
 
     def of_kind(self, kind: str) -> list[Plugin]:
         """The plugins of a kind, by name."""
@@ -281,8 +290,11 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
         raise UsageError(f"{where}: {problem['msg']} (got {problem['input']!r})") from None
 
 
-def _load_file(path: Path) -> ModuleType:
-    """Import a one-file plugin under its stem, so that its lazy targets can name it."""
+def load_file(path: Path) -> ModuleType:
+    """Import a one-file plugin under its stem, so that its lazy targets can name it.
+
+    Raises ImportError where another module has that name, FileNotFoundError, and whatever the file raises.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from urbancross_bench import __version__
-from urbancross_bench.cli import data, distance, leaderboard, plan, plugins, rescore, run, score
+from urbancross_bench.cli import (
+    data,
+    distance,
+    explain,
+    export,
+    leaderboard,
+    plan,
+    plugins,
+    rescore,
+    run,
+    score,
+    status,
+    store,
+)
 from urbancross_bench.errors import UrbanCrossError
 
 app = typer.Typer(
@@ -26,12 +39,16 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
+app.command("export")(export.export)
+app.command("status")(status.status)
 app.command("score")(score.score)
 app.command("rescore")(rescore.rescore)
 app.command("distance")(distance.distance)
 app.add_typer(plugins.app, name="plugins")
 app.command("show")(plugins.show)
 app.add_typer(data.app, name="data")
+app.add_typer(store.app, name="store")
 app.add_typer(leaderboard.app, name="leaderboard")
 
 

@@ -1,26 +1,33 @@
-"""What a running grid shows: live bars with estimates on a terminal, plain lines elsewhere."""
+"""What a running grid shows: a live picture on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from urbancross_bench.cli.plan import summary
+from urbancross_bench.cli.wording import counts_of, details_of, rate_of, reasons_of, stages_of, time_of
+from urbancross_bench.execution.following import Standing, logs_of
+from urbancross_bench.execution.journal import Entry, EntryListener, command_line
 from urbancross_bench.execution.plan import Run
-from urbancross_bench.execution.listening import Listener
-from urbancross_bench.execution.status import Status
 from urbancross_bench.execution.stage import Stage
+from urbancross_bench.execution.status import Status
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from collections.abc import Mapping
+
+    from rich.console import RenderableType
+
+_SHOWN = 12  # running stages on the screen
 
 
-def make_display() -> PlainDisplay:
-    """The display that fits the standard error stream."""
-    return LiveDisplay() if sys.stderr.isatty() else PlainDisplay()
+def make_display(out: Path) -> PlainDisplay:
+    """The display that fits the standard error stream, of a grid whose output folder is `out`."""
+    return LiveDisplay(out) if sys.stderr.isatty() else PlainDisplay(out)
 
 
 def report_reading(what: str, done: int, total: int) -> None:
@@ -32,8 +39,14 @@ def report_reading(what: str, done: int, total: int) -> None:
         print(f"reading {what}: {total:,} files", file=sys.stderr, flush=True)
 
 
-class PlainDisplay(Listener):
-    """One line per run, with an estimate of the time left."""
+class PlainDisplay(EntryListener):
+    """One line per run, with an estimate of the time left, and at the end why runs are not well."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._standing = Standing()
+        self._begin = time.monotonic()
+        self._lock = threading.Lock()  # of the standing: a live display looks at it from a thread of its own
 
     def __enter__(self) -> Self:
         return self
@@ -43,8 +56,9 @@ class PlainDisplay(Listener):
 
     def planned(self, status: Status) -> None:
         """Say what is to do, and that nothing is done twice."""
-        self._clock = Clock(status.stages)
-        self._total, self._done = len(status.todo), 0
+        self._begin = time.monotonic()
+        self._total, self._ended = len(status.todo), 0
+        super().planned(status)
         for remark in status.plan.remarks:
             self.line(remark)
         self.line(summary(status))
@@ -53,118 +67,98 @@ class PlainDisplay(Listener):
         if not status.todo:
             self.line("nothing to do: every run is recorded already")
 
-    def stage_started(self, stage: Stage) -> None:
-        """Start its clock."""
-        self._clock.started(stage)
-
-    def stage_progress(self, stage: Stage, fraction: float, values: object = None) -> None:
-        """Nothing in plain lines."""
-
     def stage_ended(self, stage: Stage, error: str | None) -> None:
-        """Stop its clock; say so if it failed."""
-        self._clock.ended(stage)
+        """Say so if it failed."""
+        super().stage_ended(stage, error)
         if error:
             self.line(f"FAILED {stage.kind} of {stage.label}: {error}")
 
     def run_ended(self, run: Run, status: str, error: str | None) -> None:
         """One line."""
-        self._done += 1
-        self.line(f"[{self._done}/{self._total}] {status:6} {run}  {self._clock}")
+        super().run_ended(run, status, error)
+        self._ended += 1
+        self.line(f"[{self._ended}/{self._total}] {status:6} {run}  {time_of(self._standing, self._now())}")
 
     def warn(self, message: str) -> None:
         """One line."""
+        super().warn(message)
         self.line(f"warning: {message}")
+
+    def finished(self, counts: Mapping[str, int]) -> None:
+        """Why runs are not well, each reason once, and how to go on; skipped ones were told of at first."""
+        super().finished(counts)
+        bad = [run for run in self._standing.runs.values() if not run.well and run.state != "skipped"]
+        if bad:
+            for line in reasons_of(bad, logs_of(self._out, self._standing)):
+                self.line(line)
+            self.line(f"all logs: {self._out / 'store' / 'logs'}")
+            self.line(f"to try again what is not ok: {command_line()}")
+
+    def take(self, entry: Entry) -> None:
+        """Keep the standing up."""
+        with self._lock:
+            self._standing.take(entry, self._now())
 
     def line(self, text: str) -> None:
         """Print a line."""
         print(text, file=sys.stderr, flush=True)
 
+    def _now(self) -> float:
+        return time.monotonic() - self._begin
+
 
 class LiveDisplay(PlainDisplay):
-    """The same lines above a bar for the grid and one for each running stage."""
+    """The same lines above a picture: runs by state, speed, the time left, and the stages that run."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Path) -> None:
+        super().__init__(out)
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.live import Live
 
-        name, left = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[left]}"))
         console = Console(stderr=True)
-        self._progress = Progress(name, BarColumn(), TaskProgressColumn(), left, console=console, transient=True)
-        self._bars: dict[str, TaskID] = {}
+        self._live = Live(get_renderable=self.picture, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
-    def planned(self, status: Status) -> None:
-        """Add the grid's bar."""
-        super().planned(status)
-        self._grid = self._progress.add_task("grid", total=len(status.stages), left="")
-
-    def stage_started(self, stage: Stage) -> None:
-        """Add its bar."""
-        super().stage_started(stage)
-        self._bars[stage.key] = self._progress.add_task(f"{stage.kind} {stage.label}", total=1.0, left="")
-
-    def stage_progress(self, stage: Stage, fraction: float, values: object = None) -> None:
-        """Move its bar."""
-        left = self._clock.left_of(stage, fraction)
-        self._progress.update(self._bars[stage.key], completed=fraction, left=left)
-        self._progress.update(self._grid, left=str(self._clock))
-
-    def stage_ended(self, stage: Stage, error: str | None) -> None:
-        """Remove its bar, move the grid's."""
-        super().stage_ended(stage, error)
-        self._progress.remove_task(self._bars.pop(stage.key))
-        self._progress.update(self._grid, advance=1, left=str(self._clock))
+    def picture(self) -> RenderableType:
+        """The grid as it stands now."""
+        with self._lock:  # never held while something is printed, which waits for the picture
+            return picture(self._standing, self._now())
 
     def line(self, text: str) -> None:
-        """Print above the bars."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        """Print above the picture."""
+        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Clock:
-    """Estimates the time left from the stages that have ended: per kind, their mean duration."""
+def picture(standing: Standing, now: float) -> RenderableType:
+    """What a terminal shows of a running grid."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
-    def __init__(self, stages: tuple[Stage, ...]) -> None:
-        self._open = {stage.key: stage.kind for stage in stages}
-        self._starts: dict[str, float] = {}
-        self._durations: dict[str, list[float]] = defaultdict(list)
-        self._begin = time.monotonic()
+    def text(content: str) -> Text:
+        return Text(content, no_wrap=True, overflow="ellipsis")
 
-    def started(self, stage: Stage) -> None:
-        """A stage began now."""
-        self._starts[stage.key] = time.monotonic()
-
-    def ended(self, stage: Stage) -> None:
-        """A stage ended now."""
-        self._durations[stage.kind].append(time.monotonic() - self._starts.pop(stage.key))
-        self._open.pop(stage.key, None)
-
-    def left_of(self, stage: Stage, fraction: float) -> str:
-        """The time left of a running stage."""
-        elapsed = time.monotonic() - self._starts[stage.key]
-        return _duration(elapsed / fraction - elapsed) if fraction > 0 else ""
-
-    def __str__(self) -> str:
-        """`0:42 so far, about 3:10 left`."""
-        elapsed = time.monotonic() - self._begin
-        means = {kind: sum(d) / len(d) for kind, d in self._durations.items()}
-        if not self._open:
-            return f"{_duration(elapsed)} so far"
-        if any(kind not in means for kind in self._open.values()):
-            return f"{_duration(elapsed)} so far"
-        work_done = sum(sum(d) for d in self._durations.values())
-        work_left = sum(means[kind] for kind in self._open.values())
-        return f"{_duration(elapsed)} so far, about {_duration(elapsed * work_left / work_done)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    if not standing.runs:
+        return text("")
+    parts = [counts_of(standing.states()), rate_of(standing, now), time_of(standing, now)]
+    over, left = len(standing.done) + len(standing.failed), len(standing.running) + standing.stages_left()
+    head = RichTable.grid(padding=(0, 2))
+    head.add_row(ProgressBar(total=over + left or 1, completed=over, width=40), text(stages_of(standing)))
+    running = RichTable.grid(padding=(0, 2))
+    running.add_column(ratio=1)
+    for one in list(standing.running.values())[:_SHOWN]:
+        bar = ProgressBar(total=1.0, completed=one.fraction, width=20)
+        running.add_row(text(f"{one.kind} {one.label}"), bar, *map(text, details_of(one, now)))
+    more = len(standing.running) - _SHOWN
+    rest = [text(f"and {more} more")] if more > 0 else []
+    return Group(text(" · ".join(part for part in parts if part)), head, running, *rest)
 
 
 def print_table(table: Table) -> None:

@@ -41,12 +41,21 @@ def run(
     retries: Annotated[
         int, typer.Option(min=0, help="Times that a stage is tried again whose process died or passed a limit.")
     ] = 0,
+    track: Annotated[
+        list[str] | None, typer.Option(metavar="TRACKER", help="Tell a tracker, such as tensorboard; repeatable.")
+    ] = None,
+    track_patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long trackers may take at the end.")
+    ] = 5.0,
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     from urbancross_bench.cli.progress import make_display
     from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.journal import Journal
+    from urbancross_bench.execution.listening import Listeners
     from urbancross_bench.execution.run import run_grid
     from urbancross_bench.execution.scheduler import Limits
+    from urbancross_bench.execution.tracking import trackers
 
     plan, registry, folder = open_grid(grid, set_, out, verify=verify)
     if all(planned.skipped for planned in plan.runs):
@@ -54,9 +63,13 @@ def run(
     executor = registry.resolve("executor", plan.grid.executor).build()
     memory = None if memory_limit is None else round(memory_limit * 2**30)
     limits = Limits(save_every, time_limit, memory, retries)
+    display = make_display(folder)
+    seen = Listeners([Journal(folder, display), display])
+    tracking = trackers(track or (), registry, plan.grid.plugins, folder, seen, patience=track_patience)
+    listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown and written
     try:
-        with make_display() as display:
-            counts = run_grid(plan, folder, executor, display, device=device, limits=limits, only=only or ())
+        with display:
+            counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only or ())
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None

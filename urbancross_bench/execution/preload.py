@@ -3,6 +3,7 @@
 A plugin that cannot be imported is left to the stage that needs it: here it would take the server down.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -23,4 +24,6 @@ for _name in filter(None, os.environ.get(MODULES, "").split(",")):
     with contextlib.suppress(BaseException):
         importlib.import_module(_name)
 
+# The server's own end is no concern: libraries tell of what they leaked, on the user's screen.
+atexit.register(os._exit, 0)
 gc.freeze()  # else the first collection in a process would touch, and so copy, every object there is

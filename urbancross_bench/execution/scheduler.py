@@ -123,6 +123,7 @@ class Scheduler:
                 continue
             stage = self._status.plan.stages[key]
             if self._store.has(stage):  # another process was faster
+                self._listener.stage_ended(stage, None)
                 self._done(key)
             elif self._store.busy(key):
                 self._elsewhere.add(key)

@@ -34,6 +34,7 @@ from urbancross_bench.interfaces.renderer import Cell, Estimate, Renderer, Table
 from urbancross_bench.interfaces.segmenter import Mask, Segmenter, SegmenterOptions
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector, UnpairedFeatures
 from urbancross_bench.interfaces.settings import SETTINGS, Access
+from urbancross_bench.interfaces.tracker import Scores, Tracker
 from urbancross_bench.interfaces.weights import Weights
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Registration",
     "Renderer",
     "Repair",
+    "Scores",
     "SegmentEncoder",
     "SegmentUse",
     "Segmenter",
@@ -78,6 +80,7 @@ __all__ = [
     "Subject",
     "Table",
     "Task",
+    "Tracker",
     "UnpairedFeatures",
     "Weights",
     "hookimpl",

@@ -49,7 +49,8 @@ def register(
     needs: what must be there for it to work. Adaptations: `"reference"` (features of the frozen starting encoder,
         computed by the harness) and whatever an encoder may provide. Selectors: `"source_val"`,
         `"target_unpaired"`, `"target_val"`.
-        Metrics: `"embeddings"`, `"text_id"`, `"image_class"`.
+        Metrics: `"embeddings"`, `"text_id"`, `"image_class"`. Trackers: the packages they import; one that is
+        missing is an error before a grid starts.
     provides: for encoders, what adaptations may need of them: `"gradients"` (it can be trained), …
     members: for datasets that hold several domains, their names (`synthetic/nordia`).
     aliases: names for several members together (`urbancross/integration`); a grid puts those in its place.

@@ -1,0 +1,80 @@
+"""Trackio: a local project in the output folder. Nothing leaves the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field
+
+from urbancross_bench.interfaces import Options, Scores, Tracker
+from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
+
+# With one of these Trackio would send what it is told elsewhere.
+_ELSEWHERE = (
+    "TRACKIO_SPACE_ID",
+    "TRACKIO_SERVER_URL",
+    "TRACKIO_DATASET_ID",
+    "TRACKIO_BUCKET_ID",
+    "TRACKIO_WEBHOOK_URL",
+)
+
+
+class TrackioOptions(Options):
+    """Options of the tracker `trackio`."""
+
+    project: str | None = Field(default=None, description="Trackio's project; by default the grid's name")
+    folder: str | None = Field(
+        default=None, description="where it lies; by default `trackio` in the output folder"
+    )
+
+
+class Trackio(Tracker):
+    """A Trackio run for each training, with a point per pass, and one for each run, with its scores."""
+
+    options_type = TrackioOptions
+
+    def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
+        """Settle folder and project, before Trackio is imported: it looks at its environment only then."""
+        options = cast(TrackioOptions, self.options)
+        os.environ["TRACKIO_DIR"] = str((Path(options.folder or Path(out) / "trackio")).resolve())
+        for name in _ELSEWHERE:
+            os.environ.pop(name, None)
+        self._project = re.sub(r"[^\w-]+", "-", options.project or grid)
+        self._current: tuple[str, Any] | None = None
+
+    def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
+        """A point of each curve, at the step that the pass ended with."""
+        run = self._run(training_title(stage, key), {"training": key}, "trainings")
+        run.log({f"train/{name}": value for name, value in numbers(values).items()}, step=int(values["step"]))
+
+    def on_run_finished(self, run: Mapping[str, Any], status: str, error: str | None, scores: Scores) -> None:
+        """The scores, and what the run is and how it ended."""
+        said = {**facts(run), "status": status} | ({"error": error} if error else {})
+        self._run(run_title(run), said, "runs").log({"ok": float(status == "ok"), **scored(scores)}, step=0)
+
+    def on_grid_finished(self, out: str, counts: Mapping[str, int]) -> None:
+        """Write what waits to be written."""
+        if self._current is not None:
+            self._current[1].finish()
+
+    def _run(self, title: str, config: Mapping[str, str], group: str) -> Any:
+        """Trackio's run of this name, as it was left: trainings take turns, and it knows one current run alone."""
+        import trackio
+
+        if self._current is None or self._current[0] != title:
+            run = trackio.init(
+                project=self._project,
+                name=title,
+                group=group,
+                config=dict(config),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )  # ends the run before it
+            self._current = (title, run)
+        return self._current[1]

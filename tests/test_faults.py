@@ -1,0 +1,116 @@
+"""Whatever happens to a grid, the next `run` finishes it, to the same bytes; `break_grids` does more."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+
+import pytest
+from broken_grids import MOODS, BrokenGrid, comparable, damaged, killed
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> BrokenGrid:
+    return BrokenGrid(tmp_path_factory.mktemp("faults"))
+
+
+def test_killed_at_random_it_goes_on(broken: BrokenGrid) -> None:
+    done = killed(broken, "killed", 3, random.Random(0))
+    assert sum(done.values()) == 3
+
+
+def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
+    """Raises, exits, segfaults, hangs, allocates without end, prints garbage: all at once."""
+    limits = ("--time-limit", "15", "--memory-limit", "2")
+    assert broken.run("moods", *limits, environment={"MOODS": ",".join(MOODS)}) == 1
+    said = broken.said[-1]
+    assert "9 ok, 9 failed, 3 timeout, 3 oom" in said.replace("\n", " ")
+    broken.is_mended("moods", untouched=broken.stored("moods"))
+
+
+def test_a_damaged_store_is_made_anew(broken: BrokenGrid) -> None:
+    assert damaged(broken, "damaged", 6, random.Random(1)) > 1
+    assert any("is damaged" in said for said in broken.said)
+    assert list((broken.folder / "damaged" / "store" / ".damaged").iterdir())
+
+
+def test_two_at_once_share_every_stage(broken: BrokenGrid) -> None:
+    processes = [broken.start("shared") for _ in range(2)]
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert comparable(broken.folder / "shared") == broken.whole
+    done = [line for text in said for line in text.splitlines() if " ok " in line]
+    assert done, said
+    logs = list((broken.folder / "shared" / "store" / "logs").iterdir())
+    assert len(logs) <= len(broken.stored("shared"))
+    broken.is_mended("shared", untouched=broken.stored("shared"))
+
+
+def test_a_full_disk_ends_it_in_words(broken: BrokenGrid) -> None:
+    out = broken.folder / "full"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", out], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        assert broken.run("full") in (1, 2)
+        assert "No space left on device" in broken.said[-1]
+        assert "Traceback" not in broken.said[-1]
+        subprocess.run(["mount", "-o", "remount,size=100m", out], check=True)
+        broken.is_mended("full", untouched=broken.stored("full"))
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+def test_a_read_only_folder_is_named(broken: BrokenGrid) -> None:
+    out = broken.folder / "sealed"
+    shutil.copytree(broken.folder / "whole", out)
+    mount = ["mount", "--bind", "-o", "ro", out, out]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting read-only needs privileges")
+    try:
+        assert broken.run("sealed") == 2
+        assert f"output folder {out / 'store'} cannot be written to" in broken.said[-1]
+    finally:
+        subprocess.run(["umount", out], check=True)
+    broken.is_mended("sealed", untouched=broken.stored("sealed"))
+
+
+def test_clocks_that_jump_change_nothing(broken: BrokenGrid) -> None:
+    """The clock of every process leaps by days, back and forth, at each look."""
+    folder = broken.folder / "clocks"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import random, time\nnow, leap = time.time, random.Random(0).uniform\n"
+        "time.time = lambda: now() + leap(-4e7, 4e7)\n"
+    )
+    paths = os.pathsep.join([str(folder), str(broken.folder)])
+    assert broken.run("leaping", environment={"PYTHONPATH": paths}) == 0, broken.said[-1]
+    assert comparable(broken.folder / "leaping") == broken.whole
+
+
+def test_an_interrupt_leaves_word_and_a_second_one_does_not_wait(broken: BrokenGrid) -> None:
+    process = broken.start("hanging", environment={"MOODS": "hang"})
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "[15/24]" in line:  # all before the cells that hang
+            break
+    process.send_signal(signal.SIGINT)
+    lines.append(process.communicate(timeout=60)[0])
+    said = "".join(lines)
+    assert process.returncode == 130, said
+    assert "run the same command again" in said
+    records = [file.read_text() for file in (broken.folder / "hanging" / "runs").glob("*/run.json")]
+    assert sum('"status": "interrupted"' in text for text in records) >= 1
+    broken.is_mended("hanging", untouched=broken.stored("hanging"))
+
+
+def test_a_stage_that_died_is_tried_again_if_asked(broken: BrokenGrid) -> None:
+    assert broken.run("retried", "--retries", "1", "--set", "seeds=[0]", environment={"MOODS": "exit"}) == 1
+    assert broken.said[-1].count("is tried again") == 1

@@ -1,0 +1,362 @@
+"""Trackers are told everything, and whatever they do costs the grid nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pytest
+from grid_events import ADAPT, RUNS, Heard, spec, status, write_record
+
+from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.execution.listening import Listener
+from urbancross_bench.execution.tracking import Tracking, trackers
+from urbancross_bench.interfaces import Scores
+from urbancross_bench.registry import Registry
+
+TESTS = Path(__file__).parent
+
+HEADER = """
+import json, os, signal, sys, threading
+from urbancross_bench.interfaces import Options, Tracker, hookimpl, register
+
+class Where(Options):
+    place: str = ""
+
+@hookimpl
+def register_trackers():
+    return [register(NAME, f"{__name__}:Mine", options=f"{__name__}:Where", summary="x")]
+"""
+
+# Writes down all it is told, each call a line; says so through a FIFO where `place` is one.
+GOOD = """
+class Mine(Tracker):
+    options_type = Where
+    def say(self, *told):
+        with open(self.options.place, "a") as file:
+            file.write(json.dumps(told) + "\\n")
+    def on_grid_started(self, out, grid, runs):
+        self.say("grid started", grid, [run["seed"] for run in runs], "torch" in sys.modules)
+    def on_run_started(self, run):
+        self.say("run started", run["seed"])
+    def on_epoch_ended(self, stage, values, key):
+        self.say("epoch", stage, values, key)
+    def on_run_finished(self, run, status, error, scores):
+        self.say("run finished", run["seed"], status, error, scores)
+    def on_grid_finished(self, out, counts):
+        self.say("grid finished", counts)
+"""
+
+RAISES = """
+class Mine(Tracker):
+    def on_epoch_ended(self, stage, values, key):
+        raise RuntimeError("not interested")
+    def on_grid_finished(self, out, counts):
+        sys.exit(0)
+"""
+
+EXITS = """
+class Mine(Tracker):
+    def on_run_started(self, run):
+        os._exit(3)
+"""
+
+CRASHES = """
+class Mine(Tracker):
+    def on_run_started(self, run):
+        os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+PRINTS = """
+class Mine(Tracker):
+    def on_run_started(self, run):
+        os.write(1, b"\\x00\\xff garbage\\n" * 20_000)
+        os.write(2, b"\\x80{}" * 1000)
+        print("the end of it")
+"""
+
+HANGS = """
+class Mine(Tracker):
+    options_type = Where
+    def on_grid_started(self, out, grid, runs):
+        fifo = open(self.options.place, "w")  # and never closed while the process lives
+        print("hanging", os.getpid(), file=fifo, flush=True)
+        threading.Event().wait()
+"""
+
+HOOKS = """
+import json
+from urbancross_bench.interfaces import hookimpl
+
+@hookimpl
+def on_epoch_ended(stage, values):
+    with open(PLACE, "a") as file:
+        file.write(json.dumps(["epoch", stage, values]) + "\\n")
+
+@hookimpl
+def on_run_finished(scores, status):
+    with open(PLACE, "a") as file:
+        file.write(json.dumps(["run finished", status, scores]) + "\\n")
+"""
+
+
+def plugin(folder: Path, name: str, body: str) -> Path:
+    """A one-file plugin of a tracker of this name."""
+    file = folder / f"{name}_tracker.py"
+    file.write_text(HEADER.replace("NAME", repr(name)) + body)
+    return file
+
+
+def tell_of_a_grid(listener: Listener, out: Path) -> None:
+    """Two runs, of which one fails."""
+    listener.planned(status())
+    listener.run_started(RUNS[0])
+    listener.stage_values(ADAPT[0], {"step": 3.0, "loss": 0.5})
+    listener.stage_values(ADAPT[0], {"step": 6.0, "loss": float("nan")})
+    write_record(out, RUNS[0], "ok", scores={"mR": 12.5})
+    listener.run_ended(RUNS[0], "ok", None)
+    listener.run_started(RUNS[1])
+    write_record(out, RUNS[1], "failed", "no luck")
+    listener.run_ended(RUNS[1], "failed", "no luck")
+    listener.finished({"ok": 1, "failed": 1})
+
+
+def lines(file: Path) -> list[object]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One-file plugins of other tests may have the same names."""
+    for name in [name for name in sys.modules if name.endswith(("_tracker", "_hooks"))]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_trackers_hear_all_and_those_that_misbehave_are_warned_of(tmp_path: Path) -> None:
+    bodies = {"good": GOOD, "raises": RAISES, "exits": EXITS, "crashes": CRASHES, "prints": PRINTS}
+    files = [plugin(tmp_path, name, body) for name, body in bodies.items()]
+    hooks = tmp_path / "own_hooks.py"
+    hooks.write_text(HOOKS.replace("PLACE", repr(str(tmp_path / "hooked"))))
+    registry, heard, out = Registry.discover([*files, hooks]), Heard(), tmp_path / "out"
+    references = [f"good[place={tmp_path / 'heard'}]", "raises", "exits", "crashes", "prints"]
+    tell_of_a_grid(trackers(references, registry, [*files, hooks], out, heard, patience=60), out)
+
+    scores = {"last/classic/b": {"mR": 12.5}}
+    first = ["epoch", "adapt dann, a → b, seed 0", {"step": 3.0, "loss": 0.5}]
+    told = lines(tmp_path / "heard")
+    assert str(told.pop(3)).startswith("['epoch', 'adapt dann, a → b, seed 0', {'step': 6.0, 'loss': nan}")
+    assert told == [
+        ["grid started", "small", [0, 1], False],
+        ["run started", 0],
+        [*first, ADAPT[0].key],
+        ["run finished", 0, "ok", None, scores],
+        ["run started", 1],
+        ["run finished", 1, "failed", "no luck", {}],
+        ["grid finished", {"ok": 1, "failed": 1}],
+    ]
+    hooked = lines(tmp_path / "hooked")
+    assert [hooked[0], *hooked[2:]] == [first, ["run finished", "ok", scores], ["run finished", "failed", {}]]
+    assert sorted(heard.warnings) == [
+        "tracker crashes: ended (signal 11, Segmentation fault) before the grid did; it is told nothing more",
+        "tracker exits: ended (exit status 3) before the grid did; it is told nothing more",
+        "tracker raises: failed in on_epoch_ended: RuntimeError: not interested",
+        "tracker raises: failed in on_grid_finished: SystemExit: 0",
+    ]
+    assert (out / "journal" / "tracker-prints.log").read_bytes().endswith(b"the end of it\n")
+
+
+def test_one_that_hangs_costs_no_time_silences_no_other_and_is_killed(tmp_path: Path) -> None:
+    files = [plugin(tmp_path, "hangs", HANGS), plugin(tmp_path, "good", GOOD)]
+    for name in ("hung", "heard"):
+        os.mkfifo(tmp_path / name)
+    references, heard = [f"hangs[place={tmp_path / 'hung'}]", f"good[place={tmp_path / 'heard'}]"], Heard()
+    listener = trackers(references, Registry.discover(files), files, tmp_path / "out", heard, patience=0)
+    listener.planned(status())
+    with (tmp_path / "hung").open() as hung:
+        _, process = hung.readline().split()
+        with (tmp_path / "heard").open() as told:
+            assert told.readline().startswith('["grid started"')
+        for number in range(20_000):  # some megabytes: more than any pipe holds
+            listener.stage_values(ADAPT[0], {"step": float(number), "loss": 0.5} | {f"{n}": 0.5 for n in range(9)})
+        listener.finished({})
+        assert hung.read() == ""  # its end of the FIFO is closed
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(process), 0)
+    said = [warning for warning in heard.warnings if warning.startswith("tracker hangs")]
+    assert "had not ended 0 seconds after the grid, and was killed" in said[0]
+    assert "events were dropped" in said[1]
+
+
+def test_one_that_hangs_does_not_outlive_a_grid_that_is_killed(tmp_path: Path) -> None:
+    plugin(tmp_path, "hangs", HANGS)
+    os.mkfifo(tmp_path / "hung")
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from grid_events import Heard, status
+from urbancross_bench.execution.tracking import trackers
+from urbancross_bench.registry import Registry
+files, out = [{str(tmp_path / "hangs_tracker.py")!r}], Path({str(tmp_path / "out")!r})
+reference = "hangs[place={tmp_path / "hung"}]"
+trackers([reference], Registry.discover(files), files, out, Heard(), patience=0).planned(status())
+with open({str(tmp_path / "hung")!r}) as hung:
+    hung.readline()
+    print("hanging", flush=True)
+    sys.stdin.read()
+"""
+    grid = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert grid.stdout is not None
+    assert grid.stdout.readline() == "hanging\n"
+    with (tmp_path / "hung").open() as hung:  # has a writer: the process that hangs
+        grid.kill()
+        grid.communicate()
+        assert hung.read() == ""  # comes when the last process that has it open to write is gone
+
+
+def test_no_process_where_nobody_listens(tmp_path: Path) -> None:
+    assert type(trackers([], Registry.discover(), [], tmp_path, Heard())) is Listener
+
+
+def test_what_cannot_be_told_is_said_before_anything_starts(tmp_path: Path) -> None:
+    absent = tmp_path / "absent_tracker.py"
+    absent.write_text(HEADER.replace("NAME", "'absent'").replace("summary", "needs={'no_such_thing'}, summary"))
+    registry = Registry.discover([absent])
+
+    def start(reference: str) -> Listener:
+        return trackers([reference], registry, [absent], tmp_path, Heard())
+
+    with pytest.raises(UsageError, match=r"there is no tracker 'tensorbord'\. Did you mean \"tensorboard\""):
+        start("tensorbord")
+    with pytest.raises(UsageError, match=r"tracker 'tensorboard' has no option 'foldr'.*\"folder\""):
+        start("tensorboard[foldr=x]")
+    with pytest.raises(
+        PluginError, match=r"'absent' needs the package 'no_such_thing'.* pip install no_such_thing"
+    ):
+        start("absent")
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from urbancross_bench.execution import tracking
+
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        PluginError, match=r"needs the package 'trackio'.* pip install 'urbancross-bench\[trackio\]'"
+    ):
+        trackers(["trackio"], Registry.discover(), [], tmp_path, Heard())
+
+
+def test_one_that_cannot_be_loaded_is_a_warning_while_the_grid_runs(tmp_path: Path) -> None:
+    file, heard = plugin(tmp_path, "broken", ""), Heard()
+    listener = trackers(["broken"], Registry.discover([file]), [file], tmp_path, heard, patience=60)
+    listener.planned(status())
+    assert isinstance(listener, Tracking)
+    [side] = listener._sides
+    wait([side._connection])
+    listener.stage_progress(ADAPT[0], 0.5, {})
+    assert heard.warnings[0].startswith("tracker broken: cannot be loaded: AttributeError")
+    listener.finished({})
+    assert [warning for warning in heard.warnings[1:] if "is told nothing more" not in warning] == []
+
+
+def test_the_tracker_of_the_page_posts_what_became_of_runs(tmp_path: Path) -> None:
+    posted: list[dict[str, object]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    page = (TESTS.parent / "docs" / "tracking.md").read_text(encoding="utf-8")
+    _, code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    file = tmp_path / "my_tracker.py"
+    file.write_text(code)
+    heard, out = Heard(), tmp_path / "out"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        reference = f'webhook[url="http://127.0.0.1:{server.server_port}"]'
+        tell_of_a_grid(trackers([reference], Registry.discover([file]), [file], out, heard, patience=60), out)
+        server.shutdown()
+    assert heard.warnings == []
+    assert [(run["status"], run["error"]) for run in posted] == [("ok", None), ("failed", "no luck")]
+
+
+def hear(tracker: object, out: Path) -> None:
+    """What a tracker is told of a grid, without its process."""
+    scores: Scores = {"last/classic/b": {"mR": 12.5, "i2t_R@1": 50.0}}
+    call: Mapping[str, Sequence[object]] = {
+        "on_grid_started": (str(out), "small", [spec(0)]),
+        "on_run_started": (spec(0),),
+        "on_epoch_ended": ("adapt dann, a → b/c, seed 0", {"step": 3.0, "loss": 0.5}, ADAPT[0].key),
+        "on_run_finished": (spec(0), "failed", "one | score", scores),
+        "on_grid_finished": (str(out), {"ok": 1}),
+    }
+    for hook, arguments in call.items():
+        getattr(tracker, hook)(*arguments)
+        if hook == "on_epoch_ended":  # of two trainings that take turns, the second pass of the first
+            tracker.on_epoch_ended("adapt dann, a → b/c, seed 0", {"step": 3.0, "loss": 0.7}, ADAPT[1].key)  # type: ignore[attr-defined]
+            tracker.on_epoch_ended("adapt dann, a → b/c, seed 0", {"step": 6.0, "loss": 0.25}, ADAPT[0].key)  # type: ignore[attr-defined]
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    hear(Registry.discover().resolve("tracker", "tensorboard").build(), tmp_path)
+    [training] = [p for p in (tmp_path / "tensorboard" / "trainings").iterdir() if ADAPT[0].key[:8] in p.name]
+    read = EventAccumulator(str(training)).Reload()
+    assert [(point.step, point.value) for point in read.Scalars("train/loss")] == [(3, 0.5), (6, 0.25)]
+    assert len(list((tmp_path / "tensorboard" / "trainings").iterdir())) == 2
+    [run] = (tmp_path / "tensorboard" / "runs").iterdir()
+    assert run.name == "a → b · tiny · dann[weight=0.5] · seed 0 (11111111)"
+    read = EventAccumulator(str(run)).Reload()
+    assert [(point.step, point.value) for point in read.Scalars("last/classic/b/mR")] == [(0, 12.5)]
+    [text] = read.Tensors("run/text_summary")
+    assert b"| error | one \\| score |" in text.tensor_proto.string_val[0]
+    assert "torch.utils.tensorboard" not in sys.modules
+
+
+def test_trackio_keeps_what_was_written_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    import sqlite3
+
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://localhost:1/elsewhere")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "wrong"))
+    code = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from test_tracking import hear
+from urbancross_bench.registry import Registry
+hear(Registry.discover().resolve("tracker", "trackio").build(), Path({str(tmp_path)!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    with sqlite3.connect(tmp_path / "trackio" / "small.db") as database:
+        found = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY run_name, step").fetchall()
+        configs = dict(database.execute("SELECT run_name, config FROM configs").fetchall())
+    title = "adapt dann, a → b/c, seed 0 ({})".format
+    run = "a → b · tiny · dann[weight=0.5] · seed 0 (11111111)"
+    scores = {"ok": 0.0, "last/classic/b/mR": 12.5, "last/classic/b/i2t_R@1": 50.0}
+    assert [(name, step, json.loads(metrics)) for name, step, metrics in found] == sorted(
+        [
+            (run, 0, scores),
+            (title(ADAPT[0].key[:8]), 3, {"train/loss": 0.5}),
+            (title(ADAPT[0].key[:8]), 6, {"train/loss": 0.25}),
+            (title(ADAPT[1].key[:8]), 3, {"train/loss": 0.7}),
+        ],
+        key=lambda row: row[:2],
+    )
+    assert json.loads(configs[run])["adaptation weight"] == "0.5"
+    assert not (tmp_path / "wrong").exists()

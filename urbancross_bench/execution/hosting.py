@@ -1,0 +1,142 @@
+"""A process beside the grid's that holds one tracker, or one plugin's hooks, and calls them as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from urbancross_bench import hookspecs
+from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.execution.processes import redirect_output
+from urbancross_bench.interfaces.options import Options
+from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.registry import load_file
+
+END = b""  # the last message of the grid's process
+_PROBLEMS = 20  # different ones that are told; the log has them all
+
+Call = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What the process holds. `files`: one-file plugins to load first, in order.
+
+    target: of a tracker its class, `module:Class`; else what an entry point names, or a file of `files`.
+    options: of a tracker, as they were written, for the class that `options_type` names.
+    log: the file that takes what it prints. out: the output folder.
+    patience: seconds that a hook may still take when the grid's process is gone.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    target: str
+    options_type: str | None
+    options: Mapping[str, Any] | None
+    log: str
+    out: str
+    patience: float
+
+
+def host(hosted: Hosted, connection: Connection) -> None:
+    """The life of the process. Messages in are JSON, `{"hook": …, "arguments": …}`; out: words."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grid's to answer, which tells of its end
+    threading.Thread(target=_leave_with_parent, args=(hosted.patience,), daemon=True).start()
+    _print_to(hosted.log)
+    told: set[str] = set()
+
+    def problem(what: str, error: BaseException) -> None:
+        traceback.print_exc()
+        text = f"{what}: {type(error).__name__}: {error}"[:500]
+        if text not in told and len(told) < _PROBLEMS:
+            told.add(text)
+            connection.send_bytes(text.encode(errors="replace"))
+
+    with contextlib.suppress(EOFError, OSError):  # the grid's process is gone
+        try:
+            call = _caller(hosted)
+        except (Exception, SystemExit) as error:
+            problem("cannot be loaded", error)
+            return
+        while (message := connection.recv_bytes()) != END:
+            content = json.loads(message)
+            hook, arguments = content["hook"], content["arguments"]
+            if hook == "on_run_finished":
+                arguments["scores"] = _scores(Path(hosted.out), arguments["run"])
+            try:
+                call(hook, arguments)
+            except (Exception, SystemExit) as error:
+                problem(f"failed in {hook}", error)
+
+
+def _caller(hosted: Hosted) -> Call:
+    """Something that calls a hook of what is hosted, if it has it. Raises whatever its import raises."""
+    loaded = {file: load_file(Path(file)) for file in hosted.files}
+    if hosted.options is not None:
+        options_type = _import(hosted.options_type) if hosted.options_type else Options
+        tracker = _import(hosted.target)(options_type.model_validate(dict(hosted.options)))
+        return lambda hook, arguments: getattr(tracker, hook)(**arguments)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    plugin = loaded.get(hosted.target)
+    manager.register(plugin or importlib.metadata.EntryPoint(hosted.name, hosted.target, PROJECT).load())
+    return lambda hook, arguments: getattr(manager.hook, hook)(**arguments)
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _scores(out: Path, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The values of every score of a run's record."""
+    from urbancross_bench.records import read_record  # numpy and all, as late as may be
+
+    try:
+        record = read_record(out / "runs" / run["key"])
+    except UrbanCrossError:
+        record = None
+    found: dict[str, dict[str, float]] = {}
+    for score in record.scores if record else ():
+        content = score.content
+        metrics = {name: metric["value"] for name, metric in content["metrics"].items()}
+        known = {name: value for name, value in metrics.items() if value is not None}
+        found[f"{content['selector']}/{content['protocol']}/{content['domain']}"] = known
+    return found
+
+
+def _print_to(log: str) -> None:
+    """What the process prints goes to its log; where that cannot be, nowhere."""
+    try:
+        file = Path(log).open("ab", buffering=0)  # noqa: SIM115 - for as long as the process lives
+    except OSError:
+        file = Path(os.devnull).open("ab", buffering=0)  # noqa: SIM115
+    redirect_output(file)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="replace")
+
+
+def _leave_with_parent(patience: float) -> None:
+    """A hook that hangs must not outlive the grid's process, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        threading.Event().wait(patience)
+        os._exit(1)
