@@ -23,7 +23,7 @@ MOODS = ("raise", "exit", "segfault", "hang", "allocate", "garbage")
 CELLS = 24
 _PATIENCE = 600  # seconds that a command may take before it counts as a hang
 
-_PLUGIN = """
+PLUGIN = """
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Options, Weights, hookimpl, register
 
 @hookimpl
@@ -50,7 +50,7 @@ class MoodyOptions(Options):
     mood: str
 """
 
-_MODEL = """
+MODEL = """
 import ctypes, os, threading
 import torch
 from urbancross_bench.interfaces import Adaptation, Encoder
@@ -130,8 +130,8 @@ class BrokenGrid:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "moody_plugin.py").write_text(_PLUGIN, encoding="utf-8")
-        (self.folder / "bag_model.py").write_text(_MODEL, encoding="utf-8")
+        (self.folder / "moody_plugin.py").write_text(PLUGIN, encoding="utf-8")
+        (self.folder / "bag_model.py").write_text(MODEL, encoding="utf-8")
         self.file = write_grid(
             self.folder,
             write_domains(self.folder),

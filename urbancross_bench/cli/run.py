@@ -66,7 +66,7 @@ def run(
     display = make_display(folder)
     seen = Listeners([Journal(folder, display), display])
     tracking = trackers(track or (), registry, plan.grid.plugins, folder, seen, patience=track_patience)
-    listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown and written
+    listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
     try:
         with display:
             counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only or ())
