@@ -42,8 +42,8 @@ class Event:
     """What became of a task, or of one of its stages.
 
     `started`, `progress` (with a `fraction`), `values` (of a pass over the source, while training) and `ended` are
-    of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and the executor's own to tell: once a
-    task, after everything else, with an error where its process did not get to the end.
+    of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and is the executor to tell, once
+    for each task, after everything else, with an error where its process did not get to the end.
 
     damaged: keys of stored stages that were found damaged, and have been set aside; they have to be made anew.
     """
