@@ -269,6 +269,27 @@ def test_equal_images_get_equal_bits_and_order_is_kept(tiny) -> None:  # type: i
     torch.testing.assert_close(embed_images(tiny, PackedImages(Rows([images[10:12]])), CPU), features[10:12])
 
 
+def test_embedding_is_tried_again_in_small_batches_where_memory_ends(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    images = PackedImages(Rows([np.random.default_rng(0).integers(0, 255, (70, 32, 32, 3), dtype=np.uint8)]))
+    whole, encode, sizes = embed_images(tiny, images, CPU), tiny.encode_image, []
+
+    def encode_few(pictures: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pictures))
+        if len(pictures) > limit:
+            raise torch.OutOfMemoryError("tried to allocate too much")
+        return encode(pictures)
+
+    limit = 32
+    monkeypatch.setattr(tiny, "encode_image", encode_few)
+    torch.testing.assert_close(embed_images(tiny, images, CPU), whole)
+    assert sizes == [70, 32, 32, 6]
+    limit = 8
+    with pytest.raises(torch.OutOfMemoryError):
+        embed_images(tiny, images, CPU)
+
+
 def test_a_checkpoint_must_fit_exactly(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
     registry = Registry.discover()

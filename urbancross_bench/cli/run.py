@@ -26,6 +26,12 @@ def run(
         list[str] | None,
         typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="A store that output folders share; by default each has its own, OUT/store."
+        ),
+    ] = None,
     save_every: Annotated[
         float, typer.Option(min=0, help="Seconds between saves of a training, to go on from when it is cut.")
     ] = 60.0,
@@ -63,6 +69,8 @@ def run(
     executor = registry.resolve("executor", plan.grid.executor).build()
     memory = None if memory_limit is None else round(memory_limit * 2**30)
     limits = Limits(save_every, time_limit, memory, retries)
+    if store is not None:
+        _share_store(folder, store)
     display = make_display(folder)
     seen = Listeners([Journal(folder, display), display])
     tracking = trackers(track or (), registry, plan.grid.plugins, folder, seen, patience=track_patience)
@@ -80,6 +88,26 @@ def run(
     print(f"{said}. Records: {folder / 'runs'}" + ("" if only else f". Tables: {folder / 'leaderboard'}"))
     if set(counts) - {"ok", "reused", "skipped"}:
         raise typer.Exit(1)
+
+
+def _share_store(folder: Path, store: Path) -> None:
+    """Make OUT/store lead to a store elsewhere: whoever reads the folder later finds it there."""
+    from urbancross_bench.errors import UsageError
+
+    place = folder / "store"
+    if place.resolve() == store.resolve():
+        return
+    if place.exists() or place.is_symlink():
+        raise UsageError(
+            f"--store {store}: {folder} has a store already, {place.resolve()}; "
+            "move that there, or choose another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(store.resolve(), target_is_directory=True)
+    except OSError as error:
+        raise UsageError(f"--store {store} cannot be used: {error}") from error
 
 
 def _build_tables(plan: Plan, folder: Path, registry: Registry) -> None:

@@ -42,7 +42,7 @@ class Event:
     """What became of a task, or of one of its stages.
 
     `started`, `progress` (with a `fraction`), `values` (of a pass over the source, while training) and `ended` are
-    of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and is the executor to tell, once
+    of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and is the executor's to tell, once
     for each task, after everything else, with an error where its process did not get to the end.
 
     damaged: keys of stored stages that were found damaged, and have been set aside; they have to be made anew.
