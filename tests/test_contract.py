@@ -28,6 +28,9 @@ PUBLIC_KIT = (
     "modelling.checkpoints",
     "modelling.heads",
     "modelling.transport",
+    "execution.worker",
+    "execution.local",
+    "execution.options",
     "errors",
 )
 HEAVY = ("torch", "torchvision", "pandas", "transformers", "open_clip", "datasets")

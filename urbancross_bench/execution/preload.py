@@ -12,7 +12,7 @@ import sys
 
 import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
 
-from urbancross_bench.execution import stages, worker  # noqa: F401
+from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
 from urbancross_bench.execution.local import MODULES
 
 # Imported late where they stand, for commands that rank nothing.
@@ -20,6 +20,7 @@ for _name in ("counting", "directions", "masks", "screening", "threads", "toplis
     importlib.import_module(f"urbancross_bench.evaluation.{_name}")
 
 worker.registry(tuple(sys.path))
+provenance.machine()
 for _name in filter(None, os.environ.get(MODULES, "").split(",")):
     with contextlib.suppress(BaseException):
         importlib.import_module(_name)

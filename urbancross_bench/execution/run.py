@@ -13,6 +13,7 @@ from types import FrameType
 
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.plan import Plan
+from urbancross_bench.execution.provenance import remember_git
 from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.scheduler import Limits, Scheduler
 from urbancross_bench.execution.status import status_of
@@ -40,6 +41,7 @@ def run_grid(
     """
     store, recorder = Store(out / "store"), Recorder(plan, out, Store(out / "store"))
     store.create()
+    remember_git()
     with closing(executor), _interruptible():
         store.clean()
         recorder.clean()

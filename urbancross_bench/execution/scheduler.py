@@ -82,7 +82,7 @@ class Scheduler:
         for run in list(self._pending):
             self._record_if_complete(run)
         if self._lacks:
-            self._device = checked_device(self._device)
+            self._device = self._executor.device(self._device) or checked_device(self._device)
             slots = self._executor.slots(self._device, grid.ranks, grid.threads)
             self._executor.preload(self._status.plan.modules)
         while self._lacks:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.execution.provenance import measured
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.interfaces.executor import Event, Outcome, Task
@@ -78,27 +77,17 @@ def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
     from urbancross_bench.modelling.distributed import run_ranks
     from urbancross_bench.modelling.runtime import resolve_device
 
-    started = time.monotonic()
     device = resolve_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(task.threads)
-    provenance: dict[str, Any] = {
-        "label": stage.label,
-        "host": platform.node(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    provenance: dict[str, Any] = {"label": stage.label}
     told = _Told(stage.key, tell, device)
     ranks = stage.facts.get("ranks", 1)
-    with store.writing(stage, provenance) as folder:
+    with store.writing(stage, provenance) as folder, measured(provenance, device, ranks):
         if ranks == 1:
             do(device, told, task, stage, folder)
         else:
             run_ranks(ranks, _as_rank, task, stage.to_json(), folder, device=device, report=told)
-        provenance["seconds"] = round(time.monotonic() - started, 3)
-        if device.type == "cuda":
-            provenance["cuda_peak_bytes"] = torch.cuda.max_memory_allocated(device)
     store.forget(stage.key)
 
 

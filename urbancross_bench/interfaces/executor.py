@@ -66,6 +66,10 @@ class Executor(ABC):
     def __init__(self, options: Options) -> None:
         self.options = options
 
+    def device(self, name: str) -> str | None:
+        """What `auto`, `cpu`, `cuda` or `cuda:N` is where tasks run; None: what it is on this machine."""
+        return None
+
     @abstractmethod
     def slots(self, device: str, devices: int, threads: int) -> int:
         """How many tasks, of that many devices and of `threads` CPU threads for each, run at once."""

@@ -68,9 +68,7 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "chance": row.chance(view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
             "weights": row.run["encoder"]["weights"]["status"],
-            "pre-training": _length(row.run["pretraining"]),
-            "steps": row.run["steps"],
-            "trials": row.trials,
+            **_spent([row]),
             "protocol": row.score["protocol"],
             "ties": row.score["ties"],
             "test images": row.score["images"],
@@ -122,10 +120,21 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
             "worst scenario": worst[0] if worst else None,
             f"worst {view.metric}": worst[1] if worst else None,
             "chance": float(np.mean(chances)) if chances else None,
+            **_spent(group),
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
         lines.append(((_is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
+
+
+def _spent(rows: Sequence[Row]) -> Line:
+    """What rows were given: where they started, how many steps they took, and of how many trials they are."""
+    given: dict[str, list[Cell]] = {
+        "pre-training": [_length(row.run["pretraining"]) for row in rows],
+        "steps": [row.run["steps"] for row in rows],
+        "trials": [row.trials for row in rows],
+    }
+    return {name: cells[0] if len(set(cells)) == 1 else "varies" for name, cells in given.items()}
 
 
 def _length(recipe: Mapping[str, Any]) -> str:
