@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
+from collections import Counter
 
 import pytest
 from broken_grids import MOODS, BrokenGrid, comparable, damaged, killed
@@ -30,6 +32,15 @@ def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
     assert broken.run("moods", *limits, environment={"MOODS": ",".join(MOODS)}) == 1
     said = broken.said[-1]
     assert "9 ok, 9 failed, 3 timeout, 3 oom" in said.replace("\n", " ")
+    failures = [json.loads(file.read_text()) for file in (broken.folder / "moods" / "runs").glob("*/failure.json")]
+    errors = Counter(failure["error"].partition(" (")[0].partition(" of memory")[0] for failure in failures)
+    assert errors["RuntimeError: I do not feel like it"] == 3
+    assert errors["the process died without a word"] == 6
+    assert errors["took longer than 15 seconds, the time limit"] == 3
+    assert sum(count for error, count in errors.items() if error.startswith("took 2.")) == 3
+    assert {"I do not feel like it" in failure["traceback"] for failure in failures if failure["traceback"]} == {
+        True
+    }
     broken.is_mended("moods", untouched=broken.stored("moods"))
 
 

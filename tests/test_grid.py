@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,85 +124,6 @@ def test_new_selectors_and_methods_reuse_what_is_there(grid: GridWriter, cli: Cl
     plan = json.loads(cli("plan", grid(budget=few["budget"]), "--out", out, "--json").out)
     assert {run["state"] for run in plan["runs"] if run["adaptation"] == "source_only"} == {"reused"}
     assert "pretrain" not in {stage["kind"] for stage in plan["stages"]}
-
-
-def test_a_failed_cell_costs_one_cell_and_is_tried_again(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (tmp_path / "moody.py").write_text(MOODY.replace("FLAG", str(tmp_path / "well")))
-    file = grid(plugins=["moody.py"], adaptations=["source_only", "raising", "crashing"])
-    result = cli("run", file, "--out", out)
-    assert result.status == 1
-    assert "4 ok, 4 failed" in result.out
-    assert "Segmentation fault" in result.err
-    failures = [json.loads(f.read_text()) for f in (out / "runs").glob("*/failure.json")]
-    assert sorted(f["error"].split(" (")[0] for f in failures) == [
-        *["ValueError: I do not feel like it"] * 2,
-        *["the process died without a word"] * 2,
-    ]
-    assert "4 runs did not end well" in (out / "leaderboard" / "summary.md").read_text()
-    (tmp_path / "well").touch()
-    again = cli("run", file, "--out", out)
-    assert again.status == 0
-    assert "4 ok, 4 reused" in again.out
-    assert not list((out / "runs").glob("*/failure.json"))
-
-
-MOODY = """
-import os, signal
-from pathlib import Path
-from urbancross_bench.interfaces import Adaptation, hookimpl, register
-
-@hookimpl
-def register_adaptations():
-    return [
-        register(name, f"moody:{name.title()}", setting="unsupervised_images", needs={"gradients"}, summary="x")
-        for name in ("raising", "crashing")
-    ]
-
-class Raising(Adaptation):
-    def loss(self, source, target, progress):
-        if not Path("FLAG").exists():
-            self.fail()
-        return {"x": target.image_features.sum()}
-
-    def fail(self):
-        raise ValueError("I do not feel like it")
-
-class Crashing(Raising):
-    def fail(self):
-        os.kill(os.getpid(), signal.SIGSEGV)
-"""
-
-
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    file, out = grid(), tmp_path / "killed"
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out)]
-    for stages in (1, 4, 9):  # kill -9 once this many stages are in the store
-        process = subprocess.Popen(
-            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        while process.poll() is None and len(stored(out)) < stages:
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    half_written = out / "store" / ".partial" / "left-behind"
-    half_written.mkdir(parents=True, exist_ok=True)
-    finished = {p: p.stat().st_ino for p in stored(out)}
-    assert cli("run", file, "--out", out).status == 0
-    assert {p: p.stat().st_ino for p in finished} == finished  # nothing finished was redone
-    assert not half_written.exists()
-    assert cli("run", file, "--out", tmp_path / "whole").status == 0
-    assert comparable(out) == comparable(tmp_path / "whole")
-
-
-def test_two_grids_do_not_share_a_folder_at_once(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    from filelock import FileLock
-
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".lock"):
-        result = cli("run", grid(), "--out", tmp_path / "out")
-    assert result.status == 2
-    assert "another process is running a grid" in result.err
 
 
 def test_a_constant_encoder_scores_chance(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
@@ -375,20 +294,6 @@ def test_combinations_that_cannot_work_are_skipped_with_the_reason(
     plan = json.loads(cli("plan", grid(plugins=["picky.py"], adaptations=["picky"]), "--json").out)
     assert {run["reason"] for run in plan["runs"]} == {"encoder 'tiny' does not provide segments"}
     assert plan["stages"] == []
-
-
-def test_ctrl_c_ends_cleanly_and_the_grid_goes_on(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    file, out = grid(), tmp_path / "out"
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while process.poll() is None and not stored(out):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
-    assert "run the same command again" in said
-    assert "Traceback" not in said
-    assert cli("run", file, "--out", out).status == 0
 
 
 def test_hooks_are_told_and_a_failing_one_costs_nothing(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
