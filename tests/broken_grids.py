@@ -90,6 +90,9 @@ class Moody(Adaptation):
 
     def prepare(self, model, context):
         self.pair_loss = context.pair_loss
+        if "COUNTED" in os.environ:
+            with open(os.environ["COUNTED"], "a") as file:
+                file.write(self.options.mood + "\n")
 
     def loss(self, source, target, progress):
         mood = self.options.mood
@@ -241,6 +244,7 @@ def killed(grid: BrokenGrid, out: str, kills: int, rng: random.Random) -> dict[s
     """Kill somebody at a random moment, `kills` times, and then let it finish. How often whom."""
     done: dict[str, int] = {}
     total = len(grid.stored("whole"))
+    finished: dict[Path, int] = {}
     for number in range(kills):
         kill = KILLS[number % len(KILLS)]
         process = grid.start(out)
@@ -257,7 +261,10 @@ def killed(grid: BrokenGrid, out: str, kills: int, rng: random.Random) -> dict[s
         except ProcessLookupError:  # it was done already
             pass
         process.communicate(timeout=_PATIENCE)
-    grid.is_mended(out, untouched=grid.stored(out))
+        now = grid.stored(out)
+        assert finished.items() <= now.items(), "a finished stage was computed again"
+        finished = now
+    grid.is_mended(out, untouched=finished)
     return done
 
 

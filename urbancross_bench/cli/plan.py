@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,13 +23,13 @@ def plan(
     out: OutOption = None,
     set_: SetOption = None,
     verify: VerifyOption = False,
-    format_: Annotated[
-        Literal["table", "json", "mermaid"],
-        typer.Option("--format", help="How to show it; mermaid: the stages as a flowchart."),
-    ] = "table",
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print the stages as a flowchart for Mermaid.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Show which runs are to do, reused and skipped, which stages they share, and what these may take."""
+    from urbancross_bench.errors import UsageError
     from urbancross_bench.execution.estimates import estimate
     from urbancross_bench.execution.picture import flowchart
     from urbancross_bench.execution.status import status_of
@@ -37,12 +37,14 @@ def plan(
 
     made, registry, folder = open_grid(grid, set_, out, verify=verify)
     status, store = status_of(made, folder), Store(folder / "store")
-    if format_ == "mermaid" and not json_:
+    if mermaid and json_:
+        raise UsageError("--mermaid and --json are two ways to show a plan; choose one")
+    if mermaid:
         stored = {key for key, stage in made.stages.items() if store.has(stage)}
         print(flowchart(made.stages, stored, {stage.key for stage in status.stages}))
         return
     guessed = estimate(made, status.stages, store, registry)
-    if json_ or format_ == "json":
+    if json_:
         print(json.dumps(_as_json(status, guessed), indent=1, ensure_ascii=False))
         return
     stages = _stage_table(status, guessed)

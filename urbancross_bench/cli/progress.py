@@ -175,11 +175,11 @@ def print_table(table: Table) -> None:
     shown = RichTable(title=Text(table.title), caption=Text(shared), title_justify="left", caption_justify="left")
     for name, same in zip(table.columns, alike, strict=True):
         if not same:
-            shown.add_column(Text(name))
+            shown.add_column(Text(name), overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(_text(cell)) for cell, same in zip(row, alike, strict=True) if not same))
     # A pipe has no width of its own; eighty columns would tear the cells apart.
-    Console(width=None if sys.stdout.isatty() else 140).print(shown)
+    Console(width=None if sys.stdout.isatty() else 220).print(shown)
 
 
 def _text(cell: Cell) -> str:

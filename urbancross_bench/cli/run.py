@@ -106,6 +106,8 @@ def _share_store(folder: Path, store: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         store.mkdir(parents=True, exist_ok=True)
         place.symlink_to(store.resolve(), target_is_directory=True)
+    except FileExistsError:  # another command was faster
+        _share_store(folder, store)
     except OSError as error:
         raise UsageError(f"--store {store} cannot be used: {error}") from error
 

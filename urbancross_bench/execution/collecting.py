@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.store import Entry, Store
 
-Sort = Literal["damaged", "half-written", "log", "lock"]
+Sort = Literal["damaged", "half-written", "log"]
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ def rubbish(store: Store, stored: set[str]) -> list[Rubbish]:
     found = [Rubbish("damaged", path, _size(path)) for path in sorted(root.glob(".damaged/*"))]
     found += [Rubbish("half-written", path, _size(path)) for path in partial if not _busy(store, _key(path))]
     logs = [path for path in sorted(root.glob("logs/*.log")) if _key(path) not in needed]
-    found += [Rubbish("log", path, _size(path)) for path in logs if not _busy(store, _key(path))]
-    locks = [path for path in sorted(root.glob(".locks/*")) if path.name not in needed]
-    return found + [Rubbish("lock", path, 0) for path in locks if not _busy(store, path.name)]
+    return found + [Rubbish("log", path, _size(path)) for path in logs if not _busy(store, _key(path))]
 
 
 def _key(path: Path) -> str:
@@ -160,7 +158,7 @@ def _busy(store: Store, key: str) -> bool:
 
 
 def _removed(store: Store, one: Held) -> bool:
-    with _holding(store, one.entry.key) as free:
+    with store.holding(one.entry.key, wait=False) as free:
         if not free:
             return False
         with contextlib.suppress(FileNotFoundError):  # if it is gone, all is well
@@ -173,19 +171,8 @@ def _removed(store: Store, one: Held) -> bool:
 def _swept(store: Store, piece: Rubbish) -> bool:
     if piece.sort == "damaged":
         return _cleared(piece.path)
-    with _holding(store, _key(piece.path)) as free:
+    with store.holding(_key(piece.path), wait=False) as free:
         return free and _cleared(piece.path)
-
-
-@contextlib.contextmanager
-def _holding(store: Store, key: str) -> Iterator[bool]:
-    """`Store.holding` without waiting, and without leaving a lock where there was none."""
-    lock = store.root / ".locks" / key
-    there = lock.exists()
-    with store.holding(key, wait=False) as free:
-        yield free
-        if free and not there:
-            _cleared(lock)
 
 
 def _cleared(path: Path) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.execution.memory import available, resident
+from urbancross_bench.execution.memory import available, below, resident
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
@@ -27,21 +29,26 @@ MODULES = "URBANCROSS_PRELOAD"  # names the modules to the fork server, which kn
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Running:
     """A task in its process, on these devices (of `CUDA_VISIBLE_DEVICES`; none on a CPU)."""
 
     task: Task
     process: BaseProcess
     devices: tuple[str, ...]
-    ends: float  # by the monotonic clock
-    memory: float  # bytes
+    memory: float  # bytes that it may take
+    ends: float = math.inf  # by the monotonic clock
+
+    def begin(self) -> None:
+        """Another stage begins: the time limit is each stage's."""
+        if self.task.time_limit is not None:
+            self.ends = time.monotonic() + self.task.time_limit
 
     def exceeded(self) -> tuple[Outcome, str] | None:
         """Which limit it has passed, and that in words."""
         if time.monotonic() > self.ends:
             return "timeout", f"took longer than {self.task.time_limit:g} seconds, the time limit"
-        if (taken := resident(self.process.pid, below=not self.process.daemon)) > self.memory:
+        if (taken := resident(self.process.pid)) > self.memory:
             gib = [f"{size / 2**30:.1f} GiB" for size in (taken, self.memory)]
             return "oom", f"took {gib[0]} of memory; the limit is {gib[1]}"
         return None
@@ -91,8 +98,8 @@ class LocalExecutor(Executor):
         process = self._context.Process(target=_live, args=(placed, there, devices), daemon=alone)
         process.start()
         there.close()
-        ends = float("inf") if task.time_limit is None else time.monotonic() + task.time_limit
-        self._running[here] = _Running(task, process, devices, ends, task.memory_limit or self._memory)
+        self._running[here] = _Running(task, process, devices, task.memory_limit or self._memory)
+        self._running[here].begin()
 
     def _least_busy(self, count: int) -> tuple[str, ...]:
         load = Counter(device for running in self._running.values() for device in running.devices)
@@ -106,10 +113,13 @@ class LocalExecutor(Executor):
             events = []
             for ready in wait(list(self._running), timeout=min(left, _WATCHED)):
                 connection = cast(Connection, ready)
-                try:
-                    events.append(connection.recv())
-                except (EOFError, OSError):  # it ended, well or amid its last word
-                    events.append(self._over(connection))
+                event = _heard(connection)
+                if event is None:  # it ended, well or amid its last word
+                    events += self._over(connection)
+                    continue
+                if event.kind == "started":
+                    self._running[connection].begin()
+                events.append(event)
             events += self._watched()
             if events or not left:
                 return events
@@ -122,26 +132,48 @@ class LocalExecutor(Executor):
         events = []
         for connection, running in list(self._running.items()):
             if exceeded := running.exceeded():
-                running.process.kill()
-                events.append(self._over(connection, *exceeded))
+                _kill(running.process)
+                events += self._over(connection, *exceeded)
         return events
 
-    def _over(self, connection: Connection, outcome: Outcome | None = None, error: str | None = None) -> Event:
+    def _over(
+        self, connection: Connection, outcome: Outcome | None = None, error: str | None = None
+    ) -> list[Event]:
+        """The last that a process had to tell, and that it ended."""
         running = self._running.pop(connection)
         running.process.join()
+        last = list(iter(lambda: _heard(connection), None))
         connection.close()
         code = running.process.exitcode
         if outcome is None and code != 0:
             outcome, error = "failed", f"the process died without a word ({said_exit(code)})"
-        return Event(running.task.key, "over", outcome=outcome or "ok", error=error)
+        return [*last, Event(running.task.key, "over", outcome=outcome or "ok", error=error)]
 
     def close(self) -> None:
         """Kill what still runs: nothing half-written is believed, so nothing has to end in order."""
         for running in self._running.values():
-            running.process.kill()
+            _kill(running.process)
         for running in self._running.values():
             running.process.join()
         self._running.clear()
+
+
+def _heard(connection: Connection) -> Event | None:
+    """The next event of a process; None where there will be none."""
+    try:
+        event: Event = connection.recv()
+    except (EOFError, OSError):
+        return None
+    return event
+
+
+def _kill(process: BaseProcess) -> None:
+    """Kill a process, and those below it."""
+    lower = below(process.pid)
+    process.kill()
+    for one in lower:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 def _cuda_devices(device: str) -> tuple[str, ...]:
@@ -161,7 +193,7 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     if devices:  # read when CUDA is first used, which is later
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    with Path(task.log).open("wb", buffering=0) as log:
+    with Path(task.log).open("ab", buffering=0) as log:  # what was printed before it was tried again stays
         redirect_output(log)
 
     def tell(event: Event) -> None:
@@ -171,10 +203,13 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
             os._exit(1)  # the parent is gone, and with it whoever wants the result
 
     carry_out(task, tell)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # a thread that a plugin left would keep the process, and its slot
 
 
 def _end_with(connection: Connection) -> None:
-    """End this process when its parent does, whatever it is at: its lock on a stage is free then."""
+    """End this process when its parent does, and free its lock on a stage: the parent may be killed."""
     with contextlib.suppress(EOFError, OSError):
         connection.recv()
     os._exit(1)

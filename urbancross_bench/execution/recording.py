@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import CURVE, Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event
-from urbancross_bench.records import clear_partial, read_record, write_score, writing_record
+from urbancross_bench.records import Record, clear_partial, read_record, write_score, writing_record
 
 
 @contextmanager
@@ -31,10 +31,8 @@ def alone_in(out: Path) -> Iterator[None]:
 class Recorder:
     """Writes the records of a plan's runs below an output folder. Several processes may write there."""
 
-    def __init__(self, plan: Plan, out: Path, store: Store) -> None:
-        self._plan = plan
-        self._out = out
-        self._store = store
+    def __init__(self, plan: Plan, out: Path, store: Store, warn: Callable[[str], None]) -> None:
+        self._plan, self._out, self._store, self._warn = plan, out, store, warn
 
     def clean(self) -> None:
         """Remove what killed processes left half-written."""
@@ -50,7 +48,7 @@ class Recorder:
         place, failure = self._place(run), next(iter(failures.values()), None)
         good = [score for score in run.scores if score.stage.key not in failures]
         with self._writing(place):
-            present = read_record(place)
+            present = self._present(place)
             if present is not None and present.ok:  # a selector or protocol is new, or another process was faster
                 self._write_scores(run, good, place)
                 return
@@ -66,10 +64,20 @@ class Recorder:
     def interrupt(self, run: Run) -> None:
         """Write that a run was begun, and not ended; nothing where it has a record."""
         with self._writing(self._place(run)):
-            if read_record(self._place(run)) is None:
+            if self._present(self._place(run)) is None:
                 assert run.spec is not None
                 with writing_record(self._place(run), run.spec, "interrupted"):
                     pass
+
+    def _present(self, place: Path) -> Record | None:
+        """The record that is there. One that cannot be read is set aside."""
+        try:
+            return read_record(place)
+        except DataError as error:
+            aside = place.with_name(f".damaged-{place.name}-{time.time_ns()}")
+            place.rename(aside)
+            self._warn(f"{error}; it was moved to {aside}, and is written anew")
+            return None
 
     def _place(self, run: Run) -> Path:
         return self._out / "runs" / run.key

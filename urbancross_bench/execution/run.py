@@ -39,7 +39,8 @@ def run_grid(
 
     Raises UsageError if the output folder cannot be written to, or the device is not there.
     """
-    store, recorder = Store(out / "store"), Recorder(plan, out, Store(out / "store"))
+    store = Store(out / "store")
+    recorder = Recorder(plan, out, store, listener.warn)
     store.create()
     remember_git()
     with closing(executor), _interruptible():

@@ -63,6 +63,7 @@ class Scheduler:
         self._ready: list[tuple[int, str]] = []  # a heap, in the plan's order
         self._elsewhere: set[str] = set()  # ready, but being computed by another process
         self._tasks: dict[str, list[str]] = {}  # of a task that runs, its stages that have not ended, in order
+        self._submitted = 0
         self._started: set[str] = set()  # of these, the ones begun
         self._tries: Counter[str] = Counter()
         self._failures: dict[str, Event] = {}  # by stage; of a dependent, the cause's event
@@ -85,9 +86,12 @@ class Scheduler:
             self._device = self._executor.device(self._device) or checked_device(self._device)
             slots = self._executor.slots(self._device, grid.ranks, grid.threads)
             self._executor.preload(self._status.plan.modules)
+        waiting = False
         while self._lacks:
             self._look_elsewhere()
             self._hand_out(slots)
+            if waiting != (waiting := bool(self._elsewhere and not self._tasks)) and waiting:
+                self._listener.warn(f"waiting for another process, which computes {len(self._elsewhere)} stages")
             for event in self._executor.wait(_PATIENCE):
                 self._on(event)
 
@@ -138,7 +142,9 @@ class Scheduler:
         for stage in chain:
             for key in self._dependents[stage.key] if head.kind in _OWN else ():
                 follower = self._status.plan.stages[key]
-                if key in self._lacks and key not in keys and self._lacks[key] <= keys and follower.kind in _OWN:
+                if key not in self._lacks or key in keys or follower.kind not in _OWN:
+                    continue
+                if self._lacks[key] <= keys and not self._is_given(key):
                     keys.add(key)
                     chain.append(follower)
         return chain
@@ -150,10 +156,12 @@ class Scheduler:
                 if run in self._pending and run not in self._begun and stage.kind in _OWN:
                     self._begun.add(run)
                     self._listener.run_started(run)
-        self._tasks[stages[0].key] = [stage.key for stage in stages]
+        self._submitted += 1
+        task = f"{stages[0].key}-{self._submitted}"
+        self._tasks[task] = [stage.key for stage in stages]
         self._executor.submit(
             Task(
-                stages[0].key,
+                task,
                 tuple(stage.to_json() for stage in stages),
                 str(self._store.root.resolve()),
                 str(data_folder()),
@@ -188,7 +196,12 @@ class Scheduler:
 
     def _over(self, event: Event) -> None:
         """A process ended: what it had begun has failed, what it had not begun is still to do."""
-        left = [key for key in self._tasks.pop(event.key) if key in self._lacks]
+        left = []
+        for key in self._tasks.pop(event.key):
+            if key in self._lacks and key in self._started and self._store.has(self._status.plan.stages[key]):
+                self._stage_ended(Event(key, "ended", 1.0))  # it died between the last deed and the word of it
+            elif key in self._lacks:
+                left.append(key)
         blamed = [key for key in left if key in self._started]
         if event.error and not blamed:  # it did not come as far as to begin
             blamed = left[:1]
@@ -198,28 +211,31 @@ class Scheduler:
         for key in blamed:
             outcome = event.outcome if event.outcome != "ok" else "failed"
             error = event.error or "its process ended before it did"
-            self._started.discard(key)
             self._stage_ended(Event(key, "ended", outcome=outcome, error=error), died=True)
 
     def _stage_ended(self, event: Event, *, died: bool = False) -> None:
         """A stage is done, or tried again, or failed."""
         key, stage = event.key, self._status.plan.stages[event.key]
+        self._started.discard(key)
         if key not in self._lacks:
             return
-        self._started.discard(key)
-        self._listener.stage_ended(stage, event.error)
         if event.error is None:
+            self._listener.stage_ended(stage, None)
             self._done(key)
+            return
+        if event.outcome == "busy":
+            self._elsewhere.add(key)
             return
         self._tries[key] += 1
         if event.damaged and self._tries[key] < _TRIES:
-            self._listener.warn(event.error)
+            self._listener.warn(f"{event.error}; it is made anew")
             self._make_anew(event.damaged)
             self._again(key)
         elif (died or event.outcome == "oom") and self._tries[key] <= self._limits.retries:
             self._listener.warn(f"{stage.kind} of {stage.label} is tried again: {event.error}")
             self._again(key)
         else:
+            self._listener.stage_ended(stage, event.error)
             self._fail(event)
 
     def _again(self, key: str) -> None:
@@ -277,8 +293,14 @@ class Scheduler:
         try:
             self._recorder.record(run, failures)
         except MissingError as error:
-            self._listener.warn(str(error))
-            self._make_anew([error.key])
+            lost = error.keys[0]
+            self._tries[lost] += 1
+            if self._tries[lost] < _TRIES:
+                self._listener.warn(f"{error}; it is made anew")
+                self._make_anew(error.keys)
+            else:
+                self._failures[lost] = Event(lost, "ended", outcome="failed", error=str(error))
+            self._record_if_complete(run)
             return
         failure = next(iter(failures.values()), None)
         self._ended(run, failure.outcome if failure else "ok", failure.error if failure else None)

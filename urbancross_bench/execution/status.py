@@ -6,11 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.execution.plan import Plan, Run
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
-from urbancross_bench.records import Record, read_record
+from urbancross_bench.records import read_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,10 +22,6 @@ class Status:
     skipped: tuple[Run, ...]
     todo: tuple[Run, ...]
     stages: tuple[Stage, ...]
-
-    def state(self, run: Run) -> str:
-        """`run`, `reused` or `skipped`."""
-        return "skipped" if run in self.skipped else "reused" if run in self.reused else "run"
 
 
 def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
@@ -45,7 +41,7 @@ def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
             continue
         if run.skipped:
             skipped.append(run)
-        elif is_complete(run, read_record(out / "runs" / run.key)):
+        elif _is_complete(run, out / "runs" / run.key):
             reused.append(run)
         else:
             todo.append(run)
@@ -54,8 +50,12 @@ def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
     return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
 
 
-def is_complete(run: Run, record: Record | None) -> bool:
-    """Whether a record is well and has every score of the run."""
+def _is_complete(run: Run, place: Path) -> bool:
+    """Whether there is a record that is well and has every score of the run."""
+    try:
+        record = read_record(place)
+    except DataError:  # said, and mended, by whoever writes it anew
+        return False
     if record is None or not record.ok:
         return False
     return {score.key for score in run.scores} <= {score.folder.name for score in record.scores}

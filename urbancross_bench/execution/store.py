@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +39,11 @@ CURVE = "curve.json"  # what a stage that trains says of its steps
 
 
 class MissingError(RunError):
-    """A stage is not in the store. `key` says which."""
+    """Stages are not in the store, or not any more: they were damaged, and set aside. `keys` says which."""
 
-    def __init__(self, key: str, message: str) -> None:
+    def __init__(self, keys: Sequence[str], message: str) -> None:
         super().__init__(message)
-        self.key = key
-
-
-class DamagedError(MissingError):
-    """A stored stage is not what was written, and has been set aside: it has to be made anew."""
+        self.keys = tuple(keys)
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Store:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             probe = self.root / ".partial" / f"probe-{os.getpid()}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UsageError(f"output folder {self.root} cannot be written to: {error}") from error
 
@@ -105,9 +101,6 @@ class Store:
         lock = FileLock(self.root / ".locks" / key, blocking=wait)
         try:
             lock.acquire()
-            while not (self.root / ".locks" / key).exists():  # removed by `store gc` in between
-                lock.release()
-                lock.acquire()
         except Timeout:
             yield False
             return
@@ -160,7 +153,7 @@ class Store:
         """The stored stage of this key, of any kind. Raises MissingError if it is not there."""
         for manifest in self.root.glob(f"[!.]*/{glob.escape(key)}/{_MANIFEST}"):
             return Entry(manifest.parts[-3], key, manifest.parent)
-        raise MissingError(key, f"stage {key} is not in the store {self.root}")
+        raise MissingError([key], f"stage {key} is not in the store {self.root}")
 
     def read(self, key: str, name: str) -> bytes:
         """One file of a stored stage. Raises as `find` does, where it is not what was written."""
@@ -172,21 +165,20 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         self.find(key)
-        raise MissingError(key, f"stage {key} has no file {name}")
+        raise MissingError([key], f"stage {key} has no file {name}")
 
     def find(self, key: str) -> Path:
         """The folder of a stored stage, each file of which is what was written.
 
-        Raises MissingError if there is none, DamagedError if it has changed since; then it has been set aside.
+        Raises MissingError if there is none, or one that has changed since; then it has been set aside.
         """
         entry = self.entry(key)
-        problem = _problem(entry)
-        if problem:
-            place = self._set_aside(entry)
-            message = (
-                f"stored {entry.kind} {key} is damaged ({problem}); it was moved to {place}, and is made anew"
-            )
-            raise DamagedError(key, message)
+        if _problem(entry):
+            with self.holding(key):  # another process may have made it anew
+                entry = self.entry(key)
+                if problem := _problem(entry):
+                    place = self._set_aside(entry)
+                    raise MissingError([key], f"stored {entry.kind} {key} is damaged: {problem}; moved to {place}")
         with contextlib.suppress(OSError):  # not ours to write to
             os.utime(entry.folder / _MANIFEST)
         return entry.folder
@@ -194,9 +186,20 @@ class Store:
     def _set_aside(self, entry: Entry) -> Path:
         place = self.root / ".damaged" / f"{entry.kind}-{entry.key}-{time.time_ns()}"
         place.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
-            entry.folder.rename(place)
+        entry.folder.rename(place)
         return place
+
+    def find_all(self, keys: Iterable[str]) -> list[Path]:
+        """The folders of several stored stages. Raises MissingError with all that are not there."""
+        found, missing = [], list[MissingError]()
+        for key in keys:
+            try:
+                found.append(self.find(key))
+            except MissingError as error:
+                missing.append(error)
+        if missing:
+            raise MissingError([key for error in missing for key in error.keys], "; ".join(map(str, missing)))
+        return found
 
     def remove(self, entry: Entry) -> None:
         """Remove a stored stage; a reader finds all of it or nothing."""
@@ -226,7 +229,10 @@ class Store:
             hashes = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
             manifest = {"kind": stage.kind, "facts": stage.facts, "inputs": stage.inputs, "files": hashes}
             write_json(folder / _MANIFEST, manifest)
-            publish(folder, self.path(stage.kind, stage.key))
+            place = self.path(stage.kind, stage.key)
+            if not self.has(stage):  # what is left of one that has lost its manifest would be in the way
+                shutil.rmtree(place, ignore_errors=True)
+            publish(folder, place)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,16 +48,33 @@ def _attempted(task: Task, stage: Stage, tell: Tell) -> Event:
     """Carry out one stage, unless another process does or did; how it ended."""
     store = Store(Path(task.store))
     try:
-        with store.holding(stage.key):
+        with store.holding(stage.key, wait=False) as free:
+            if not free:
+                return Event(stage.key, "ended", outcome="busy", error="another process computes it")
             if not store.has(stage):
                 _make(task, stage, store, tell)
-    except MissingError as error:  # of an input
-        return Event(stage.key, "ended", outcome="failed", error=str(error), damaged=(error.key,))
+    except MissingError as error:
+        return Event(stage.key, "ended", outcome="failed", error=str(error), damaged=error.keys)
     except BaseException as error:
         known = isinstance(error, UrbanCrossError)
-        said = str(error) if known else f"{type(error).__name__}: {error}"
-        return Event(stage.key, "ended", outcome=_outcome(error), error=said, traceback=traceback.format_exc())
+        return Event(
+            stage.key,
+            "ended",
+            outcome=_outcome(error),
+            error=str(error) if known else f"{type(error).__name__}: {error}",
+            traceback=traceback.format_exc(),
+            damaged=tuple(_gone(stage, store)),
+        )
     return Event(stage.key, "ended", 1.0)
+
+
+def _gone(stage: Stage, store: Store) -> Iterator[str]:
+    """Inputs that were removed while the stage read them, as `store gc` may do."""
+    for key in stage.inputs.values():
+        try:
+            store.entry(key)
+        except MissingError:
+            yield key
 
 
 def _outcome(error: BaseException) -> Outcome:
@@ -75,8 +92,9 @@ def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
     import torch
 
     from urbancross_bench.modelling.distributed import run_ranks
-    from urbancross_bench.modelling.runtime import resolve_device
+    from urbancross_bench.modelling.runtime import reset, resolve_device
 
+    reset()
     device = resolve_device(task.device)
     if device.type == "cpu":
         torch.set_num_threads(task.threads)
@@ -119,7 +137,7 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
     from urbancross_bench.execution.stages import STAGES
 
     store = Store(Path(task.store))
-    inputs = {name: store.find(key) for name, key in stage.inputs.items()}
+    inputs = dict(zip(stage.inputs, store.find_all(stage.inputs.values()), strict=True))
     plugins = registry(tuple(sys.path), task.plugins)
     job = Job(stage, inputs, folder, plugins, device, say, store.saved(stage.key), task.save_seconds)
     STAGES[stage.kind](job)

@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Literal
 
 from urbancross_bench.interfaces.options import Options
 
-Outcome = Literal["ok", "failed", "timeout", "oom"]
+Outcome = Literal["ok", "failed", "timeout", "oom", "busy"]
 
 
 @dataclass(frozen=True)
 class Task:
     """What one process is to do: stages in order, plain JSON, for `execution.worker.carry_out`.
 
-    A stage may build on those before it. `store` and `data` are absolute folders, which every worker sees, and
-    `log` is the file that takes what the task prints: a process elsewhere knows neither our folder nor our
-    environment. `device` is `cpu`, `cuda` or `cuda:N`; `devices` of them are asked for, and `threads` CPU threads
-    for each. A training saves how far it is every `save_seconds`. The executor ends a task that takes longer than
-    `time_limit` seconds, or more resident memory than `memory_limit` bytes; None: no limit of its own.
+    A stage may build on those before it; no two tasks of a session have the same key. `store` and `data` are absolute
+    folders, which every worker sees, and `log` is the file that takes what the task prints: a process elsewhere knows
+    neither our folder nor our environment. `device` is `cpu`, `cuda` or `cuda:N`; `devices` of them are asked for, and
+    `threads` CPU threads for each. A training saves how far it is every `save_seconds`. The executor ends a task one
+    of whose stages takes longer than `time_limit` seconds, or that takes more resident memory than `memory_limit`
+    bytes; None: no limit of its own.
     """
 
     key: str
@@ -45,7 +46,8 @@ class Event:
     of the stage `key`, and come from `carry_out`. `over` is of the task `key`, and is the executor's to tell, once
     for each task, after everything else, with an error where its process did not get to the end.
 
-    damaged: keys of stored stages that were found damaged, and have been set aside; they have to be made anew.
+    damaged: keys of stored stages that are not there, or were found damaged and set aside: they have to be made
+    anew. A stage that another process computes has the outcome `busy`.
     """
 
     key: str
@@ -87,4 +89,4 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop whatever still runs; called once, at the end or on the way out."""
+        """Stop whatever still runs, at the end or on the way out; may be called again."""

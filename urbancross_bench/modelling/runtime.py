@@ -32,6 +32,13 @@ def configure(threads: int, seed: int) -> None:
     keep_freed_memory()
 
 
+def reset() -> None:
+    """Undo what a plugin may have changed for the whole process, before the next stage is carried out in it."""
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep large blocks that were freed, for the next batch of the same size.
 
