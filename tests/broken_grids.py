@@ -92,7 +92,7 @@ class Moody(Adaptation):
         self.pair_loss = context.pair_loss
         if "COUNTED" in os.environ:
             with open(os.environ["COUNTED"], "a") as file:
-                file.write(self.options.mood + "\n")
+                print(self.options.mood, file=file)
 
     def loss(self, source, target, progress):
         mood = self.options.mood

@@ -50,17 +50,28 @@ def code_version(module: str, distribution: str | None) -> str:
     file outside any distribution (None), can change without one, so the sources below `module` count too.
     """
     version = "local" if distribution is None else importlib.metadata.version(distribution)
-    if distribution is not None and not _is_editable(distribution):
+    if distribution is not None and not _is_local(distribution):
         return version
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+    sources = sorted(_sources(module))
+    if not sources:
         return version
-    origin = Path(spec.origin)
-    sources = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    content = digest(part for s in sources for part in (s.name.encode(), s.read_bytes()))
+    content = digest(part for name, file in sources for part in (name.encode(), file.read_bytes()))
     return f"{version}+{content[:12]}"
 
 
-def _is_editable(distribution: str) -> bool:
+def _sources(module: str) -> Iterable[tuple[str, Path]]:
+    """The files of a module or package, with their names in it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return []
+    # A namespace package has folders, but no file of its own.
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if not folders:
+        return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin else []
+    return [(file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.py")]
+
+
+def _is_local(distribution: str) -> bool:
+    """Whether it was installed from a folder, editable or not: its code may change and its version stay."""
     text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
-    return bool(text) and bool(json.loads(text or "{}").get("dir_info", {}).get("editable"))
+    return "dir_info" in json.loads(text or "{}")

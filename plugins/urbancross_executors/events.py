@@ -1,14 +1,18 @@
 """What becomes of a task elsewhere, as lines of a file beside its log: every machine sees the store anyway.
 
-A file outlives whoever wrote it, so what was told before a worker was killed is not lost.
+A file outlives whoever wrote it, so what was told before a worker was killed is not lost. Whoever reads it holds a
+lock on it, so that what a killed reader left is known, and removed by the next.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,7 +27,13 @@ def telling(file: str) -> Iterator[Callable[[Event], None]]:
 
 
 def _write(write: Callable[[bytes], int | None], event: Event) -> None:
-    write(json.dumps(asdict(event)).encode() + b"\n")
+    try:
+        write(json.dumps(asdict(event)).encode() + b"\n")
+    except OSError as error:
+        if (
+            error.errno != errno.ESTALE
+        ):  # removed on another machine: the reader was killed, the work is still good
+            raise
 
 
 class Told:
@@ -33,9 +43,15 @@ class Told:
         self.key = task.key
         log = Path(task.log)
         log.parent.mkdir(parents=True, exist_ok=True)
+        for left in log.parent.glob("*.events"):
+            _remove_if_left(left)
         # Several `run`s may hand out one task at a time, and would write to one file.
         self.file = log.with_name(f"{log.stem}.{uuid.uuid4().hex}.events")
-        self.file.touch()
+        new = self.file.with_suffix(".new")  # locked before anyone can take it for one that was left
+        self._lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks: then nothing that was left is removed either
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(self.file)
         self.over = False
         self._read = 0
 
@@ -52,6 +68,18 @@ class Told:
     def forget(self) -> None:
         """Remove the file."""
         self.file.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def _remove_if_left(file: Path) -> None:
+    """Remove a file of events if nobody reads it any more."""
+    with suppress(OSError):  # it is read, gone already, or not ours
+        lock = os.open(file, os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
+        finally:
+            os.close(lock)
 
 
 def _read(line: bytes) -> Event:

@@ -40,6 +40,11 @@ class Rows:
         """That of one row."""
         return self._parts[0].shape[1:]
 
+    @property
+    def nbytes(self) -> int:
+        """What copies of all rows take, in bytes."""
+        return len(self) * int(np.prod(self.shape)) * self._parts[0].itemsize
+
     def take(self, indices: Indices) -> NDArray[Any]:
         """A copy of some rows, (B, …)."""
         rows = self._order[indices]
@@ -91,13 +96,25 @@ class PackedSegments:
         """All segments, (T, …), whosever they are."""
         return self._values
 
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def present(self, indices: Indices) -> NDArray[np.bool_]:
+        """(B, K) which segments of some images are there."""
+        there: NDArray[np.bool_] = np.arange(self._most) < self._counts[indices, None]
+        return there
+
     def take(self, indices: Indices) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """(B, K, …) segments of some images, zeros where there are fewer, and (B, K) which are there."""
-        place = np.arange(self._most)
-        present = place < self._counts[indices, None]
+        """(B, K, …) segments of some images, zeros where there are fewer, and `present` of them."""
+        present, place = self.present(indices), np.arange(self._most)
         taken = np.zeros((*present.shape, *self._values.shape), dtype=self._values.take(place[:0]).dtype)
         taken[present] = self._values.take((self._starts[indices, None] + place)[present])
         return taken, present
+
+    def of_images(self) -> Rows:
+        """The segments of these images alone, (T', …): the first image's, the second's and so on."""
+        present = self.present(np.arange(len(self)))
+        return self._values.chosen((self._starts[:, None] + np.arange(self._most))[present])
 
     def chosen(self, indices: Indices) -> PackedSegments:
         """Those of some of the images, in this order."""
@@ -129,6 +146,16 @@ class PackedImages:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def rows(self) -> Rows:
+        """The images themselves, without their segments."""
+        return self._rows
+
+    @property
+    def segments(self) -> PackedSegments | None:
+        """Their segments; None where the encoder takes none."""
+        return self._segments
 
     def take(self, indices: Indices) -> Taken:
         """A copy of some images."""

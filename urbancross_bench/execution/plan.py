@@ -17,7 +17,7 @@ from urbancross_bench.execution.specification import Specification
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.supply import PlannedEncoder, Supply
 from urbancross_bench.execution.versions import core
-from urbancross_bench.identity import key_of
+from urbancross_bench.identity import canonical_json, key_of
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Budget, Grid, Scenario, Training, as_json
@@ -107,7 +107,8 @@ class _Planner:
         }
         self._methods = {name: PlannedMethod(name, grid, registry) for name in grid.adaptations}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
-        self._metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
+        metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
+        self._metrics = sorted(metrics, key=lambda metric: canonical_json(metric.identity()))  # order moves no key
         registry.resolve("executor", grid.executor)
         self._domains = open_domains(grid, registry)
         for encoder in self._encoders.values():
@@ -156,6 +157,7 @@ class _Planner:
             "adaptation": method.identity(),
             "target": content,
             "said": list(said.values()),
+            "in_common": self._said.images_in_common(scenario, shown),
         }
         if used := self._said.segments(scenario, encoder):  # the same training may be ranked with other segments
             facts |= {"segments": list(used["domains"].values())}

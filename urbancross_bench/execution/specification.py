@@ -56,7 +56,7 @@ class Specification:
             "threads": self._grid.threads,
             "ranks": self._grid.ranks,
             "domains": {name: self._domains[name].facts() for name in domains},
-            **self._images_in_common(scenario, shown),
+            **self.images_in_common(scenario, shown),
             "code": core("modelling"),
             "stages": {
                 "adapt": [training.key for training in trainings],
@@ -75,7 +75,7 @@ class Specification:
             "domains": {name: domain.segments_facts for name, domain in having.items()},
         }
 
-    def _images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
+    def images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
         """How many of the target's images stand, by content, where a reader of the row would not expect them.
 
         Of its test images: in a training split that the run draws from. Of its training images: in a source's.

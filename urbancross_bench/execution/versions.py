@@ -15,10 +15,10 @@ def core(room: str) -> str:
     """A room of the core, and the stages themselves."""
     rooms = [room, "execution.stages", "execution.job", "execution.preparing"]
     if room == "modelling":
-        rooms += ["execution.training", "data.views"]
+        rooms += ["execution.training", "execution.items", "data.views", "interfaces.adaptation"]
     if room == "evaluation":
         rooms += [f"execution.{name}" for name in ("items", "selection", "scoring", "drift")]
-        rooms += ["data.floors", "data.domain"]
+        rooms += ["data.floors", "data.domain", "interfaces.metric", "interfaces.selector"]
     versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
     return " ".join(dict.fromkeys(versions))
 

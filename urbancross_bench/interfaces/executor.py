@@ -16,12 +16,12 @@ Outcome = Literal["ok", "failed", "timeout", "oom", "busy"]
 class Task:
     """What one process is to do: stages in order, plain JSON, for `execution.worker.carry_out`.
 
-    A stage may build on those before it; no two tasks of a session have the same key. `store` and `data` are absolute
-    folders, which every worker sees, and `log` is the file that takes what the task prints: a process elsewhere knows
-    neither our folder nor our environment. `device` is `cpu`, `cuda` or `cuda:N`; `devices` of them are asked for, and
-    `threads` CPU threads for each. A training saves how far it is every `save_seconds`. The executor ends a task one
-    of whose stages takes longer than `time_limit` seconds, or that takes more resident memory than `memory_limit`
-    bytes; None: no limit of its own.
+    A stage may build on those before it; no two tasks of a session have the same key. `store` and `data` are
+    absolute folders, which every worker sees, and `log` is the file that takes what the task prints: a process
+    elsewhere knows neither our folder nor our environment. `device` is `cpu`, `cuda` or `cuda:N`; `devices` of
+    them are asked for, and `threads` CPU threads for each. A training saves how far it is every `save_seconds`.
+    The executor ends a task one of whose stages takes longer than `time_limit` seconds, or that takes more
+    resident memory than `memory_limit` bytes; None: no limit of its own.
     """
 
     key: str

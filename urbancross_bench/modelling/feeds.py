@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from urbancross_bench.data.packed import Rows
 from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
@@ -23,8 +25,7 @@ from urbancross_bench.modelling.batches import Drawn, EncodedBatch
 from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
 from urbancross_bench.modelling.encoding import Encoding
 from urbancross_bench.modelling.inputs import image_inputs
-
-Ints = NDArray[np.int64]
+from urbancross_bench.modelling.residence import Gathered, Ints, Residence, Tables, Wanted, on_device
 
 
 class Stream:
@@ -77,8 +78,12 @@ class Feed:
         hidden: str,
         references: bool = False,
         encoding: Encoding | None = None,
+        residence: Residence | None = None,
     ) -> None:
-        """`hidden` says why something is not shown; `encoding`, how features are computed, by default at once."""
+        """`hidden` says why something is not shown; `encoding`, how features are computed, by default at once.
+
+        residence: how rows come to the device, for all feeds of a training; by default one of this feed alone.
+        """
         self._model = model
         self._view = view
         self._batch_size = batch_size
@@ -98,6 +103,7 @@ class Feed:
             else:
                 self._texts = Stream(len(view.captions), batch_size, derive_seed("captions", seed))
         self._references = ReferenceFeatures(model, view, device) if references and view is not None else None
+        self._supply = (residence or Residence(device)).of(_tables(view, self._references))
 
     @property
     def steps_per_pass(self) -> int:
@@ -112,14 +118,21 @@ class Feed:
 
     def batch(self, step: int) -> EncodedBatch:
         """The batch of one step."""
-        seed = derive_seed("batch", step, self._seed)
+        wanted = self._wanted(step)
+        # What the next one draws is a function of its step, so that beginning with it moves no draw.
+        gathered = self._supply.take(wanted, partial(self._wanted, step + 1))
+        generator = Generator().manual_seed(self._batch_seed(step))
+        return self._encoded(wanted, gathered, self._augmentation, generator)
+
+    def _wanted(self, step: int) -> Wanted:
         images = self._images.draw(step) if self._images else None
-        if isinstance(self._view, PairView):
-            assert images is not None
-            texts: Ints | None = self._one_caption_each(images, seed)
-        else:
-            texts = self._texts.draw(step) if self._texts else None
-        return self._encoded(images, texts, self._augmentation, Generator().manual_seed(seed))
+        if not isinstance(self._view, PairView):
+            return Wanted(images, self._texts.draw(step) if self._texts else None)
+        assert images is not None
+        return Wanted(images, self._one_caption_each(images, self._batch_seed(step)))
+
+    def _batch_seed(self, step: int) -> int:
+        return derive_seed("batch", step, self._seed)
 
     @property
     def pool(self) -> EncodedPool:
@@ -142,41 +155,48 @@ class Feed:
         def some(rows: Ints | None, start: int) -> Ints | None:
             return None if rows is None else rows[start : min(start + size, len(leading))]
 
-        return (self._encoded(some(images, at), some(texts, at)) for at in range(0, len(leading), size))
+        def block(start: int) -> EncodedBatch:
+            wanted = Wanted(some(images, start), some(texts, start))
+            return self._encoded(wanted, self._supply.take(wanted))
+
+        return (block(start) for start in range(0, len(leading), size))
 
     def _encoded(
         self,
-        images: Ints | None,
-        texts: Ints | None,
+        wanted: Wanted,
+        gathered: Gathered,
         augmentation: Sequence[str] = (),
         generator: Generator | None = None,
     ) -> EncodedBatch:
-        """A batch of these images and these texts; `generator` is what augmentation draws from."""
-        view, reference = self._view, self._references
+        """A batch of these rows; `generator` is what augmentation draws from."""
+        view = self._view
         drawn = Drawn(self._hidden, word_weights=self._word_weights)
-        if view is not None and view.images is not None and images is not None:
-            taken = view.images.take(images)
+        if view is not None and view.images is not None and wanted.images is not None:
+            assert gathered.images is not None
+            segments = view.images.segments
+            present = None if segments is None else segments.present(wanted.images)
+            taken = gathered.images, gathered.segments, present
             drawn = replace(
                 drawn,
                 images=image_inputs(taken, self._model, self._device, augmentation, generator),
-                image_rows=self._moved(images),
-                domains=self._moved(view.domains[images]) if isinstance(view, PairView) else None,
-                reference_images=self._looked_up(reference.images if reference else None, images),
+                image_rows=gathered.image_rows,
+                domains=self._moved(view.domains[wanted.images]) if isinstance(view, PairView) else None,
+                reference_images=gathered.reference_images,
             )
-        if view is not None and texts is not None:
-            tokens, stored = self._tokens[texts], view.text_features
+        if wanted.texts is not None:
+            tokens = self._tokens[wanted.texts]
             drawn = replace(
                 drawn,
-                tokens=(cut(tokens, self._model) if len(tokens) else tokens).to(self._device),
-                text_rows=self._moved(texts),
-                text_features=None if stored is None else self._moved(stored.take(texts)),
-                reference_texts=self._looked_up(reference.texts if reference else None, texts),
+                tokens=on_device(cut(tokens, self._model) if len(tokens) else tokens, self._device),
+                text_rows=gathered.text_rows,
+                text_features=gathered.text_features,
+                reference_texts=gathered.reference_texts,
             )
         return EncodedBatch(self._model, drawn, self._encoding)
 
     def _moved(self, values: NDArray[Any]) -> Tensor:
-        """A copy on the device, so that a slice leads no further than it reaches."""
-        return torch.from_numpy(values.copy()).to(self._device)
+        """Values that are no slice of others, on the device."""
+        return on_device(torch.from_numpy(values), self._device)
 
     def _one_caption_each(self, images: Ints, seed: int) -> Ints:
         generator = np.random.Generator(np.random.PCG64(seed))
@@ -184,9 +204,6 @@ class Feed:
         picks = np.floor(generator.random(len(images)) * counts[images]).astype(np.int64)
         chosen: Ints = order[starts[images] + picks]
         return chosen
-
-    def _looked_up(self, features: Tensor | None, rows: Ints) -> Tensor | None:
-        return None if features is None else features[rows].to(self._device)
 
 
 class EncodedPool:
@@ -220,6 +237,17 @@ class EncodedPool:
 
     def _all(self, features: Tensor | None, what: str) -> Tensor:
         return Drawn(self._hidden).shown(features, what).to(self._device)
+
+
+def _tables(view: PairView | StreamView | None, references: ReferenceFeatures | None) -> Tables:
+    """What a view shows, and its reference features, as rows to be gathered."""
+    images, texts = (references.images, references.texts) if references else (None, None)
+    return Tables(
+        view.images if view is not None else None,
+        None if images is None else Rows([images.numpy()]),
+        view.text_features if view is not None else None,
+        None if texts is None else Rows([texts.numpy()]),
+    )
 
 
 def _inverse_frequencies(tokens: Tensor) -> Tensor:

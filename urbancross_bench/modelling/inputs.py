@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import lru_cache
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from urbancross_bench.data.packed import Taken
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.augment import drawn, few_at_once
+from urbancross_bench.modelling.residence import on_device
+
+Values: TypeAlias = NDArray[Any] | Tensor  # on the host, or on whichever device
 
 
 def image_inputs(
-    taken: Taken,
+    taken: tuple[Values, Values | None, Values | None],
     model: DualEncoder,
     device: torch.device,
     augmentation: Sequence[str] = (),
@@ -24,34 +27,41 @@ def image_inputs(
 ) -> tuple[Tensor, ...]:
     """The tensors of some images on the device: pixels or features; then segments and which are there.
 
-    Only an image's own pixels are augmented: features are what they are, and so are segments.
+    taken: what `data.packed.Taken` holds, as arrays or as tensors. Only an image's own pixels are augmented:
+    features are what they are, and so are segments.
     """
-    if taken.rows.dtype == np.uint8:
-        images = prepared(taken.rows, model, device, augmentation, generator)
+    rows, segments, present = (None if part is None else torch.as_tensor(part) for part in taken)
+    assert rows is not None
+    if rows.dtype == torch.uint8:
+        images = prepared(rows, model, device, augmentation, generator)
     else:
-        images = torch.from_numpy(taken.rows).to(device)
-    if taken.segments is None or taken.present is None:
+        images = on_device(rows, device)
+    if segments is None or present is None:
         return (images,)
-    present = torch.from_numpy(taken.present).to(device)
-    segments = torch.from_numpy(taken.segments)
-    if taken.segments.dtype == np.uint8:
-        flat = prepared(taken.segments.reshape(-1, *taken.segments.shape[2:]), model, device)
+    if segments.dtype == torch.uint8:
+        flat = prepared(segments.flatten(0, 1), model, device)
         segments = flat.view(*present.shape, *flat.shape[1:])
-    return images, segments.to(device), present
+    return images, on_device(segments, device), on_device(present, device)
 
 
 def encoded_segments(model: DualEncoder, segments: Tensor, present: Tensor) -> Tensor:
-    """(B, K, D) features of segments: those given, or of (B, K, 3, H, W) pixels by the tower as it is now."""
+    """(B, K, D) features of segments: those given, or of (B, K, 3, H, W) pixels by the tower as it is now.
+
+    present: (B, K); on the CPU, nothing waits for the device to learn how many there are.
+    """
     if segments.ndim == 3:
         return segments
-    if not present.any():
-        return torch.zeros(*present.shape, model.width, device=present.device)
-    features = cast(SegmentEncoder, model).encode_segment(segments[present])
-    return features.new_zeros(*present.shape, features.shape[1]).index_put((present,), features)
+    device, there = segments.device, present.flatten().nonzero()[:, 0]
+    if not len(there):
+        return torch.zeros(*present.shape, model.width, device=device)
+    places = on_device(there, device)
+    features = cast(SegmentEncoder, model).encode_segment(segments.flatten(0, 1)[places])
+    whole = features.new_zeros(present.numel(), features.shape[1]).index_copy(0, places, features)
+    return whole.view(*present.shape, features.shape[1])
 
 
 def prepared(
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | Tensor,
     model: DualEncoder,
     device: torch.device,
     augmentation: Sequence[str] = (),
@@ -61,8 +71,8 @@ def prepared(
 
     Without augmentation this is bit for bit what torchvision's ToTensor and Normalize give.
     """
-    mean, std = torch.tensor(model.mean, device=device), torch.tensor(model.std, device=device)
-    packed, count, size = torch.from_numpy(images).to(device), len(images), images.shape[1]
+    mean, std = _channels(tuple(model.mean), device), _channels(tuple(model.std), device)
+    packed, count, size = on_device(torch.as_tensor(images), device), len(images), images.shape[1]
     if augmentation:
         assert generator is not None
         change = drawn(augmentation, count, generator)
@@ -78,3 +88,10 @@ def prepared(
         block = result[rows].copy_(packed[rows]).view(-1, size, 3 * size)
         block.div_(255).sub_(mean.repeat(size)).div_(std.repeat(size))
     return result.permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3,) on the device, copied there once: such a copy waits for all that the device has still to do."""
+    with torch.inference_mode(False):  # it outlives whatever asked for it first
+        return torch.tensor(values, device=device)

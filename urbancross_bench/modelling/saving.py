@@ -1,7 +1,8 @@
 """A training on disk, so that it goes on where it was cut: weights, optimiser, the method's own, draws, curve.
 
 Safetensors and JSON. Whatever is written is written beside its place and renamed into it, so a state is whole or
-not there.
+not there. Each holds hashes of its files, and of the checkpoints that were left before it: what has changed since is
+not believed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from torch import Tensor, nn
 
 from urbancross_bench.errors import RunError
 from urbancross_bench.files import publish
+from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
+
+_HASHES = "hashes.json"  # of a state: SHA-256 by name below the folder of the training
 
 
 class Saves:
@@ -37,20 +41,43 @@ class Saves:
         self._seconds = seconds
         self._writes = writes
         self._saved = time.monotonic()
+        self._candidates: dict[str, str] = {}  # SHA-256 of those that were left so far, by name
         folder.mkdir(parents=True, exist_ok=True)
         # Of a process that was killed as it wrote, or of a training that failed.
         for leftover in [*folder.glob(".*"), *folder.glob("*.json")] if writes else ():
             _remove(leftover)
 
     def read(self) -> dict[str, Any] | None:
-        """What `offer` wrote last; None where there is nothing."""
-        states = self._states()
-        if not states:
-            return None
-        tensors = load_file(states[-1] / "state.safetensors")
-        content = json.loads((states[-1] / "state.json").read_text(encoding="utf-8"))
-        state: dict[str, Any] = _put_together(content, tensors)
-        return state
+        """What `offer` wrote last, if that and all checkpoints left before it are as they were written.
+
+        Otherwise the one before, if there still is one; None where there is none. What is damaged is removed.
+        """
+        for folder in reversed(self._states()):
+            hashes, problem = self._checked(folder)
+            if not problem:
+                self._candidates = {name: hash for name, hash in hashes.items() if "/" not in name}
+                tensors = load_file(folder / "state.safetensors")
+                content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                state: dict[str, Any] = _put_together(content, tensors)
+                return state
+            if self._writes:
+                print(
+                    f"saved training {folder} is damaged ({problem}) and was removed; it goes on from what was saved "
+                    "before, or from its start"
+                )
+                shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _checked(self, state: Path) -> tuple[dict[str, str], str]:
+        """The hashes of a state, and what of it is not as it was written; empty if all is well."""
+        try:
+            hashes: dict[str, str] = json.loads((state / _HASHES).read_text(encoding="utf-8"))
+            for name, written in hashes.items():
+                if file_digest(self.folder / name) != written:
+                    return hashes, f"{name} has changed"
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return {}, f"{_HASHES} or a file it names: {error or type(error).__name__}"
+        return hashes, ""
 
     def offer(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
         """Write what `state` gives, as it is after a step, if it is time to."""
@@ -58,11 +85,13 @@ class Saves:
             return
         tensors: dict[str, Tensor] = {}
         content = _taken_apart(state(), tensors)
-        older = self._states()
-        with self.writing(f"state-{step:09d}") as folder:
+        older, name = self._states(), f"state-{step:09d}"
+        with self.writing(name) as folder:
             folder.mkdir()
             save_file(tensors, folder / "state.safetensors")
             (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
+            hashes = {f"{name}/{file.name}": file_digest(file) for file in sorted(folder.iterdir())}
+            (folder / _HASHES).write_text(json.dumps(hashes | self._candidates), encoding="utf-8")
         for folder in older:
             _remove(folder)
         self._saved = time.monotonic()
@@ -72,6 +101,8 @@ class Saves:
         """A place to write to; in the end it becomes that of `name`, in this folder, in one step."""
         beside = self.folder / f".{name}"
         yield beside
+        if beside.is_file():
+            self._candidates[name] = file_digest(beside)
         publish(beside, self.folder / name)
 
     def _states(self) -> list[Path]:
@@ -157,7 +188,8 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON, its tensors put into `tensors` and named in their places."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().clone().contiguous()  # a copy: safetensors takes no shared memory
+        # Copied once, from wherever it is: safetensors takes no shared memory.
+        tensors[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"pairs": [[key, _taken_apart(part, tensors)] for key, part in value.items()]}

@@ -1,0 +1,289 @@
+"""Code in keys: a wheel counts by its version, code that can change without one by its sources; and the core's."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from identity_world import Keys, changed, keys_of, planned, write_world
+
+from urbancross_bench.execution import versions
+from urbancross_bench.identity import code_version
+from urbancross_bench.registry import Registry
+
+KeysOf = Callable[[Mapping[str, Any]], Keys]
+METHOD = "adapt embed rank run score"
+TRAINING = f"pretrain {METHOD}"
+FACE = """
+from urbancross_bench.interfaces import hookimpl, register
+
+FEW = "urbancross_adaptations.fine_tuning_options:FewShotOptions"
+
+
+@hookimpl
+def register_datasets():
+    options = "urbancross_datasets.karpathy:KarpathyOptions"
+    return [register("elsewhere", "elsewhere.data:Mine", options=options, summary="Theirs.")]
+
+
+@hookimpl
+def register_encoders():
+    options = "urbancross_encoders.options:OpenClipOptions"
+    return [register("elsewhere", "elsewhere.deep:E", options=options, provides={"gradients"}, summary="Theirs.")]
+
+
+@hookimpl
+def register_adaptations():
+    needs = {"gradients"}
+    return [
+        register("elsewhere", "elsewhere.deep:A", options=FEW, setting="few_shot", needs=needs, summary="Theirs.")
+    ]
+
+
+@hookimpl
+def register_selectors():
+    return [register("elsewhere", "elsewhere.deep:S", setting="source_only", summary="Theirs.")]
+
+
+@hookimpl
+def register_metrics():
+    return [register("elsewhere", "elsewhere.deep:M", summary="Theirs.")]
+"""
+# A grid with the plugin for one thing, and the kinds that hang on it.
+USES: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "dataset": (
+        {"domains.dark": "elsewhere[file={folder}/dark/dataset.json]"},
+        f"items pack stored towers segments segment_features {TRAINING}",
+    ),
+    "encoder": (
+        {
+            "encoders.frozen": "elsewhere[architecture=urbancross-tiny,"
+            "checkpoint={folder}/weights.safetensors,frozen_towers=image]"
+        },
+        f"towers {TRAINING}",
+    ),
+    "adaptation": ({"adaptations.few": "elsewhere"}, METHOD),
+    "selector": ({"selectors": ["last", "elsewhere"]}, "rank score"),
+    "metric": ({"metrics": ["recall", "elsewhere"]}, "rank score"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _versions_are_asked_anew() -> Iterator[None]:
+    def forget() -> None:
+        for cached in (code_version, versions.core, versions.decoders):
+            cached.cache_clear()
+
+    forget()
+    yield
+    forget()
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("elsewhere", "some_file")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of a world, and its grid with fewer methods."""
+    folder = tmp_path_factory.mktemp("code")
+    fewer = {"adaptations.uda": None, "adaptations.after": None, "search": None}
+    return folder, changed(write_world(folder), fewer)
+
+
+@pytest.fixture
+def keys(world: tuple[Path, dict[str, Any]]) -> KeysOf:
+    """The keys of the grid with some changes, with whatever is installed now."""
+    folder, grid = world
+
+    def call(change: Mapping[str, Any]) -> Keys:
+        code_version.cache_clear()
+        placed = json.loads(json.dumps(change).replace("{folder}", str(folder)))
+        return keys_of(planned(changed(grid, placed), folder, Registry.discover()))
+
+    return call
+
+
+class Distribution:
+    """A distribution `elsewhere`, as an installer leaves it in a folder of `sys.path`."""
+
+    def __init__(self, site: Path) -> None:
+        self.package = site / "elsewhere"
+        self._info = site / "elsewhere-1.0.dist-info"
+        for folder in (self.package / "deep", self._info):
+            folder.mkdir(parents=True)
+        (self.package / "__init__.py").write_text(FACE, encoding="utf-8")
+        data = "from urbancross_datasets.karpathy import Karpathy\n\n\nclass Mine(Karpathy):\n    pass\n"
+        (self.package / "data.py").write_text(data, encoding="utf-8")
+        (self.package / "deep" / "__init__.py").write_text("from elsewhere.deep import helper\n", encoding="utf-8")
+        (self.package / "deep" / "helper.py").write_text("WEIGHT = 1\n", encoding="utf-8")
+        (self._info / "entry_points.txt").write_text(
+            "[urbancross_bench]\nelsewhere = elsewhere\n", encoding="utf-8"
+        )
+        self.release("1.0")
+
+    def release(self, version: str) -> None:
+        """Install this version in place of the one that is there."""
+        content = f"Metadata-Version: 2.1\nName: elsewhere\nVersion: {version}\n"
+        (self._info / "METADATA").write_text(content, encoding="utf-8")
+
+    def come_from(self, origin: Mapping[str, Any] | None) -> None:
+        """Say where it was installed from; None: from an index."""
+        if origin is not None:
+            (self._info / "direct_url.json").write_text(json.dumps(origin), encoding="utf-8")
+
+    def append(self, file: str, text: str) -> None:
+        """Write more at the end of a file of the package."""
+        with (self.package / file).open("a", encoding="utf-8") as opened:
+            opened.write(text)
+
+
+@pytest.fixture
+def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribution:
+    """Installed, from an index."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return Distribution(tmp_path / "site")
+
+
+def moved(before: Keys, after: Keys) -> set[str]:
+    return {kind for kind in before if before[kind] != after[kind]}
+
+
+@pytest.mark.parametrize("kind", USES)
+def test_an_installed_plugin_counts_by_its_version_alone(
+    distribution: Distribution, keys: KeysOf, kind: str
+) -> None:
+    change, moves = USES[kind]
+    first = keys(change)
+    distribution.append("deep/helper.py", "WEIGHT = 2\n")
+    assert keys(change) == first
+    distribution.release("1.1")
+    assert moved(first, keys(change)) == {*moves.split()}
+
+
+@pytest.mark.parametrize("kind", USES)
+def test_an_editable_plugin_counts_by_its_sources_too(distribution: Distribution, keys: KeysOf, kind: str) -> None:
+    distribution.come_from({"url": "file:///somewhere", "dir_info": {"editable": True}})
+    change, moves = USES[kind]
+    seen = [keys(change)]
+    # A comment is a change: which edits of a source change a result is nothing to guess at.
+    for file, text in (("data.py", "# more\n"), ("deep/helper.py", "WEIGHT = 2\n"), ("deep/new.py", "")):
+        distribution.append(file, text)
+        seen.append(keys(change))
+        assert moved(seen[-2], seen[-1]) == {*moves.split()}, file
+    distribution.append("notes.txt", "No source.\n")
+    (distribution.package / "__pycache__").mkdir(exist_ok=True)
+    distribution.append("__pycache__/helper.pyc", "No source.\n")
+    assert keys(change) == seen[-1]
+    distribution.release("1.1")
+    assert moved(seen[-1], keys(change)) == {*moves.split()}
+
+
+def test_what_a_grid_does_not_use_does_not_count(distribution: Distribution, keys: KeysOf) -> None:
+    first = keys({})
+    distribution.release("2.0")
+    distribution.come_from({"url": "file:///somewhere", "dir_info": {"editable": True}})
+    assert keys({}) == first
+
+
+def test_a_plugin_installed_from_a_folder_counts_by_its_sources(distribution: Distribution, keys: KeysOf) -> None:
+    distribution.come_from({"url": "file:///somewhere", "dir_info": {}})
+    change, moves = USES["adaptation"]
+    first = keys(change)
+    distribution.append("deep/helper.py", "WEIGHT = 2\n")
+    assert moved(first, keys(change)) == {*moves.split()}
+
+
+ONE_FILE = """
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+
+class Mine(Adaptation):
+    pass
+
+
+@hookimpl
+def register_adaptations():
+    return [register("mine", "some_file:Mine", setting="few_shot", needs={"gradients"}, summary="Mine.")]
+"""
+
+
+def test_a_file_counts_by_its_content_in_any_folder(tmp_path: Path, keys: KeysOf) -> None:
+    def with_file(folder: str, content: str) -> Keys:
+        file = tmp_path / folder / "some_file.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+        sys.modules.pop("some_file", None)
+        return keys({"plugins": [str(file)], "adaptations.few": "mine"})
+
+    first = with_file("a", ONE_FILE)
+    assert with_file("b", ONE_FILE) == first
+    assert moved(first, with_file("b", ONE_FILE + "# more\n")) == {*METHOD.split()}
+
+
+# ── The core ──────────────────────────────────────────────────────────────────────────────────────
+
+# Room of the core → the kinds of which every key moves with it.
+ROOMS = {
+    "data": f"pack stored segments towers segment_features {TRAINING}",
+    "data.views": f"towers segment_features {TRAINING}",
+    "data.domain": "items rank score",
+    "modelling": f"towers segment_features {TRAINING}",
+    "execution.training": f"towers segment_features {TRAINING}",
+    "evaluation": "items rank score",
+    "execution.selection": "items rank score",
+    "execution.items": f"towers segment_features items {TRAINING}",
+    "interfaces.adaptation": f"towers segment_features {TRAINING}",
+    "interfaces.metric": "items rank score",
+    "execution.scoring": "items rank score",
+    "execution.stages": f"items pack stored segments towers segment_features {TRAINING}",
+    "execution.preparing": f"items pack stored segments towers segment_features {TRAINING}",
+    "leaderboard": "",
+    "cli": "",
+    "execution.local": "",
+    "execution.scheduler": "",
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_core_moves_what_it_makes(keys: KeysOf, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+    edited = ""
+    monkeypatch.setattr(
+        versions, "code_version", lambda module, _: f"{module}, edited" if module == edited else module
+    )
+    before = keys({})
+    edited = f"urbancross_bench.{room}"
+    versions.core.cache_clear()
+    after = keys({})
+    assert {kind for kind in before if not before[kind] & after[kind]} == {*ROOMS[room].split()}
+    assert moved(before, after) == {*ROOMS[room].split()}
+
+
+@pytest.mark.parametrize("library", ["pillow", "tifffile", "imagecodecs"])
+def test_a_decoder_moves_what_is_made_of_pixels(
+    keys: KeysOf, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    before, version = keys({}), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == library else version(name))
+    versions.decoders.cache_clear()
+    assert moved(before, keys({})) == {*f"pack segments towers segment_features {TRAINING}".split()}
+
+
+def test_sources_count_with_their_folders_and_in_namespace_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    part = tmp_path / "elsewhere" / "part"  # `elsewhere` has no __init__.py
+    part.mkdir(parents=True)
+    seen = []
+    for text in ("x = 1\n", "x = 2\n"):
+        (part / "__init__.py").write_text(text, encoding="utf-8")
+        code_version.cache_clear()
+        seen.append(code_version("elsewhere", None))
+    part.rename(part.with_name("renamed"))
+    code_version.cache_clear()
+    seen.append(code_version("elsewhere", None))
+    assert len({*seen}) == 3
