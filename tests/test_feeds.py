@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -21,12 +22,14 @@ from urbancross_bench.data.packed import PackedImages, PackedSegments, PackedSpl
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Adaptation, Batch, Options, Progress
-from urbancross_bench.modelling import residence
+from urbancross_bench.modelling import losses, residence
 from urbancross_bench.modelling.batches import Drawn, EncodedBatch
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs
 from urbancross_bench.modelling.loop import train
+from urbancross_bench.modelling.losses import mmd, normalised_weights
+from urbancross_bench.modelling.pair_loss import PairLoss
 from urbancross_bench.modelling.residence import THREAD, Ahead, Mapped, Residence, Resident
 from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.specs import Budget
@@ -408,7 +411,7 @@ def test_a_device_without_room_after_all_leaves_rows_where_they_are(monkeypatch:
     assert type(feed(VIEWS["pairs"](), shared)._supply) is Resident
 
 
-@pytest.mark.parametrize("augmentation", ["flip", "crop", "rotate_crop", "colour"])
+@pytest.mark.parametrize("augmentation", ["flip", "rotate90", "crop", "rotate_crop", "colour"])
 @pytest.mark.parametrize("kind", ["domains", "segments", "frozen segments", "texts"])
 @pytest.mark.parametrize("room", [0, ALL])
 def test_a_batch_is_made_without_a_look_at_what_is_on_the_device(room: int, kind: str, augmentation: str) -> None:
@@ -417,8 +420,9 @@ def test_a_batch_is_made_without_a_look_at_what_is_on_the_device(room: int, kind
     ours = feed(VIEWS[kind](), Residence(device, room=room, ahead=True), device, augmentation=(augmentation,))
     for step in range(2):
         batch = ours.batch(step)
-        assert all(value.device == device for value in parts(batch).values())
-        sides = {"texts": ["text"], "segments": ["text"]}.get(kind, ["image", "text"])
+        # Which segments there are is kept on the host, for those who must know.
+        assert {name for name, value in parts(batch).items() if value.device != device} <= {"present.0"}
+        sides = {"texts": ["text"], "segments": ["image", "text", "segment"]}.get(kind, ["image", "text"])
         features = [getattr(batch, f"{side}_features") for side in sides]
         assert all(part.device == device and part.shape == (4, 4) for part in features)
 
@@ -441,6 +445,19 @@ def test_segments_are_encoded_without_a_look_at_the_device_and_only_those_that_a
     assert not encoded_segments(model, segments[:1], present[:1]).any()  # the first image has none
     there = model.to("meta")
     assert encoded_segments(there, segments.to("meta"), present).shape == features.shape
+
+
+def test_losses_look_at_nothing_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("meta")
+    # Such a device has no autocast.
+    monkeypatch.setattr(losses, "_full_precision", lambda _: contextlib.nullcontext())
+    model: Any = ToyModel().to(device)
+    batch = feed(VIEWS["segments"](), Residence(device, room=ALL), device).batch(0)
+    loss = PairLoss("info_nce", model).of_segments(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert normalised_weights(batch.text_rows.float()).shape == (4,)
+    assert normalised_weights(torch.tensor([1.0, torch.nan])).isnan().all(), "what is no number must be seen"
+    assert mmd(batch.image_features, batch.text_features).device == device
 
 
 def test_a_feed_that_is_gone_leaves_no_thread() -> None:
@@ -469,7 +486,7 @@ def test_a_gpu_gets_the_same_rows_and_is_not_waited_for(room: int, kind: str) ->
     for step, batch in enumerate(batches, 3):
         wanted = parts(plain.batch(step))
         for name, value in parts(batch).items():
-            assert value.device == device
+            assert value.device == (CPU if name == "present.0" else device)
             if name.startswith(("reference", "images")):
                 torch.testing.assert_close(value.cpu(), wanted[name], rtol=1e-4, atol=1e-5)
             else:

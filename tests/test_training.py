@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from urbancross_bench.data.packed import PackedImages, Rows
@@ -193,109 +191,6 @@ def test_what_was_half_written_is_not_believed(tmp_path: Path) -> None:
     read = saves.read()
     assert read is not None
     assert read["step"] == int(state.name.partition("-")[2])
-
-
-def kept_in(folder: Path, cut: int = 8) -> tuple[Training, dict[str, bytes]]:
-    """A training with candidates in a folder, as a stage has it, cut in the middle of the step after `cut`."""
-    training, saves = Training(busy), Saves(folder, 0)
-    training.reported = Stopping(cut + 1)
-    with contextlib.suppress(KeyboardInterrupt):
-        for step in training.steps(saves):
-            with saves.writing(f"candidate-{step:09d}-00.safetensors") as file:
-                save_file({name: value.clone() for name, value in training.model.state_dict().items()}, file)
-    return training, {file.name: file.read_bytes() for file in folder.glob("candidate-*")}
-
-
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "truncated": lambda file: file.write_bytes(file.read_bytes()[:-1]),
-    "flipped": lambda file: file.write_bytes(flipped(file.read_bytes())),
-    "emptied": lambda file: file.write_bytes(b""),
-    "removed": lambda file: file.unlink(),
-}
-
-
-def flipped(content: bytes) -> bytes:
-    """With the lowest bit of the middle byte turned."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-@pytest.fixture(scope="module")
-def cut_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is saved of a training of eight steps with candidates at 3, 5 and 8, cut after six."""
-    folder = tmp_path_factory.mktemp("cut")
-    kept_in(folder, 6)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole_training(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], object]:
-    """The candidates and the learning curve of the same training, uninterrupted."""
-    training, candidates = kept_in(tmp_path_factory.mktemp("whole"))
-    return candidates, training.curve.points
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "state-000000006/state.safetensors",
-        "state-000000006/state.json",
-        "state-000000006/hashes.json",
-        "candidate-000000003-00.safetensors",
-    ],
-)
-def test_a_damaged_save_is_not_believed(
-    name: str,
-    damage: str,
-    cut_training: Path,
-    whole_training: tuple[dict[str, bytes], object],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = tmp_path / "saved"
-    shutil.copytree(cut_training, folder)
-    assert [path.name for path in folder.glob("state-*")] == ["state-000000006"]
-    DAMAGES[damage](folder / name)
-    reader = Saves(folder, 0, writes=False)  # another rank believes the same, and removes nothing
-    assert reader.read() is None
-    assert capsys.readouterr().out == ""
-    training, candidates = kept_in(folder)
-    assert (candidates, training.curve.points) == whole_training
-    assert len(training.reported) == 8  # from its start
-    said = capsys.readouterr().out
-    assert "state-000000006 is damaged" in said
-    assert name in said or "hashes" in name  # the middle of these is the hash of another
-
-
-def test_the_state_before_a_damaged_one_is_gone_on_with(
-    cut_training: Path, whole_training: tuple[dict[str, bytes], object], tmp_path: Path
-) -> None:
-    """Two are there if a process is killed after the second was written; a candidate may belong to one alone."""
-    for name, left in {
-        "state-000000006/state.safetensors": 4,
-        "candidate-000000005-00.safetensors": 4,
-        "candidate-000000003-00.safetensors": 8,
-        "nothing": 2,
-    }.items():
-        folder = tmp_path / name.replace("/", " ")
-        kept_in(folder, 4)
-        shutil.copytree(cut_training, folder, dirs_exist_ok=True)
-        if name != "nothing":
-            DAMAGES["flipped"](folder / name)
-        training, candidates = kept_in(folder)
-        assert (candidates, training.curve.points) == whole_training
-        assert len(training.reported) == left
-
-
-def test_a_training_that_went_on_still_knows_the_candidates_before(cut_training: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    shutil.copytree(cut_training, folder)
-    kept_in(folder, 7)
-    assert [path.name for path in folder.glob("state-*")] == ["state-000000007"]
-    DAMAGES["flipped"](folder / "candidate-000000003-00.safetensors")
-    assert Saves(folder, 0).read() is None
-    assert not list(folder.glob("state-*"))
 
 
 def test_a_training_is_saved_no_more_often_than_asked(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,12 @@ from urbancross_executors.options import SlurmOptions
 _LOOKED = 1.0  # seconds between two looks at what was told
 _ASKED = 30.0  # seconds between two questions to Slurm: one for all jobs
 _STOPPED = 10.0  # seconds that local jobs have to stop in
+_ANSWERED = 60.0  # seconds that squeue has to answer in
+_AGAIN = 60.0  # seconds until a job that was not taken is offered again
+_REFUSED = 600.0  # seconds without any job of ours after which one that is not taken has failed
+_GONE = 300.0  # seconds without a word after which a job has failed that Slurm says it does not know
+_SILENT = 3600.0  # the same where Slurm says nothing of it
+_UNKNOWN = "UNKNOWN"
 _MORE = 1.1  # memory of a job to that of its task: who waits for the task's process takes some, too
 
 # What Slurm calls a job that will not go on, and submitit a local one (FINISHED, INTERRUPTED) → what that is here.
@@ -38,10 +47,20 @@ def outcome_of(state: str) -> Outcome | None:
     return ENDED.get(words[0].rstrip("+").upper()) if words else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Running:
     job: Any
     told: Told
+    heard: float  # when it, or Slurm, last said that it is there; by the monotonic clock
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """A task whose job Slurm did not take yet."""
+
+    task: Task
+    told: Told
+    error: str
 
 
 class SlurmExecutor(Executor):
@@ -60,7 +79,10 @@ class SlurmExecutor(Executor):
         self._asked = options
         self._modules: tuple[str, ...] = ()
         self._running: list[_Running] = []
-        self._looked = float("-inf")
+        self._waiting: list[_Waiting] = []
+        self._looked = self._offered = float("-inf")
+        self._present: float | None = None  # when a job of ours was last in the queue or running
+        self._in_queue: dict[str, str] | None = {}  # what squeue last answered
 
     def device(self, name: str) -> str | None:
         """`auto` is `cuda` where `gres` asks for GPUs. The machine that `run` stands on need not have one."""
@@ -79,17 +101,60 @@ class SlurmExecutor(Executor):
         self._modules = tuple(modules)
 
     def submit(self, task: Task) -> None:
-        """Queue a job for it. Raises UsageError if Slurm does not take it."""
+        """Queue a job for it. Raises UsageError if Slurm has taken none yet, and does not take this one.
+
+        Later one that is not taken is offered again: there may be too many in the queue, or Slurm may be busy.
+        """
         told = Told(task)
+        error = None if self._waiting else self._take(task, told)
+        if error and self._present is None:
+            told.forget()
+            raise UsageError(f"executor 'slurm': the job was not taken: {error}")
+        if error or self._waiting:
+            self._wait_with(task, told, error or self._waiting[-1].error)
+
+    def _take(self, task: Task, told: Told) -> str:
+        """Have Slurm take a job; why it does not, or nothing."""
         utils = self._submitit.core.utils
         try:
             executor = self._submitit.AutoExecutor(Path(task.log).parent / "slurm", cluster=self._asked.cluster)
             executor.update_parameters(**self.parameters(task))
             job = executor.submit(_job, here.placed(task), self._modules, str(told.file), here.environment())
         except (utils.FailedJobError, utils.FailedSubmissionError, RuntimeError, OSError) as error:
-            told.forget()
-            raise UsageError(f"executor 'slurm': the job was not taken: {error}") from error
-        self._running.append(_Running(job, told))
+            return str(error) or type(error).__name__
+        self._present = time.monotonic()
+        self._running.append(_Running(job, told, self._present))
+        return ""
+
+    def _wait_with(self, task: Task, told: Told, error: str) -> None:
+        if not self._waiting:
+            # Why, submitit has printed.
+            print("executor 'slurm': the job was not taken, and is offered again now and then", file=sys.stderr)
+            self._offered = time.monotonic()
+        self._waiting.append(_Waiting(task, told, error))
+
+    def _offer_again(self) -> list[Event]:
+        """Have Slurm take what it refused, now and then; what it refused for too long has failed."""
+        now = time.monotonic()
+        if self._running:
+            self._present = now
+        if self._waiting and now - self._offered >= _AGAIN:
+            self._offered = now
+            while self._waiting:
+                first = self._waiting.pop(0)
+                if error := self._take(first.task, first.told):
+                    # To the end: it may be that this one is never taken, and others are.
+                    self._waiting.append(_Waiting(first.task, first.told, error))
+                    break
+        if not self._waiting or (self._present or now) > now - _REFUSED:
+            return []
+        refused, self._waiting = self._waiting, []
+        for one in refused:
+            one.told.forget()
+        return [
+            Event(one.told.key, "over", outcome="failed", error=f"Slurm did not take its job: {one.error}")
+            for one in refused
+        ]
 
     def parameters(self, task: Task) -> dict[str, Any]:
         """What submitit is asked for."""
@@ -116,30 +181,59 @@ class SlurmExecutor(Executor):
             events: list[Event] = []
             for running in list(self._running):
                 told = running.told
-                events += told.news()  # after Slurm was asked, so that what ended has told all
+                news = told.news()  # after Slurm was asked, so that what ended has told all
+                events += news
                 state = states.get(running.job.job_id, "")
-                outcome = outcome_of(state)
-                if not told.over and outcome is not None:
-                    events.append(Event(told.key, "over", outcome=outcome, error=_said(running.job, state)))
-                    told.over = True
-                if told.over:
+                if news or state not in ("", _UNKNOWN):
+                    running.heard = time.monotonic()
+                ended = None if told.over else self._ended(running, state)
+                if ended:
+                    events.append(ended)
+                if told.over or ended:
                     told.forget()
                     self._running.remove(running)
+                    self._offered = float("-inf")  # there is room in the queue
+            events += self._offer_again()
             left = give_up - time.monotonic()
             if events or left <= 0:
                 return events
             time.sleep(min(left, _LOOKED))
 
+    def _ended(self, running: _Running, state: str) -> Event | None:
+        """That a job is no more which has not said so, if that is what Slurm says, or for want of any word."""
+        key, job = running.told.key, running.job
+        outcome = outcome_of(state)
+        if outcome is not None:
+            said = f"the Slurm job {job.job_id} ended as {state} before its task did; see {job.paths.stderr}"
+            return Event(key, "over", outcome=outcome, error=said)
+        silence = time.monotonic() - running.heard
+        if state != _UNKNOWN or silence < (_SILENT if self._in_queue is None else _GONE):
+            return None
+        job.cancel(check=False)  # should it be there after all
+        known = "says nothing of" if self._in_queue is None else "does not know"
+        said = (
+            f"Slurm {known} the job {job.job_id}, which told nothing for {silence:.0f} s; see {job.paths.stderr}"
+        )
+        return Event(key, "over", outcome="failed", error=said)
+
     def _states(self) -> dict[str, str]:
-        """Of jobs by id. Slurm is asked now and then; then one question brings the states of all."""
+        """Of jobs by id. Slurm is asked now and then; then one question brings the states of all.
+
+        squeue is, which knows of jobs until some minutes after their end; then sacct, which not every Slurm has.
+        """
         local = self._asked.cluster == "local"
-        if not local and time.monotonic() - self._looked < _ASKED:
+        if not self._running or (not local and time.monotonic() - self._looked < _ASKED):
             return {}
         self._looked = time.monotonic()
-        states = {}
-        for number, running in enumerate(self._running):
-            info = running.job.get_info(mode="cache" if number else "force")
-            states[running.job.job_id] = str(info.get("jobState" if local else "State") or "UNKNOWN")
+        self._in_queue = None if local else _queue()
+        states, asked = {}, False
+        for running in self._running:
+            name = running.job.job_id
+            states[name] = (self._in_queue or {}).get(name, "")
+            if not states[name]:
+                info = running.job.get_info(mode="cache" if asked else "force")
+                states[name] = str(info.get("jobState" if local else "State") or _UNKNOWN)
+                asked = True
         return states
 
     def close(self) -> None:
@@ -151,9 +245,10 @@ class SlurmExecutor(Executor):
             if not any(state == "RUNNING" for state in self._states().values()):
                 break
             time.sleep(0.05)
-        for running in self._running:
-            running.told.forget()
+        for told in [one.told for one in self._running] + [one.told for one in self._waiting]:
+            told.forget()
         self._running.clear()
+        self._waiting.clear()
 
 
 def _job(task: Task, modules: Sequence[str], file: str, variables: Mapping[str, str]) -> None:
@@ -168,5 +263,12 @@ def _named(option: str) -> tuple[str, str | bool]:
     return name, value if equals else True
 
 
-def _said(job: Any, state: str) -> str:
-    return f"the Slurm job {job.job_id} ended as {state} before its task did; see {job.paths.stderr}"
+def _queue() -> dict[str, str] | None:
+    """States of this user's jobs by id, as squeue has them; None if it does not answer."""
+    command = ["squeue", "--noheader", "--states=all", "--format=%i %T", f"--user={os.getuid()}"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWERED).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    words = [line.split() for line in said.splitlines()]
+    return {pair[0]: pair[1] for pair in words if len(pair) == 2}

@@ -24,6 +24,7 @@ from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
 from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
+from urbancross_bench.modelling.residence import Residence
 from urbancross_bench.modelling.runtime import configure
 from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.specs import Budget, Pretraining, Training
@@ -38,8 +39,9 @@ def pretrain(job: Job) -> None:
     model = job.model()
     recipe = Pretraining(**job.facts["recipe"])
     _arrange(model, recipe)
-    source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size)
-    target = _feed(job, model, "target", None, recipe, 1, hidden="pre-training sees no target")
+    residence = Residence(job.device)
+    source = _feed(job, model, "source", source_view(job.packed("source")), recipe, recipe.batch_size, residence)
+    target = _feed(job, model, "target", None, recipe, 1, residence, hidden="pre-training sees no target")
     weight = recipe.segment_weight if job.group("source_segments") else 0.0
     method = Supervised(PairLoss(recipe.loss, model), weight)
     for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
@@ -74,9 +76,18 @@ def adapt(job: Job) -> None:
     view = target_view(targets[0], shown, derive_seed("target view", seed)) if targets else None
     del targets  # from here on, what the setting hides is not in reach of the method
     pairs = source_view(job.packed("source"))
-    source = _feed(job, model, "source", pairs, budget, budget.batch_size, references=references)
+    residence = Residence(job.device)
+    source = _feed(job, model, "source", pairs, budget, budget.batch_size, residence, references=references)
     target = _feed(
-        job, model, "target", view, budget, budget.target_batch_size, references=references, hidden=hidden
+        job,
+        model,
+        "target",
+        view,
+        budget,
+        budget.target_batch_size,
+        residence,
+        references=references,
+        hidden=hidden,
     )
     saves = _saves(job)
     try:
@@ -122,6 +133,7 @@ def _feed(
     view: PairView | StreamView | None,
     recipe: Training,
     batch_size: int,
+    residence: Residence,
     *,
     references: bool = False,
     hidden: str = "",
@@ -137,6 +149,7 @@ def _feed(
         hidden=hidden,
         references=references,
         encoding=Encoding(recipe.micro_batch, Ranks.current()),
+        residence=residence,
     )
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from urbancross_bench.modelling.residence import on_device
+
 # Some images of the batch, (B', 3, H, W) floats in [0, 1], and which of its rows they are → the images changed.
 Change = Callable[[Tensor, slice], Tensor]
 
@@ -47,9 +49,10 @@ def _rotate90(count: int, generator: Generator) -> Change:
     turns = torch.randint(4, (count,), generator=generator)
 
     def change(images: Tensor, rows: slice) -> Tensor:
-        result, own = images.clone(), turns[rows].to(images.device)
+        result = images.clone()
         for turn in (1, 2, 3):
-            result[own == turn] = images[own == turn].rot90(turn, (2, 3))
+            own = on_device((turns[rows] == turn).nonzero()[:, 0], images.device)
+            result.index_copy_(0, own, images[own].rot90(turn, (2, 3)))
         return result
 
     return change
@@ -107,7 +110,7 @@ AUGMENTATIONS: dict[str, Callable[[int, Generator], Change]] = {
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
     """(B,) values, one for each of (B, 3, H, W) images, to be broadcast over it."""
-    return values.to(images.device)[:, None, None, None]
+    return on_device(values, images.device)[:, None, None, None]
 
 
 def _sampled(turn: Tensor, shift: Tensor, *, padding: str) -> Change:
@@ -119,8 +122,8 @@ def _sampled(turn: Tensor, shift: Tensor, *, padding: str) -> Change:
     def change(images: Tensor, rows: slice) -> Tensor:
         height, width = images.shape[2:]
         x, y = ((torch.arange(n, device=images.device) * 2 + 1) / n - 1 for n in (width, height))
-        across, down = turn[rows].to(images.device).unbind(2)
-        start = shift[rows].to(images.device)
+        across, down = on_device(turn[rows], images.device).unbind(2)
+        start = on_device(shift[rows], images.device)
         grid = across[:, None, None] * x[:, None] + (down[:, None] * y[:, None] + start[:, None])[:, :, None]
         return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 

@@ -16,6 +16,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.encoding import Encoding
 from urbancross_bench.modelling.heads import masked_mean
 from urbancross_bench.modelling.inputs import encoded_segments
+from urbancross_bench.modelling.residence import on_device
 
 T = TypeVar("T")
 
@@ -25,10 +26,12 @@ class Drawn:
     """What was drawn for a batch, on the device; None for what is not shown, and `hidden` says why.
 
     `images` are what `image_inputs` gives. All but `word_weights`, (V,), has a row per image or per text.
+    `present`, (B, K), is on the CPU: which segments there are is known there without waiting for the device.
     """
 
     hidden: str
     images: tuple[Tensor, ...] | None = None
+    present: Tensor | None = None
     image_rows: Tensor | None = None
     domains: Tensor | None = None
     reference_images: Tensor | None = None
@@ -47,6 +50,7 @@ class Drawn:
         return Drawn(
             self.hidden,
             images=None if self.images is None else tuple(part[chosen] for part in self.images),
+            present=None if self.present is None else self.present[chosen.to(self.present.device)],
             image_rows=take(self.image_rows),
             domains=take(self.domains),
             reference_images=take(self.reference_images),
@@ -101,11 +105,18 @@ class EncodedBatch:
     @cached_property
     def _segments(self) -> Tensor:
         """(B, K, D)."""
-        _, segments, present = self._with_segments()
+        _, segments, _ = self._with_segments()
         if segments.ndim == 3:  # features already, of a frozen tower
             return segments
         encode = partial(encoded_segments, self._model)
+        present = self._drawn.shown(self._drawn.present, "segments")
         return self._encoding(self._model, encode, segments, present, pictures=segments.shape[1])
+
+    @property
+    def with_segments(self) -> Tensor:
+        """(B',) int64, the rows of images that have segments; how many is known without waiting for the device."""
+        segments, present = self._with_segments()[1], self._drawn.shown(self._drawn.present, "segments")
+        return on_device(present.any(dim=1).nonzero()[:, 0], segments.device)
 
     def _with_segments(self) -> tuple[Tensor, ...]:
         images = self._drawn.shown(self._drawn.images, "images")

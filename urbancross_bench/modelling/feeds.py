@@ -179,6 +179,7 @@ class Feed:
             drawn = replace(
                 drawn,
                 images=image_inputs(taken, self._model, self._device, augmentation, generator),
+                present=None if present is None else torch.from_numpy(present),
                 image_rows=gathered.image_rows,
                 domains=self._moved(view.domains[wanted.images]) if isinstance(view, PairView) else None,
                 reference_images=gathered.reference_images,

@@ -75,9 +75,8 @@ def normalised_weights(scores: Tensor) -> Tensor:
     """(B,) scores → weights: min-max scaled to [0, 1], then divided by their sum; equal where all are equal."""
     scaled = scores - scores.min()
     total = scaled.sum()
-    if total <= 0:
-        return torch.full_like(scores, 1.0 / len(scores))
-    return scaled / total
+    shares = scaled / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return torch.where(total <= 0, 1.0 / len(scores), shares)  # decided on the device, which nobody waits for
 
 
 class _Reversal(torch.autograd.Function):
@@ -143,8 +142,11 @@ def mmd(source: Tensor, target: Tensor, kernels: int = 5) -> Tensor:
         rows = torch.cat([source, target])
         norms = rows.square().sum(dim=1)
         distances = (norms[:, None] + norms[None, :] - 2 * rows @ rows.T).clamp(min=0)
-        others = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        median = distances.detach()[others].median().clamp(min=torch.finfo(distances.dtype).tiny)
+        count = len(rows)
+        others = ~torch.eye(count, dtype=torch.bool, device=rows.device)
+        # All but the diagonal, without asking the device how many those are.
+        beside = distances.detach().flatten()[1:].view(count - 1, count + 1)[:, :-1]
+        median = beside.median().clamp(min=torch.finfo(distances.dtype).tiny)
         widths = [median * 2.0 ** (i - (kernels - 1) / 2) for i in range(kernels)]
         kernel = torch.stack([(-distances / width).exp() for width in widths]).mean(dim=0) * others
         n, m = len(source), len(target)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
+from urbancross_bench.modelling.batches import EncodedBatch
 from urbancross_bench.modelling.losses import hinge, info_nce, soft_info_nce
 
 
@@ -39,9 +42,8 @@ class PairLoss:
 
     def of_segments(self, batch: Batch) -> Tensor:
         """Of the mean of an image's segments and its text, over the images that have any; 0 where none has."""
-        features = batch.segment_features
-        present = features.any(dim=1)
-        return self._of(features[present], batch, present) if present.any() else features.sum() * 0
+        features, rows = batch.segment_features, cast(EncodedBatch, batch).with_segments
+        return self._of(features[rows], batch, rows) if len(rows) else features.sum() * 0
 
     def _of(self, features: Tensor, batch: Batch, rows: Tensor | slice) -> Tensor:
         texts = batch.text_features[rows]

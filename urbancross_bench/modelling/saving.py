@@ -1,7 +1,7 @@
 """A training on disk, so that it goes on where it was cut: weights, optimiser, the method's own, draws, curve.
 
 Safetensors and JSON. Whatever is written is written beside its place and renamed into it, so a state is whole or
-not there. Each holds hashes of its files, and of the checkpoints that were left before it: what has changed since is
+not there. It holds hashes of its files, and of the checkpoints that were left before it: what has changed since is
 not believed.
 """
 
@@ -62,8 +62,8 @@ class Saves:
                 return state
             if self._writes:
                 print(
-                    f"saved training {folder} is damaged ({problem}) and was removed; it goes on from what was saved "
-                    "before, or from its start"
+                    f"saved training {folder} is damaged ({problem}) and was removed; "
+                    "it goes on from what was saved before, or from its start"
                 )
                 shutil.rmtree(folder, ignore_errors=True)
         return None
