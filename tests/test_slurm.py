@@ -67,7 +67,8 @@ if name == "sacct":
         print(file.stem, file.read_text(), "node7", sep="|")
 if name == "squeue":
     for file in folder.glob("*.state"):
-        print(file.stem, file.read_text())
+        if not file.with_suffix(".purged").exists():
+            print(file.stem, file.read_text())
 """
 
 
@@ -75,7 +76,7 @@ if name == "squeue":
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Slurm's commands, which write down what they were called with; jobs are in the state that a file says.
 
-    One with a file of its name and `.off` fails with the words in it.
+    One with a file of its name and `.off` fails with the words in it; squeue does not list a job that is purged.
     """
     submitit = pytest.importorskip("submitit")
     submitit.SlurmJob.watcher.clear()  # one for all, which remembers the jobs of other tests
@@ -157,23 +158,27 @@ def test_a_job_that_slurm_ends_costs_its_task(silent: str, task: Callable[..., T
     assert calls(slurm, "scancel") == []
 
 
+@pytest.mark.parametrize("accounts", [False, True])
 def test_a_job_that_nobody_knows_has_failed_after_some_silence(
-    task: Callable[..., Task], slurm: Path, monkeypatch: pytest.MonkeyPatch
+    accounts: bool, task: Callable[..., Task], slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor is it believed to run because accounts, if there are any, say so for ever."""
+
     def silent(job: int) -> None:
         for running in executor._running:
             if running.job.job_id == str(job):
                 running.heard -= on_slurm._GONE
 
-    (slurm / "sacct.off").write_text("Slurm accounting storage is disabled")
+    if not accounts:
+        (slurm / "sacct.off").write_text("Slurm accounting storage is disabled")
     with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
         for number in range(3):
             executor.submit(task(number))
         files = [running.told.file for running in executor._running]
         silent(1)
         assert executor.wait(0.0) == []  # it is in the queue, whether it tells or not
-        (slurm / "1.state").unlink()
-        (slurm / "2.state").unlink()
+        (slurm / "1.purged").touch()
+        (slurm / "2.purged").touch()
         assert executor.wait(0.0) == []
         silent(1)
         silent(2)
@@ -190,6 +195,9 @@ def test_a_job_that_nobody_knows_has_failed_after_some_silence(
         (slurm / "squeue.off").write_text("Unable to contact slurm controller")
         assert executor.wait(0.0) == []  # that Slurm is away is another thing
         monkeypatch.setattr(on_slurm, "_SILENT", 0.0)
+        if accounts:  # without squeue they are all there is
+            assert executor.wait(0.0) == []
+            return
         assert {event.key: event.outcome for event in executor.wait(0.0)} == {
             task(number).key: "failed" for number in (0, 2)
         }

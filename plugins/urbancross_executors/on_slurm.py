@@ -234,6 +234,9 @@ class SlurmExecutor(Executor):
                 info = running.job.get_info(mode="cache" if asked else "force")
                 states[name] = str(info.get("jobState" if local else "State") or _UNKNOWN)
                 asked = True
+                # A job that the accounts have as running and the queue does not list was lost with its node.
+                if self._in_queue is not None and outcome_of(states[name]) is None:
+                    states[name] = _UNKNOWN
         return states
 
     def close(self) -> None:
