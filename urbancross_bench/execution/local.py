@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import multiprocessing
 import os
@@ -25,7 +26,7 @@ from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 
-MODULES = "URBANCROSS_PRELOAD"  # names the modules to the fork server, which knows nothing but its environment
+PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 
@@ -72,7 +73,7 @@ class LocalExecutor(Executor):
 
         `__main__` too: else every process would import the command line anew, as multiprocessing does by default.
         """
-        os.environ[MODULES] = ",".join(modules)
+        os.environ[PRELOAD] = json.dumps([sys.path, *modules])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
 
     def slots(self, device: str, devices: int, threads: int) -> int:

@@ -7,21 +7,24 @@ import atexit
 import contextlib
 import gc
 import importlib
+import json
 import os
 import sys
 
 import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
-from urbancross_bench.execution.local import MODULES
+from urbancross_bench.execution.local import PRELOAD
 
 # Imported late where they stand, for commands that rank nothing.
 for _name in ("counting", "directions", "masks", "screening", "threads", "toplists", "vectors"):
     importlib.import_module(f"urbancross_bench.evaluation.{_name}")
 
+_path, *_modules = json.loads(os.environ.get(PRELOAD, "[[]]"))
+sys.path[:] = _path or sys.path  # that of the processes to be, else each would look for plugins anew
 worker.registry(tuple(sys.path))
 provenance.machine()
-for _name in filter(None, os.environ.get(MODULES, "").split(",")):
+for _name in _modules:
     with contextlib.suppress(BaseException):
         importlib.import_module(_name)
 
