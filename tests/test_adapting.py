@@ -292,7 +292,10 @@ def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
 def saved_steps(out: Path) -> int:
     """How many steps of pre-training and adaptation are saved or done."""
     done = 12 * len(list(out.glob("store/pretrain/*/stage.json")))
-    names = [path.name for path in out.glob("store/.saved/*/state-*")]
+    try:
+        names = [path.name for path in out.glob("store/.saved/*/state-*")]
+    except FileNotFoundError:  # a folder went while it was looked into
+        return saved_steps(out)
     return done + max([int(name.partition("-")[2]) for name in names], default=0)
 
 
