@@ -303,6 +303,11 @@ def finished(out: Path) -> dict[str, bytes]:
     """The records, and the weights and curves behind them."""
     files = {f"runs/{name}": content for name, content in tree(out / "runs").items() if "provenance" not in name}
     for kind in ("pretrain", "adapt"):
-        stored = tree(out / "store" / kind)
-        files |= {f"{kind}/{name}": content for name, content in stored.items() if "provenance" not in name}
+        for name, content in tree(out / "store" / kind).items():
+            if name.endswith("stage.json"):
+                manifest = json.loads(content)
+                del manifest["files"]["provenance.json"]  # which tells of time and machine
+                content = json.dumps(manifest).encode()
+            if "provenance" not in name:
+                files[f"{kind}/{name}"] = content
     return files
