@@ -19,6 +19,8 @@ def available() -> int:
 def below(process: int | None) -> list[int]:
     """The processes below one; none where it has ended."""
     found: list[int] = []
+    if process is None:
+        return found
     try:
         for task in Path(f"/proc/{process}/task").iterdir():
             children = [int(number) for number in (task / "children").read_text(encoding="ascii").split()]

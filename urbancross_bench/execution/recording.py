@@ -52,6 +52,8 @@ class Recorder:
             if present is not None and present.ok:  # a selector or protocol is new, or another process was faster
                 self._write_scores(run, good, place)
                 return
+            if any(stage.key in failures for stage in self._trained(run).values()):
+                good = []  # scores of an earlier session, of a training that was lost since and cannot be made
             assert run.spec is not None
             status = "ok" if good or failure is None else failure.outcome
             with writing_record(place, run.spec, status) as folder:

@@ -64,8 +64,9 @@ class Scheduler:
         self._elsewhere: set[str] = set()  # ready, but being computed by another process
         self._tasks: dict[str, list[str]] = {}  # of a task that runs, its stages that have not ended, in order
         self._submitted = 0
-        self._started: set[str] = set()  # of these, the ones begun
-        self._tries: Counter[str] = Counter()
+        self._started: set[str] = set()  # begun, and not ended for good
+        self._tries: Counter[str] = Counter()  # by stage: how often it died, or had too little memory
+        self._remade: Counter[str] = Counter()  # how often its inputs, or itself for a record, had to be made anew
         self._failures: dict[str, Event] = {}  # by stage; of a dependent, the cause's event
         self._pending: dict[Run, set[str]] = {}  # runs without their record: what they still wait for
         self._runs_of: defaultdict[str, list[Run]] = defaultdict(list)
@@ -106,6 +107,8 @@ class Scheduler:
         new = [stage for stage in stages if stage.key not in self._lacks]
         self._lacks |= {stage.key: set() for stage in new}
         for stage in new:
+            self._failures.pop(stage.key, None)  # it may do better this time
+        for stage in new:
             self._lacks[stage.key] |= set(stage.inputs.values()) & self._lacks.keys()
             for key in self._lacks[stage.key]:
                 self._dependents[key].append(stage.key)
@@ -123,7 +126,8 @@ class Scheduler:
         """Start what is ready while slots are free."""
         while self._ready and len(self._tasks) < slots:
             _, key = heapq.heappop(self._ready)
-            if key not in self._lacks or self._lacks[key]:  # failed, or made to wait, since it was put there
+            # Since it was put there, it may have failed, been made to wait, or been handed out.
+            if key not in self._lacks or self._lacks[key] or self._is_given(key):
                 continue
             stage = self._status.plan.stages[key]
             if self._store.has(stage):  # another process was faster
@@ -203,8 +207,8 @@ class Scheduler:
             elif key in self._lacks:
                 left.append(key)
         blamed = [key for key in left if key in self._started]
-        if event.error and not blamed:  # it did not come as far as to begin
-            blamed = left[:1]
+        if event.error and not blamed:  # it did not come as far as to begin with its first
+            blamed = [key for key in left[:1] if event.key.startswith(key)]
         for key in left:
             if key not in blamed and not self._lacks[key]:
                 heapq.heappush(self._ready, (self._place[key], key))
@@ -216,27 +220,33 @@ class Scheduler:
     def _stage_ended(self, event: Event, *, died: bool = False) -> None:
         """A stage is done, or tried again, or failed."""
         key, stage = event.key, self._status.plan.stages[event.key]
-        self._started.discard(key)
         if key not in self._lacks:
             return
         if event.error is None:
+            self._started.discard(key)
             self._listener.stage_ended(stage, None)
             self._done(key)
             return
         if event.outcome == "busy":
             self._elsewhere.add(key)
             return
-        self._tries[key] += 1
-        if event.damaged and self._tries[key] < _TRIES:
+        if event.damaged:
+            self._remade[key] += 1
+            again = self._remade[key] < _TRIES
+        else:
+            dead = died or event.outcome == "oom"
+            self._tries[key] += dead
+            again = dead and self._tries[key] <= self._limits.retries
+        if not again:
+            self._started.add(key)
+            self._fail(event)
+            return
+        if event.damaged:
             self._listener.warn(f"{event.error}; it is made anew")
             self._make_anew(event.damaged)
-            self._again(key)
-        elif (died or event.outcome == "oom") and self._tries[key] <= self._limits.retries:
-            self._listener.warn(f"{stage.kind} of {stage.label} is tried again: {event.error}")
-            self._again(key)
         else:
-            self._listener.stage_ended(stage, event.error)
-            self._fail(event)
+            self._listener.warn(f"{stage.kind} of {stage.label} is tried again: {event.error}")
+        self._again(key)
 
     def _again(self, key: str) -> None:
         if not self._lacks[key]:
@@ -277,6 +287,9 @@ class Scheduler:
             del self._lacks[key]
             lost += [one for one in self._dependents.pop(key, ()) if one in self._lacks and one not in lost]
         for key in lost:
+            if key in self._started:  # or begun once, and then waiting for what could not be made anew
+                self._started.remove(key)
+                self._listener.stage_ended(self._status.plan.stages[key], event.error)
             self._settle(key)
 
     def _settle(self, key: str) -> None:
@@ -294,8 +307,8 @@ class Scheduler:
             self._recorder.record(run, failures)
         except MissingError as error:
             lost = error.keys[0]
-            self._tries[lost] += 1
-            if self._tries[lost] < _TRIES:
+            self._remade[lost] += 1
+            if self._remade[lost] < _TRIES:
                 self._listener.warn(f"{error}; it is made anew")
                 self._make_anew(error.keys)
             else:

@@ -1,0 +1,302 @@
+"""The local executor with real processes, whose stages do next to nothing, or what they must not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from executor_tasks import PATIENCE, check_failed_stage, heard, maker
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution import local
+from urbancross_bench.execution.local import LocalExecutor
+from urbancross_bench.execution.options import LocalOptions
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.interfaces import Event, Task
+
+TaskMaker = Callable[..., Task]
+
+# A file of plugins is read in the process of the stage: a server that other tests have started will do.
+KINDS = """
+import ctypes, mmap, os, signal, subprocess, sys, threading
+from pathlib import Path
+from urbancross_bench.execution.stages import STAGES
+from urbancross_bench.interfaces import hookimpl
+
+@hookimpl
+def register_metrics():
+    return []
+
+def easy(job):
+    job.say(0.5)
+    job.say({"loss": 1.0})
+    (job.out / "output").touch()
+    print("printed", flush=True)
+    ctypes.CDLL(None).puts(b"printed by C")
+
+def leave_thread(job):
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+
+def die(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def hang(job):
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    Path(job.stage.work["pids"]).write_text(f"{os.getpid()} {child.pid}")
+    job.say(0.5)
+    threading.Event().wait()
+
+def take(job):
+    kept = bytearray(job.stage.work["bytes"])
+    kept[::1024] = b"x" * len(kept[::1024])
+    job.say(0.5)
+    threading.Event().wait()
+
+def take_shared(job):
+    kept = mmap.mmap(-1, job.stage.work["bytes"])
+    kept.write(b"x" * len(kept))
+    job.say(0.5)
+    threading.Event().wait()
+
+TAKES = "import sys; kept = bytearray(b'x') * int(sys.argv[1]); sys.stdin.read()"
+
+def take_below(job):
+    command = [sys.executable, "-S", "-c", TAKES, str(job.stage.work["bytes"])]
+    subprocess.Popen(command, stdin=subprocess.PIPE).wait()
+
+STAGES |= {name: globals()[name] for name in (
+    "easy", "leave_thread", "die", "hang", "take", "take_shared", "take_below"
+)}
+"""
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(LocalOptions(slots=2))) as made:
+        assert made.slots("cpu", 1, 1) == 2
+        made.preload(())
+        yield made
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> TaskMaker:
+    """Makes tasks of stages of these kinds, one after the other."""
+    make = maker(tmp_path)
+    plugins = tmp_path / "kinds.py"
+    plugins.write_text(KINDS)
+
+    def made(*kinds: str, work: dict[str, Any] | None = None, **changes: Any) -> Task:
+        stages = [Stage(kind, {"number": n}, work=work or {}) for n, kind in enumerate(kinds)]  # type: ignore[arg-type]
+        said = tuple(stage.to_json() for stage in stages)
+        return make(stages=said, plugins=(str(plugins),), **{"key": f"{stages[0].key}-1", **changes})
+
+    return made
+
+
+def told(executor: LocalExecutor, task: Task) -> list[Event]:
+    """All that there is to hear of one task, alone."""
+    executor.submit(task)
+    events: list[Event] = []
+    give_up = time.monotonic() + PATIENCE
+    while not events or events[-1].kind != "over":
+        assert time.monotonic() < give_up, events
+        events += executor.wait(1.0)
+    assert executor.wait(0.0) == []
+    assert events[-1].key == task.key
+    return events
+
+
+def test_events_come_in_order_and_over_once(executor: LocalExecutor, task: TaskMaker) -> None:
+    given = task("easy", "nothing", "easy")
+    events = told(executor, given)
+    keys = [Stage(**said).key for said in given.stages]
+    good = ["started", "progress", "values", "ended"]
+    assert [(event.key, event.kind) for event in events] == [
+        *((keys[0], kind) for kind in good),
+        *((keys[1], kind) for kind in ("started", "ended")),
+        *((keys[2], kind) for kind in good),
+        (given.key, "over"),
+    ]
+    assert events[2].values == {"loss": 1.0}
+    assert [event.outcome for event in events if event.kind in ("ended", "over")] == ["ok", "failed", "ok", "ok"]
+    log = Path(given.log).read_text()
+    assert log.count("printed\n") == 2
+    assert log.count("printed by C\n") == 2
+    assert [event.kind for event in told(executor, given)][:2] == ["started", "ended"]  # it is stored
+
+
+def test_two_at_once_are_told_apart(executor: LocalExecutor, tmp_path: Path) -> None:
+    make = maker(tmp_path)
+    for number in range(2):
+        executor.submit(make(number))
+    events = heard(executor, 2)
+    for number in range(2):
+        check_failed_stage(events[make(number).key])
+
+
+def test_a_thread_that_is_left_keeps_no_slot(executor: LocalExecutor, task: TaskMaker) -> None:
+    events = told(executor, task("leave_thread"))
+    assert [event.kind for event in events] == ["started", "ended", "over"]
+    assert [event.error for event in events] == [None] * 3
+
+
+def test_a_process_that_dies_says_how(executor: LocalExecutor, task: TaskMaker) -> None:
+    *_, started, over = told(executor, task("easy", "die", "easy"))
+    assert started.kind == "started"
+    assert (over.outcome, over.error) == ("failed", "the process died without a word (signal 9, Killed)")
+
+
+def test_a_process_that_dies_before_a_word(executor: LocalExecutor, task: TaskMaker, tmp_path: Path) -> None:
+    [over] = told(executor, task("easy", log=str(tmp_path / "no such folder" / "log")))
+    assert (over.kind, over.outcome) == ("over", "failed")
+    assert over.error == "the process died without a word (exit status 1)"
+
+
+def test_the_time_limit_is_each_stages(executor: LocalExecutor, task: TaskMaker, tmp_path: Path) -> None:
+    """A stage that begins has all of the limit again; with a process that it ends goes what is below it."""
+    executor.submit(task("easy", "hang", work={"pids": str(tmp_path / "pids")}, time_limit=1e6))
+    [running] = executor._running.values()
+    ends, events = {running.ends}, list[Event]()
+    give_up = time.monotonic() + PATIENCE
+    while sum(event.kind == "progress" for event in events) < 2:
+        assert time.monotonic() < give_up, events
+        events += executor.wait(1.0)
+        ends.add(running.ends)
+    assert len(ends) == 3
+    assert min(ends) > give_up
+    processes = [psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
+    running.ends = give_up - PATIENCE  # as if it had passed
+    [over] = heard(executor, 1).values()
+    assert (over[-1].kind, over[-1].outcome) == ("over", "timeout")
+    assert over[-1].error == "took longer than 1e+06 seconds, the time limit"
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+@pytest.mark.parametrize("kind", ["take", "take_shared", "take_below"])
+def test_the_memory_limit_counts_all_that_a_task_takes(
+    executor: LocalExecutor, task: TaskMaker, kind: str
+) -> None:
+    size = 2**30
+    *_, over = told(executor, task(kind, work={"bytes": size}, memory_limit=size))
+    assert over.outcome == "oom"
+    assert "of memory; the limit is 1.0 GiB" in (over.error or "")
+
+
+def test_close_leaves_nothing_running(task: TaskMaker, tmp_path: Path) -> None:
+    executor = LocalExecutor(LocalOptions())
+    executor.slots("cpu", 1, 1)
+    executor.submit(task("hang", work={"pids": str(tmp_path / "pids")}))
+    give_up = time.monotonic() + PATIENCE
+    while not any(event.kind == "progress" for event in executor.wait(1.0)):
+        assert time.monotonic() < give_up
+    processes = [psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split()]
+    executor.close()
+    assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+    assert executor.wait(0.0) == []
+    executor.close()
+
+
+# ── Slots and devices ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("slots", "devices", "threads", "expected"),
+    [(None, 1, 1, 8), (None, 1, 3, 2), (None, 2, 3, 1), (None, 1, 9, 1), (5, 2, 9, 5)],
+)
+def test_slots_of_a_cpu(
+    slots: int | None, devices: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert LocalExecutor(LocalOptions(slots=slots)).slots("cpu", devices, threads) == expected
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four devices, or so it seems."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6,GPU-7")
+
+
+@pytest.mark.usefixtures("four")
+def test_slots_of_devices() -> None:
+    one, two = LocalExecutor(LocalOptions()), LocalExecutor(LocalOptions(slots=2))
+    assert [one.slots("cuda", devices, 1) for devices in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert [two.slots("cuda", devices, 1) for devices in (1, 2, 3, 4)] == [8, 4, 2, 2]
+    assert one.slots("cuda:2", 1, 1) == 1
+    with pytest.raises(UsageError, match="ranks: 5 processes take a CUDA device each; 'cuda' is 4 here"):
+        one.slots("cuda", 5, 1)
+    with pytest.raises(UsageError, match="'cuda:0' is 1 here"):
+        one.slots("cuda:0", 2, 1)
+
+
+@pytest.mark.usefixtures("four")
+def test_tasks_go_to_the_devices_with_the_least_to_do(task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks a device; when one ends, its device is the next."""
+    executor = LocalExecutor(LocalOptions(slots=2))
+    assert executor.slots("cuda", 1, 1) == 8
+    started: list[tuple[Any, ...]] = []
+
+    class Process:
+        pid, exitcode = 2**30, 0  # no process has that number
+
+        def __init__(self, *, args: tuple[Any, ...], **more: Any) -> None:
+            started.append(args)
+
+        def start(self) -> None: ...
+        def kill(self) -> None: ...
+        def join(self) -> None: ...
+
+    monkeypatch.setattr(executor._context, "Process", Process, raising=False)
+    for _ in range(4):
+        executor.submit(task("easy", device="cuda"))
+    assert [args[2] for args in started] == [("4",), ("5",), ("6",), ("GPU-7",)]
+    assert {args[0].device for args in started} == {"cuda"}
+    executor.submit(task("easy", device="cuda", devices=3))
+    assert started[-1][2] == ("4", "5", "6")
+    executor.submit(task("easy", device="cuda"))
+    assert started[-1][2] == ("GPU-7",)
+    [connection] = [place for place, one in executor._running.items() if one.devices == ("5",)]
+    executor._running.pop(connection).process.kill()
+    executor.submit(task("easy", device="cuda"))
+    assert started[-1][2] == ("5",)
+    executor.close()
+
+
+def say_devices(task: Task, tell: Callable[[Event], None]) -> None:
+    """In place of `carry_out`, where there are no devices."""
+    tell(Event(task.key, "started", error=f"{task.device}: {os.environ['CUDA_VISIBLE_DEVICES']}"))
+
+
+@pytest.mark.usefixtures("four")
+def test_a_process_sees_its_devices_alone(task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "carry_out", say_devices)
+    with closing(LocalExecutor(LocalOptions())) as executor:
+        monkeypatch.setattr(executor, "_context", multiprocessing.get_context("fork"))
+        assert executor.slots("cuda", 2, 1) == 2
+        for number in range(2):
+            executor.submit(task("easy", key=f"task {number}", device="cuda", devices=2))
+        events = heard(executor, 2)
+    assert [events[f"task {n}"][0].error for n in range(2)] == ["cuda: 4,5", "cuda: 6,GPU-7"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4, 5,6,GPU-7"
+
+
+def test_a_signal_to_interrupt_is_the_parents(executor: LocalExecutor, task: TaskMaker, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal; a stage is ended by whoever started it, or by SIGTERM."""
+    executor.submit(task("hang", work={"pids": str(tmp_path / "pids")}))
+    give_up = time.monotonic() + PATIENCE
+    while not any(event.kind == "progress" for event in executor.wait(1.0)):
+        assert time.monotonic() < give_up
+    process, child = (psutil.Process(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    process.send_signal(signal.SIGINT)
+    assert process.is_running()
+    process.send_signal(signal.SIGTERM)
+    [over] = heard(executor, 1).values()
+    assert over[-1].error == "the process died without a word (signal 15, Terminated)"
+    child.kill()
