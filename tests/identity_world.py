@@ -32,7 +32,7 @@ def write_world(folder: Path) -> dict[str, Any]:
 
     The three encoders: one with a frozen tower and weights from a file, one that is untrained and takes segments,
     one that reads features. The adaptations: with and without a target, with a share, and at test time. One is
-    searched.
+    searched, of one there is an ablation.
     """
     shades = {"plain": 0, "dark": -30, "old": -60}
     for name, shade in shades.items():
@@ -72,6 +72,7 @@ def over(folder: Path) -> dict[str, Any]:
             "trials": 2,
             "space": {"uda": {"triplet": [0.25, 0.5, 2.0], "adversarial": {"low": 0.5, "high": 1.5}}},
         },
+        "ablation": {"of": "few", "factors": {"source": [1.0, 0.5], "target": [1.0, 2.0]}},
         "selectors": ["last", "neighbourhood_density"],
         "protocols": ["classic", "urbancross_released"],
         "seeds": [1],

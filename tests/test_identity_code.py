@@ -217,7 +217,7 @@ def test_a_file_counts_by_its_content_in_any_folder(tmp_path: Path, keys: KeysOf
         file.parent.mkdir(exist_ok=True)
         file.write_text(content, encoding="utf-8")
         sys.modules.pop("some_file", None)
-        return keys({"plugins": [str(file)], "adaptations.few": "mine"})
+        return keys({"plugins": [str(file)], "adaptations.few": "mine", "ablation": None})
 
     first = with_file("a", ONE_FILE)
     assert with_file("b", ONE_FILE) == first

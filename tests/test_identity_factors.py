@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from identity_world import KINDS, Keys, change_text, changed, keys_of, planned, write_world
 
-from urbancross_bench.specs import Budget, Grid, Pretraining, Range, Scenario, Search
+from urbancross_bench.specs import Ablation, Budget, Grid, Pretraining, Range, Scenario, Search
 
 KeysOf = Callable[[Mapping[str, Any]], Keys]
 METHOD = "adapt embed rank run score"
@@ -98,9 +98,12 @@ LINES = [
     Line("Grid.executor", {"executor": "local[slots=3]"}),
     Line("Grid.executor", {"executor": "ray"}),
     Line("Grid.plugins", {"plugins": ["{folder}/some_unused_plugin.py"]}),
-    Line("Grid.domains", RENAMED),
+    Line("Grid.domains", RENAMED, alone=True),  # other lines name the domain as it is
     Line("Grid.encoders", {"encoders.fused": None, "encoders.another": FUSED + "tiny,most=2]"}),
-    Line("Grid.adaptations", {"adaptations.few": None, "adaptations.another": "few_shot"}),
+    Line(
+        "Grid.adaptations",
+        {"adaptations.few": None, "adaptations.another": "few_shot", "ablation.of": "another"},
+    ),
     # Data.
     Line(
         "Grid.domains",
@@ -174,6 +177,12 @@ LINES = [
     Line("Range.low", {"search.space.uda.adversarial.low": 0.6}, "", METHOD),
     Line("Range.high", {"search.space.uda.adversarial.high": 1.6}, "", METHOD),
     Line("Range.log", {"search.space.uda.adversarial.log": True}, "", METHOD),
+    # An ablation: its cells are adaptations like any other.
+    Line("Grid.ablation", {"ablation": None}, "", METHOD),
+    Line("Ablation.of", {"ablation.of": "uda", "ablation.factors": {"order": ["nearest", "none"]}}, "", METHOD),
+    Line("Ablation.factors", {"ablation.factors.source": [1.0, 0.25]}, "", METHOD),
+    Line("Ablation.factors", {"ablation.factors.source": [1, 0.5]}),  # the same numbers
+    Line("Ablation.design", {"ablation.design": "factorial"}, "", METHOD),
     Line("Grid.seeds", {"seeds": [2]}, f"segment_features {TRAINING}"),
     Line("Grid.seeds", {"seeds": [2, 1]}, "", f"segment_features {TRAINING}"),
     Line("Grid.precision", {"precision": "bfloat16"}, TRAINING),
@@ -223,7 +232,7 @@ def keys(folder: Path, base: dict[str, Any]) -> KeysOf:
 
 
 def test_no_field_of_a_grid_is_without_a_line() -> None:
-    models = (Grid, Pretraining, Budget, Scenario, Search, Range)
+    models = (Grid, Pretraining, Budget, Scenario, Search, Range, Ablation)
     fields = {f"{model.__name__}.{name}" for model in models for name in model.model_fields}
     assert {line.field for line in LINES} == fields
 

@@ -5,8 +5,11 @@ from urbancross_bench.interfaces import Registration, hookimpl, register
 
 @hookimpl
 def register_renderers() -> list[Registration]:
-    """Markdown for people, CSV for programs."""
+    """Markdown and LaTeX for people, CSV, JSON and Parquet for programs."""
     return [
         register("markdown", "urbancross_renderers.markdown:Markdown", summary="A Markdown table."),
         register("csv", "urbancross_renderers.csv:Csv", summary="A CSV file; intervals in columns of their own."),
+        register("latex", "urbancross_renderers.latex:Latex", summary="A LaTeX table (booktabs), to \\input."),
+        register("json", "urbancross_renderers.json:Json", summary="A JSON file with title, rows and notes."),
+        register("parquet", "urbancross_renderers.parquet:Parquet", summary="A Parquet file, typed columns."),
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
-from tabulate import tabulate
-
 from urbancross_bench.interfaces import Cell, Estimate, Renderer, Table
+from urbancross_bench.interfaces.renderer import printable
 
-_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*["} | {"<": "&lt;", ">": "&gt;"})
+_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it is no markup
+_PADDING = 2  # of a column's name
 
 
 class Markdown(Renderer):
@@ -18,10 +20,22 @@ class Markdown(Renderer):
 
     def render(self, table: Table) -> str:
         """Numbers with two decimals, intervals in brackets, a dash for what is missing."""
+        names = [_escape(name) for name in table.columns]
         rows = [[_text(cell) for cell in row] for row in table.rows]
-        body = tabulate(rows, headers=[_escape(c) for c in table.columns], tablefmt="pipe", disable_numparse=True)
-        notes = "".join(f"- {_escape(note)}\n" for note in table.notes)
-        return f"# {_escape(table.title)}\n\n{body}\n" + (f"\n{notes}" if notes else "")
+        notes = "".join(f"- {_at_start(_escape(note))}\n" for note in table.notes)
+        return f"# {_heading(table.title)}\n\n{_pipes(names, rows)}" + (f"\n{notes}" if notes else "")
+
+
+def _pipes(names: list[str], rows: list[list[str]]) -> str:
+    """The table, padded by the number of characters: how wide they are drawn depends on what is installed."""
+    widths = [
+        max(len(name) + _PADDING, *(len(row[i]) for row in rows), 0) if rows else len(name) + _PADDING
+        for i, name in enumerate(names)
+    ]
+    lines = [names, *rows]
+    padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
+    return "".join(f"{line}\n" for line in (padded[0], rule, *padded[1:]))
 
 
 def _text(cell: Cell) -> str:
@@ -41,4 +55,14 @@ def _number(value: float) -> str:
 
 def _escape(text: str) -> str:
     """No cell can end the table or start markup."""
-    return " ".join(text.translate(_ESCAPES).split())
+    return _EDGE.sub(r"\\_", printable(text).translate(_ESCAPES))
+
+
+def _heading(title: str) -> str:
+    """Hashes at its end would be left out."""
+    return re.sub(r"(#+)$", r"\\\1", _escape(title))
+
+
+def _at_start(text: str) -> str:
+    """Nor can a note start a heading, a list, a rule or a block of code."""
+    return re.sub(r"^(\d*)([-+#=.)])", r"\1\\\2", text)

@@ -14,6 +14,7 @@ import typer
 
 from urbancross_bench import __version__
 from urbancross_bench.cli import (
+    compare,
     data,
     distance,
     explain,
@@ -44,6 +45,7 @@ app.command("export")(export.export)
 app.command("status")(status.status)
 app.command("score")(score.score)
 app.command("rescore")(rescore.rescore)
+app.command("compare")(compare.compare)
 app.command("distance")(distance.distance)
 app.add_typer(plugins.app, name="plugins")
 app.command("show")(plugins.show)

@@ -1,13 +1,20 @@
-"""`leaderboard build RUNS`: tables from records alone."""
+"""`leaderboard build | check | add`: tables from records alone."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-app = typer.Typer(help="Build leaderboards.", no_args_is_help=True)
+from urbancross_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from urbancross_bench.leaderboard.boards import Found
+    from urbancross_bench.registry import Registry
+
+app = typer.Typer(help="Build, check and fill leaderboards.", no_args_is_help=True)
 
 
 @app.callback()
@@ -17,16 +24,80 @@ def _group() -> None:
 
 @app.command()
 def build(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS", help="Output folders of grids.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tables go.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="BOARD|RUNS", help="View files or folders with them; with --out, grids' outputs."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where the tables of RUNS go; a view says it itself."),
+    ] = None,
     view: Annotated[
-        Path | None, typer.Option("--view", metavar="VIEW.yaml", help="A view file; without one, a default.")
+        Path | None,
+        typer.Option("--view", metavar="VIEW.yaml", help="With --out: a view file, if not the default."),
     ] = None,
 ) -> None:
-    """Write the tables of a view over the records in RUNS."""
+    """Write the tables of views over the records that they name, or of one view over the records in RUNS."""
     from urbancross_bench.leaderboard.build import build as build_leaderboard
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
     from urbancross_bench.registry import Registry
 
-    tables = build_leaderboard(runs, out, load_view(view or DEFAULT), Registry.discover())
-    print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {out}")
+    if out is not None:
+        tables = build_leaderboard(places, out, load_view(view or DEFAULT), Registry.discover())
+        print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {out}")
+        return
+    if view is not None:
+        raise UsageError(f"--view needs --out DIR; or give the view itself: leaderboard build {view}")
+    from urbancross_bench.leaderboard.boards import find_boards
+
+    _build_boards(find_boards(places), Registry.discover())
+
+
+def _build_boards(found: Found, registry: Registry) -> None:
+    from urbancross_bench.leaderboard.build import build as build_leaderboard
+    from urbancross_bench.leaderboard.published import build_published
+
+    for board in found.boards:
+        tables = build_leaderboard(board.records, board.out, board.view, registry)
+        print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {board.out}")
+    for file in found.published:
+        table = build_published(file, registry)
+        print(f"{len(table.rows)} published figures written to {file.parent}")
+
+
+@app.command()
+def check(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="BOARD", help="View files, folders with one, or folders of such folders."),
+    ],
+) -> None:
+    """See whether boards are what their records give, and records what they were. Exit status 1: one is not."""
+    from urbancross_bench.leaderboard.boards import find_boards
+    from urbancross_bench.leaderboard.checking import check_board, check_published
+    from urbancross_bench.registry import Registry
+
+    found, registry = find_boards(places), Registry.discover()
+    problems = [problem for board in found.boards for problem in check_board(board, registry)]
+    problems += [problem for file in found.published for problem in check_published(file, registry)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+    print(f"{len(found.boards) + len(found.published)} checked: files and records are as they should be")
+
+
+@app.command()
+def add(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS", help="Output folders of grids.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The board's folder; begun if it is not there.")],
+) -> None:
+    """Import records into a board's folder, in a small form. Exit status 1: something speaks against it."""
+    from urbancross_bench.leaderboard.importing import add as add_records
+
+    added = add_records(runs, to)
+    for reason in added.refused:
+        print(f"refused: {reason}", file=sys.stderr)
+    if added.refused:
+        raise typer.Exit(1)
+    print(f"{added.runs} runs and {added.scores} scores added. Now: urbancross-bench leaderboard build {to}")

@@ -116,12 +116,17 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> None:
     """Tables of the grid's own runs and scores: an older form of it may have left others in the folder."""
     from urbancross_bench.cli.progress import print_table
     from urbancross_bench.execution.recording import alone_in
+    from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
     keys: Collection[str] = {
         key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))
     }
+    view = load_view(DEFAULT)
     with alone_in(folder):
-        tables = build([folder], folder / "leaderboard", load_view(DEFAULT), registry, only=keys)
+        if plan.ablation is not None:
+            view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
+            keep_view(view, folder / "ablation.yaml")
+        tables = build([folder], folder / "leaderboard", view, registry, only=keys)
     print_table(tables[0])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from urbancross_bench.data.views import Shown
 from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
+from urbancross_bench.execution.ablating import Ablating, with_ablation
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.methods import PlannedMethod, Trial, setting_of
 from urbancross_bench.execution.skipping import reason_to_skip
@@ -20,7 +21,7 @@ from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import canonical_json, key_of
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.registry import Registry, Resolved
-from urbancross_bench.specs import Budget, Grid, Scenario, Training, as_json
+from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json
 
 T = TypeVar("T", bound=Training)
 
@@ -69,7 +70,8 @@ class Run:
 class Plan:
     """The runs in order, and every stage they need by key; a stage stands after its inputs.
 
-    `modules` are those of the plugins it uses, `remarks` what a user has to know of its data.
+    `modules` are those of the plugins it uses, `remarks` what a user has to know of its data. `grid` has the cells
+    of its ablation among its entries; `ablation` is what a leaderboard has to know of them.
     """
 
     grid: Grid
@@ -77,6 +79,7 @@ class Plan:
     stages: dict[str, Stage]
     modules: tuple[str, ...]
     remarks: tuple[str, ...]
+    ablation: AblationView | None = None
 
     def wanted(self, keys: Iterable[str], stored: Iterable[str]) -> list[Stage]:
         """The stages still to do for `keys`, given those stored: nothing below a stored stage is wanted."""
@@ -94,12 +97,13 @@ def make_plan(grid: Grid, registry: Registry) -> Plan:
 
     Raises UsageError or DataError naming what is wrong. Reads no pixels beyond hashing files not seen before.
     """
-    return _Planner(grid, registry).plan()
+    return _Planner(with_ablation(grid, registry), registry).plan()
 
 
 class _Planner:
-    def __init__(self, grid: Grid, registry: Registry) -> None:
-        self._grid = grid
+    def __init__(self, ablating: Ablating, registry: Registry) -> None:
+        self._ablating = ablating
+        self._grid = grid = ablating.grid
         self._registry = registry
         self._stages: dict[str, Stage] = {}
         self._encoders = {
@@ -132,7 +136,13 @@ class _Planner:
         used = [*encoders, *methods, *self._selectors, *self._metrics]
         modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
         remarks = tuple(remark for domain in self._domains.by_name.values() for remark in domain.remarks())
-        return Plan(grid, tuple(runs), self._stages, modules, remarks)
+        ablation = self._ablating.view(
+            {
+                "adaptation": {name: method.identity() for name, method in self._methods.items()},
+                "encoder": {name: encoder.identity for name, encoder in self._encoders.items()},
+            }
+        )
+        return Plan(grid, tuple(runs), self._stages, modules, remarks, ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
         encoder, method = self._encoders[name], self._methods[adaptation]

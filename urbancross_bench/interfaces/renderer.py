@@ -1,13 +1,17 @@
-"""Renderers: from a table to the text of a file."""
+"""Renderers: from a table to the content of a file."""
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from urbancross_bench.interfaces.options import Options
+
+_HIDDEN = ("Cc", "Cf", "Cs")  # control, format (the marks that turn a text's direction are here), lone surrogates
+_JOINERS = "\u200c\u200d"  # of format, but needed to spell some languages
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,27 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Table:
-    """A named table. `name` is fit for a file name; every row has one cell per column."""
+    """A named table. `name` is fit for a file name; every row has one cell per column.
+
+    `best` and `tied` are cells, as (row, column): the highest of those that may be ranked among each other, and
+    what cannot be told apart from it. Both are empty where the table has no test that says so.
+    """
 
     name: str
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
+    tied: frozenset[tuple[int, int]] = frozenset()
 
 
 class Renderer(ABC):
-    """A renderer plugin: a pure function of a table, the same text on every machine."""
+    """A renderer plugin: a pure function of a table, the same content on every machine.
+
+    Texts come from plugins, grids and data sets: a renderer escapes what its format would take as markup, and
+    passes every text through `printable` first.
+    """
 
     suffix: ClassVar[str]
     options_type: ClassVar[type[Options]] = Options
@@ -43,5 +57,24 @@ class Renderer(ABC):
         self.options = options
 
     @abstractmethod
-    def render(self, table: Table) -> str:
-        """The content of a file with this renderer's suffix."""
+    def render(self, table: Table) -> str | bytes:
+        """The content of a file with this renderer's suffix; text is written as UTF-8."""
+
+    def same(self, written: bytes, made: bytes) -> bool:
+        """Whether two files say the same: `leaderboard check` asks. By default, whether they are the same bytes.
+
+        A format whose bytes depend on the version of a library compares contents instead.
+        """
+        return written == made
+
+
+def printable(text: str) -> str:
+    """The text in one line, and with nothing in it that does not show.
+
+    Runs of white space, line ends among them, become one space; a control or format character, such as a mark
+    that turns the direction of what follows, becomes its number: `[U+202E]`.
+    """
+    return "".join(
+        f"[U+{ord(char):04X}]" if unicodedata.category(char) in _HIDDEN and char not in _JOINERS else char
+        for char in " ".join(text.split())
+    )

@@ -46,6 +46,11 @@ class SeedScore:
         entry = self.score.content["metrics"].get(metric)
         return None if entry is None else float(entry["value"])
 
+    def estimate(self, metric: str) -> Estimate | None:
+        """The metric with its interval, as recorded."""
+        entry = self.score.content["metrics"].get(metric)
+        return None if entry is None else Estimate(float(entry["value"]), entry["low"], entry["high"])
+
     def resampled(self, metric: str, resamples: int) -> Floats:
         """(R,) the metric over resampled images; computed once."""
         if (metric, resamples) not in self._resampled:
@@ -178,7 +183,9 @@ class Row:
         return SeedMeans(np.array(values), np.stack([seed.resampled(metric, resamples) for seed in self.seeds]))
 
     def estimate(self, metric: str) -> Estimate | None:
-        """Mean over seeds with its interval; None where a seed or the metric is missing."""
+        """Mean over seeds with its interval, of one seed as recorded; None where one or the metric is missing."""
+        if self.complete and len(self.seeds) == 1:
+            return self.seeds[0].estimate(metric)
         means = self.means(metric)
         return None if means is None else estimate_of(means)
 

@@ -12,6 +12,7 @@ from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLE
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
+from urbancross_bench.leaderboard.ablation import ablation_tables
 from urbancross_bench.leaderboard.comparisons import detectable, standings, verdicts
 from urbancross_bench.leaderboard.rows import (
     Row,
@@ -43,6 +44,7 @@ def make_tables(records: Sequence[Record], view: View, only: Container[str] | No
         _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, view), notes),
         _table("scenarios", f"{view.title}: every scenario", _scenarios(rows, view), notes),
         _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
+        *ablation_tables(rows, view),
     ]
 
 

@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces.settings import SETTINGS
+from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.specs import AblationView
 
 DEFAULT = Path(__file__).with_name("default.yaml")
+Allowed = Literal["failed_runs", "missing_seeds", "ranked_oracle", "test_images_in_training"]
+
+
+def _inside(folder: str) -> str:
+    """A view comes with the records of others: it writes beside itself and nowhere else."""
+    if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts or "\\" in folder:
+        raise ValueError("name a folder below that of the view, without '..'")
+    return folder
+
+
+class Filters(BaseModel):
+    """Which rows are shown: per field the names to show, `*` for any characters; nothing named shows all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: tuple[str, ...] = Field(default=(), description="labels, or names of plugins")
+    adaptation: tuple[str, ...] = Field(default=(), description="labels, or names of plugins")
+    scenario: tuple[str, ...] = Field(default=(), description="`a + b -> c`, as in the tables")
+    protocol: tuple[str, ...] = ()
+    selector: tuple[str, ...] = ()
 
 
 class View(BaseModel):
-    """The content of a view file; see `default.yaml` beside this module."""
+    """The content of a view file; see `default.yaml` beside this module. Paths are relative to the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
+    records: tuple[str, ...] = Field(default=("records",), description="folders of records, or of grids' outputs")
+    out: Annotated[str, AfterValidator(_inside)] = Field(default=".", description="where the files go")
+    filters: Filters = Filters()
     metric: str = Field(default="mR", description="what rows are ordered and compared by")
     details: tuple[str, ...] = Field(default=(), description="further metrics, a column each")
     baseline: str = Field(default="source_only", description="the adaptation that differences are taken to")
     oracle: str = Field(default="oracle", description="the adaptation that the gap to close is taken to")
     reference_settings: tuple[str, ...] = Field(default=("oracle",), description="shown, never ranked")
     weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = ("pretrained", "trained here")
+    allow: tuple[Allowed, ...] = Field(default=(), description="what `leaderboard add` takes all the same")
+    ablation: AblationView | None = Field(default=None, description="the factors of an ablation, see `specs`")
+    cost: bool = Field(default=False, description="whether there is a table of what was spent")
     renderers: tuple[str, ...] = Field(default=("markdown", "csv"), min_length=1)
 
 
@@ -39,9 +70,55 @@ def load_view(path: Path) -> View:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        hint = did_you_mean(key, View.model_fields) if problem["type"] == "extra_forbidden" else ""
+        known = Filters if problem["loc"][:1] == ("filters",) else View
+        unknown = problem["type"] == "extra_forbidden"
+        hint = did_you_mean(str(problem["loc"][-1]), known.model_fields) if unknown else ""
         raise UsageError(f"view {path}: {key}: {problem['msg']}.{hint}") from None
     for setting in view.reference_settings:
         if setting not in SETTINGS:
             raise UsageError(f"view {path}: unknown setting {setting!r}.{did_you_mean(setting, SETTINGS)}")
     return view
+
+
+def shown(records: Sequence[Record], view: View) -> list[Record]:
+    """The records, with the scores, that a view's filters let through. A run without scores counts by its spec.
+
+    Raises UsageError for a filter that nothing passes.
+    """
+    chosen = [*records]
+    for field in Filters.model_fields:
+        patterns = getattr(view.filters, field)
+        if not patterns:
+            continue
+        of_score = field in ("protocol", "selector")
+        names = {name for record in chosen for name in (_of_scores if of_score else _of_run)(record, field)}
+        for pattern in patterns:
+            if not _passing(names, [pattern]):
+                hint = did_you_mean(pattern, names)
+                raise UsageError(f"view {view.title!r}: no record has the {field} {pattern!r}.{hint}")
+        if of_score:
+            chosen = [
+                replace(r, scores=tuple(s for s in r.scores if _passing([s.content[field]], patterns)))
+                for r in chosen
+            ]
+        else:
+            chosen = [record for record in chosen if _passing(_of_run(record, field), patterns)]
+    return chosen
+
+
+def _of_run(record: Record, field: str) -> list[str]:
+    if field == "scenario":
+        scenario = record.spec["scenario"]
+        return [f"{' + '.join(scenario['source'])} -> {scenario['target']}"]
+    return [record.spec[field][key] for key in ("label", "name")]
+
+
+def _of_scores(record: Record, field: str) -> list[str]:
+    scores: Sequence[ScoreRecord] = record.scores
+    return [score.content[field] for score in scores]
+
+
+def _passing(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    # Labels hold brackets, so the star alone is a sign.
+    wanted = [re.escape(pattern.replace("→", "->")).replace(r"\*", ".*") for pattern in patterns]
+    return any(re.fullmatch(one, name) for name in names for one in wanted)

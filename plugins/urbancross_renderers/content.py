@@ -1,0 +1,63 @@
+"""What the formats for programs have in common: an estimate takes three columns, a column has one type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from urbancross_bench.interfaces import Cell, Estimate, Table
+from urbancross_bench.interfaces.renderer import printable
+
+Value = str | int | float | None
+DECIMALS = 4
+
+
+def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
+    """Column names, and rows of plain values: an estimate becomes its value and the ends of its interval."""
+    wide = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
+    names = [
+        name
+        for column, is_wide in zip(table.columns, wide, strict=True)
+        for name in ([column, f"{column} low", f"{column} high"] if is_wide else [column])
+    ]
+    rows = [
+        [
+            value
+            for cell, is_wide in zip(row, wide, strict=True)
+            for value in (_three(cell) if is_wide else [_value(cell)])
+        ]
+        for row in table.rows
+    ]
+    return [printable(name) for name in names], rows
+
+
+def typed(table: Table) -> dict[str, list[Value]]:
+    """Column name → its values, all of one type or None. Numbers of four decimals; text where a column mixes."""
+    names, rows = flat(table)
+    return {name: _of_one_type([row[i] for row in rows]) for i, name in enumerate(names)}
+
+
+def _three(cell: Cell) -> list[Value]:
+    if isinstance(cell, Estimate):
+        return [_value(cell.value), _value(cell.low), _value(cell.high)]
+    return [_value(cell), None, None]
+
+
+def _value(cell: Cell) -> Value:
+    if isinstance(cell, Estimate):
+        return _value(cell.value)
+    if isinstance(cell, str):
+        return printable(cell)
+    if isinstance(cell, float):
+        # No −0, and nothing of the last bits, which differ between machines.
+        return round(cell, DECIMALS) + 0.0 if math.isfinite(cell) else None
+    return cell
+
+
+def _of_one_type(values: Sequence[Value]) -> list[Value]:
+    kinds = {type(value) for value in values if value is not None}
+    if str in kinds and len(kinds) > 1:
+        return [None if value is None else str(value) for value in values]
+    if float in kinds:
+        return [None if value is None else float(value) for value in values]
+    return [*values]

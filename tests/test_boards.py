@@ -1,0 +1,422 @@
+"""Boards: committed records give the bytes of the originals, and nothing stale, edited or unfit passes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import Result, tree
+from made_up_records import edit, write_run, write_runs
+from safetensors.numpy import load_file
+
+from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.leaderboard.build import board_tables, build
+from urbancross_bench.leaderboard.committed import read_all
+from urbancross_bench.leaderboard.importing import add
+from urbancross_bench.leaderboard.published import COLUMNS, read_published
+from urbancross_bench.leaderboard.view import DEFAULT, load_view
+from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
+
+Cli = Callable[..., Result]
+ROOT = Path(__file__).parent.parent
+METHODS = ("source_only", "ours", "oracle")
+TEXTS = ["markdown", "csv", "latex", "json"]
+WITHOUT_TORCH = (
+    "import sys, socket; sys.modules['torch'] = socket.socket.connect = None; sys.argv = ['x', *{}]; "
+    "from urbancross_bench.cli.app import main; main()"
+)
+
+
+def write_view(file: Path, **changes: object) -> Path:
+    """The default view with changes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = yaml.safe_load(DEFAULT.read_text(encoding="utf-8")) | changes
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three methods, three scenarios, three seeds. Look, do not touch."""
+    return write_runs(tmp_path_factory.mktemp("made_up"), methods=METHODS)
+
+
+@pytest.fixture(scope="module")
+def built(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board with these records, built. Look, do not touch."""
+    folder = tmp_path_factory.mktemp("built")
+    write_view(folder / "view.yaml", renderers=[*TEXTS, "parquet"], cost=True, details=["t2i_R@1"])
+    assert add([runs], folder).refused == ()
+    view = load_view(folder / "view.yaml")
+    build([folder / "records"], folder, view, Registry.discover())
+    return folder
+
+
+@pytest.fixture
+def board(built: Path, tmp_path: Path) -> Path:
+    """A copy of the board."""
+    shutil.copytree(built, tmp_path / "board")
+    return tmp_path / "board"
+
+
+def generated(folder: Path) -> dict[str, bytes]:
+    """The text files of a board."""
+    return {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.suffix not in (".yaml", ".parquet")
+    }
+
+
+def test_committed_records_give_the_bytes_of_the_originals(runs: Path, board: Path, tmp_path: Path) -> None:
+    build([runs], tmp_path / "direct", load_view(board / "view.yaml"), Registry.discover())
+    assert generated(board) == generated(tmp_path / "direct")
+    assert len(generated(board)) == 4 * len(TEXTS)
+    for original, compact in zip(read_records([runs]), read_all([board / "records"]), strict=True):
+        assert compact.spec == original.spec
+        before, after = original.scores[0].arrays(), compact.scores[0].arrays()
+        assert {*before} - {*after} == {"i2t.top", "t2i.top", "i2t.top_tied", "t2i.top_tied"}
+        for name, array in after.items():
+            np.testing.assert_array_equal(array, before[name], strict=True)
+
+
+def test_committed_records_are_small_and_say_nothing_of_images_and_hosts(runs: Path, board: Path) -> None:
+    def size(folder: Path, name: str) -> int:
+        return sum(file.stat().st_size for file in folder.rglob(name))
+
+    assert size(board, "queries*") < size(runs, "queries*") / 5
+    everything = b"".join(tree(board / "records").values())
+    assert b"secret" not in everything
+    assert b".png" not in everything
+    assert b'"loss":1.235}' in everything
+
+
+def test_same_bytes_from_shuffled_records_three_hash_seeds_and_without_torch(board: Path, tmp_path: Path) -> None:
+    folders = [f for f in (board / "records").iterdir() if f.is_dir()]
+    for seed in ("0", "1", "77"):
+        copy = tmp_path / seed
+        for folder in (folders[i] for i in np.random.default_rng(int(seed)).permutation(len(folders))):
+            shutil.copytree(folder, copy / "records" / folder.name)
+        shutil.copy(board / "view.yaml", copy)
+        code = WITHOUT_TORCH.format(["leaderboard", "build", str(copy)])
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+        assert generated(copy) == generated(board)
+
+
+def test_check_finds_nothing_on_a_fresh_board_without_network_and_torch(board: Path) -> None:
+    before = tree(board)
+    code = WITHOUT_TORCH.format(["leaderboard", "check", str(board)])
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert tree(board) == before
+
+
+def one(board: Path, pattern: str) -> Path:
+    return sorted(board.glob(f"records/{pattern}"))[0]
+
+
+def change_numbers(board: Path) -> None:
+    """All metrics of a score one point up."""
+    file = one(board, "*/scores/*/score.json")
+    metrics = json.loads(file.read_text())["metrics"]
+    edit(file, metrics={name: entry | {"value": entry["value"] + 1} for name, entry in metrics.items()})
+
+
+def replace_text(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def repack(board: Path) -> None:
+    """An edit that leaves every number as it is."""
+    file = one(board, "*/scores/*/queries.safetensors.xz")
+    file.write_bytes(lzma.compress(lzma.decompress(file.read_bytes()), preset=0))
+
+
+def test_check_names_everything_that_is_wrong(board: Path, cli: Cli) -> None:
+    (board / "summary.md").unlink()
+    (board / "summary.tex").write_text("x")
+    replace_text(board / "transfer.csv", "unsupervised", "supervised")
+    (board / "summary.parquet").write_bytes((board / "cost.parquet").read_bytes())
+    (board / "cost.parquet").write_bytes(b"x")
+    (board / "summary.xml").touch()
+    edit(one(board, "*/run.json"), grid="x")
+    repack(board)
+    one(board, "*/curve.json").unlink()
+    one(board, "*/run.json").with_name("x.json").touch()
+    result = cli("leaderboard", "check", board)
+    assert result.status == 1
+    for expected, line in zip(
+        [
+            r"x\.json is not among SHA256SUMS",
+            r"curve\.json is gone",
+            r"run\.json was edited",
+            r"queries\.safetensors\.xz was edited",
+            r"summary\.md is missing: .*leaderboard build",
+            r"summary\.tex is stale: ",
+            r"summary\.parquet is stale: ",
+            r"transfer\.csv is stale, row 1, setting: supervised → unsupervised: ",
+            r"cost\.parquet is stale",
+            r"summary\.xml is not among",
+        ],
+        result.err.splitlines(),
+        strict=True,
+    ):
+        assert re.search(expected, line), result.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "messages"),
+    [
+        (lambda b: shutil.rmtree(one(b, "*")), [r"run\.json is gone", r"summary\.\w+ is stale"]),
+        (lambda b: (b / "records" / "SHA256SUMS").unlink(), [r"SHA256SUMS cannot be read"]),
+        (lambda b: one(b, "*/run.json").write_text("{"), [r"run\.json was edited", r"run\.json cannot be read"]),
+        (lambda b: one(b, "*/scores/*/*.xz").write_bytes(b"x"), [r"\.xz was edited", r"\.xz cannot be read"]),
+        (lambda b: edit(b / "records" / "form.json", schema=9), [r"form\.json was edited", r"says schema 9"]),
+        (
+            change_numbers,
+            [r"score\.json was edited", r"i2t_R@1 moved: it says", r"scenarios\.csv is stale, row \d+, .* → "],
+        ),
+    ],
+)
+def test_check_names_a_damage(board: Path, cli: Cli, damage, messages: list[str]) -> None:  # type: ignore[no-untyped-def]
+    damage(board)
+    result = cli("leaderboard", "check", board)
+    assert result.status == 1
+    for message in messages:
+        assert re.search(message, result.err), result.err
+
+
+def test_hashes_are_those_of_sha256sum(board: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], check=True, cwd=board / "records")
+    lines = (board / "records" / "SHA256SUMS").read_text().splitlines()
+    assert len(lines) == len(tree(board / "records")) - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "view", "allowed", "reason"),
+    [
+        ({"status": "failed"}, {}, {"allow": ["failed_runs", "missing_seeds"]}, "did not end well"),
+        (
+            {"encoder": {"label": "e", "name": "e", "weights": {"status": "untrained"}}},
+            {},
+            {"weights": ["pretrained", "trained here", "untrained"], "allow": ["missing_seeds"]},
+            "use weights that are untrained",
+        ),
+        ({}, {"reference_settings": []}, {"allow": ["ranked_oracle"]}, "have seen labels of the target"),
+        (
+            {"test_images_in_training": 4},
+            {},
+            {"allow": ["test_images_in_training", "missing_seeds"]},
+            "were trained on images of their test split",
+        ),
+        ({"seed": 3, "code": "1"}, {}, {"allow": ["missing_seeds"]}, "lack a seed"),
+    ],
+)
+def test_add_refuses_what_the_view_does_not_allow(  # type: ignore[no-untyped-def]
+    runs: Path, tmp_path: Path, cli: Cli, changes, view, allowed, reason: str
+) -> None:
+    shutil.copytree(runs, tmp_path / "some")
+    write_run(tmp_path / "some" / "runs", "oracle", "a", "b", **({"seed": 0, "code": "2"} | changes))
+    write_view(tmp_path / "board" / "view.yaml", **view)
+    refused = cli("leaderboard", "add", tmp_path / "some", "--to", tmp_path / "board")
+    assert refused.status == 1
+    assert reason in refused.err
+    assert not (tmp_path / "board" / "records").exists()
+    write_view(tmp_path / "board" / "view.yaml", **view, **allowed)
+    result = cli("leaderboard", "add", tmp_path / "some", "--to", tmp_path / "board")
+    assert result.status == 0, result.err
+    assert f"{len(METHODS) * 9 + 1} runs" in result.out
+
+
+def test_add_begins_a_folder_goes_on_and_is_idempotent(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    few = write_runs(tmp_path / "few", methods=["source_only", "ours"])
+    assert "18 runs and 18 scores" in cli("leaderboard", "add", few, "--to", tmp_path / "board").out
+    assert "9 runs and 9 scores" in cli("leaderboard", "add", runs, "--to", tmp_path / "board").out
+    before = tree(tmp_path / "board")
+    assert "0 runs and 0 scores" in cli("leaderboard", "add", runs, few, "--to", tmp_path / "board").out
+    assert tree(tmp_path / "board") == before
+    assert before["view.yaml"] == DEFAULT.read_bytes()
+    assert cli("leaderboard", "build", tmp_path / "board").status == 0
+    assert cli("leaderboard", "check", tmp_path / "board").status == 0
+
+
+def test_add_takes_what_the_filters_let_through(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(runs, tmp_path / "some")
+    for folder in (tmp_path / "some" / "runs").iterdir():
+        if json.loads((folder / "run.json").read_text())["adaptation"]["label"] == "ours":
+            edit(folder / "run.json", status="failed")
+    write_view(tmp_path / "board" / "view.yaml", filters={"adaptation": ["or*", "source_only"]})
+    assert "18 runs" in cli("leaderboard", "add", tmp_path / "some", "--to", tmp_path / "board").out
+
+
+def test_add_never_changes_a_score(board: Path, runs: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(runs, tmp_path / "again")
+    file = sorted((tmp_path / "again").glob("runs/*/scores/*/score.json"))[0]
+    edit(file, draws=5)
+    before = tree(board)
+    result = cli("leaderboard", "add", tmp_path / "again", "--to", board)
+    assert result.status == 1
+    assert re.search(r"1 score \(.*\) stand there already with other numbers", result.err)
+    assert tree(board) == before
+
+
+def test_a_repeated_run_changes_the_cost_alone(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "again")
+    for file in (tmp_path / "again").glob("runs/*/provenance.json"):
+        edit(file, adapt=json.loads(file.read_text())["adapt"] | {"seconds": 99.0})
+    view = load_view(DEFAULT).model_copy(update={"cost": True})
+    for name, place in (("before", runs), ("after", tmp_path / "again")):
+        build([place], tmp_path / name, view, Registry.discover())
+    before, after = generated(tmp_path / "before"), generated(tmp_path / "after")
+    assert {name for name in before if before[name] != after[name]} == {"cost.md", "cost.csv"}
+
+
+def test_the_cost_counts_a_shared_training_once(runs: Path, tmp_path: Path) -> None:
+    """Pre-trainings: two sources, three seeds, 60 s each; adaptations: nine a method, 30 s each."""
+    view = load_view(DEFAULT).model_copy(update={"cost": True})
+    build([runs], tmp_path / "board", view, Registry.discover())
+    with (tmp_path / "board" / "cost.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["adaptation"] for line in lines] == [*sorted(METHODS), ""]
+    for line, methods in zip(lines, [1, 1, 1, 3], strict=True):
+        assert float(line["minutes"]) == 9 * methods * 0.5
+        assert float(line["minutes of pre-training"]) == 6
+        assert float(line["CPU hours"]) == pytest.approx(2 * (9 * methods * 30 + 6 * 60) / 3600, abs=1e-4)
+        assert float(line["GPU hours"]) == 0
+        assert float(line["CPU energy, Wh"]) == 2 * (9 * methods + 6)
+    record = sorted((runs / "runs").iterdir())[0]
+    shutil.copytree(record, tmp_path / "one" / record.name)
+    (tmp_path / "one" / record.name / "provenance.json").unlink()
+    table = board_tables(read_all([tmp_path / "one"]), view)[-1]
+    assert table.rows[0][table.columns.index("CPU hours")] is None
+
+
+def test_one_seed_shows_the_interval_of_its_record(runs: Path, tmp_path: Path) -> None:
+    """Made-up ends, which no resampling gives."""
+    some = write_runs(tmp_path, seeds=[0])
+    for line in csv.DictReader(_text([some], tmp_path, "scenarios.csv").splitlines()):
+        for metric, half in (("mR", 0.5), ("t2i_R@5", 1.0)):
+            value, low, high = (float(line[f"{metric}{end}"]) for end in ("", " low", " high"))
+            assert (value - low, high - value) == pytest.approx((half, half), abs=2e-4)
+
+
+def _text(places: list[Path], folder: Path, name: str, **changes: object) -> str:
+    view = load_view(write_view(folder / "views" / "view.yaml", **changes))
+    build(places, folder / "built", view, Registry.discover())
+    return (folder / "built" / name).read_text(encoding="utf-8")
+
+
+def test_filters_show_what_they_name(runs: Path, tmp_path: Path) -> None:
+    filters = {"adaptation": ["ours", "source_only"], "scenario": ["a -> *"], "encoder": ["small"]}
+    lines = list(csv.DictReader(_text([runs], tmp_path, "scenarios.csv", filters=filters).splitlines()))
+    assert {line["scenario"] for line in lines} == {"a → a", "a → b"}
+    assert {line["adaptation"] for line in lines} == {"ours", "source_only"}
+    for field, pattern in (("adaptation", "our"), ("protocol", "classical"), ("selector", "l[a]st")):
+        with pytest.raises(UsageError, match=f"no record has the {field}.*(Did you mean|Known)"):
+            _text([runs], tmp_path, "scenarios.csv", filters={field: [pattern]})
+    assert _text([runs], tmp_path, "summary.csv", filters={"protocol": ["classic"], "selector": ["la*"]})
+
+
+def test_a_view_says_where_its_records_and_files_are(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(runs, tmp_path / "here")
+    view = write_view(tmp_path / "boards" / "x.yaml", records=["../here"], out="tables/x", renderers=["json"])
+    assert cli("leaderboard", "build", view).status == 0
+    assert {*tree(tmp_path / "boards" / "tables" / "x")} == {"summary.json", "scenarios.json", "transfer.json"}
+    for out in ("../x", "/x", "a/../../x"):
+        result = cli("leaderboard", "build", write_view(tmp_path / "y.yaml", out=out))
+        assert result.status == 2
+        assert "y.yaml: out" in result.err
+    wrong = cli("leaderboard", "build", write_view(tmp_path / "y.yaml", filters={"encodr": ["x"]}))
+    assert 'Did you mean "encoder"' in wrong.err
+    assert "holds none" in cli("leaderboard", "build", runs).err
+    assert "--view needs --out" in cli("leaderboard", "build", runs, "--view", view).err
+
+
+def test_all_boards_of_a_folder_are_built_and_checked(board: Path, cli: Cli) -> None:
+    shutil.copytree(board, board.parent / "boards" / "two")
+    shutil.copy(ROOT / "leaderboards" / "published.csv", board.parent / "boards")
+    (board.parent / "boards" / "two" / "summary.md").unlink()
+    result = cli("leaderboard", "check", board.parent / "boards")
+    assert "two/summary.md is missing" in result.err
+    assert "published.md is missing" in result.err
+    assert cli("leaderboard", "build", board.parent / "boards").status == 0
+    assert "2 checked" in cli("leaderboard", "check", board.parent / "boards").out
+
+
+def test_a_bomb_is_not_unpacked(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urbancross_bench.leaderboard.committed._UNPACKED", 1000)
+    [record, *_] = read_all([board / "records"])
+    with pytest.raises(DataError, match="unpacks to more than 1000 bytes"):
+        record.scores[0].arrays()
+
+
+def test_the_projects_own_boards_are_as_they_should_be(cli: Cli) -> None:
+    result = cli("leaderboard", "check", ROOT / "leaderboards")
+    assert result.status == 0, result.err
+
+
+LINE = ["M", "rsicd", "mR", "10", "classic", "", "a paper", "paper", ""]
+
+
+def write_published(folder: Path, *lines: list[str], header: tuple[str, ...] = COLUMNS) -> Path:
+    with (folder / "published.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *lines])
+    return folder / "published.csv"
+
+
+@pytest.mark.parametrize(
+    ("position", "text", "message"),
+    [
+        (0, "", "line 3: method must not be empty"),
+        (3, "", "line 3: value must not be empty"),
+        (3, "1,5", "'1,5' is no percentage"),
+        (3, "nan", "is no percentage"),
+        (3, "101", "is no percentage"),
+        (4, "clasic", "'clasic' is none of"),
+        (6, " ", "source must not be empty"),
+        (7, "hearsay", "'hearsay' is none of"),
+        (0, "M", "the figure of line 2 once more"),
+    ],
+)
+def test_published_figures_are_checked(tmp_path: Path, position: int, text: str, message: str) -> None:
+    other = ["N", *LINE[1:]]
+    other[position] = text
+    with pytest.raises(DataError, match=message):
+        read_published(write_published(tmp_path, LINE, other))
+
+
+def test_published_figures_have_their_columns(tmp_path: Path, cli: Cli) -> None:
+    with pytest.raises(DataError, match="the columns are method, value"):
+        read_published(write_published(tmp_path, header=("method", "value")))
+    with pytest.raises(DataError, match="line 2: not 9 fields"):
+        read_published(write_published(tmp_path, LINE[:-1]))
+    assert "not 9 fields" in cli("leaderboard", "check", tmp_path).err
+
+
+def test_no_value_decides_the_order_of_published_figures(tmp_path: Path) -> None:
+    lines = [[name, *LINE[1:]] for name in ("C", "A", "B")]
+    for values in ((1, 2, 3), (3, 1, 2)):
+        valued = [[*line[:3], str(value), *line[4:]] for line, value in zip(lines, values, strict=True)]
+        table = read_published(write_published(tmp_path, *valued))
+        assert [row[table.columns.index("method")] for row in table.rows] == ["A", "B", "C"]
+    assert "not re-run" in table.title
+    assert not {"rank", "verdict", "tie group"} & {*table.columns}
+
+
+def test_compact_arrays_equal_the_file_read_by_the_library(runs: Path) -> None:
+    file = sorted(runs.glob("runs/*/scores/*/queries.safetensors"))[0]
+    [record] = [r for r in read_all([runs]) if r.folder == file.parents[2]]
+    for name, array in load_file(file).items():
+        np.testing.assert_array_equal(record.scores[0].arrays()[name], array)

@@ -1,0 +1,103 @@
+"""`compare A B`: two methods, or two sets of records, against each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.leaderboard.comparing import Comparison
+    from urbancross_bench.leaderboard.pairing import Sides, Wanted
+
+
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="A method (label, or ENCODER/LABEL), or an output folder.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another; of two folders equal rows are compared.")],
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PLACE", help="Output folders to look in; by default those below runs."),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What to compare by: mR, i2t_R@1, …")] = "mR",
+    protocol: Annotated[str | None, typer.Option(help="Only scores of this protocol.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Only scores of this selector.")] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(metavar="'A -> B'", help="Only this scenario; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many of the queries won and lost most to show.")] = 10,
+    queries: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write the ranks of all queries there.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Draw ranks under A against ranks under B there.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Compare two methods or two sets of records: a paired test per scenario, and the queries won and lost."""
+    from urbancross_bench.leaderboard import comparing
+    from urbancross_bench.leaderboard.pairing import Wanted
+
+    wanted = Wanted(metric, protocol, selector, tuple(scenario or ()))
+    found = comparing.compare(_sides(a, b, places or [], wanted), a, b, wanted)
+    said = _written(found, queries, plot)
+    if json_:
+        print(json.dumps(comparing.as_json(found, top), indent=1, ensure_ascii=False, allow_nan=False))
+        return
+    _show(found, top)
+    print("\n".join(said))
+
+
+def _sides(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:
+    """Two folders are two sets of records; anything else are two methods of the records in some places."""
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.leaderboard.committed import read_all
+    from urbancross_bench.leaderboard.pairing import sides_of_methods, sides_of_sets
+
+    if Path(a).is_dir() and Path(b).is_dir():
+        if places:
+            raise UsageError(f"{a} and {b} are folders, so all of their records are compared; give no more places")
+        return sides_of_sets(read_all([Path(a)]), read_all([Path(b)]), wanted)
+    found = places or sorted(place for place in Path("runs").glob("*") if any(place.glob("runs/*/run.json")))
+    if not found:
+        raise UsageError("there is no output folder with records below runs; name some after A and B")
+    return sides_of_methods(read_all(found), a, b, wanted)
+
+
+def _written(found: Comparison, queries: Path | None, plot: Path | None) -> list[str]:
+    """Write the files that are asked for; a line for each. Raises UsageError if one cannot be written."""
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.leaderboard.queries import write_csv
+    from urbancross_bench.leaderboard.scatter import draw
+
+    said = []
+    try:
+        if queries:
+            with queries.open("w", encoding="utf-8", newline="") as file:
+                said.append(f"{write_csv(found.pairs, file):,} queries written to {queries}")
+        if plot:
+            plot.write_text(draw(found), encoding="utf-8", newline="\n")
+            said.append(f"ranks drawn in {plot}")
+    except OSError as error:
+        raise UsageError(f"what was found cannot be written: {error}") from error
+    return said
+
+
+def _show(found: Comparison, top: int) -> None:
+    from urbancross_bench.cli.progress import print_table
+    from urbancross_bench.leaderboard.comparing import table_of, table_of_queries
+
+    table = table_of(found)
+    print_table(table)
+    print("\n".join(f"- {note}" for note in table.notes))
+    if found.refused:
+        print("Not compared:\n" + "\n".join(f"  {reason}" for reason in found.refused))
+    for word, asked in zip(("won", "lost"), found.farthest(top), strict=True):
+        if asked:
+            print()
+            print_table(table_of_queries(found, asked, f"Queries that A {word} by the largest ratio of ranks"))

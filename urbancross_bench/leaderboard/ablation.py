@@ -1,0 +1,288 @@
+"""The tables of an ablation: its cells against the base, and what each factor does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.evaluation.significance import BETTER, TEST_RESAMPLES, WORSE
+from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
+from urbancross_bench.identity import canonical_json
+from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
+from urbancross_bench.leaderboard.comparisons import verdicts
+from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
+from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
+from urbancross_bench.leaderboard.view import View
+from urbancross_bench.specs import AblationView, row_key
+
+CELLS, EFFECTS = "ablation", "ablation_effects"
+DIFFERENCE, EFFECT, CHANGE, VERDICT = "Δ base", "effect", "change", "verdict"
+_ON_VERDICTS = (
+    "Verdict: paired bootstrap over images and seeds, 5 % over all lines with three seeds or more in this table "
+    "(Holm's correction)."
+)
+_SETUP = ("budget", "precision", "threads", "ranks", "code")
+_MEASURED = ("protocol", "ties", "precision", "measured_by")
+Combination = tuple[str, ...]  # one level of each factor, in their order
+Line = Mapping[str, Cell]
+
+
+def ablation_tables(rows: Sequence[Row], view: View) -> list[Table]:
+    """The cells of the view's ablation, and of a factorial one its effects; none where the view has no ablation.
+
+    Means are over the scenarios where there is a shift, and null where a seed or a scenario is missing.
+    """
+    if view.ablation is None:
+        return []
+    blocks = _blocks([row for row in rows if row.shifted], view)
+    title = f"{view.title}: ablation of {view.ablation.of}"
+    tables = [_table(CELLS, title, _cell_lines(blocks, view), _notes_on_cells(view.ablation, view.metric))]
+    if view.ablation.design == "factorial":
+        lines = _effect_lines(blocks, view)
+        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric)))
+    return tables
+
+
+def ablation_plots(tables: Sequence[Table]) -> dict[str, str]:
+    """File name → SVG of what `ablation_tables` made: a dot and an interval for each difference and effect."""
+    return {f"{table.name}.svg": _plot(table) for table in tables if table.name in (CELLS, EFFECTS) and table.rows}
+
+
+def keep_view(view: View, file: Path) -> None:
+    """Write a view with its ablation, so that `leaderboard build` can make the same tables from the records alone.
+
+    Raises UsageError if that cannot be written.
+    """
+    content = yaml.safe_dump(view.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    try:
+        file.write_text(content, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"view {file} cannot be written: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The cells that are compared with each other: the same recipe, measure and selector, and the same adaptation
+    where encoders are ablated, the same encoder where adaptations are.
+    """
+
+    ablation: AblationView
+    metric: str
+    groups: Mapping[Combination, Sequence[Row]]
+
+    @property
+    def cells(self) -> list[Combination]:
+        """All that the design has, whether or not there are rows; the base first."""
+        return [tuple(cell.levels[factor] for factor in self.ablation.factors) for cell in self.ablation.cells]
+
+    def rows(self, cell: Combination) -> Sequence[Row]:
+        """One per scenario; none of a cell that was not run."""
+        return self.groups.get(cell, ())
+
+    def said(self, cell: Combination) -> dict[str, Cell]:
+        """What a line says of how the cell was run and measured."""
+        row = (self.rows(cell) or next(iter(self.groups.values())))[0]
+        said = method_cells(row)
+        del said[self.ablation.kind]
+        return said | {name: row.score[name] for name in ("protocol", "ties")}
+
+    def mean(self, cell: Combination, resamples: int) -> SeedMeans | None:
+        """The mean over scenarios, seed by seed; None where one is missing, or has other seeds."""
+        rows = self.rows(cell)
+        found = [means for row in rows if (means := row.means(self.metric, resamples)) is not None]
+        whole = sorted(row.scenario for row in rows) == self._scenarios and len(found) == len(rows)
+        return SeedMeans.average(found) if whole and len({row.numbers for row in rows}) == 1 else None
+
+    def difference(self, cell: Combination, other: Combination) -> SeedMeans | None:
+        """The paired difference of two cells; None where one is not whole, or they were not measured alike."""
+        mine, theirs = self._means[cell], self._means[other]
+        measured = [{row.scenario: row.measured_on for row in self.rows(one)} for one in (cell, other)]
+        return None if mine is None or theirs is None or measured[0] != measured[1] else mine - theirs
+
+    def effects(self) -> Iterator[tuple[str, str, SeedMeans | None]]:
+        """Kind, change and size: of each level against its factor's first, and of each two of two factors."""
+        for count, kind in ((1, "main effect"), (2, "interaction")):
+            for places in itertools.combinations(range(len(self.ablation.factors)), count):
+                others = [[*self.ablation.factors.values()][place][1:] for place in places]
+                for levels in itertools.product(*others):
+                    changed = dict(zip(places, levels, strict=True))
+                    yield (
+                        kind,
+                        " × ".join(self.text(place, level) for place, level in changed.items()),
+                        self.effect(changed),
+                    )
+
+    def effect(self, changed: Mapping[int, str]) -> SeedMeans | None:
+        """Of some factors at these levels: the mean over all cells that have them of `_against_first`; None where
+        one cannot be taken.
+        """
+        cells = [cell for cell in self.cells if all(cell[place] == level for place, level in changed.items())]
+        found = [one for cell in cells if (one := self._against_first(cell, [*changed])) is not None]
+        return SeedMeans.average(found) if len(found) == len(cells) else None
+
+    def text(self, place: int, level: str) -> str:
+        """A factor with its level."""
+        return f"{[*self.ablation.factors][place]}={level}"
+
+    def _against_first(self, cell: Combination, places: Sequence[int]) -> SeedMeans | None:
+        """What a factor's level changes against its first; of two factors, how much more the second changes where
+        the first is changed too.
+        """
+        place, *more = places
+        back = (*cell[:place], self.cells[0][place], *cell[place + 1 :])
+        if not more:
+            return self.difference(cell, back)
+        changed, plain = self._against_first(cell, more), self._against_first(back, more)
+        return None if changed is None or plain is None else changed - plain
+
+    @cached_property
+    def _scenarios(self) -> list[str]:
+        return sorted({row.scenario for group in self.groups.values() for row in group})
+
+    @cached_property
+    def _means(self) -> dict[Combination, SeedMeans | None]:
+        return {cell: self.mean(cell, TEST_RESAMPLES) for cell in self.cells}
+
+
+def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
+    ablation = view.ablation
+    assert ablation is not None
+    cell_of = {cell.row: tuple(cell.levels[factor] for factor in ablation.factors) for cell in ablation.cells}
+    found: dict[tuple[str, ...], dict[Combination, list[Row]]] = {}
+    for row in rows:
+        cell = cell_of.get(row_key(row.run[ablation.kind]))
+        if cell is not None:
+            found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
+    return [_Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])]
+
+
+def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
+    """What all cells of one block share. It leads with what the lines are read by, so that these are in order."""
+    encoder, adaptation, selector, shown = row.method
+    if ablation.kind == "adaptation":
+        return encoder, selector, shown, row.recipe
+    # A row's recipe holds its encoder; so does what the segments weigh in pre-training.
+    pretraining = {name: value for name, value in row.run["pretraining"].items() if name != "segment_weight"}
+    setup = [pretraining, *(row.run[name] for name in _SETUP), *(row.score[name] for name in _MEASURED)]
+    return adaptation, selector, shown, canonical_json([row_key(row.run["adaptation"]), setup])
+
+
+def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
+    """One line per cell, the base of each block first."""
+    entries = [(block, cell) for block in blocks for cell in block.cells]
+    differences = [
+        None if cell == block.cells[0] else block.difference(cell, block.cells[0]) for block, cell in entries
+    ]
+    judged = _judged(differences, [block.rows(cell) for block, cell in entries], view)
+    lines: list[Line] = []
+    for (block, cell), difference, verdict in zip(entries, differences, judged, strict=True):
+        rows, mean = block.rows(cell), block.mean(cell, RESAMPLES)
+        lines.append(
+            {
+                **block.said(cell),
+                **{f"{factor}=": level for factor, level in zip(block.ablation.factors, cell, strict=True)},
+                "scenarios": len(rows),
+                "seeds": min((len(row.seeds) for row in rows), default=0),
+                f"mean {view.metric}": None if mean is None else estimate_of(mean),
+                DIFFERENCE: None if difference is None else estimate_of(difference),
+                VERDICT: verdict,
+            }
+        )
+    return lines
+
+
+def _effect_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
+    """One line per main effect and interaction."""
+    entries = [(block, *effect) for block in blocks for effect in block.effects()]
+    judged = _judged([found for *_, found in entries], [block.rows(block.cells[0]) for block, *_ in entries], view)
+    return [
+        {
+            **block.said(block.cells[0]),
+            "kind": kind,
+            CHANGE: change,
+            EFFECT: None if found is None else estimate_of(found),
+            VERDICT: verdict,
+        }
+        for (block, kind, change, found), verdict in zip(entries, judged, strict=True)
+    ]
+
+
+def _judged(differences: Sequence[SeedMeans | None], of: Sequence[Sequence[Row]], view: View) -> list[str | None]:
+    """Verdicts, but for rows of a setting that is a reference: each would cost the others power."""
+    references = [any(row.setting in view.reference_settings for row in rows) for rows in of]
+    return verdicts([None if out else found for out, found in zip(references, differences, strict=True)])
+
+
+def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -> Table:
+    columns = list(lines[0]) if lines else ["nothing to show"]
+    return Table(name, title, columns, [list(line.values()) for line in lines], notes)
+
+
+def _notes_on_cells(ablation: AblationView, metric: str) -> list[str]:
+    base = ", ".join(f"{factor}={levels[0]}" for factor, levels in ablation.factors.items())
+    return [
+        f"The base is {base}; it stands first. {DIFFERENCE}: paired difference in {metric} to it on the same "
+        "images and seeds, the mean over the scenarios where there is a shift. Brackets: 95 % intervals.",
+        _ON_VERDICTS,
+        "A cell that lacks a seed or a scenario shows no number, nor does any difference to it.",
+    ]
+
+
+def _notes_on_effects(metric: str) -> list[str]:
+    return [
+        f"Main effect: what a level changes in {metric} against the first level of its factor, the mean over all "
+        "combinations of the other factors' levels.",
+        "Interaction: how much more one factor's level changes where the other factor has its level instead of "
+        "its first, the mean over all combinations of the rest; 0 where two factors add up.",
+        _ON_VERDICTS,
+        "An effect of which a cell lacks a seed or a scenario shows no number.",
+    ]
+
+
+def _plot(table: Table) -> str:
+    lines = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    panels = _panels_of_effects(lines) if table.name == EFFECTS else _panels_of_cells(lines)
+    what = "Size of each effect" if table.name == EFFECTS else "Difference of each cell to the base"
+    return forest(table.name, table.title, f"{what}, in points, with its 95 % interval.", panels)
+
+
+def _panels_of_cells(lines: Sequence[Line]) -> list[Panel]:
+    factors = [column for column in lines[0] if column.endswith("=")]
+    mean = next(column for column in lines[0] if column.startswith("mean "))
+    panels = []
+    for heading, several in itertools.groupby(lines, _heading):
+        base, *others = several
+        dots = [Dot(f"base: {_levels(base, factors)}", None, f"{mean} {in_words(base[mean], signed=False)}")]
+        for line in others:
+            changed = [factor for factor in factors if line[factor] != base[factor]]
+            dots.append(_dot(_levels(line, changed), line[DIFFERENCE], line[VERDICT]))
+        panels.append(Panel(heading, dots))
+    return panels
+
+
+def _panels_of_effects(lines: Sequence[Line]) -> list[Panel]:
+    return [
+        Panel(heading, [_dot(str(line[CHANGE]), line[EFFECT], line[VERDICT]) for line in several])
+        for heading, several in itertools.groupby(lines, lambda line: f"{_heading(line)} · {line['kind']}s")
+    ]
+
+
+def _dot(label: str, found: Cell, verdict: Cell) -> Dot:
+    estimate = found if isinstance(found, Estimate) else None
+    said = in_words(found) + (f", {verdict}" if verdict else "")
+    return Dot(label, estimate, said, sure=verdict in (BETTER, WORSE))
+
+
+def _heading(line: Line) -> str:
+    names = ("encoder", "adaptation", "selector", "protocol", "ties")
+    return " · ".join(str(line[name]) for name in names if name in line)
+
+
+def _levels(line: Line, factors: Sequence[str]) -> str:
+    return ", ".join(f"{factor}{line[factor]}" for factor in factors)

@@ -1,0 +1,105 @@
+"""`leaderboard check`: whether a board is what its records give, and its records are what they were."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.interfaces.renderer import Renderer, Table
+from urbancross_bench.leaderboard.boards import Board
+from urbancross_bench.leaderboard.build import board_tables, make_files, renderers_of
+from urbancross_bench.leaderboard.committed import broken_seals, read_all
+from urbancross_bench.leaderboard.published import published_renderer, read_published
+from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.registry import Registry
+
+_SAID = 3  # cells named of a file
+_ROUNDING = 1e-6  # points between a metric's value and what its sums give
+
+
+def check_board(board: Board, registry: Registry) -> list[str]:
+    """What is wrong with a board, one sentence a fault, each naming a file; nothing is written."""
+    problems = [problem for place in board.records for problem in broken_seals(place)]
+    try:
+        renderers = renderers_of(board.view, registry)
+        records = read_all(board.records)
+        problems += [problem for record in records for problem in _moved(record)]
+        tables = board_tables(records, board.view)
+    except UrbanCrossError as error:
+        return [*problems, str(error)]
+    return problems + list(_stale(tables, renderers, board.out, f"leaderboard build {board.file}"))
+
+
+def check_published(file: Path, registry: Registry) -> list[str]:
+    """The same of a file of published figures and the table beside it."""
+    try:
+        table = read_published(file)
+    except UrbanCrossError as error:
+        return [str(error)]
+    return list(_stale([table], [published_renderer(registry)], file.parent, f"leaderboard build {file}"))
+
+
+def _moved(record: Record) -> Iterator[str]:
+    """The metrics of a run's scores that are not what the sums beside them give."""
+    for score in record.scores:
+        for name, entry in score.content["metrics"].items():
+            value = _value(score, entry["parts"] or [name])
+            if value is not None and not abs(value - entry["value"]) <= _ROUNDING:
+                says = f"it says {entry['value']:.4f}, its queries give {value:.4f}"
+                yield f"record {score.folder / 'score.json'}: {name} moved: {says}"
+
+
+def _value(score: ScoreRecord, parts: Sequence[str]) -> float | None:
+    arrays = score.arrays()
+    sums = [arrays.get(f"image_sums.{part}") for part in parts]
+    known = [pair for pair in sums if pair is not None]
+    if len(known) < len(sums):
+        return None
+    return float(np.mean([pair[:, 0].sum() / pair[:, 1].sum() for pair in known]))
+
+
+def _stale(tables: Sequence[Table], renderers: Sequence[Renderer], out: Path, command: str) -> Iterator[str]:
+    """The files of some tables that are missing, not what the tables give, or of a format no longer asked for."""
+    made = make_files(tables, renderers)
+    suffixes = {f"{table.name}{renderer.suffix}": renderer for table in tables for renderer in renderers}
+    for name, content in made.items():
+        file = out / name
+        try:
+            written = file.read_bytes()
+        except OSError:
+            yield f"{file} is missing: urbancross-bench {command}"
+            continue
+        if not suffixes[name].same(written, content):
+            yield f"{file} is stale{_difference(file, written, content)}: urbancross-bench {command}"
+    yield from _surplus(made, tables, out)
+
+
+def _surplus(made: Mapping[str, bytes], tables: Sequence[Table], out: Path) -> Iterator[str]:
+    names = {table.name for table in tables}
+    for file in sorted(out.glob("*")):
+        source = file.suffix == ".csv" and file.stem == "published"
+        if file.is_file() and file.stem in names and file.name not in made and not source:
+            yield f"{file} is not among what the view makes: delete it, or add its format to `renderers`"
+
+
+def _difference(file: Path, written: bytes, made: bytes) -> str:
+    """Which scores moved, where both are CSV with the same lines; else nothing."""
+    if file.suffix != ".csv":
+        return ""
+    before, after = (list(csv.reader(io.StringIO(text.decode(errors="replace")))) for text in (written, made))
+    if [len(line) for line in before] != [len(line) for line in after] or not after:
+        return ", with other rows or columns"
+    cells = [
+        f"row {i}, {after[0][k]}: {old or 'nothing'} → {new or 'nothing'}"
+        for i, (olds, news) in enumerate(zip_longest(before, after))
+        for k, (old, new) in enumerate(zip(olds, news, strict=True))
+        if old != new
+    ]
+    more = f" and {len(cells) - _SAID} more" if len(cells) > _SAID else ""
+    return f", {'; '.join(cells[:_SAID])}{more}" if cells else ""

@@ -1,0 +1,178 @@
+"""Committed records: what a leaderboard is made from, small enough for a repository.
+
+    RECORDS/form.json                 the version of this form
+            SHA256SUMS                a hash of every file, as `sha256sum` writes it
+            <run key>/run.json        as in the run's own record, byte for byte
+                      provenance.json without the name of the host
+                      curve.json      numbers of four digits, no spaces
+                      scores/<score key>/score.json              byte for byte
+                                         queries.safetensors.xz  counts per query, sums per image; no top lists
+
+What stands in tables is made from the same numbers as from the runs' own records. Names of images, top lists and
+tracebacks are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from urbancross_bench.errors import DataError
+from urbancross_bench.files import publish, write_json
+from urbancross_bench.identity import file_digest
+from urbancross_bench.records import Record, ScoreRecord, read_records
+
+SCHEMA = 1
+FORM, SUMS = "form.json", "SHA256SUMS"
+_COUNTS = "queries.safetensors.xz"
+_UNPACKED = 2**31  # bytes that a file of counts may unpack to
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True, eq=False)
+class CompactScore(ScoreRecord):
+    """A score whose arrays are compressed and without top lists."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Per-query counts and per-image sums, in the types they had."""
+        file = self.folder / _COUNTS
+        try:
+            unpacker = lzma.LZMADecompressor()
+            content = unpacker.decompress(file.read_bytes(), max_length=_UNPACKED)
+            if not unpacker.eof:
+                raise ValueError(f"it is cut short, or unpacks to more than {_UNPACKED} bytes")
+            arrays: dict[str, NDArray[np.generic]] = load(content)
+        except Exception as error:  # safetensors raises its own type, OSError and ValueError, lzma its own
+            raise DataError(f"record {file} cannot be read: {error}") from error
+        return arrays
+
+
+def read_all(places: Sequence[Path]) -> list[Record]:
+    """Like `records.read_records`, of committed records too."""
+    for place in places:
+        _check_form(place)
+    return [replace(record, scores=tuple(map(_compact, record.scores))) for record in read_records(places)]
+
+
+def _compact(score: ScoreRecord) -> ScoreRecord:
+    return CompactScore(score.folder, score.content) if (score.folder / _COUNTS).is_file() else score
+
+
+def _check_form(place: Path) -> None:
+    file = place / FORM
+    if not file.exists():
+        return
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))["schema"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    if schema != SCHEMA:
+        raise DataError(f"{file} says schema {schema}; this version reads {SCHEMA}")
+
+
+def write_committed(records: Sequence[Record], place: Path) -> None:
+    """Add records to a folder of committed ones, and hash it anew. A run or score that is there already stays."""
+    place.mkdir(parents=True, exist_ok=True)
+    _check_form(place)
+    write_json(place / FORM, {"schema": SCHEMA})
+    for record in records:
+        _write_run(record, place)
+    seal(place)
+
+
+def _write_run(record: Record, place: Path) -> None:
+    target = place / record.folder.name
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=place) as holder:
+        folder = Path(holder) / "run"
+        if target.exists() and json.loads((target / "run.json").read_text(encoding="utf-8"))["status"] == "ok":
+            shutil.copytree(target, folder)
+        else:
+            folder.mkdir()
+            shutil.copyfile(record.folder / "run.json", folder / "run.json")
+            _write_provenance(record.folder / "provenance.json", folder / "provenance.json")
+            _write_curve(record.folder / "curve.json", folder / "curve.json")
+        for score in record.scores:
+            if not (folder / "scores" / score.folder.name).exists():
+                _write_score(score, folder / "scores" / score.folder.name)
+        if target.exists():
+            target.rename(Path(holder) / "old")
+        publish(folder, target)
+
+
+def _write_score(score: ScoreRecord, place: Path) -> None:
+    place.mkdir(parents=True)
+    shutil.copyfile(score.folder / "score.json", place / "score.json")
+    kept = {name: array for name, array in score.arrays().items() if not name.split(".")[-1].startswith("top")}
+    (place / _COUNTS).write_bytes(lzma.compress(save(kept)))
+
+
+def _write_provenance(source: Path, place: Path) -> None:
+    if source.is_file():
+        content = json.loads(source.read_text(encoding="utf-8"))
+        write_json(
+            place, {name: {k: v for k, v in facts.items() if k != "host"} for name, facts in content.items()}
+        )
+
+
+def _write_curve(source: Path, place: Path) -> None:
+    if source.is_file():
+        content = _shortened(json.loads(source.read_text(encoding="utf-8")))
+        place.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def seal(place: Path) -> None:
+    """Write the hash of every file below a folder of committed records, in order of their names."""
+    lines = [f"{file_digest(place / name)}  {name}\n" for name in _files(place)]
+    (place / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def broken_seals(place: Path) -> list[str]:
+    """What was done to committed records since they were written, one sentence a file; none for other folders."""
+    if not (place / FORM).exists() and not any(place.glob(f"*/scores/*/{_COUNTS}")):
+        return []
+    try:
+        lines = (place / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{place / SUMS} cannot be read: {error}"]
+    said = {name: found for line in lines for found, _, name in [line.partition("  ")]}
+    there = _files(place)
+    problems = [f"record {place / name} is not among {SUMS}" for name in there if name not in said]
+    problems += [f"record {place / name} is gone" for name in sorted(said.keys() - set(there))]
+    problems += [
+        f"record {place / name} was edited: its hash is not the one in {SUMS}"
+        for name in there
+        if name in said and file_digest(place / name) != said[name]
+    ]
+    return problems
+
+
+def content_of(score: ScoreRecord) -> str:
+    """A hash of what a score says: of its facts, and of its arrays but for top lists."""
+    arrays = {name: array for name, array in score.arrays().items() if not name.split(".")[-1].startswith("top")}
+    facts = json.dumps(score.content, sort_keys=True).encode()
+    return hashlib.sha256(facts + save(dict(sorted(arrays.items())))).hexdigest()
+
+
+def _files(place: Path) -> list[str]:
+    found = (file.relative_to(place) for file in place.rglob("*") if file.is_file())
+    visible = (name for name in found if not any(part.startswith(".") for part in name.parts))
+    return sorted(name.as_posix() for name in visible if name.as_posix() != SUMS)

@@ -1,0 +1,145 @@
+"""`leaderboard add`: records of grids into a folder of committed ones, refusing what a board should not show."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.leaderboard.boards import VIEW
+from urbancross_bench.leaderboard.committed import content_of, read_all, write_committed
+from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
+from urbancross_bench.records import Record
+
+RECORDS = "records"
+_NAMED = 3  # runs named under one reason
+
+
+@dataclass(frozen=True)
+class Added:
+    """How many runs and scores were new, or why nothing was taken: one sentence a reason."""
+
+    runs: int = 0
+    scores: int = 0
+    refused: tuple[str, ...] = ()
+
+
+def add(places: Sequence[Path], folder: Path) -> Added:
+    """Import what the folder's view shows of some records; all of it, or nothing where a reason speaks against it.
+
+    A folder without a view gets the default one. Raises DataError for malformed records, and UsageError for a view
+    that is not made from the records beside it.
+    """
+    file = folder / VIEW
+    view = load_view(file if file.is_file() else DEFAULT)
+    target = folder / RECORDS
+    if RECORDS not in view.records:
+        raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
+    records = shown(read_all(places), view)
+    there = read_all([target]) if _has_records(target) else []
+    together = shown(read_all([*places, target]), view) if there else records
+    known = {record.folder.name: record for record in there}
+    refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
+    if refused:
+        return Added(refused=tuple(refused))
+    new = [record for record in records if not _is_in(record, known)]
+    folder.mkdir(parents=True, exist_ok=True)
+    if not file.is_file():
+        shutil.copyfile(DEFAULT, file)
+    write_committed(new, target)
+    added = read_all([target])
+    scores = sum(len(r.scores) for r in added) - sum(len(r.scores) for r in there)
+    return Added(len(added) - len(there), scores)
+
+
+def _has_records(place: Path) -> bool:
+    return any(place.glob("*/run.json"))
+
+
+def _is_in(record: Record, known: dict[str, Record]) -> bool:
+    twin = known.get(record.folder.name)
+    if twin is None or twin.ok != record.ok:
+        return False
+    return {s.folder.name for s in record.scores} <= {s.folder.name for s in twin.scores}
+
+
+def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> Iterator[str]:
+    """The reasons against an import, each with what to do."""
+    failed = [record for record in records if not record.ok]
+    if "failed_runs" not in view.allow:
+        yield from _said(
+            [f"{_name(r)}, {r.spec['status']}" for r in failed],
+            "did not end well",
+            "run the grid again, or leave them out with the view's filters, or allow `failed_runs` there",
+        )
+    for status in sorted({r.spec["encoder"]["weights"]["status"] for r in records} - {*view.weights}):
+        yield from _said(
+            [_name(r) for r in records if r.spec["encoder"]["weights"]["status"] == status],
+            f"use weights that are {status}",
+            f"train or download weights, or add {status!r} to the view's `weights`",
+        )
+    if "oracle" not in view.reference_settings and "ranked_oracle" not in view.allow:
+        yield from _said(
+            [_name(r) for r in records if any(s.content["setting"] == "oracle" for s in r.scores)],
+            "have seen labels of the target, by method or by selector, and the view would rank them",
+            "add `oracle` to the view's `reference_settings`, or allow `ranked_oracle` there",
+        )
+    if "test_images_in_training" not in view.allow:
+        yield from _said(
+            [_name(r) for r in records if r.spec["test_images_in_training"]],
+            "were trained on images of their test split",
+            "leave those out (`data check` writes a list), or allow `test_images_in_training` in the view; the "
+            "tables mark such rows",
+        )
+    yield from _other_content(records, there)
+
+
+def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
+    if "missing_seeds" in view.allow:
+        return
+    lacking = [
+        f"{row.method[1]} on {row.method[0]}, {row.scenario}, {row.method[2]}, only "
+        f"{'seed' if len(row.numbers) == 1 else 'seeds'} {', '.join(map(str, row.numbers))}"
+        for row in make_rows(records, view.weights)
+        if not row.complete
+    ]
+    yield from _said(
+        lacking,
+        "lack a seed that other rows of their comparison have",
+        "run the missing ones and add all at once, or allow `missing_seeds` in the view: such rows show no number",
+        "row",
+    )
+
+
+def _other_content(records: Sequence[Record], there: Sequence[Record]) -> Iterator[str]:
+    stored = {(r.folder.name, s.folder.name): s for r in there for s in r.scores}
+    moved = []
+    for record in records:
+        for score in record.scores:
+            twin = stored.get((record.folder.name, score.folder.name))
+            if twin is not None and content_of(twin) != content_of(score):
+                moved.append(f"{score.folder.name} of {_name(record)}")
+    yield from _said(
+        moved,
+        "stand there already with other numbers, and scores are never changed",
+        "find out why they moved; to replace them, delete their runs' folders first",
+        "score",
+    )
+
+
+def _said(names: Sequence[str], reason: str, remedy: str, noun: str = "run") -> Iterator[str]:
+    if not names:
+        return
+    some = "; ".join(names[:_NAMED]) + (f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    yield f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({some}) {reason}: {remedy}"
+
+
+def _name(record: Record) -> str:
+    scenario = record.spec["scenario"]
+    return (
+        f"{record.spec['adaptation']['label']} on {record.spec['encoder']['label']}, "
+        f"{' + '.join(scenario['source'])} → {scenario['target']}, seed {record.spec['seed']}"
+    )

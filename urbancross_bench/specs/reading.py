@@ -1,0 +1,130 @@
+"""Reading a grid file: YAML, overrides from the command line, and errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.specs.ablation import Ablation
+from urbancross_bench.specs.grid import Grid, Scenario, Search
+from urbancross_bench.specs.training import Budget, Pretraining
+
+
+def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read a grid file and apply `a.b=c` overrides (values are YAML). Paths in it become absolute.
+
+    Raises UsageError naming the file, the line, the key and the nearest known key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"grid {path} cannot be read: {error}") from error
+    try:
+        content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"grid {path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or tree is None:
+        raise UsageError(f"grid {path} must be a mapping of keys to values")
+    _refuse_repeated_keys(path, tree, set())
+    for override in overrides:
+        _override(content, override)
+    try:
+        grid = Grid.model_validate(content)
+    except ValidationError as error:
+        set_keys = {override.partition("=")[0].strip() for override in overrides}
+        problems = [_explain(path, tree, set_keys, problem) for problem in error.errors()]
+        raise UsageError("\n".join(problems)) from None
+    folder = path.resolve().parent
+    return grid.model_copy(
+        update={
+            "plugins": tuple(str(folder / file) for file in grid.plugins),
+            "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
+            "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
+        }
+    )
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise UsageError(f"--set {override!r}: write key=value or section.key=value")
+    place: Any = content
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {override!r}: {parent!r} is not a section")
+    try:
+        place[last] = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _explain(path: Path, tree: yaml.Node, set_keys: set[str], problem: Any) -> str:
+    """One problem as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
+    names = [part for part in problem["loc"] if not _is_union_tag(part)]
+    key = ".".join(str(name) for name in names)
+    blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
+    where = f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
+    if problem["type"] == "extra_forbidden":
+        section = ".".join(str(name) for name in names[:-1])
+        hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
+        return f"{where}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
+    if problem["type"] == "missing":
+        return f"{where}: {key} is missing"
+    return f"{where}: {f'{key}: ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+
+
+def _is_union_tag(part: str | int) -> bool:
+    # pydantic names the branch of a union in the path: `literal['…']`, `tuple[Scenario, ...]`.
+    return isinstance(part, str) and ("[" in part or part == "tuple")
+
+
+def _known_keys(names: Sequence[str | int]) -> set[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "pretraining": Pretraining,
+        "budget": Budget,
+        "scenarios": Scenario,
+        "search": Search,
+        "ablation": Ablation,
+    }
+    model = sections.get(str(names[0]), Grid) if names else Grid
+    return set(model.model_fields)
+
+
+def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
+    """The line of the key (or list entry) that a path of names leads to, as far as the file has it."""
+    node, line = tree, tree.start_mark.line + 1
+    for name in names:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((k, v) for k, v in node.value if k.value == str(name)), None)
+            if entry is None:
+                break
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(name, int) and name < len(node.value):
+            node = node.value[name]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _refuse_repeated_keys(path: Path, node: yaml.Node, visited: set[int]) -> None:
+    if id(node) in visited:  # an alias, perhaps of a node around it
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise UsageError(f"{path}:{key.start_mark.line + 1}: key {key.value!r} stands twice")
+            seen.add(key.value)
+            _refuse_repeated_keys(path, value, visited)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_repeated_keys(path, value, visited)
