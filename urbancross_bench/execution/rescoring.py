@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, RunError
+from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.ranking import Ranking
 from urbancross_bench.execution.items import rank_features, read_embedded, read_items
 from urbancross_bench.execution.scoring import metric_values, recorded_ranking
-from urbancross_bench.execution.store import Store
+from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.records import Record, ScoreRecord
 from urbancross_bench.registry import Resolved
 
@@ -51,10 +51,13 @@ def _from_features(score: ScoreRecord, ties: str) -> Ranking | None:
         return None
     content, store = score.content, Store(_output_folder(score.folder) / "store")
     try:
+        for key in (content["features"], content["items"]):
+            store.entry(key)
+    except MissingError:
+        return None
+    try:
         features = read_embedded(store.find(content["features"]), content["number"]).features
         items = read_items(store.find(content["items"]))
-    except RunError:
-        return None
     except Exception as error:  # each format raises errors of its own
         raise DataError(f"what record {score.folder} was scored from cannot be read: {error!r}") from error
     try:
