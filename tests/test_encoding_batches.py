@@ -332,14 +332,12 @@ def test_running_statistics_count_a_batch_once() -> None:
     assert norm[1].momentum == 0.1
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_compiled_blocks_have_the_same_gradients_and_names(again: bool) -> None:
+def test_compiled_blocks_have_the_same_gradients_and_names() -> None:
     """Both towers are the same two blocks here, which are compiled, and run again in backward too."""
     torch.manual_seed(0)
     plain = Toy(*(nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2)))
     model, inputs = copy.deepcopy(plain), torch.randn(5, 4)
-    if again:
-        checkpoint_activations(model)  # type: ignore[arg-type]
+    checkpoint_activations(model)  # type: ignore[arg-type]
     compile_blocks(model)  # type: ignore[arg-type]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -28,7 +28,7 @@ def test_killed_at_random_it_goes_on(broken: BrokenGrid) -> None:
 
 def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
     """Raises, exits, segfaults, hangs, allocates without end, prints garbage: all at once."""
-    limits = ("--time-limit", "15", "--memory-limit", "2")
+    limits = ("--time-limit", "10", "--memory-limit", "2")
     assert broken.run("moods", *limits, environment={"MOODS": ",".join(MOODS)}) == 1
     said = broken.said[-1]
     assert "9 ok, 9 failed, 3 timeout, 3 oom" in said.replace("\n", " ")
@@ -37,7 +37,7 @@ def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
     assert errors["RuntimeError: I do not feel like it"] == 3
     assert errors["the process died without a word"] == 3
     assert errors["its process ended before it did"] == 3
-    assert errors["took longer than 15 seconds, the time limit"] == 3
+    assert errors["took longer than 10 seconds, the time limit"] == 3
     assert sum(count for error, count in errors.items() if error.startswith("took 2.")) == 3
     assert {"I do not feel like it" in failure["traceback"] for failure in failures if failure["traceback"]} == {
         True

@@ -102,14 +102,14 @@ def test_a_second_run_redoes_nothing_and_says_so(outcome: Outcome, cli: Cli) -> 
 
 
 def test_two_folders_hold_the_same_bytes(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
-    # Another number of processes, too, and half of the grid: who computes what, and when, must not matter.
-    fewer = ("--set", "executor=local[slots=1]", "--set", "seeds=[1]")
+    # Another number of processes, too, and a part of the grid: who computes what, and when, must not matter.
+    fewer = ("--set", "executor=local[slots=1]", "--set", "seeds=[1]", "--set", "adaptations=[urbancross]")
     assert cli("run", outcome.file, "--out", tmp_path / "two", *fewer).status == 0
     one, two = (
         {name: content for name, content in comparable(out).items() if "leaderboard" not in name}
         for out in (outcome.out, tmp_path / "two")
     )
-    assert len(two) == len(one) / 2
+    assert len(two) > 2 * 3 * 4  # two cross-domain runs of three scores of several files
     assert two.items() <= one.items()
 
 

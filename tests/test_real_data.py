@@ -28,11 +28,12 @@ def mean_mr(records: list[Record], **wanted: str) -> tuple[float, float]:
 
 
 def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> None:
-    fewer = ("--set", "seeds=[0]", "--set", "adaptations=[source_only,oracle]")
+    countries = "domains=[synthetic/nordia,synthetic/meridia]"
+    fewer = ("--set", "seeds=[0]", "--set", "adaptations=[source_only,oracle]", "--set", countries)
     result = cli("run", "quickstart", "--out", tmp_path, *fewer, "--device", "cpu")
     assert result.status == 0, result.err
     records = read_records([tmp_path])
-    assert len(records) == 15
+    assert len(records) == 2 + 2 * 2
     inside, chance = mean_mr(records, kind="in_domain", adaptation="source_only")
     across, _ = mean_mr(records, kind="cross_domain", adaptation="source_only")
     oracle, _ = mean_mr(records, kind="cross_domain", adaptation="oracle")
