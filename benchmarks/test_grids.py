@@ -136,7 +136,7 @@ def _weights(file: Path, seed: int) -> Path:
 
 @pytest.mark.skipif(not (MINI / "mini").is_dir(), reason="needs the small real domains")
 def test_shared_towers(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    """2 encoders x 6 adaptations x 2 seeds on frozen towers, as one grid; alone one seed of each, counted twice."""
+    """24 runs on frozen towers as one grid, and one seed of each by itself, counted twice."""
     frozen = "frozen_towers=[image,text],head=residual"
     encoders = {
         name: f"openclip[architecture=urbancross-s,checkpoint={_weights(tmp_path / name, seed)},{frozen}]"
