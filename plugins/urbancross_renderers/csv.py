@@ -7,10 +7,8 @@ import io
 from typing import ClassVar
 
 from urbancross_bench.interfaces import Renderer, Table
+from urbancross_bench.interfaces.renderer import harmless
 from urbancross_renderers.content import DECIMALS, Value, flat
-
-# A spreadsheet would run a cell that starts like a formula; those of some languages take wide signs, too.
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Csv(Renderer):
@@ -34,4 +32,4 @@ def _text(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.{DECIMALS}f}"
     text = str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return harmless(text) if isinstance(value, str) else text

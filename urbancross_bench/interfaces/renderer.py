@@ -68,6 +68,15 @@ class Renderer(ABC):
         return written == made
 
 
+# A spreadsheet would run a cell that starts like a formula; those of some languages take wide signs, too.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def harmless(text: str) -> str:
+    """A cell of a csv that no spreadsheet runs as a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
 def printable(text: str) -> str:
     """The text in one line, and with nothing in it that does not show.
 

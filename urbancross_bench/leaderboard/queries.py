@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.ties import TIES
-from urbancross_bench.interfaces.renderer import printable
+from urbancross_bench.interfaces.renderer import harmless, printable
 from urbancross_bench.leaderboard.rows import Row
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DIRECTIONS = ("i2t", "t2i")
-# A spreadsheet would run a cell that starts like a formula; those of some languages take wide signs, too.
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 WON, TIED, LOST = "won", "tied", "lost"
 _SAME = ("query_row", "gallery_row", "right", "image_of_query")  # what makes two rankings ask the same
 _RANKS_ALIKE = 1e-9  # relative; means of equal ranks in another order are equal
@@ -132,10 +130,10 @@ def write_csv(pairs: Sequence[_Pair], file: TextIO) -> int:
         cells = pair.cells
         if not written:
             writer.writerow([*cells, "direction", "query", "name", "rank A", "rank B", "A"])
-        told = [_harmless(text) for text in cells.values()]
+        told = [harmless(text) for text in cells.values()]
         for one in _every(number, pair):
             ranks = (f"{one.a:.4f}", f"{one.b:.4f}")
-            writer.writerow([*told, one.direction, one.number, _harmless(one.name), *ranks, one.outcome])
+            writer.writerow([*told, one.direction, one.number, harmless(one.name), *ranks, one.outcome])
             written += 1
     return written
 
@@ -199,7 +197,3 @@ def _places(rows: Ints) -> list[int]:
         seen[row] += 1
         places.append(seen[row])
     return places
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
