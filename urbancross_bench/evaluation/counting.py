@@ -13,6 +13,7 @@ from threading import Lock, local
 
 import numpy as np
 
+from urbancross_bench.evaluation import fused
 from urbancross_bench.evaluation.directions import Buffer, Direction, Pairs, Probes
 from urbancross_bench.evaluation.screening import (
     BFLOAT16,
@@ -25,9 +26,10 @@ from urbancross_bench.evaluation.screening import (
 )
 from urbancross_bench.evaluation.threads import for_each
 from urbancross_bench.evaluation.toplists import TopLists
-from urbancross_bench.evaluation.vectors import Vectors
+from urbancross_bench.evaluation.vectors import Vectors, at_once
 
 _IMAGES, _TEXTS = 1024, 2048  # rows and columns of a block: its products and masks stay in the cache
+_WIDER = 4  # times on a card, whose cache does not matter so much as the number of its kernels
 _SPAN = 1 << 22  # elements of the texts kept at hand for a round over all images
 
 
@@ -44,10 +46,16 @@ def count(
 
     attained: per direction, probes and gallery vectors known to score the threshold exactly; only saves time.
     """
+    sides = scaled(images, texts)
+    if fused.suits(*sides, to_texts, to_images):
+        try:
+            return fused.count(*sides, to_texts, to_images, tops)
+        except fused.TooManyOpenError:
+            pass  # close scores and many ties are for slower screens
     nothing = (np.empty(0, dtype=np.int64),) * 2
     known = attained or (nothing, nothing)
-    sizes = _IMAGES, _TEXTS
-    sides = scaled(images, texts)
+    wider = 1 if images.device.type == "cpu" else _WIDER
+    sizes = wider * _IMAGES, wider * _TEXTS
     forth = Direction(*sides, to_texts, known[0], sizes, tops[0] if tops else None, transposed=False)
     back = Direction(*sides[::-1], to_images, known[1], sizes[::-1], tops[1] if tops else None, transposed=True)
     of_thread, taking, worth = local(), Lock(), [0]
@@ -55,7 +63,7 @@ def count(
     def work(blocks: tuple[Block, Block]) -> None:
         image, text = blocks
         if not hasattr(of_thread, "buffer"):
-            of_thread.buffer = Buffer(_IMAGES * _TEXTS, images.device)
+            of_thread.buffer = Buffer(sizes[0] * sizes[1], images.device)
         buffer: Buffer = of_thread.buffer
         for screen in screening[worth[0] :]:
             scores = product(screen, image, text, buffer.take)
@@ -82,20 +90,21 @@ def count(
         screening = screens(images, texts)
         if screening[0] is BFLOAT16:
             for side in sides:
-                side.largest_residual  # noqa: B018 (by all threads, before each of them asks for it)
-        for_each(_blocks(*sides), work, images.device)
+                side.residuals(BFLOAT16.dtype)  # by all threads, before each of them asks for it
+        for_each(_blocks(*sides, sizes), work, images.device)
     forth.finish()
     back.finish()
 
 
-def _blocks(images: Side, texts: Side) -> Iterator[tuple[Block, Block]]:
+def _blocks(images: Side, texts: Side, sizes: tuple[int, int]) -> Iterator[tuple[Block, Block]]:
     """All pairs of blocks; those of a span of texts are read once, those of images once a span."""
-    span = max(1, _SPAN // (texts.vectors.width * _TEXTS)) * _TEXTS
+    rows, columns = sizes
+    span = max(1, at_once(_SPAN, texts.vectors.device) // (texts.vectors.width * columns)) * columns
     n, m = len(images.vectors), len(texts.vectors)
     for start in range(0, m, span):
         stop = min(start + span, m)
-        held = [Block(texts, first, min(first + _TEXTS, stop)) for first in range(start, stop, _TEXTS)]
-        for first in range(0, n, _IMAGES):
-            image = Block(images, first, min(first + _IMAGES, n))
+        held = [Block(texts, first, min(first + columns, stop)) for first in range(start, stop, columns)]
+        for first in range(0, n, rows):
+            image = Block(images, first, min(first + rows, n))
             for text in held:
                 yield image, text

@@ -42,7 +42,8 @@ class Probes:
 
     def __init__(self, vector: Ints, threshold: Floats) -> None:
         """From any number of vectors with a threshold each; `place` says which probe each became."""
-        order = np.lexsort((threshold, vector))
+        in_order = bool((vector[1:] > vector[:-1]).all())  # sorting would take most of the time
+        order = np.arange(len(vector)) if in_order else np.lexsort((threshold, vector))
         v, t = vector[order], threshold[order]
         new = np.ones(len(order), dtype=bool)
         new[1:] = (v[1:] != v[:-1]) | (t[1:] != t[:-1])

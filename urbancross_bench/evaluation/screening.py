@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.masks import by_number
 from urbancross_bench.evaluation.threads import for_each
-from urbancross_bench.evaluation.vectors import Vectors, all_scores
+from urbancross_bench.evaluation.vectors import Vectors, all_scores, at_once
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,6 +46,9 @@ class Screen:
 
 # The bfloat16 unit is that of float32 sums, doubled: some processors round them otherwise than to nearest.
 BFLOAT16 = Screen(torch.bfloat16, 2.0**-23, 1 / 24)
+# Tensor cores add several terms at a time and cut each off where the largest has its last bits (Fasi, Higham,
+# Mikaitis and Pranesh 2021, "Numerical behavior of NVIDIA tensor cores"): 2⁻²³ of it for each term and each sum.
+FLOAT16 = Screen(torch.float16, 2.0**-22, 1 / 256)
 FLOAT32 = Screen(torch.float32, 2.0**-24, 1 / 64)
 FLOAT64 = Screen(torch.float64, 2.0**-53, 1 / 16)
 DEFINITION = Screen(torch.float64, 0.0, 1.0)  # the scores themselves, for data full of exact ties
@@ -60,26 +63,30 @@ class Side:
     def __init__(self, vectors: Vectors, factor: float, score_factor: float) -> None:
         self.vectors, self.factor, self.score_factor = vectors, factor, score_factor
         self.longest = vectors.longest * factor
+        self._residuals: dict[torch.dtype, torch.Tensor] = {}
         self.largest_bias = 0.0 if vectors.bias is None else float(abs(vectors.bias).max()) * score_factor
 
-    @cached_property
-    def residuals(self) -> torch.Tensor:
-        """(U,) float64, at least the length of what bfloat16 cuts off each vector."""
-        step = max(1, _CHUNK // self.vectors.width)
+    def residuals(self, dtype: torch.dtype) -> torch.Tensor:
+        """(U,) float64, at least the length of what a type of 16 bits cuts off each vector."""
+        if dtype not in self._residuals:
+            self._residuals[dtype] = self._cut_off(dtype)
+        return self._residuals[dtype]
+
+    def largest_residual(self, dtype: torch.dtype) -> float:
+        """The largest of them."""
+        return float(self.residuals(dtype).max())
+
+    def _cut_off(self, dtype: torch.dtype) -> torch.Tensor:
+        step = at_once(_CHUNK, self.vectors.device) // self.vectors.width + 1
         lengths = torch.empty(len(self.vectors), dtype=torch.float64, device=self.vectors.device)
 
         def measure(start: int) -> None:
             rows = Block(self, start, min(start + step, len(self.vectors))).rows
-            cut = rows - rows.bfloat16().float()  # exact: few bits are left
+            cut = rows - rows.to(dtype).float()  # exact: few bits are left
             lengths[start : start + step] = torch.linalg.vector_norm(cut, dim=1, dtype=torch.float64)
 
         for_each(range(0, len(self.vectors), step), measure, self.vectors.device)
         return lengths * (1 + 1e-3) + _TINY
-
-    @cached_property
-    def largest_residual(self) -> float:
-        """The largest of them."""
-        return float(self.residuals.max())
 
 
 def scaled(images: Vectors, texts: Vectors) -> tuple[Side, Side]:
@@ -141,10 +148,10 @@ def _bounds(screen: Screen, queries: Block, gallery: Side) -> torch.Tensor:
     width = queries.rows.shape[1]
     gamma = width * screen.unit / (1 - width * screen.unit)
     bound = 1.001 * (gamma + 2 * width * FLOAT64.unit) * queries.lengths * gallery.longest + width * _TINY
-    if screen is BFLOAT16:
+    if screen.dtype in (torch.bfloat16, torch.float16):
         bound = bound + 1.01 * (
-            queries.side.residuals[queries.start : queries.stop] * gallery.longest
-            + queries.lengths * gallery.largest_residual
+            queries.side.residuals(screen.dtype)[queries.start : queries.stop] * gallery.longest
+            + queries.lengths * gallery.largest_residual(screen.dtype)
         )
     if queries.bias is not None or gallery.vectors.bias is not None:
         biases = queries.side.largest_bias + gallery.largest_bias

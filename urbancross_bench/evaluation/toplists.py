@@ -49,8 +49,8 @@ class TopLists:
         self._pair_scores = pair_scores
         self._queries, self._gallery = queries, gallery
         self._size = min(size, gallery.items)
-        self._kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
-        self._best = np.full((len(queries), self._kept), -np.inf)  # the least of them stands first
+        self.kept = min(self._size + 1, len(gallery))  # one more: it may tie with the last
+        self._best = np.full((len(queries), self.kept), -np.inf)  # the least of them stands first
         self._error = np.zeros(len(queries))  # of a float32 product
         self._score_factor = 1.0  # of scores and products that are kept
         self._found: list[tuple[NDArray[np.int32], NDArray[np.int32], Floats, NDArray[np.bool_]]] = []
@@ -73,21 +73,21 @@ class TopLists:
         self._error[queries.start : queries.stop] = error.numpy()
         least = torch.from_numpy(self._best[queries.start : queries.stop, 0]) - error
         fresh = torch.isinf(least)
-        if bool(fresh.any()) and scores.shape[1] >= self._kept:
-            seen = values(screen, _surpassed(scores, self._kept))
+        if bool(fresh.any()) and scores.shape[1] >= self.kept:
+            seen = values(screen, _surpassed(scores, self.kept))
             seen = (seen - _ROUNDING[screen.dtype] * seen.abs() - bound).cpu()
             least = torch.where(fresh, seen, least)
         limits = rounded(screen, least.to(bound.device) - bound)[:, None]
         row, column = differing(reaching(scores, limits, mask), None)
         score = values(screen, scores[torch.from_numpy(row), torch.from_numpy(column)]).cpu().numpy()
-        return Candidates(row, column, score, max(0, len(row) - 2 * self._kept * len(scores)))
+        return Candidates(row, column, score, max(0, len(row) - 2 * self.kept * len(scores)))
 
     def _leading(self, gallery: Block, scores: torch.Tensor) -> Candidates:
         """The best of each query in a block of exact scores: no ties beyond them can get into the list."""
         first_item = self._items_in_order[self._start[gallery.start : gallery.stop]]
         order = torch.from_numpy(np.argsort(first_item, kind="stable"))
         ranked = scores[:, order.to(scores.device)].sort(dim=1, descending=True, stable=True)
-        count = min(self._kept, scores.shape[1])
+        count = min(self.kept, scores.shape[1])
         column = order[ranked.indices[:, :count].cpu()].numpy().reshape(-1)
         row = np.repeat(np.arange(len(scores)), count)
         return Candidates(row, column, ranked.values[:, :count].cpu().numpy().reshape(-1), 0)
@@ -107,10 +107,15 @@ class TopLists:
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         new[np.repeat(np.arange(len(touched)), counts), place] = score[order]
         both = np.concatenate([self._best[touched + queries.start], new], axis=1)
-        both.partition(-self._kept, axis=1)
-        self._best[touched + queries.start] = both[:, -self._kept :]
+        both.partition(-self.kept, axis=1)
+        self._best[touched + queries.start] = both[:, -self.kept :]
         if sum(len(found[0]) for found in self._found) > 1.3 * self._best.size + _SPARE:
             self._prune()
+
+    def give(self, query: Ints, vector: Ints, score: Floats) -> None:
+        """All pairs that may be among the best, with their scores by the definition, found by other means."""
+        exact = np.ones(len(query), dtype=bool)
+        self._found.append((query.astype(np.int32), vector.astype(np.int32), score, exact))
 
     def _prune(self) -> None:
         """Forget pairs that better ones have overtaken."""
@@ -127,7 +132,7 @@ class TopLists:
         score[~exact] = self._pair_scores(*doubtful) * self._score_factor
         order = np.lexsort((self._items_in_order[self._start[vector]], -score, query))
         query, vector, score = query[order], vector[order], score[order]
-        best = np.arange(len(query)) - np.searchsorted(query, query) < self._kept
+        best = np.arange(len(query)) - np.searchsorted(query, query) < self.kept
         self._found = [(query[best], vector[best], score[best], np.ones(np.count_nonzero(best), dtype=bool))]
 
     def lists(self) -> tuple[Ints, NDArray[np.bool_]]:
@@ -202,5 +207,7 @@ def _surpassed(scores: torch.Tensor, count: int) -> torch.Tensor:
         scores = first.clone()
         for other in others:
             torch.maximum(scores, other, out=scores)
+    if scores.is_cuda:
+        return scores.topk(count, dim=1).values[:, -1]
     best = np.partition(scores.cpu().numpy(), -count, axis=1)[:, -count]
     return torch.from_numpy(best).to(scores.device)

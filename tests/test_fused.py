@@ -1,0 +1,145 @@
+"""Counting while multiplying on a CUDA device: the same counts and lists as block by block.
+
+Without a card the kernels run in Triton's interpreter, on tiles that it can work through. That is decided when
+Triton is imported, so a process of its own runs these tests once more.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ranking_oracle import any_seeded_case, differences
+
+from urbancross_bench.evaluation import evaluate_retrieval, fused, screening
+from urbancross_bench.evaluation.screening import FLOAT16, Block, scaled
+from urbancross_bench.evaluation.vectors import Vectors
+
+pytest.importorskip("triton")
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+COUNTS = ("greater", "tied", "tied_positives", "right", "top", "top_tied")
+
+
+@pytest.fixture(params=[pytest.param("cpu", id="interpreted"), pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device where the kernels count whatever they can, however little, and leave any share open."""
+    if request.param == "cuda" and (INTERPRETED or not torch.cuda.is_available()):
+        pytest.skip("needs a CUDA device")
+    if request.param == "cpu":
+        if not INTERPRETED:
+            pytest.skip("runs in a process with TRITON_INTERPRET=1")
+        from urbancross_bench.evaluation import kernels
+
+        for name, size in {"ROWS": 4, "COLUMNS": 32, "DEPTH": 16, "_PAIRS": 512}.items():
+            monkeypatch.setattr(kernels, name, size)
+        monkeypatch.setattr(fused, "suits", lambda images, texts, *_: not biased(images, texts))
+    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(fused, "FLOAT16", replace(FLOAT16, open=1.0))
+    return str(request.param)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+def test_all_of_this_holds_in_the_interpreter() -> None:
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def biased(*sides: screening.Side) -> bool:
+    return any(side.vectors.bias is not None for side in sides)
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How each count by the kernels ended."""
+    ends, count = [], fused.count
+
+    def counted(*arguments: Any) -> None:
+        try:
+            count(*arguments)
+        except fused.TooManyOpenError:
+            ends.append("too many open")
+            raise
+        ends.append("counted")
+
+    monkeypatch.setattr(fused, "count", counted)
+    return ends
+
+
+def problem(images: int, per_image: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Captions near their images; every fifth is an exact copy of another image's."""
+    generator = np.random.default_rng(0)
+    left = generator.standard_normal((images, width), dtype=np.float32)
+    owner = np.repeat(np.arange(images), per_image)
+    right = left[owner] + 2 * generator.standard_normal((len(owner), width), dtype=np.float32)
+    right[5::5] = right[3:-5:5][: len(right[5::5])]
+    return left, right, owner
+
+
+def test_planted_ties_are_counted_as_by_brute_force(device: str, launched: list[str]) -> None:
+    for seed in range(50):
+        case = any_seeded_case(seed)
+        moved = case.arguments(lambda rows: torch.tensor(rows, device=device))
+        assert differences(case, evaluate_retrieval(**moved)) == []
+    assert launched.count("counted") > 10
+
+
+@pytest.mark.parametrize("top", [0, 3])
+def test_counts_and_lists_are_those_of_blocks(
+    device: str, launched: list[str], monkeypatch: pytest.MonkeyPatch, top: int
+) -> None:
+    left, right, owner = problem(70, 3, 40)
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "suits", lambda *_: False)
+        wanted = evaluate_retrieval(left, right, owner, top=top)
+    assert not launched
+    monkeypatch.setattr(fused, "_PAIRS", 70 * 96)  # three launches, the first a short one
+    found = evaluate_retrieval(left, right, owner, top=top, device=device)
+    assert launched == ["counted"]
+    for one, other in ((found.i2t, wanted.i2t), (found.t2i, wanted.t2i)):
+        for name in COUNTS:
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_too_much_left_open_goes_block_by_block(
+    device: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    left = 1 + 1e-4 * generator.standard_normal((120, 24))  # all scores lie within the bound of each other
+    right = 1 + 1e-4 * generator.standard_normal((240, 24))
+    monkeypatch.setattr(fused, "FLOAT16", FLOAT16)
+    found = evaluate_retrieval(left, right, np.arange(240) // 2, top=3, device=device)
+    assert launched == ["too many open"]
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "suits", lambda *_: False)
+        wanted = evaluate_retrieval(left, right, np.arange(240) // 2, top=3)
+    for name in COUNTS:
+        assert np.array_equal(getattr(found.i2t, name), getattr(wanted.i2t, name)), name
+
+
+@pytest.mark.parametrize("width", [32, 512])
+def test_products_of_tensor_cores_stay_within_the_bound(width: int) -> None:
+    """Sums of positive numbers, each cut off after 23 bits: no hardware does worse."""
+    generator = np.random.default_rng(width)
+    images, texts = (np.abs(generator.standard_normal((6, width))) + 0.1 for _ in range(2))
+    x, y = scaled(Vectors("images", images, True), Vectors("texts", texts, True))
+    left, right = Block(x, 0, 6), Block(y, 0, 6)
+    bound = left.bounds(FLOAT16, y).numpy()
+    a, b = (block.factors(torch.float16).double().numpy() for block in (left, right))
+    for i in range(6):
+        for j in range(6):
+            total = 0.0
+            for term in a[i] * b[j]:
+                whole = total + term
+                step = 2.0 ** (np.frexp(whole)[1] - 23)
+                total = np.floor(whole / step) * step
+            true = float(left.rows[i].double() @ right.rows[j].double())
+            assert abs(total - true) <= bound[i]

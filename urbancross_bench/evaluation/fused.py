@@ -1,0 +1,176 @@
+"""Counting on a CUDA device while multiplying: one kernel on tensor cores, and no matrix of scores.
+
+The kernel multiplies in float16, counts what surely lies above a threshold, and writes down the pairs that its
+error bound leaves open; the definition decides those, on the device too. Lists of the best come from a second run
+of the same kernel, which writes down all that reach the best values of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from urbancross_bench.evaluation.directions import Probes
+from urbancross_bench.evaluation.screening import FLOAT16, Block, Side
+from urbancross_bench.evaluation.toplists import TopLists
+
+Ints = NDArray[np.int64]
+Pairs = tuple[torch.Tensor, torch.Tensor]
+Limits = tuple[torch.Tensor, torch.Tensor]
+
+_LEAST = 1 << 12  # vectors of either side: fewer are soon done by blocks
+_PAIRS = 1 << 32  # that one launch multiplies at most
+_DECIDED = 1 << 22  # pairs decided at once
+_MEMORY = 0.8  # of what the device has free
+
+
+class TooManyOpenError(Exception):
+    """More pairs lie close to their thresholds than it pays to decide one by one."""
+
+
+def suits(images: Side, texts: Side, to_texts: Probes, to_images: Probes) -> bool:
+    """Whether the kernel can count here, and pays: many vectors on a CUDA device that has room, and no biases."""
+    sides = images.vectors, texts.vectors
+    device = images.vectors.device
+    if device.type != "cuda" or find_spec("triton") is None or min(map(len, sides)) < _LEAST:
+        return False
+    if any(side.bias is not None or side.items >= 1 << 31 for side in sides):
+        return False
+    rows = sum(map(len, sides)) + len(to_texts.vector) + len(to_images.vector)  # some stand twice
+    taken = rows * (6 * images.vectors.width + 256) + _PAIRS // 4 + 64 * _DECIDED
+    return taken + 128 * _PAIRS * FLOAT16.open < _MEMORY * torch.cuda.mem_get_info(device)[0]
+
+
+def count(
+    images: Side, texts: Side, to_texts: Probes, to_images: Probes, tops: tuple[TopLists, TopLists] | None
+) -> None:
+    """Fill the probes' counts, and the lists of the best.
+
+    Raises TooManyOpenError, and nothing is filled, where the kernel is not the way.
+    """
+    kept = max(side.kept for side in tops) if tops else 0
+    x, y = _Queries(images, texts, to_texts, kept), _Queries(texts, images, to_images, kept)
+    for to_y, to_x in _launches(x, y, x.limits(), y.limits(), kept > 0):
+        x.decide(y, *to_y)
+        y.decide(x, *to_x)
+    if tops:
+        found = list(_launches(x, y, x.cutoffs(), y.cutoffs(), False))
+        for queries, gallery, lists, way in ((x, y, tops[0], 0), (y, x, tops[1], 1)):
+            query, vector = (torch.cat([pairs[way][n] for pairs in found]) for n in (0, 1))
+            score = queries.scores(gallery, query, vector)
+            lists.give(query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy())
+    x.fill()
+    y.fill()
+
+
+class _Queries:
+    """One side on the device, as the queries of its direction and as the gallery of the other.
+
+    R rows are its U different vectors and, for further thresholds of some, those once more, with a weight of 0:
+    `exact` (R, D) float32 and `factors`, padded, in float16; `weights` (R,) int32. What is counted at their
+    thresholds: `surely` (R,) int32 by the kernel, `more` and `equal` (R,) int64 by the definition. `best` (R,
+    kept) float32 are products of as many different gallery vectors, each the largest of a tile.
+    """
+
+    def __init__(self, side: Side, gallery: Side, probes: Probes, kept: int) -> None:
+        from urbancross_bench.evaluation.kernels import DEPTH
+
+        block, device = Block(side, 0, len(side.vectors)), side.vectors.device
+        again = np.zeros(len(probes.vector), dtype=bool)
+        again[1:] = probes.vector[1:] == probes.vector[:-1]
+        vectors, further = len(side.vectors), torch.from_numpy(probes.vector[again]).to(device)
+
+        def rows(values: torch.Tensor) -> torch.Tensor:
+            return torch.cat([values, values[further]]) if len(further) else values.contiguous()
+
+        self.exact = rows(block.unscaled)
+        factors = rows(block.factors(FLOAT16.dtype))
+        self.factors = torch.nn.functional.pad(factors, (0, -factors.shape[1] % DEPTH))
+        self.weights = torch.zeros(len(self.exact), dtype=torch.int32, device=device)
+        self.weights[:vectors] = torch.from_numpy(side.vectors.weights).to(device)
+        self.surely = torch.zeros_like(self.weights)
+        self.more, self.equal = (torch.zeros_like(self.weights, dtype=torch.int64) for _ in range(2))
+        self.best = torch.full((len(self.exact), kept), -torch.inf, device=device)
+        self._bound, self._factor = rows(block.bounds(FLOAT16, gallery)), side.score_factor
+        self._probes, self._row = probes, np.where(again, vectors - 1 + np.cumsum(again), probes.vector)
+        self._threshold = torch.full((len(self.exact),), torch.inf, dtype=torch.float64, device=device)
+        self._threshold[torch.from_numpy(self._row).to(device)] = torch.from_numpy(probes.threshold).to(device)
+
+    def limits(self) -> Limits:
+        """(R,) float32 each: products above the first and below the second need no second look."""
+        threshold = self._threshold * self._factor
+        return (threshold + self._bound).float(), (threshold - self._bound).float()
+
+    def cutoffs(self) -> Limits:
+        """Limits between which all of the best lie, and little else."""
+        least = (self.best.amin(dim=1).double() - 2 * self._bound).float()
+        least[self.weights == 0] = torch.inf
+        return torch.full_like(least, torch.inf), least
+
+    def scores(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """(P,) float64 scores of queries and gallery vectors by the definition, in which neither comes first."""
+        from urbancross_bench.evaluation.kernels import pair_scores
+
+        return pair_scores(self.exact, gallery.exact, query, vector)
+
+    def decide(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor) -> None:
+        """Count open pairs by the definition."""
+        for start in range(0, len(query), _DECIDED):
+            some, others = query[start : start + _DECIDED], vector[start : start + _DECIDED]
+            score, weight = self.scores(gallery, some, others), gallery.weights[others].long()
+            threshold = self._threshold[some]
+            self.more.index_add_(0, some, weight * (score > threshold))
+            self.equal.index_add_(0, some, weight * (score == threshold))
+
+    def fill(self) -> None:
+        """Add what was counted to the probes."""
+        self._probes.above += (self.surely + self.more).cpu().numpy()[self._row]
+        self._probes.equal += self.equal.cpu().numpy()[self._row]
+
+    def keep_best(self, part: slice, best: torch.Tensor) -> None:
+        """Take notice of (part, tiles) float32 products, the largest of some tiles."""
+        both = torch.cat([self.best[part], best], dim=1)
+        self.best[part] = both.topk(self.best.shape[1], dim=1).values
+
+
+def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool) -> Iterator[tuple[Pairs, Pairs]]:
+    """Multiply all of x with all of y, some of y at a time, and give the pairs of both directions within limits.
+
+    Each pair is a query and a vector of its gallery. Counts go to `surely`, with `best` those to `best`.
+    """
+    from urbancross_bench.evaluation.kernels import COLUMNS, multiply
+
+    most = max(1, _PAIRS // len(x.exact) // COLUMNS) * COLUMNS
+    # A short one first: it soon shows where too much is left open.
+    starts = [0, *range(max(COLUMNS, most // 16 // COLUMNS * COLUMNS), len(y.exact), most), len(y.exact)]
+    for start, stop in pairwise(starts):
+        part = slice(start, stop)
+        done = multiply(
+            (x.factors, *forth, x.weights, x.surely),
+            (y.factors[part], back[0][part], back[1][part], y.weights[part], y.surely[part]),
+            best,
+        )
+        if done.best is not None:
+            x.keep_best(slice(None), done.best[0])
+            y.keep_best(part, done.best[1])
+        # Of both sides each query may have its own right answer open.
+        room = int(len(x.exact) * (stop - start) * FLOAT16.open) + len(x.exact) + stop - start
+        (row, column), (answer, query) = (_places(words, room) for words in done.open)
+        yield (row, column + start), (query + start, answer)
+
+
+def _places(words: torch.Tensor, room: int) -> Pairs:
+    """Rows and columns whose bits are set in (rows, words) int32."""
+    from urbancross_bench.evaluation.kernels import BITS
+
+    word = words.view(-1).nonzero()[:, 0]
+    if len(word) > room:
+        raise TooManyOpenError
+    place, bit = (words.view(-1)[word][:, None] >> torch.arange(BITS, device=words.device) & 1).nonzero().T
+    row, first = word[place] // words.shape[1], word[place] % words.shape[1] * BITS
+    return row, first + bit
