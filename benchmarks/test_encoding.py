@@ -7,6 +7,7 @@ its test split is embedded whole, which takes the peer minutes on a CPU.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from urbancross_bench.data.domain import split_of
 from urbancross_bench.data.pack import pack
-from urbancross_bench.data.packed import PackedSplit
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.evaluation.ranking import evaluate_retrieval
 from urbancross_bench.execution.drift import drift, sampled
 from urbancross_bench.interfaces import ImageFormat
@@ -92,6 +94,66 @@ def test_embedding(benchmark: BenchmarkFixture, model: torch.nn.Module, split: P
         exact = Features(*(part.numpy() for part in ours("float32")(model, sample)), sample.image_of_caption)
         benchmark.extra_info["drift"] = drift(features, exact)
     print(way, json.dumps(benchmark.extra_info))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize(("architecture", "count"), [("ViT-B-16", 16384), ("ViT-L-14", 4096)])
+def test_images_per_second(benchmark: BenchmarkFixture, architecture: str, count: int) -> None:
+    """Both from the same packed pixels in bfloat16 under autocast; the plain loop as most code has it."""
+    torch.manual_seed(0)
+    loaded = Registry.discover().resolve("encoder", f"openclip[architecture={architecture}]").build().load()
+    loaded = loaded.to(DEVICE).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.mean, loaded.std))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        loaded.encode_image(torch.zeros(1, 3, 224, 224, device=DEVICE))
+    work, peak = count * counter.get_total_flops(), large_product()
+
+    def plain() -> Tensor:
+        parts = []
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            for start in range(0, count, 64):
+                block = torch.from_numpy(pixels[start : start + 64]).permute(0, 3, 1, 2).float() / 255
+                parts.append(loaded.clip.encode_image(((block - mean) / std).to(DEVICE)).float().cpu())
+        return torch.cat(parts)
+
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    found: dict[str, Tensor] = {}
+
+    def once() -> None:
+        for name, way in (("plain", plain), ("ours", lambda: ours_of(loaded, pixels))):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            found[name] = way()
+            torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+
+    benchmark.pedantic(once, rounds=2, warmup_rounds=1)
+    for name, times in seconds.items():
+        rate = work / min(times[1:])
+        print(
+            f"{architecture}, {name}: {count / min(times[1:]):.0f} images/s, {rate / 1e12:.0f} TFLOP/s, "
+            f"{rate / peak:.0%} of a large bfloat16 product's {peak / 1e12:.0f}"
+        )
+    assert F.cosine_similarity(found["ours"], found["plain"]).min() > 0.99
+
+
+def ours_of(model: torch.nn.Module, pixels: np.ndarray) -> Tensor:
+    return embed_images(model, PackedImages(Rows([pixels])), DEVICE, "bfloat16")  # type: ignore[arg-type]
+
+
+def large_product() -> float:
+    """Multiplications and additions a second."""
+    block = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    times = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        block @ block
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * 8192**3 / min(times)
 
 
 @pytest.mark.parametrize("way", ["plain", "stored features", "naive, frozen", "naive, with gradients"])

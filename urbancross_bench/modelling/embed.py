@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken
 from urbancross_bench.errors import RunError
-from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
 from urbancross_bench.modelling.runtime import autocast, lowered
@@ -59,16 +58,15 @@ def embed_images(
     """(N, D) float32 features on the CPU, not normalised, of N images, equal ones once."""
     model.train(False)
     model = lowered(model, precision)
-    first, rows = _once(content for block in images.blocks(batch) for content in _contents(block))
-    parts = []
-    for block in images.chosen(first).blocks(batch):
-        for some in _affordable(block, batch):
+    once, parts = _Once(), []
+    for block in images.blocks(batch):  # hashed while the device works on the one before
+        for some in _affordable(once.new(block), batch):
             with autocast(precision, device):
                 pictures, *segments = image_inputs(some, model, device)
                 if segments:
                     segments[0] = encoded_segments(model, segments[0], segments[1])
-                parts.append(model.encode_image(pictures, *segments).float().cpu())
-    return _finite("image", torch.cat(parts))[rows]
+                parts.append(model.encode_image(pictures, *segments).float())
+    return _finite("image", torch.cat(parts).cpu())[once.places]
 
 
 @_smaller_where_needed
@@ -78,14 +76,12 @@ def embed_segments(
 ) -> Tensor:
     """(T, D) float32 features on the CPU, not normalised, of all packed segments, equal ones once."""
     model.train(False)
-    values = segments.values
-    first, rows = _once(content for block in _blocks(values, batch) for content in _contents(Taken(block)))
-    if not len(first):
-        return torch.empty(0, model.width)
-    parts = []
-    for block in _blocks(values.chosen(first), batch):
-        parts.append(model.encode_segment(prepared(block, model, device)).float().cpu())
-    return _finite("segment", torch.cat(parts))[rows]
+    once, parts = _Once(), [torch.empty(0, model.width, device=device)]
+    for block in _blocks(segments.values, batch):
+        new = once.new(Taken(block)).rows
+        if len(new):
+            parts.append(model.encode_segment(prepared(new, model, device)).float())
+    return _finite("segment", torch.cat(parts).cpu())[once.places]
 
 
 @_smaller_where_needed
@@ -112,15 +108,16 @@ def embed_texts(
         order = (tokens != tokens[:, -1:]).sum(dim=1).sort(stable=True).indices
         tokens, rows = tokens[order], order.argsort()[rows]
     else:
-        first, places = _once(content for block in _blocks(features, batch) for content in _contents(Taken(block)))
-        tokens, rows = torch.from_numpy(features.take(first)), torch.from_numpy(places)
+        once = _Once()
+        new = [once.new(Taken(block)).rows for block in _blocks(features, batch)]
+        tokens, rows = torch.from_numpy(np.concatenate(new)), torch.tensor(once.places)
     parts = []
     for start in range(0, len(tokens), batch):
         block = tokens[start : start + batch]
         with autocast(precision, device):
             inputs = cut(block, model) if features is None else block
-            parts.append(model.encode_text(inputs.to(device)).float().cpu())
-    return _finite("text", torch.cat(parts))[rows]
+            parts.append(model.encode_text(inputs.to(device)).float())
+    return _finite("text", torch.cat(parts).cpu())[rows]
 
 
 def _blocks(rows: Rows, batch: int) -> Iterator[np.ndarray]:
@@ -136,18 +133,25 @@ def _affordable(block: Taken, batch: int) -> Iterator[Taken]:
         yield Taken(*(None if part is None else part[start : start + size] for part in block))  # type: ignore[arg-type]
 
 
-def _contents(block: Taken) -> Iterator[bytes]:
-    """A hash of each image of a block, with its segments."""
-    parts = [part for part in block if part is not None]
-    for row in zip(*parts, strict=True):
-        yield hashlib.sha256(b"".join(part.tobytes() for part in row)).digest()
+class _Once:
+    """Block after block, the rows not seen before; `places` says of every row which of the new ones it is like."""
 
+    def __init__(self) -> None:
+        self._place: dict[bytes, int] = {}
+        self.places: list[int] = []
 
-def _once(contents: Iterable[bytes]) -> tuple[Indices, Indices]:
-    """Where each different content stands first, and for every one which of those it is."""
-    place: dict[bytes, int] = {}
-    rows = np.array([place.setdefault(content, len(place)) for content in contents], dtype=np.int64)
-    return np.unique(rows, return_index=True)[1].astype(np.int64), rows
+    def new(self, block: Taken) -> Taken:
+        """The rows of a block, with their segments, that differ from all before."""
+        parts, fresh = [part for part in block if part is not None], []
+        for number, row in enumerate(zip(*parts, strict=True)):
+            content = hashlib.sha256(b"".join(part.tobytes() for part in row)).digest()
+            if content not in self._place:
+                self._place[content] = len(self._place)
+                fresh.append(number)
+            self.places.append(self._place[content])
+        if len(fresh) == len(block.rows):
+            return block
+        return Taken(*(None if part is None else part[fresh] for part in block))  # type: ignore[arg-type]
 
 
 def _finite(what: str, features: Tensor) -> Tensor:

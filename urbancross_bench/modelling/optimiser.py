@@ -27,12 +27,9 @@ def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.
         others = [p for p in parameters if p.ndim < 2]
         split.append({"weight_decay": recipe.weight_decay, **group, "params": matrices})
         split.append({**group, "params": others, "weight_decay": 0.0})
-    return torch.optim.AdamW(
-        [group for group in split if group["params"]],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-        eps=1e-6,
-    )
+    split = [group for group in split if group["params"]]
+    on_card = all(p.is_cuda for group in split for p in group["params"])  # one kernel for all that is trained
+    return torch.optim.AdamW(split, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=on_card)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, step: int, recipe: Training) -> None:
