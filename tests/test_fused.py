@@ -41,6 +41,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             monkeypatch.setattr(kernels, name, size)
         monkeypatch.setattr(fused, "suits", lambda images, texts, *_: not biased(images, texts))
     monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(fused, "_PAIRS", 1 << 20)
     monkeypatch.setattr(fused, "FLOAT16", replace(FLOAT16, open=1.0))
     return str(request.param)
 

@@ -26,6 +26,7 @@ Limits = tuple[torch.Tensor, torch.Tensor]
 _LEAST = 1 << 12  # vectors of either side: fewer are soon done by blocks
 _PAIRS = 1 << 32  # that one launch multiplies at most
 _DECIDED = 1 << 22  # pairs decided at once
+_ROUNDING = 2.0**-21  # of centres, and of a product's distance from one
 _MEMORY = 0.8  # of what the device has free
 
 
@@ -62,6 +63,8 @@ def count(
         found = list(_launches(x, y, x.cutoffs(), y.cutoffs(), False))
         for queries, gallery, lists, way in ((x, y, tops[0], 0), (y, x, tops[1], 1)):
             query, vector = (torch.cat([pairs[way][n] for pairs in found]) for n in (0, 1))
+            once = gallery.weights[vector] > 0
+            query, vector = query[once], vector[once]
             score = queries.scores(gallery, query, vector)
             lists.give(query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy())
     x.fill()
@@ -102,15 +105,16 @@ class _Queries:
         self._threshold[torch.from_numpy(self._row).to(device)] = torch.from_numpy(probes.threshold).to(device)
 
     def limits(self) -> Limits:
-        """(R,) float32 each: products above the first and below the second need no second look."""
-        threshold = self._threshold * self._factor
-        return (threshold + self._bound).float(), (threshold - self._bound).float()
+        """(R,) float32 each, a centre and a radius: products that lie farther from it need no second look."""
+        return (self._threshold * self._factor).float(), (self._bound + _ROUNDING).float()
 
     def cutoffs(self) -> Limits:
-        """Limits between which all of the best lie, and little else."""
-        least = (self.best.amin(dim=1).double() - 2 * self._bound).float()
-        least[self.weights == 0] = torch.inf
-        return torch.full_like(least, torch.inf), least
+        """Limits within which all of the best lie, and little else."""
+        most = 1 + self._bound
+        least = torch.maximum(self.best.amin(dim=1).double() - 2 * self._bound, -most)
+        centre, radius = (most + least) / 2, (most - least) / 2 + _ROUNDING
+        centre[self.weights == 0] = torch.inf
+        return centre.float(), radius.float()
 
     def scores(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         """(P,) float64 scores of queries and gallery vectors by the definition, in which neither comes first."""
@@ -160,11 +164,11 @@ def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool)
             y.keep_best(part, done.best[1])
         # Of both sides each query may have its own right answer open.
         room = int(len(x.exact) * (stop - start) * FLOAT16.open) + len(x.exact) + stop - start
-        (row, column), (answer, query) = (_places(words, room) for words in done.open)
+        (row, column), (answer, query) = (_places(words, stop - start, room) for words in done.open)
         yield (row, column + start), (query + start, answer)
 
 
-def _places(words: torch.Tensor, room: int) -> Pairs:
+def _places(words: torch.Tensor, columns: int, room: int) -> Pairs:
     """Rows and columns whose bits are set in (rows, words) int32."""
     from urbancross_bench.evaluation.kernels import BITS
 
@@ -172,5 +176,5 @@ def _places(words: torch.Tensor, room: int) -> Pairs:
     if len(word) > room:
         raise TooManyOpenError
     place, bit = (words.view(-1)[word][:, None] >> torch.arange(BITS, device=words.device) & 1).nonzero().T
-    row, first = word[place] // words.shape[1], word[place] % words.shape[1] * BITS
-    return row, first + bit
+    row, column = word[place] // words.shape[1], word[place] % words.shape[1] * BITS + bit
+    return row[column < columns], column[column < columns]

@@ -11,28 +11,28 @@ import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-ROWS, COLUMNS, DEPTH = 128, 256, 64  # of a tile, and how much of the width is multiplied at a time
+ROWS, COLUMNS, DEPTH = 128, 128, 32  # of a tile, and how much of the width is multiplied at a time
 BITS = 32  # of a word
 _GROUP = 16  # rows of tiles that are worked on together, so that their columns stay in the L2 cache
-_WARPS, _STAGES = 8, 4
+_WARPS, _STAGES = 4, 4
 _PAIRS = 128  # of one program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _bits(places, rows: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr):  # type: ignore[no-untyped-def]
     """(rows, columns / bits) int32 of a bool (rows, columns)."""
-    words = tl.reshape(places, (rows, columns // bits, bits)).to(tl.int32) << tl.arange(0, bits)[None, None, :]
-    return tl.sum(words, 2)
+    words = tl.reshape(places, (rows, columns // bits, bits))
+    return tl.sum(tl.where(words, (1 << tl.arange(0, bits))[None, None, :], 0), 2)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _tile(  # type: ignore[no-untyped-def]
     x,
     y,
-    high_x,
-    low_x,
-    high_y,
-    low_y,
+    centre_x,
+    radius_x,
+    centre_y,
+    radius_y,
     weight_x,
     weight_y,
     above_x,
@@ -70,22 +70,20 @@ def _tile(  # type: ignore[no-untyped-def]
     word = tl.arange(0, columns // bits) + j * (columns // bits)
     words = row.to(tl.int64)[:, None] * (tiles_across * (columns // bits)) + word[None, :]
     infinity = float("inf")
-    high = tl.load(high_x + row, mask=is_row, other=infinity)[:, None]
-    low = tl.load(low_x + row, mask=is_row, other=infinity)[:, None]
+    apart = scores - tl.load(centre_x + row, mask=is_row, other=infinity)[:, None]
+    radius = tl.load(radius_x + row, mask=is_row, other=0.0)[:, None]
     weight = tl.load(weight_y + column, mask=is_column, other=0)[None, :]
-    tl.atomic_add(above_x + row, tl.sum(tl.where(scores > high, weight, 0), 1), mask=is_row, sem="relaxed")
-    open = (weight > 0) & (scores >= low) & (scores <= high)
-    tl.store(open_x + words, _bits(open, rows, columns, bits), mask=is_row[:, None])
+    tl.atomic_add(above_x + row, tl.sum(tl.where(apart > radius, weight, 0), 1), mask=is_row, sem="relaxed")
+    tl.store(open_x + words, _bits(tl.abs(apart) <= radius, rows, columns, bits), mask=is_row[:, None])
     if best:
         most = tl.max(tl.where(weight > 0, scores, -infinity), 1)
         tl.store(best_x + row.to(tl.int64) * tiles_across + j, most, mask=is_row)
 
-    high = tl.load(high_y + column, mask=is_column, other=infinity)[None, :]
-    low = tl.load(low_y + column, mask=is_column, other=infinity)[None, :]
+    apart = scores - tl.load(centre_y + column, mask=is_column, other=infinity)[None, :]
+    radius = tl.load(radius_y + column, mask=is_column, other=0.0)[None, :]
     weight = tl.load(weight_x + row, mask=is_row, other=0)[:, None]
-    tl.atomic_add(above_y + column, tl.sum(tl.where(scores > high, weight, 0), 0), mask=is_column, sem="relaxed")
-    open = (weight > 0) & (scores >= low) & (scores <= high)
-    tl.store(open_y + words, _bits(open, rows, columns, bits), mask=is_row[:, None])
+    tl.atomic_add(above_y + column, tl.sum(tl.where(apart > radius, weight, 0), 0), mask=is_column, sem="relaxed")
+    tl.store(open_y + words, _bits(tl.abs(apart) <= radius, rows, columns, bits), mask=is_row[:, None])
     if best:
         most = tl.max(tl.where(weight > 0, scores, -infinity), 0)
         tl.store(best_y + column.to(tl.int64) * tiles_down + i, most, mask=is_column)
@@ -126,9 +124,9 @@ class Multiplied:
 def multiply(x: Operands, y: Operands, best: bool) -> Multiplied:
     """Multiply n rows with m columns, and look at each product from both sides.
 
-    x, y: float16 factors (n, D) and (m, D), D a multiple of DEPTH; float32 limits above and below; int32 weights;
-    and int32 counters, to which the weights are added of what of the other side lies above the limit. What lies
-    between the limits and has a weight is open.
+    x, y: float16 factors (n, D) and (m, D), D a multiple of DEPTH; float32 centre and radius of what is open;
+    int32 weights; and int32 counters, to which the weights are added of what of the other side lies above that.
+    Bits beyond the columns mean nothing.
     """
     n, m = len(x[0]), len(y[0])
     down, across = triton.cdiv(n, ROWS), triton.cdiv(m, COLUMNS)
