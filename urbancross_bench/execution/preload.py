@@ -11,6 +11,10 @@ import json
 import os
 import sys
 
+# Else asking torch whether there is a CUDA device, as libraries do when they are imported, would leave the
+# processes that are forked from here without it.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
 import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
