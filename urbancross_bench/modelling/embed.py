@@ -144,7 +144,7 @@ class _Once:
         """The rows of a block, with their segments, that differ from all before."""
         parts, fresh = [part for part in block if part is not None], []
         for number, row in enumerate(zip(*parts, strict=True)):
-            content = b"".join(xxh3_128_digest(np.ascontiguousarray(part)) for part in row)
+            content = b"".join(xxh3_128_digest(np.ascontiguousarray(part).data) for part in row)
             if content not in self._place:
                 self._place[content] = len(self._place)
                 fresh.append(number)
