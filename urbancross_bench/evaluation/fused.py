@@ -43,7 +43,7 @@ def suits(images: Side, texts: Side, to_texts: Probes, to_images: Probes) -> boo
     if any(side.bias is not None or side.items >= 1 << 31 for side in sides):
         return False
     rows = sum(map(len, sides)) + len(to_texts.vector) + len(to_images.vector)  # some stand twice
-    taken = rows * (6 * images.vectors.width + 256) + _PAIRS // 8 + 64 * _DECIDED
+    taken = rows * (6 * images.vectors.width + 256) + _PAIRS // 4 + 64 * _DECIDED
     return taken + 128 * _PAIRS * FLOAT16.open < _MEMORY * torch.cuda.mem_get_info(device)[0]
 
 
@@ -56,20 +56,17 @@ def count(
     """
     kept = max(side.kept for side in tops) if tops else 0
     x, y = _Queries(images, texts, to_texts, kept), _Queries(texts, images, to_images, kept)
-    for row, column in _launches(x, y, x.limits(), y.limits(), kept > 0):
-        for start in range(0, len(row), _DECIDED):
-            some, others = row[start : start + _DECIDED], column[start : start + _DECIDED]
-            score = scores(x, y, some, others)
-            x.decide(y, some, others, score)
-            y.decide(x, others, some, score)
+    for to_y, to_x in _launches(x, y, x.limits(), y.limits(), kept > 0):
+        x.decide(y, *to_y)
+        y.decide(x, *to_x)
     if tops:
         found = list(_launches(x, y, x.cutoffs(), y.cutoffs(), False))
-        row, column = (torch.cat([pairs[way] for pairs in found]) for way in (0, 1))
-        once = (x.weights[row] > 0) & (y.weights[column] > 0)
-        row, column = row[once], column[once]
-        pairs = row.cpu().numpy(), column.cpu().numpy(), scores(x, y, row, column).cpu().numpy()
-        tops[0].give(*pairs)
-        tops[1].give(pairs[1], pairs[0], pairs[2])
+        for queries, gallery, lists, way in ((x, y, tops[0], 0), (y, x, tops[1], 1)):
+            query, vector = (torch.cat([pairs[way][n] for pairs in found]) for n in (0, 1))
+            once = gallery.weights[vector] > 0
+            query, vector = query[once], vector[once]
+            score = queries.scores(gallery, query, vector)
+            lists.give(query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy())
     x.fill()
     y.fill()
 
@@ -119,11 +116,20 @@ class _Queries:
         centre[self.weights == 0] = torch.inf
         return centre.float(), radius.float()
 
-    def decide(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor, score: torch.Tensor) -> None:
-        """Count pairs of queries and gallery vectors by their scores."""
-        weight, threshold = gallery.weights[vector].long(), self._threshold[query]
-        self.more.index_add_(0, query, weight * (score > threshold))
-        self.equal.index_add_(0, query, weight * (score == threshold))
+    def scores(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """(P,) float64 scores of queries and gallery vectors by the definition, in which neither comes first."""
+        from urbancross_bench.evaluation.kernels import pair_scores
+
+        return pair_scores(self.exact, gallery.exact, query, vector)
+
+    def decide(self, gallery: _Queries, query: torch.Tensor, vector: torch.Tensor) -> None:
+        """Count open pairs by the definition."""
+        for start in range(0, len(query), _DECIDED):
+            some, others = query[start : start + _DECIDED], vector[start : start + _DECIDED]
+            score, weight = self.scores(gallery, some, others), gallery.weights[others].long()
+            threshold = self._threshold[some]
+            self.more.index_add_(0, some, weight * (score > threshold))
+            self.equal.index_add_(0, some, weight * (score == threshold))
 
     def fill(self) -> None:
         """Add what was counted to the probes."""
@@ -136,17 +142,10 @@ class _Queries:
         self.best[part] = both.topk(self.best.shape[1], dim=1).values
 
 
-def scores(x: _Queries, y: _Queries, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """(P,) float64 scores by the definition of rows of x and of y."""
-    from urbancross_bench.evaluation.kernels import pair_scores
+def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool) -> Iterator[tuple[Pairs, Pairs]]:
+    """Multiply all of x with all of y, some of y at a time, and give the pairs of both directions within limits.
 
-    return pair_scores(x.exact, y.exact, row, column)
-
-
-def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool) -> Iterator[Pairs]:
-    """Multiply all of x with all of y, some of y at a time, and give the rows and columns of pairs within limits.
-
-    Counts go to `surely`; with `best` the best products of tiles to `best`.
+    Each pair is a query and a vector of its gallery. Counts go to `surely`, with `best` those to `best`.
     """
     from urbancross_bench.evaluation.kernels import COLUMNS, multiply
 
@@ -165,8 +164,8 @@ def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool)
             y.keep_best(part, done.best[1])
         # Of both sides each query may have its own right answer open.
         room = int(len(x.exact) * (stop - start) * FLOAT16.open) + len(x.exact) + stop - start
-        row, column = _places(done.open, stop - start, room)
-        yield row, column + start
+        (row, column), (answer, query) = (_places(words, stop - start, room) for words in done.open)
+        yield (row, column + start), (query + start, answer)
 
 
 def _places(words: torch.Tensor, columns: int, room: int) -> Pairs:

@@ -11,11 +11,18 @@ import torch
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-ROWS, COLUMNS, DEPTH = 128, 128, 32  # of a tile, and how much of the width is multiplied at a time
+ROWS, COLUMNS, DEPTH = 128, 128, 64  # of a tile, and how much of the width is multiplied at a time
 BITS = 32  # of a word
 _GROUP = 16  # rows of tiles that are worked on together, so that their columns stay in the L2 cache
-_WARPS, _STAGES = 4, 4
+_WARPS, _STAGES = 4, 3
 _PAIRS = 128  # of one program
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _bits(places, rows: tl.constexpr, columns: tl.constexpr, bits: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(rows, columns / bits) int32 of a bool (rows, columns)."""
+    words = tl.reshape(places, (rows, columns // bits, bits))
+    return tl.sum(tl.where(words, (1 << tl.arange(0, bits))[None, None, :], 0), 2)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -30,7 +37,8 @@ def _tile(  # type: ignore[no-untyped-def]
     weight_y,
     above_x,
     above_y,
-    open_words,
+    open_x,
+    open_y,
     best_x,
     best_y,
     n,
@@ -59,27 +67,23 @@ def _tile(  # type: ignore[no-untyped-def]
         left += step
         right += step
 
-    infinity = float("inf")
-    apart_x = scores - tl.load(centre_x + row, mask=is_row, other=infinity)[:, None]
-    apart_y = scores - tl.load(centre_y + column, mask=is_column, other=infinity)[None, :]
-    near_x = tl.load(radius_x + row, mask=is_row, other=0.0)[:, None]
-    near_y = tl.load(radius_y + column, mask=is_column, other=0.0)[None, :]
-    open = (tl.abs(apart_x) <= near_x) | (tl.abs(apart_y) <= near_y)
-    words = tl.reshape(open, (rows, columns // bits, bits))
-    words = tl.sum(tl.where(words, (1 << tl.arange(0, bits))[None, None, :], 0), 2)
     word = tl.arange(0, columns // bits) + j * (columns // bits)
-    place = row.to(tl.int64)[:, None] * (tiles_across * (columns // bits)) + word[None, :]
-    tl.store(open_words + place, words, mask=is_row[:, None])
-
+    words = row.to(tl.int64)[:, None] * (tiles_across * (columns // bits)) + word[None, :]
+    infinity = float("inf")
+    apart = scores - tl.load(centre_x + row, mask=is_row, other=infinity)[:, None]
+    radius = tl.load(radius_x + row, mask=is_row, other=0.0)[:, None]
     weight = tl.load(weight_y + column, mask=is_column, other=0)[None, :]
-    above = tl.sum(tl.where((apart_x > 0) & ~open, weight, 0), 1)
-    tl.atomic_add(above_x + row, above, mask=is_row, sem="relaxed")
+    tl.atomic_add(above_x + row, tl.sum(tl.where(apart > radius, weight, 0), 1), mask=is_row, sem="relaxed")
+    tl.store(open_x + words, _bits(tl.abs(apart) <= radius, rows, columns, bits), mask=is_row[:, None])
     if best:
         most = tl.max(tl.where(weight > 0, scores, -infinity), 1)
         tl.store(best_x + row.to(tl.int64) * tiles_across + j, most, mask=is_row)
+
+    apart = scores - tl.load(centre_y + column, mask=is_column, other=infinity)[None, :]
+    radius = tl.load(radius_y + column, mask=is_column, other=0.0)[None, :]
     weight = tl.load(weight_x + row, mask=is_row, other=0)[:, None]
-    above = tl.sum(tl.where((apart_y > 0) & ~open, weight, 0), 0)
-    tl.atomic_add(above_y + column, above, mask=is_column, sem="relaxed")
+    tl.atomic_add(above_y + column, tl.sum(tl.where(apart > radius, weight, 0), 0), mask=is_column, sem="relaxed")
+    tl.store(open_y + words, _bits(tl.abs(apart) <= radius, rows, columns, bits), mask=is_row[:, None])
     if best:
         most = tl.max(tl.where(weight > 0, scores, -infinity), 0)
         tl.store(best_y + column.to(tl.int64) * tiles_down + i, most, mask=is_column)
@@ -107,33 +111,33 @@ Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.T
 
 @dataclass(frozen=True, eq=False)
 class Multiplied:
-    """What a launch found.
+    """What a launch found, of rows and of columns.
 
-    `open`: a bit for each of (rows, columns), in (rows, words) int32. `best`: each tile's best product of rows and
-    of columns, (rows, tiles) and (columns, tiles) float32, or None.
+    `open`: a bit for each of (rows, columns), in (rows, words) int32. `best`: each tile's best product, (rows,
+    tiles) and (columns, tiles) float32, or None.
     """
 
-    open: torch.Tensor
+    open: tuple[torch.Tensor, torch.Tensor]
     best: tuple[torch.Tensor, torch.Tensor] | None
 
 
 def multiply(x: Operands, y: Operands, best: bool) -> Multiplied:
     """Multiply n rows with m columns, and look at each product from both sides.
 
-    x, y: float16 factors (n, D) and (m, D), D a multiple of DEPTH; float32 centre and radius; int32 weights; and
-    int32 counters. A pair is open that lies within the radius of either side. To the counters are added the
-    weights of what of the other side lies above the centre and is not open. Bits beyond the columns mean nothing.
+    x, y: float16 factors (n, D) and (m, D), D a multiple of DEPTH; float32 centre and radius of what is open;
+    int32 weights; and int32 counters, to which the weights are added of what of the other side lies above that.
+    Bits beyond the columns mean nothing.
     """
     n, m = len(x[0]), len(y[0])
     down, across = triton.cdiv(n, ROWS), triton.cdiv(m, COLUMNS)
     device = x[0].device
-    words = torch.empty((n, across * (COLUMNS // BITS)), dtype=torch.int32, device=device)
+    words = torch.empty((2, n, across * (COLUMNS // BITS)), dtype=torch.int32, device=device)
     tiles = (torch.empty((n, across), device=device), torch.empty((m, down), device=device)) if best else None
     _tile[(down * across,)](
         *(x[0], y[0]),
         *(x[1], x[2], y[1], y[2]),
         *(x[3], y[3], x[4], y[4]),
-        words,
+        *(words[0], words[1]),
         *(tiles or (x[1], y[1])),
         *(n, m),
         width=x[0].shape[1],
@@ -146,7 +150,7 @@ def multiply(x: Operands, y: Operands, best: bool) -> Multiplied:
         num_warps=_WARPS,
         num_stages=_STAGES,
     )
-    return Multiplied(words, tiles)
+    return Multiplied((words[0], words[1]), tiles)
 
 
 def pair_scores(x: torch.Tensor, y: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ of how badly three determine it. So seeds are drawn around their mean from Stude
 
 The same bytes on every machine and numpy: draws come from `PCG64.random_raw`, which numpy promises to keep (it
 does not promise it for `Generator`), and use nothing but +, −, ×, / and √, which IEEE 754 defines to the bit;
-sums run in one order, without BLAS.
+sums run in one order, or are exact, so that no order matters: then BLAS may take them (`_totals`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ RESAMPLES = 2000
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of drawing
 _COUNTS_AT_ONCE = 2**26  # bytes of counts that are held: all of them up to 33,000 images
-_IMAGES_AT_ONCE = 64  # bounds the memory of summing
+_IMAGES_AT_ONCE = 256  # bounds the memory of summing
+_DIGITS = {np.float32: 24, np.float64: 53}  # binary, of the whole numbers that a type holds
 
 
 def image_sums(
@@ -93,7 +94,7 @@ def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floa
     """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
     columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
-    totals = np.concatenate([_totals(columns, counts) for counts in draws.slices()], axis=1)
+    totals = np.concatenate([_totals(columns, counts, draws.images) for counts in draws.slices()], axis=1)
     numbers = dict(zip(sizes, totals[len(sums) :], strict=True))
     return {
         name: total / numbers[pair[:, 1].tobytes()]
@@ -191,20 +192,30 @@ def seed_weights(seeds: int, resamples: int) -> Floats:
 
 
 def weighted_sums(values: Floats, weights: NDArray[np.generic]) -> Floats:
-    """(R,) sums of N values by the (N, R) weights, image by image."""
-    sums: Floats = _totals(values[None], weights)[0]
+    """(R,) sums of N values by the (N, R) weights: whole numbers, none below 0."""
+    sums: Floats = _totals(values[None], weights, int(weights.sum(axis=0).max(initial=0)))[0]
     return sums
 
 
-def _totals(columns: Floats, weights: NDArray[np.generic]) -> Floats:
-    """(M, R) from (M, N) values and (N, R) weights, one image after the other: the same order everywhere."""
+def _totals(columns: Floats, weights: NDArray[np.generic], largest: int) -> Floats:
+    """(M, R) from (M, N) values and (N, R) weights, which are whole numbers and sum to at most `largest` in each R.
+
+    Each column is rounded to a grid so coarse that no sum of products needs more digits than a number has: sums
+    are exact in whatever order, and of whole numbers they are what they were. Of a thousand images the grid is
+    2^-43 of the largest value. Whole numbers go in single precision where that holds their sums: twice as fast.
+    """
+    bounds = np.maximum(np.abs(columns).max(axis=1, initial=0.0) * max(1, largest), np.finfo(np.float64).tiny)
+    unit = np.ldexp(1.0, np.frexp(bounds)[1] - _DIGITS[np.float64])[:, None]
+    rounded = np.round(columns / unit) * unit
+    whole = (bounds < 2.0 ** _DIGITS[np.float32]) & (rounded == np.round(rounded)).all(axis=1)
     totals = np.zeros((len(columns), weights.shape[1]))
-    product = np.empty_like(totals)
-    for start in range(0, len(weights), _IMAGES_AT_ONCE):
-        some = weights[start : start + _IMAGES_AT_ONCE].astype(np.float64)
-        for column, weight in zip(columns[:, start : start + _IMAGES_AT_ONCE].T, some, strict=True):
-            np.multiply(column[:, None], weight, out=product)
-            totals += product
+    for kind, chosen in ((np.float32, whole), (np.float64, ~whole)):
+        some = rounded[chosen].astype(kind)
+        found = np.zeros((len(some), weights.shape[1]), dtype=kind)
+        for start in range(0, len(weights) if len(some) else 0, _IMAGES_AT_ONCE):
+            images = slice(start, start + _IMAGES_AT_ONCE)
+            found += some[:, images] @ weights[images].astype(kind)
+        totals[chosen] = found
     return totals
 
 
@@ -218,6 +229,6 @@ def _uniforms(bits: np.random.PCG64, number: int) -> Floats:
 
 
 def _variance(values: Floats) -> float:
-    """Exactly rounded sums have no order."""
-    centre = math.fsum(values.tolist()) / len(values)
-    return math.fsum(((values - centre) ** 2).tolist()) / len(values)
+    """Of all values, one after the other."""
+    centre = np.add.accumulate(values)[-1] / len(values)
+    return float(np.add.accumulate((values - centre) ** 2)[-1] / len(values))

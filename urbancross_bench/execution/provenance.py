@@ -63,6 +63,8 @@ def measured(provenance: dict[str, Any], device: torch.device, ranks: int = 1) -
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
         "device": torch.cuda.get_device_name(device) if in_use else platform.machine(),
         **machine(),
+        # Asked for in a process that others are forked from, it would leave those without CUDA.
+        "cudnn": torch.backends.cudnn.version() if in_use else None,  # type: ignore[no-untyped-call]
         "gpus": _gpus() if in_use else None,
         "git": git_state(),
         "threads": {
@@ -96,7 +98,6 @@ def machine() -> Mapping[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": _memory(),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.version.cuda else None,  # type: ignore[no-untyped-call]
         "driver": _driver(),
     }
 

@@ -6,60 +6,21 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from sys import intern
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.statistics import (
-    RESAMPLES,
-    SeedMeans,
-    interval,
-    over_seeds,
-    resampled_images,
-    resampled_means,
-)
+from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, interval, over_seeds
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
-from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.leaderboard.resampling import SeedScore, Spool, keep, resample
+from urbancross_bench.records import Record
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class SeedScore:
-    """One score of one run."""
-
-    run: Mapping[str, Any]
-    score: ScoreRecord
-    _resampled: dict[tuple[str, int], Floats] = field(default_factory=dict)
-
-    @cached_property
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Per-query counts and per-image sums."""
-        return self.score.arrays()
-
-    def value(self, metric: str) -> float | None:
-        """The metric's mean, as recorded."""
-        entry = self.score.content["metrics"].get(metric)
-        return None if entry is None else float(entry["value"])
-
-    def estimate(self, metric: str) -> Estimate | None:
-        """The metric with its interval, as recorded."""
-        entry = self.score.content["metrics"].get(metric)
-        return None if entry is None else Estimate(float(entry["value"]), entry["low"], entry["high"])
-
-    def resampled(self, metric: str, resamples: int) -> Floats:
-        """(R,) the metric over resampled images; computed once."""
-        if (metric, resamples) not in self._resampled:
-            parts = self.score.content["metrics"][metric]["parts"] or [metric]
-            sums = {part: self.arrays[f"image_sums.{part}"] for part in parts}
-            draws = resampled_images(len(sums[parts[0]]), self.score.content["draws"], resamples)
-            means = np.mean(list(resampled_means(sums, draws).values()), axis=0)
-            self._resampled[metric, resamples] = means
-        return self._resampled[metric, resamples]
+_AT_ONCE = 25  # rows: bounds the memory of resampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +29,7 @@ class Row:
 
     seeds: tuple[SeedScore, ...]
     complete: bool
+    _estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def run(self) -> Mapping[str, Any]:
@@ -85,11 +47,16 @@ class Row:
         run = self.run
         return run["encoder"]["label"], run["adaptation"]["label"], self.score["selector"], self.shown
 
-    @property
+    @cached_property
     def recipe(self) -> str:
         """What all rows of one comparison share over its scenarios; see also `method`."""
         names = ("protocol", "ties", "precision", "measured_by")
-        return canonical_json([_recipe(self.run), *(self.score[name] for name in names)])
+        return intern(canonical_json([_recipe(self.run), *(self.score[name] for name in names)]))
+
+    @cached_property
+    def peers(self) -> str:
+        """What it shares with the rows that it may be compared with: comparison, selector and measure."""
+        return intern(canonical_json([_comparison(self.run), self.score["selected_by"], _measure(self.score)]))
 
     @property
     def scenario(self) -> str:
@@ -177,17 +144,27 @@ class Row:
 
     def means(self, metric: str, resamples: int = RESAMPLES) -> SeedMeans | None:
         """The metric's mean of each seed, with resamples; None where a seed or the metric is missing."""
-        values = [value for seed in self.seeds if (value := seed.value(metric)) is not None]
-        if not self.complete or len(values) < len(self.seeds):
+        values = self.values(metric)
+        if values is None:
             return None
         return SeedMeans(np.array(values), np.stack([seed.resampled(metric, resamples) for seed in self.seeds]))
+
+    def values(self, metric: str) -> list[float] | None:
+        """The metric's mean of each seed, as recorded; None where a seed or the metric is missing."""
+        values = [value for seed in self.seeds if (value := seed.value(metric)) is not None]
+        return values if self.complete and len(values) == len(self.seeds) else None
 
     def estimate(self, metric: str) -> Estimate | None:
         """Mean over seeds with its interval, of one seed as recorded; None where one or the metric is missing."""
         if self.complete and len(self.seeds) == 1:
             return self.seeds[0].estimate(metric)
-        means = self.means(metric)
-        return None if means is None else estimate_of(means)
+        if metric not in self._estimates and (means := self.means(metric)) is not None:
+            self.remember(metric, means)
+        return self._estimates.get(metric)
+
+    def remember(self, metric: str, means: SeedMeans) -> None:
+        """The estimate of a metric, from its mean of each seed."""
+        self._estimates[metric] = estimate_of(means)
 
     def chance(self, metric: str) -> float | None:
         """What a random order scores."""
@@ -206,16 +183,43 @@ class Row:
         """The seeds."""
         return tuple(seed.run["seed"] for seed in self.seeds)
 
-    @property
+    @cached_property
     def measured_on(self) -> str:
         """What two rows must share for a paired difference: how they were measured, and seeds."""
-        return canonical_json([_measure(self.score), self.numbers])
+        return intern(canonical_json([_measure(self.score), self.numbers]))
 
 
 def estimate_of(means: SeedMeans) -> Estimate:
     """The mean over seeds with its interval."""
     low, high = interval(over_seeds(means))
     return Estimate(means.value, low, high)
+
+
+def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ()) -> None:
+    """Resample a metric of all rows, and estimate further ones, so that tables need not read a record again.
+
+    Rows of one test split go together, as they share their draws of images, but not too many at once.
+    """
+
+    def split(row: Row) -> tuple[int, int]:
+        return row.score["draws"], row.score["images"]
+
+    spool = Spool()
+    for _, alike in groupby(sorted(rows, key=split), key=split):
+        of_split = [*alike]
+        for start in range(0, len(of_split), _AT_ONCE):
+            _resample_some(of_split[start : start + _AT_ONCE], metric, details, spool)
+
+
+def _resample_some(rows: Sequence[Row], metric: str, details: Sequence[str], spool: Spool) -> None:
+    whole = [row for row in rows if row.values(metric) is not None]
+    keep([seed for row in whole for seed in row.seeds], metric, spool)
+    for name in details:
+        wanted = [row for row in rows if len(row.seeds) > 1 and row.values(name) is not None]
+        means = resample([seed for row in wanted for seed in row.seeds], name, RESAMPLES)
+        for row in wanted:
+            of_seeds = np.stack([next(means) for _ in row.seeds])
+            row.remember(name, SeedMeans(np.array(row.values(name)), of_seeds))
 
 
 def make_rows(
@@ -312,34 +316,36 @@ def stand_twice(group: Sequence[Row]) -> bool:
     return len({(row.scenario, row.score["domain"]) for row in group}) < len(group)
 
 
-def paired_differences(group: Sequence[Row], rows: Iterable[Row], baseline: str, metric: str) -> SeedMeans | None:
+class Peers:
+    """Rows by what they may be compared with, to find a baseline among them."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            self._rows[row.peers].append(row)
+
+    def baseline(self, row: Row, adaptation: str) -> Row | None:
+        """The row of the baseline method that a row is compared with: same comparison, selector and measure.
+
+        The method is found by the grid's label for it, else by its plugin's name where only one row has that.
+        """
+        for key in ("label", "name"):
+            found = [other for other in self._rows[row.peers] if other.run["adaptation"][key] == adaptation]
+            alike = [other for other in found if other.trials == row.trials]
+            found = alike if len(found) > 1 else found
+            if len(found) == 1:
+                return found[0]
+        return None
+
+
+def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> SeedMeans | None:
     """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken, and
     where one test split stands twice.
     """
     if stand_twice(group):
         return None
-    everyone = list(rows)
-    pairs = [(row, base) for row in group if (base := baseline_of(row, everyone, baseline)) not in (None, row)]
+    pairs = [(row, base) for row in group if (base := peers.baseline(row, baseline)) not in (None, row)]
     differences = [found for row, base in pairs if base and (found := row.difference(base, metric))]
     if len(differences) < len(group) or len({row.numbers for row in group}) > 1:
         return None
     return SeedMeans.average(differences)
-
-
-def baseline_of(row: Row, rows: Iterable[Row], adaptation: str) -> Row | None:
-    """The row of the baseline method that a row is compared with: same comparison, selector and measure.
-
-    The method is found by the grid's label for it, else by its plugin's name where only one row has that.
-    """
-
-    def facts(other: Row) -> tuple[str, ...]:
-        return _comparison(other.run), canonical_json(other.score["selected_by"]), _measure(other.score)
-
-    peers = [other for other in rows if facts(other) == facts(row)]
-    for key in ("label", "name"):
-        found = [other for other in peers if other.run["adaptation"][key] == adaptation]
-        alike = [other for other in found if other.trials == row.trials]
-        found = alike if len(found) > 1 else found
-        if len(found) == 1:
-            return found[0]
-    return None
