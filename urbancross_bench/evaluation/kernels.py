@@ -93,16 +93,19 @@ def _tile(  # type: ignore[no-untyped-def]
 def _pairs(x, y, row, column, out, count, width: tl.constexpr, pairs: tl.constexpr):  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64) * pairs + tl.arange(0, pairs)
     there = place < count
-    left = x + tl.load(row + place, mask=there, other=0) * width
-    right = y + tl.load(column + place, mask=there, other=0) * width
+    # Four at a time, which is one access to memory.
+    left = (x + tl.load(row + place, mask=there, other=0) * width)[:, None] + tl.arange(0, 4)[None, :]
+    right = (y + tl.load(column + place, mask=there, other=0) * width)[:, None] + tl.arange(0, 4)[None, :]
     total = tl.zeros((pairs,), dtype=tl.float64)
-    for _ in range(width):
+    for start in range(0, width, 4):
+        inside = there[:, None] & (start + tl.arange(0, 4) < width)[None, :]
         # Exact in float64: whether the sum is fused with it makes no difference.
-        total += tl.load(left, mask=there, other=0.0).to(tl.float64) * tl.load(right, mask=there, other=0.0).to(
-            tl.float64
-        )
-        left += 1
-        right += 1
+        products = tl.load(left + start, mask=inside, other=0.0).to(tl.float64)
+        products *= tl.load(right + start, mask=inside, other=0.0).to(tl.float64)
+        even, odd = tl.split(tl.reshape(products, (pairs, 2, 2)))
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        total = (((total + first) + second) + third) + fourth
     tl.store(out + place, total, mask=there)
 
 
