@@ -22,7 +22,7 @@ from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
 from urbancross_bench.modelling.losses import Discriminator
-from urbancross_bench.modelling.optimiser import MovingAverage, rate
+from urbancross_bench.modelling.optimiser import MovingAverage, make_optimiser, rate, restore_optimiser
 from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
 from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.registry import Registry
@@ -177,6 +177,25 @@ class Stopping(list[float]):
         if fraction >= self._at / 8:
             raise KeyboardInterrupt
         super().append(fraction)
+
+
+def test_restored_moments_lie_in_memory_as_their_weights_do() -> None:
+    """Files hold every tensor in one order; AdamW in one kernel, as on CUDA, takes none but the weights' own."""
+    convolution = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    recipe = Budget(steps=2, batch_size=1)
+    first, second = (make_optimiser([{"params": list(convolution.parameters())}], recipe) for _ in range(2))
+    convolution(torch.ones(1, 3, 4, 4)).square().sum().backward()
+    first.step()
+    saved = copy.deepcopy(first.state_dict())
+    for moments in saved["state"].values():
+        moments |= {name: value.contiguous() for name, value in moments.items()}
+    restore_optimiser(second, saved)
+    assert not convolution.weight.is_contiguous()
+    for weight in convolution.parameters():
+        for name, value in first.state[weight].items():
+            assert torch.equal(second.state[weight][name], value)
+            if name != "step":
+                assert second.state[weight][name].stride() == weight.stride()
 
 
 def test_what_was_half_written_is_not_believed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.feeds import Feed
-from urbancross_bench.modelling.optimiser import MovingAverage, make_optimiser, set_rate
+from urbancross_bench.modelling.optimiser import MovingAverage, make_optimiser, restore_optimiser, set_rate
 from urbancross_bench.modelling.pair_loss import PairLoss
 from urbancross_bench.modelling.runtime import autocast
 from urbancross_bench.modelling.saving import (
@@ -80,12 +80,13 @@ def train(
             "take bfloat16 or float32"
         )
     average = MovingAverage(model, recipe.ema)
-    parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "scaler": scaler}
 
     def state(step: int) -> dict[str, Any]:
         return {
             "step": step,
-            **{name: part.state_dict() for name, part in parts.items()},
+            "model": model.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "scaler": scaler.state_dict(),
             "average": average.state,
             "method": method_state(method, model),
             "random": random_state(device),
@@ -96,8 +97,9 @@ def train(
         saved = saves.read() if saves else None
         if saved is None:
             return 0
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+        model.load_state_dict(saved["model"])
+        restore_optimiser(optimiser, saved["optimiser"])
+        scaler.load_state_dict(saved["scaler"])
         average.state = {name: value.to(device) for name, value in saved["average"].items()}
         restore_method(method, saved["method"], device)
         restore_random(saved["random"], device)

@@ -32,6 +32,15 @@ def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.
     return torch.optim.AdamW(split, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=on_card)
 
 
+def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state, and lay its moments out in memory as the weights are, which one kernel for all insists on."""
+    optimiser.load_state_dict(state)
+    for weight, moments in optimiser.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 def set_rate(optimiser: torch.optim.Optimizer, step: int, recipe: Training) -> None:
     """Give each group its learning rate for a step: warm-up, then the recipe's schedule."""
     factor = rate(step, recipe)
