@@ -29,6 +29,24 @@ subprocess.run([sys.executable, "-c", work], check=True)
 print("done", flush=True)
 sys.stdin.read()
 """
+# The fork server on a machine with a GPU, as far as torch can be told so; its last line is what a process forked
+# from it finds.
+PRELOADED = """
+import importlib, json, os, pkgutil, sys
+import torch
+torch.cuda._device_count_nvml = lambda: 1
+from urbancross_bench.execution.local import PRELOAD
+names = [f"{name}.{found.name}" for name in sys.argv[1:]
+         for found in pkgutil.iter_modules(importlib.import_module(name).__path__)]
+os.environ[PRELOAD] = json.dumps([sys.path, *names])
+import urbancross_bench.execution.preload
+assert torch.cuda.is_available()  # as any library may ask
+child = os.fork()
+if not child:
+    print(len(names), torch.cuda._is_in_bad_fork(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -216,6 +234,17 @@ def test_a_device_in_use_is_named_with_its_peak() -> None:
     with measured(said, torch.device("cuda")):
         pass
     assert said["cuda_peak_bytes"] < 64 * MIB
+
+
+@pytest.mark.skipif(not hasattr(torch._C, "_cuda_isInBadFork"), reason="torch was built without CUDA")
+def test_processes_of_the_fork_server_can_use_cuda() -> None:
+    """What asks CUDA's runtime before a fork, be it only for a version, leaves the child without it."""
+    plugins = ["urbancross_adaptations", "urbancross_encoders", "urbancross_segmenters", "urbancross_selectors"]
+    done = subprocess.run([sys.executable, "-c", PRELOADED, *plugins], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    count, bad = done.stdout.split()[-2:]
+    assert int(count) > 20
+    assert bad == "False"
 
 
 def test_what_no_stage_changes_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

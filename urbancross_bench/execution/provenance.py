@@ -84,7 +84,10 @@ def measured(provenance: dict[str, Any], device: torch.device, ranks: int = 1) -
 
 @cache
 def machine() -> Mapping[str, Any]:
-    """Of this machine and its software, what no stage changes: computed once, best before processes are forked."""
+    """Of this machine and its software, what no stage changes: computed once, best before processes are forked.
+
+    Nothing here may ask CUDA's runtime, or processes forked later could not use it.
+    """
     import torch
 
     return {
