@@ -18,6 +18,7 @@ import torch
 from ranking_oracle import any_seeded_case, differences
 
 from urbancross_bench.evaluation import evaluate_retrieval, fused, screening
+from urbancross_bench.evaluation.compiling import _tried, kernels_work
 from urbancross_bench.evaluation.screening import FLOAT16, Block, scaled
 from urbancross_bench.evaluation.vectors import Vectors
 
@@ -144,3 +145,30 @@ def test_products_of_tensor_cores_stay_within_the_bound(width: int) -> None:
                 total = np.floor(whole / step) * step
             true = float(left.rows[i].double() @ right.rows[j].double())
             assert abs(total - true) <= bound[i]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there it works")
+def test_where_triton_cannot_compile_that_is_said_once() -> None:
+    _tried.cache_clear()
+    with pytest.warns(UserWarning, match="Triton cannot compile for cpu, so ranking takes longer: .+"):
+        assert not _tried(torch.device("cpu"))
+    assert not _tried(torch.device("cpu"))
+    assert not kernels_work(torch.device("cpu"))
+
+
+def test_a_card_without_room_works_block_by_block(
+    device: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, owner = problem(30, 2, 24)
+    wanted = evaluate_retrieval(left, right, owner, top=3, device=device)
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fused._Queries, "scores", full)  # of the lists, after all has been counted
+    with monkeypatch.context() as patch:
+        patch.setattr(fused._Queries, "decide", lambda *_: None)
+        found = evaluate_retrieval(left, right, owner, top=3, device=device)
+    assert launched == ["counted"]
+    for name in COUNTS:
+        assert np.array_equal(getattr(found.t2i, name), getattr(wanted.t2i, name)), name

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from threading import Lock, local
 
 import numpy as np
+import torch
 
 from urbancross_bench.evaluation import fused
 from urbancross_bench.evaluation.directions import Buffer, Direction, Pairs, Probes
@@ -50,8 +51,8 @@ def count(
     if fused.suits(*sides, to_texts, to_images):
         try:
             return fused.count(*sides, to_texts, to_images, tops)
-        except fused.TooManyOpenError:
-            pass  # close scores and many ties are for slower screens
+        except (fused.TooManyOpenError, torch.OutOfMemoryError):
+            pass  # close scores and many ties are for slower screens, blocks for little memory
     nothing = (np.empty(0, dtype=np.int64),) * 2
     known = attained or (nothing, nothing)
     wider = 1 if images.device.type == "cpu" else _WIDER

@@ -8,13 +8,13 @@ of the same kernel, which writes down all that reach the best values of the firs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from urbancross_bench.evaluation.compiling import kernels_work
 from urbancross_bench.evaluation.directions import Probes
 from urbancross_bench.evaluation.screening import FLOAT16, Block, Side
 from urbancross_bench.evaluation.toplists import TopLists
@@ -38,12 +38,13 @@ def suits(images: Side, texts: Side, to_texts: Probes, to_images: Probes) -> boo
     """Whether the kernel can count here, and pays: many vectors on a CUDA device that has room, and no biases."""
     sides = images.vectors, texts.vectors
     device = images.vectors.device
-    if device.type != "cuda" or find_spec("triton") is None or min(map(len, sides)) < _LEAST:
+    if device.type != "cuda" or min(map(len, sides)) < _LEAST or not kernels_work(device):
         return False
     if any(side.bias is not None or side.items >= 1 << 31 for side in sides):
         return False
     rows = sum(map(len, sides)) + len(to_texts.vector) + len(to_images.vector)  # some stand twice
-    taken = rows * (6 * images.vectors.width + 256) + _PAIRS // 4 + 64 * _DECIDED
+    scaled = any(side.factor != 1 for side in (images, texts))
+    taken = rows * ((20 if scaled else 6) * images.vectors.width + 256) + _PAIRS // 4 + 64 * _DECIDED
     return taken + 128 * _PAIRS * FLOAT16.open < _MEMORY * torch.cuda.mem_get_info(device)[0]
 
 
@@ -52,21 +53,24 @@ def count(
 ) -> None:
     """Fill the probes' counts, and the lists of the best.
 
-    Raises TooManyOpenError, and nothing is filled, where the kernel is not the way.
+    Raises TooManyOpenError or torch.OutOfMemoryError, and nothing is filled, where the kernel is not the way.
     """
     kept = max(side.kept for side in tops) if tops else 0
     x, y = _Queries(images, texts, to_texts, kept), _Queries(texts, images, to_images, kept)
     for to_y, to_x in _launches(x, y, x.limits(), y.limits(), kept > 0):
         x.decide(y, *to_y)
         y.decide(x, *to_x)
+    best = []
     if tops:
         found = list(_launches(x, y, x.cutoffs(), y.cutoffs(), False))
-        for queries, gallery, lists, way in ((x, y, tops[0], 0), (y, x, tops[1], 1)):
+        for queries, gallery, way in ((x, y, 0), (y, x, 1)):
             query, vector = (torch.cat([pairs[way][n] for pairs in found]) for n in (0, 1))
             once = gallery.weights[vector] > 0
             query, vector = query[once], vector[once]
             score = queries.scores(gallery, query, vector)
-            lists.give(query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy())
+            best.append((query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy()))
+    for lists, pairs in zip(tops or (), best, strict=True):
+        lists.give(*pairs)
     x.fill()
     y.fill()
 

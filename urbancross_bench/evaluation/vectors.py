@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from urbancross_bench.evaluation.compiling import kernels_work
 from urbancross_bench.evaluation.threads import for_each
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ def at_once(elements: int, device: torch.device) -> int:
 
 def sequential_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """(B,) float64 scores of B pairs of float32 rows (B, D), by the definition."""
-    if left.is_cuda and find_spec("triton"):
+    if left.is_cuda and kernels_work(left.device):
         from urbancross_bench.evaluation.kernels import pair_scores as by_kernel
 
         each = torch.arange(len(left), device=left.device)
