@@ -184,7 +184,15 @@ def test_the_command_gives_the_same_with_any_number_of_processes(
         out = ("--out", tmp_path / str(workers), "--workers", workers, "--device", "cpu", "--batch", 3)
         result = cli("data", "segment", domain, "--segmenter", segmenter, *out)
         assert result.status == 0, result.err
+        assert "random" not in result.err
     assert tree(tmp_path / "1") == tree(tmp_path / "2")
     said = json.loads((tmp_path / "1" / "segments.json").read_text())
     assert said["segments"] > 0
     assert said["making"]["weights"]["status"] == "pretrained"
+    options = LOW | {"architecture": weights.with_name("config.json")}
+    segmenter = f"sam[{','.join(f'{name}={value}' for name, value in options.items())}]"
+    result = cli(
+        "data", "segment", domain, "--segmenter", segmenter, "--out", tmp_path / "bare", "--device", "cpu"
+    )
+    assert result.status == 0, result.err
+    assert "warning: the segmenter's weights are random" in result.err
