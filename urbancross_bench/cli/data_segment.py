@@ -103,7 +103,7 @@ def _write_jpgs(place: Path, store: Path, domain: Domain) -> None:
 def _say(store: SegmentStore, out: Path) -> None:
     weights = store.making["weights"]
     if (weights["status"], weights["source"]) == ("untrained", "random"):
-        print("warning: the segmenter's weights are random, and so are its masks; name a checkpoint", file=sys.stderr)
+        print("warning: the segmenter's weights are random, so its masks are: name a checkpoint", file=sys.stderr)
     failures = store.failures
     for name, reason in list(failures.items())[:_SHOWN]:
         print(f"FAILED {name}: {reason}", file=sys.stderr)
