@@ -18,13 +18,12 @@ import pytest
 import yaml
 from conftest import Result, tree
 from made_up_records import edit, write_run, write_runs
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.leaderboard.build import board_tables, build
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.importing import add
-from urbancross_bench.leaderboard.published import COLUMNS, read_published
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
@@ -94,7 +93,7 @@ def test_committed_records_are_small_and_say_nothing_of_images_and_hosts(runs: P
     def size(folder: Path, name: str) -> int:
         return sum(file.stat().st_size for file in folder.rglob(name))
 
-    assert size(board, "queries*") < size(runs, "queries*") / 5
+    assert size(board, "*.safetensors.xz") < size(runs, "*.safetensors") / 5
     everything = b"".join(tree(board / "records").values())
     assert b"secret" not in everything
     assert b".png" not in everything
@@ -140,7 +139,7 @@ def replace_text(file: Path, old: str, new: str) -> None:
 
 def repack(board: Path) -> None:
     """An edit that leaves every number as it is."""
-    file = one(board, "*/scores/*/queries.safetensors.xz")
+    file = one(board, "*/scores/*/images.safetensors.xz")
     file.write_bytes(lzma.compress(lzma.decompress(file.read_bytes()), preset=0))
 
 
@@ -162,11 +161,11 @@ def test_check_names_everything_that_is_wrong(board: Path, cli: Cli) -> None:
             r"x\.json is not among SHA256SUMS",
             r"curve\.json is gone",
             r"run\.json was edited",
-            r"queries\.safetensors\.xz was edited",
+            r"images\.safetensors\.xz was edited",
             r"summary\.md is missing: .*leaderboard build",
+            r"transfer\.csv is stale, row 1, setting: supervised → unsupervised: ",
             r"summary\.tex is stale: ",
             r"summary\.parquet is stale: ",
-            r"transfer\.csv is stale, row 1, setting: supervised → unsupervised: ",
             r"cost\.parquet is stale",
             r"summary\.xml is not among",
         ],
@@ -182,7 +181,10 @@ def test_check_names_everything_that_is_wrong(board: Path, cli: Cli) -> None:
         (lambda b: shutil.rmtree(one(b, "*")), [r"run\.json is gone", r"summary\.\w+ is stale"]),
         (lambda b: (b / "records" / "SHA256SUMS").unlink(), [r"SHA256SUMS cannot be read"]),
         (lambda b: one(b, "*/run.json").write_text("{"), [r"run\.json was edited", r"run\.json cannot be read"]),
-        (lambda b: one(b, "*/scores/*/*.xz").write_bytes(b"x"), [r"\.xz was edited", r"\.xz cannot be read"]),
+        (
+            lambda b: one(b, "*/scores/*/images*.xz").write_bytes(b"x"),
+            [r"\.xz was edited", r"\.xz cannot be read"],
+        ),
         (lambda b: edit(b / "records" / "form.json", schema=9), [r"form\.json was edited", r"says schema 9"]),
         (
             change_numbers,
@@ -362,57 +364,18 @@ def test_a_bomb_is_not_unpacked(board: Path, monkeypatch: pytest.MonkeyPatch) ->
         record.scores[0].arrays()
 
 
-def test_the_projects_own_boards_are_as_they_should_be(cli: Cli) -> None:
-    result = cli("leaderboard", "check", ROOT / "leaderboards")
-    assert result.status == 0, result.err
+def test_sums_that_are_not_of_the_scores_images_are_refused(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    file = sorted(tmp_path.glob("runs/runs/*/scores/*/queries.safetensors"))[0]
+    save_file({**load_file(file), "image_sums.t2i_R@5": np.ones((7, 2))}, file)
+    with pytest.raises(DataError, match=rf"{file.parent.name} has sums of t2i_R@5 in the form \(7, 2\), where 30"):
+        board_tables(read_all([tmp_path / "runs"]), load_view(DEFAULT))
 
 
-LINE = ["M", "rsicd", "mR", "10", "classic", "", "a paper", "paper", ""]
-
-
-def write_published(folder: Path, *lines: list[str], header: tuple[str, ...] = COLUMNS) -> Path:
-    with (folder / "published.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *lines])
-    return folder / "published.csv"
-
-
-@pytest.mark.parametrize(
-    ("position", "text", "message"),
-    [
-        (0, "", "line 3: method must not be empty"),
-        (3, "", "line 3: value must not be empty"),
-        (3, "1,5", "'1,5' is no percentage"),
-        (3, "nan", "is no percentage"),
-        (3, "101", "is no percentage"),
-        (4, "clasic", "'clasic' is none of"),
-        (6, " ", "source must not be empty"),
-        (7, "hearsay", "'hearsay' is none of"),
-        (0, "M", "the figure of line 2 once more"),
-    ],
-)
-def test_published_figures_are_checked(tmp_path: Path, position: int, text: str, message: str) -> None:
-    other = ["N", *LINE[1:]]
-    other[position] = text
-    with pytest.raises(DataError, match=message):
-        read_published(write_published(tmp_path, LINE, other))
-
-
-def test_published_figures_have_their_columns(tmp_path: Path, cli: Cli) -> None:
-    with pytest.raises(DataError, match="the columns are method, value"):
-        read_published(write_published(tmp_path, header=("method", "value")))
-    with pytest.raises(DataError, match="line 2: not 9 fields"):
-        read_published(write_published(tmp_path, LINE[:-1]))
-    assert "not 9 fields" in cli("leaderboard", "check", tmp_path).err
-
-
-def test_no_value_decides_the_order_of_published_figures(tmp_path: Path) -> None:
-    lines = [[name, *LINE[1:]] for name in ("C", "A", "B")]
-    for values in ((1, 2, 3), (3, 1, 2)):
-        valued = [[*line[:3], str(value), *line[4:]] for line, value in zip(lines, values, strict=True)]
-        table = read_published(write_published(tmp_path, *valued))
-        assert [row[table.columns.index("method")] for row in table.rows] == ["A", "B", "C"]
-    assert "not re-run" in table.title
-    assert not {"rank", "verdict", "tie group"} & {*table.columns}
+def test_equal_values_of_records_are_held_once(runs: Path) -> None:
+    one, two, *_ = read_records([runs])
+    assert one.spec["encoder"] is two.spec["encoder"]
+    assert one.spec["stages"] != two.spec["stages"]
 
 
 def test_compact_arrays_equal_the_file_read_by_the_library(runs: Path) -> None:

@@ -69,8 +69,8 @@ def test_the_test_is_paired_and_corrected_over_the_scenarios(tmp_path: Path) -> 
     assert [pair.a.scenario for pair in comparison.pairs] == sorted(expected)
     for pair in comparison.pairs:
         difference, p = expected[pair.a.scenario]
-        assert pair.difference.value == pytest.approx(difference.value)
-        assert pair.p == p
+        assert pair.difference.estimate.value == pytest.approx(difference.value)
+        assert pair.difference.p == p
         assert pair.adjusted == max(min(1.0, (3 - n) * in_order[n]) for n in range(in_order.index(p) + 1))
         shown = as_json(comparison, 0)["pairs"][comparison.pairs.index(pair)]
         low, high = interval(over_seeds(difference))
@@ -80,7 +80,7 @@ def test_the_test_is_paired_and_corrected_over_the_scenarios(tmp_path: Path) -> 
     table = table_of(comparison)
     assert [row[table.columns.index("A is")] for row in table.rows] == [p.verdict for p in comparison.pairs]
     back = methods(tmp_path, "coral", "dann")
-    assert [pair.p for pair in back.pairs] == [pair.p for pair in comparison.pairs]
+    assert [pair.difference.p for pair in back.pairs] == [pair.difference.p for pair in comparison.pairs]
     assert back.pairs[0].verdict == "worse"
     alone = methods(tmp_path, scenarios=("a->c",))
     assert [pair.adjusted for pair in alone.pairs] == [expected["a → c"][1]]
@@ -91,7 +91,7 @@ def test_where_less_is_better_the_smaller_wins(tmp_path: Path) -> None:
         for seed in range(3):
             write_run(tmp_path, method, seed, made_hits(gap, seed), better=False)
     [pair] = methods(tmp_path).pairs
-    assert pair.difference.value > 0
+    assert pair.difference.estimate.value > 0
     assert pair.verdict == "worse"
 
 
@@ -101,9 +101,14 @@ def test_two_seeds_give_no_verdict_and_lone_seeds_are_left_out_aloud(tmp_path: P
             write_run(tmp_path, method, seed, made_hits(2.0 * (method == "dann"), seed))
     comparison = methods(tmp_path)
     [pair] = comparison.pairs
-    assert (pair.a.numbers, pair.verdict, pair.p, pair.adjusted) == ((0, 1), "too few seeds", None, None)
+    assert (pair.a.numbers, pair.verdict, pair.difference.p, pair.adjusted) == (
+        (0, 1),
+        "too few seeds",
+        None,
+        None,
+    )
     hits = [np.mean([made_hits(gap, seed) for seed in (0, 1)]) for gap in (2.0, 0.0)]
-    assert pair.difference.value == pytest.approx(hits[0] - hits[1])
+    assert pair.difference.estimate.value == pytest.approx(hits[0] - hits[1])
     assert any("Only A or B has seed 2, 5" in note for note in comparison.notes)
     assert any("Fewer than three seeds" in note for note in comparison.notes)
 
@@ -170,11 +175,11 @@ def test_rows_find_those_of_their_own_recipe_and_encoder(tmp_path: Path) -> None
             hits = [gain * (method == "dann")] * 4
             write_run(tmp_path, method, 0, hits, key=f"{method}{code}", run={"code": code})
     write_run(tmp_path, "dann", 0, [70.0] * 4, encoder="vit")
-    assert sorted(pair.difference.value for pair in methods(tmp_path).pairs) == [10.0, 30.0]
+    assert sorted(pair.difference.estimate.value for pair in methods(tmp_path).pairs) == [10.0, 30.0]
     across = methods(tmp_path, "vit/dann", "tiny/coral")
     assert {pair.cells["encoder"] for pair in across.pairs} == {"vit / tiny"}
     # Neither is of the same recipe as another encoder: both stand there, and a note tells why.
-    assert [pair.difference.value for pair in across.pairs] == [70.0, 70.0]
+    assert [pair.difference.estimate.value for pair in across.pairs] == [70.0, 70.0]
     assert any("Lines that look alike" in note for note in across.notes)
     assert any("A and B also differ in code: 1 → 2" in note for note in across.notes)
 
@@ -215,7 +220,7 @@ def test_two_sets_are_compared_row_by_row(tmp_path: Path) -> None:
     wanted = Wanted()
     sides = sides_of_sets(read_records([tmp_path / "new"]), read_records([tmp_path / "old"]), wanted)
     found = compare(sides, "new", "old", wanted)
-    assert {(pair.a.method[1], pair.a.scenario, pair.difference.value) for pair in found.pairs} == {
+    assert {(pair.a.method[1], pair.a.scenario, pair.difference.estimate.value) for pair in found.pairs} == {
         ("dann", "a → b", 0.0),
         ("dann", "a → c", 5.0),
         ("coral", "a → b", 0.0),

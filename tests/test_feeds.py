@@ -1,145 +1,24 @@
-"""Feeds: every way to gather a batch gives the same one, one gathered ahead moves nothing, what stays where."""
+"""Feeds: every way to gather a batch gives the same one, and what stays where."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import gc
-import queue
-import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from toy_feeds import ALL, CPU, GPU, SIZE, STEPS, VIEWS, WAYS, ToyModel, feed, no_thread_stays, parts, same, split
 
-from urbancross_bench.data.packed import PackedImages, PackedSegments, PackedSplit, Rows, Taken
-from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
-from urbancross_bench.errors import DataError
-from urbancross_bench.interfaces import Adaptation, Batch, Options, Progress
+from urbancross_bench.data.views import source_view
 from urbancross_bench.modelling import losses, residence
-from urbancross_bench.modelling.batches import Drawn, EncodedBatch
-from urbancross_bench.modelling.curve import Curve
-from urbancross_bench.modelling.feeds import Feed
+from urbancross_bench.modelling.batches import EncodedBatch
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs
-from urbancross_bench.modelling.loop import train
 from urbancross_bench.modelling.losses import mmd, normalised_weights
 from urbancross_bench.modelling.pair_loss import PairLoss
-from urbancross_bench.modelling.residence import THREAD, Ahead, Mapped, Residence, Resident
-from urbancross_bench.modelling.saving import Saves
-from urbancross_bench.specs import Budget
-
-CPU = torch.device("cpu")
-SIZE, STEPS = 6, 7
-View = PairView | StreamView | None
-
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-
-
-class ToyModel(nn.Module):
-    """Two layers on the first values of pixels, features or tokens, whichever come."""
-
-    width, mean, std = 4, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.image_tower, self.text_tower = nn.Linear(4, 4), nn.Linear(3, 4)
-        self.logit_scale = nn.Parameter(torch.ones(()))
-        self.logit_bias = None
-
-    def tokenize(self, texts: list[str]) -> Tensor:
-        numbers = torch.tensor([int(text.split()[1]) for text in texts])
-        return torch.stack([torch.full_like(numbers, 9), 1 + numbers % 7, numbers // 7], dim=1)
-
-    def text_length(self, tokens: Tensor) -> int:
-        return int((tokens != 0).sum(dim=1).max())
-
-    def encode_image(self, images: Tensor, *segments: Tensor) -> Tensor:
-        features: Tensor = self.image_tower(images.flatten(1)[:, :4])
-        return features
-
-    def encode_segment(self, images: Tensor) -> Tensor:
-        return self.encode_image(images)
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        features: Tensor = self.text_tower(F.pad(tokens.float(), (0, 3 - tokens.shape[1])))
-        return features
-
-
-def split(count: int, first: int = 0, segments: str = "", frozen: bool = False) -> PackedSplit:
-    """Image i, of `count` from `first` on, is random but for its first value, i; its two captions say i."""
-    draw, numbers = np.random.default_rng(first), np.arange(first, first + count)
-
-    def made(owners: np.ndarray, features: bool) -> np.ndarray:
-        if features:
-            return np.concatenate([owners[:, None], draw.random((len(owners), 3))], axis=1).astype(np.float32)
-        values = draw.integers(0, 256, (len(owners), SIZE, SIZE, 3), dtype=np.uint8)
-        values[:, 0, 0, 0] = owners
-        return values
-
-    own = None
-    if segments:
-        counts = numbers % 4  # some have none, and of the last kind one too many is packed
-        values = made(np.repeat(numbers, counts), segments == "features")
-        own = PackedSegments(Rows([values]), np.cumsum([0, *counts[:-1]]), counts, 2)
-    owners = np.repeat(np.arange(count), 2)
-    return PackedSplit(
-        PackedImages(Rows([made(numbers, frozen)]), own),
-        tuple(f"{i}.png" for i in numbers),
-        tuple(f"tile {first + i} {kind}" for i, kind in zip(owners, "ab" * count, strict=True)),
-        owners,
-        Rows([made(first + owners, True)[:, :3]]) if frozen else None,
-    )
-
-
-VIEWS: dict[str, Callable[[], View]] = {
-    "pairs": lambda: source_view([split(20)]),
-    "domains": lambda: source_view([split(9), split(11, 30), split(5, 60)]),
-    "streams": lambda: target_view(split(20), Shown("unsupervised"), 1),
-    "halves": lambda: target_view(split(20), Shown("unsupervised", disjoint_halves=True), 1),
-    "images": lambda: target_view(split(20), Shown("unsupervised_images"), 1),
-    "texts": lambda: StreamView(None, split(20).captions, split(20, frozen=True).text_features),
-    "few": lambda: target_view(split(20, segments="pixels"), Shown("few_shot", 0.5), 1),
-    "nothing": lambda: None,
-    "segments": lambda: source_view([split(9, segments="pixels"), split(11, 30, segments="pixels")]),
-    "segment streams": lambda: target_view(split(20, segments="pixels"), Shown("unsupervised"), 1),
-    "segment features": lambda: source_view([split(20, segments="features")]),
-    "frozen": lambda: source_view([split(9, frozen=True), split(11, 30, frozen=True)]),
-    "frozen segments": lambda: target_view(split(20, 0, "features", True), Shown("unsupervised"), 1),
-}
-ALL = 10**12
-WAYS: dict[str, Callable[[], Residence]] = {
-    "resident": lambda: Residence(CPU, room=ALL),
-    "ahead": lambda: Residence(CPU, ahead=True),
-}
-
-
-def feed(view: View, way: Residence | None = None, device: torch.device = CPU, **changes: Any) -> Feed:
-    options: dict[str, Any] = {"batch_size": 4, "augmentation": ("flip", "crop"), "seed": 3, "hidden": "no"}
-    model: Any = ToyModel().to(device)
-    return Feed(model, view, device=device, residence=way, **(options | changes))
-
-
-def parts(batch: Any) -> dict[str, Tensor]:
-    """Every tensor of a batch, by name."""
-    found: dict[str, Tensor] = {}
-    for field in dataclasses.fields(Drawn):
-        value = getattr(batch._drawn, field.name)
-        several = value if isinstance(value, tuple) else (value,)
-        found |= {f"{field.name}.{i}": part for i, part in enumerate(several) if isinstance(part, Tensor)}
-    return found
-
-
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        value.dtype == other[name].dtype and torch.equal(value, other[name]) for name, value in one.items()
-    )
+from urbancross_bench.modelling.residence import Ahead, Mapped, Residence, Resident
 
 
 @pytest.mark.parametrize("references", [False, True])
@@ -215,150 +94,6 @@ def test_what_a_method_does_to_its_rows_changes_no_other_batch(way: str) -> None
         if "weights" not in name:  # those are of all texts
             value.zero_()
     assert same(parts(ours.batch(0)), before)
-
-
-class Watched(PackedImages):
-    """Images that tell who takes which rows, and fail when they are taken for the `fails`-th time."""
-
-    def __init__(self, rows: Rows, fails: int | None = None) -> None:
-        super().__init__(rows)
-        self.taken: queue.Queue[tuple[str, list[int]]] = queue.Queue()
-        self._left = fails
-
-    def take(self, indices: Any) -> Taken:
-        if self._left is not None:
-            self._left -= 1
-            if not self._left:
-                raise DataError("the pack is gone")
-        self.taken.put((threading.current_thread().name, indices.tolist()))
-        return super().take(indices)
-
-
-def watched(fails: int | None = None) -> tuple[Watched, StreamView]:
-    images = Watched(split(20).images.rows, fails)
-    return images, StreamView(images, split(20).captions)
-
-
-def no_thread_stays() -> bool:
-    mine = [thread for thread in threading.enumerate() if thread.name == THREAD]
-    for thread in mine:
-        thread.join(60)
-    return not any(thread.is_alive() for thread in mine)
-
-
-def test_a_thread_gathers_one_batch_before_it_is_asked_for() -> None:
-    images, view = watched()
-    ours = feed(view, WAYS["ahead"]())
-    first = ours.batch(0)
-    here = threading.current_thread().name
-    assert images.taken.get() == (here, first.image_rows.tolist())
-    for step in (1, 2, 3):
-        name, rows = images.taken.get(timeout=60)
-        assert name == THREAD
-        assert no_thread_stays()
-        assert images.taken.empty(), "more than one batch was gathered ahead"
-        assert ours.batch(step).image_rows.tolist() == rows
-    images.taken.get(timeout=60)
-    assert ours.batch(9).image_rows.tolist() == images.taken.get()[1], (
-        "one that nobody expected is gathered at once"
-    )
-
-
-def test_what_fails_in_the_thread_fails_when_its_batch_is_asked_for() -> None:
-    ours = feed(watched(fails=3)[1], WAYS["ahead"]())
-    ours.batch(0)
-    ours.batch(1)
-    with pytest.raises(DataError, match="the pack is gone"):
-        ours.batch(2)
-    assert no_thread_stays()
-
-
-class Method(Adaptation):
-    """Uses both sides, draws at random and keeps a number, as methods do."""
-
-    count = 0
-
-    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
-        noise = torch.randn(len(target.image_features))
-        return {
-            "pairs": (source.image_features - source.text_features).square().sum(),
-            "target": (target.image_features.sum(dim=1) * noise).square().mean() * (1 + 0.1 * self.count),
-        }
-
-    def after_step(self, model: Any, progress: Progress) -> None:
-        self.count += 1
-
-
-class Kept(Saves):
-    """Saves every step, and keeps what it saved."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, 0)
-        self.states: dict[int, Any] = {}
-
-    def offer(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
-        self.states[step] = copy.deepcopy(state())
-        super().offer(step, state)
-
-
-def trained(way: Residence | None, saves: Saves | None = None, cut: int = STEPS, target: View = None) -> bytes:
-    """The weights after a training, or what there is of one that is cut in the middle of the step after `cut`."""
-    model: Any = ToyModel()
-    options: Any = {"augmentation": ("flip", "crop"), "device": CPU, "hidden": "", "residence": way}
-    source = Feed(model, VIEWS["domains"](), batch_size=5, seed=0, **options)
-    target_feed = Feed(model, target or VIEWS["streams"](), batch_size=3, seed=1, **options)
-    recipe = Budget(steps=STEPS, learning_rate=1e-2, batch_size=5, checkpoints=1)
-
-    def report(fraction: float) -> None:
-        if fraction > cut / STEPS:
-            raise KeyboardInterrupt
-
-    steps = train(
-        model, Method(Options()), source, target_feed, recipe, loss_name="info_nce", precision="float32",
-        device=CPU, curve=Curve(), report=report, on_pass=lambda _: None, saves=saves,
-    )  # fmt: skip
-    if cut < STEPS:
-        with pytest.raises(KeyboardInterrupt):
-            list(steps)
-    else:
-        assert list(steps) == [STEPS]
-    return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-
-
-def flat(value: Any) -> Any:
-    """Nested states as what can be compared."""
-    if isinstance(value, Tensor):
-        return value.numpy().tobytes()
-    if isinstance(value, Mapping):
-        return {key: flat(part) for key, part in value.items()}
-    return [flat(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_training_saves_the_same_state_at_every_step_and_goes_on_from_any(way: str, tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    plain = Kept(tmp_path / "plain")
-    whole = trained(None, plain)
-    torch.manual_seed(5)
-    ours = Kept(tmp_path / "ours")
-    assert trained(WAYS[way](), ours) == whole
-    assert list(ours.states) == list(range(1, STEPS))
-    assert flat(ours.states) == flat(plain.states)
-    for cut in range(1, STEPS):
-        folder = tmp_path / f"cut {cut}"
-        torch.manual_seed(5)
-        trained(WAYS[way](), Saves(folder, 0), cut)
-        torch.manual_seed(cut)
-        assert trained(WAYS[way](), Saves(folder, 0)) == whole
-    assert no_thread_stays()
-
-
-def test_a_thread_that_fails_ends_the_training_and_itself(tmp_path: Path) -> None:
-    saves = Kept(tmp_path)
-    with pytest.raises(DataError, match="the pack is gone"):
-        trained(WAYS["ahead"](), saves, target=watched(fails=4)[1])
-    assert list(saves.states) == [1, 2, 3]
-    assert no_thread_stays()
 
 
 def test_what_stays_on_a_device_is_counted_over_all_feeds_of_a_training() -> None:

@@ -24,7 +24,7 @@ from urbancross_bench.evaluation.significance import p_value
 from urbancross_bench.evaluation.statistics import interval, over_seeds
 from urbancross_bench.interfaces import Estimate, Options, Table
 from urbancross_bench.leaderboard.build import build
-from urbancross_bench.leaderboard.rows import baseline_of, make_rows, paired_differences
+from urbancross_bench.leaderboard.rows import Peers, make_rows, paired_differences
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
@@ -162,7 +162,7 @@ def test_verdicts_are_corrected_over_the_table(outcome: Outcome, cli: Cli, tmp_p
     rows = make_rows(read_records([runs]), ["trained here"])
     p_values = {}
     for row in (row for row in rows if row.method[1] == "urbancross" and row.setting != "oracle"):
-        difference = row.difference(baseline_of(row, rows, "source_only"), "mR")  # type: ignore[arg-type]
+        difference = row.difference(Peers(rows).baseline(row, "source_only"), "mR")  # type: ignore[arg-type]
         assert difference is not None
         p_values[row.scenario, row.score["selector"]] = p_value(over_seeds(difference))
     _, small, large, _ = sorted(p_values.values())
@@ -239,7 +239,7 @@ def test_the_detectable_difference_shrinks_with_the_test_set(outcome: Outcome, c
         text = (tmp_path / "board" / "summary.md").read_text()
         sizes[images] = float(re.findall(rf"dark \({images} images, 1 seed\) ([\d.]+)", text)[0])
         rows = make_rows(read_records([runs]), ["trained here"])
-        pairs = [(row, baseline_of(row, rows, "source_only")) for row in rows]
+        pairs = [(row, Peers(rows).baseline(row, "source_only")) for row in rows]
         errors = [
             (one.difference(base, "mR").resampled[0]).std()
             for one, base in pairs
@@ -366,7 +366,7 @@ def test_rows_with_other_classes_are_not_compared(outcome: Outcome, tmp_path: Pa
     rows = make_rows(read_records([runs]), ["trained here"])
     for row in rows:
         method = row.method[1]
-        assert (baseline_of(row, rows, "source_only") is None) == (method != "source_only")
+        assert (Peers(rows).baseline(row, "source_only") is None) == (method != "source_only")
     assert {row.difference(rows[0], "mR") for row in rows if row.score["items"] != rows[0].score["items"]} == {
         None
     }
@@ -495,7 +495,7 @@ def test_what_adapting_was_worth(cli: Cli, tmp_path: Path) -> None:
     ends = float(line["forgotten mR low"] or "nan"), float(line["forgotten mR high"] or "nan")
     rows = make_rows(read_records([tmp_path / "out"]), ["trained here"])
     own = [row for row in rows if row.of_source and row.method[1] == "urbancross"]
-    difference = paired_differences(own, rows, "source_only", "mR")
+    difference = paired_differences(own, Peers(rows), "source_only", "mR")
     assert difference is not None
     low, high = interval(-over_seeds(difference))
     assert ends == pytest.approx((low or np.nan, high or np.nan), abs=1e-4, nan_ok=True)

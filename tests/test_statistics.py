@@ -23,7 +23,7 @@ from urbancross_bench.evaluation.statistics import (
 RAW = [14849682912918955432, 14903876974979881461, 9506078739185184192]
 COUNTS = [[1, 0, 3, 1, 0, 2, 0], [2, 1, 0, 1, 1, 0, 2], [1, 0, 1, 2, 1, 1, 1], [1, 2, 0, 0, 1, 0, 3]]
 WEIGHTS = ["-0x1.199895b49e974p-1", "0x1.efad77b11eeafp-3", "0x1.3b5a6f90adb90p-2"]
-MEANS = ["0x1.bbbbbbbbbbbbdp-1", "0x1.ccccccccccccdp-1", "0x1.416c16c16c16cp+0"]
+MEANS = ["0x1.bbbbbbbbbbbbep-1", "0x1.ccccccccccccdp-1", "0x1.416c16c16c16dp+0"]
 
 
 def drawn(images: int, seed: int, resamples: int = 2000) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_slices_and_chunks_move_nothing(monkeypatch: pytest.MonkeyPatch, counts:
 
 def test_memory_does_not_grow_with_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     images, resamples = 20_000, 2000  # 40 MB of counts, 320 in float64
-    monkeypatch.setattr(statistics, "_COUNTS_AT_ONCE", 2**21)
+    monkeypatch.setattr(statistics, "_COUNTS_AT_ONCE", 2**20)
     monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 2**17)
     values = np.random.default_rng(0).random(images)
     tracemalloc.start()
@@ -195,6 +195,28 @@ def test_means_are_taken_seed_by_seed() -> None:
         assert found.values.tolist() == [0.0, factor, 2.0 * factor]
         assert (found.resampled == np.arange(12.0).reshape(3, 4) * factor).all()
     assert a.value == 2.0
+
+
+def test_sums_are_exact_whatever_the_order_and_the_company() -> None:
+    """Whole numbers as Python adds them, others the same for images in another order and beside other columns."""
+    generator = np.random.default_rng(0)
+    weights = generator.integers(0, 4, size=(700, 50), dtype=np.uint8)
+    whole, thirds, huge = generator.integers(0, 6, 700) * 100.0, generator.random(700) / 3, np.full(700, 1e9)
+    largest = int(weights.sum(axis=0).max())
+    found = statistics._totals(np.stack([whole, thirds, huge]), weights, largest)
+    exact = [sum(int(v) * int(w) for v, w in zip(whole, column, strict=True)) for column in weights.T]
+    assert found[0].tolist() == exact
+    assert found[1] == pytest.approx(thirds @ weights, rel=1e-12)
+    order = generator.permutation(700)
+    for row, values in enumerate((whole, thirds, huge)):
+        alone = statistics._totals(values[None, order], weights[order], largest)[0]
+        assert alone.tobytes() == found[row].tobytes()
+
+
+def test_variances_are_those_of_numpy() -> None:
+    for resamples in (1, 63, 64, 2000):
+        values = np.random.default_rng(0).normal(50, 3, size=(4, resamples))
+        assert statistics._variances(values) == pytest.approx(values.var(axis=1))
 
 
 def test_weighted_sums_equal_a_product() -> None:

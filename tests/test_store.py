@@ -175,6 +175,7 @@ def litter(store: Store) -> dict[str, Path]:
         "half, busy": root / ".partial" / f"{busy}-4711",
         "saved": root / ".saved" / cut,
         "log": root / "logs" / f"segment_features-{gone}.log",
+        "log, failed": root / "logs" / f"adapt-{there}.log",
         "log, stored": root / "logs" / f"pack-{made}.log",
         "log, busy": root / "logs" / f"adapt-{busy}.log",
         "log, cut": root / "logs" / f"adapt-{cut}.log",
@@ -186,6 +187,8 @@ def litter(store: Store) -> dict[str, Path]:
             path.touch()
         elif path.suffix == ".log":
             path.write_text("printed")
+            if name == "log":
+                os.utime(path, (0, 0))
         else:
             path.mkdir(parents=True)
             (path / "file").write_bytes(bytes(10))
@@ -283,12 +286,12 @@ def test_ls_counts_all_there_is(store: Store, cli: Cli) -> None:
     assert {kind: of["stages"] for kind, of in listed["kinds"].items()} == {"pack": 2, "rank": 1}
     assert sum(of["bytes"] for of in listed["kinds"].values()) == sum(file.stat().st_size for file in files)
     assert (listed["kinds"]["pack"]["oldest_use"], listed["kinds"]["pack"]["newest_use"]) == (NOW - 3 * DAY, NOW)
-    assert listed["other"] == {"damaged": 1, "half-written": 3, "saved trainings": 1, "logs": 4}
+    assert listed["other"] == {"damaged": 1, "half-written": 3, "saved trainings": 1, "logs": 5}
     [labelled] = [stage for stage in listed["stages"] if stage["label"]]
     assert (labelled["key"], labelled["seconds"], labelled["label"]) == (pack(2).key, 1.5, "plain train")
     shown = cli("store", "ls", store.root.parent).out
     assert "2025-06-12" in shown
-    assert "1 damaged, 3 half-written, 1 saved trainings, 4 logs" in shown
+    assert "1 damaged, 3 half-written, 1 saved trainings, 5 logs" in shown
     assert pack(2).key in cli("store", "ls", store.root.parent, "--stages").out
 
 

@@ -12,7 +12,10 @@ A directory is written beside its final place and renamed into it. Scores are ne
 from __future__ import annotations
 
 import json
+import marshal
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from urbancross_bench.errors import DataError
@@ -29,7 +33,9 @@ from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import canonical_json
 
 SCHEMA = 5
+IMAGE_SUMS = "image_sums."
 _PARTIAL = ".partial-"
+_OWN = ("key", "run", "stages", "metrics")  # what no two records have in common
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
 
 
@@ -49,6 +55,30 @@ class ScoreRecord:
             raise DataError(f"record {file} cannot be read: {error}") from error
         return arrays
 
+    def image_sums(self) -> dict[str, NDArray[np.float64]]:
+        """Metric → (N, 2) per image the sum of its queries' values and their number; nothing else is read.
+
+        Raises DataError if they are not of as many images as the score.
+        """
+        found = {name.removeprefix(IMAGE_SUMS): array for name, array in self._sums().items()}
+        for name, array in found.items():
+            if array.shape != (self.content["images"], 2):
+                raise DataError(
+                    f"record {self.folder} has sums of {name} in the form {array.shape}, where "
+                    f"{self.content['images']} images were ranked"
+                )
+        return found
+
+    def _sums(self) -> dict[str, NDArray[Any]]:
+        """The arrays that `image_sums` is of."""
+        file = self.folder / "queries.safetensors"
+        try:
+            with safe_open(file, framework="numpy") as arrays:
+                names = arrays.keys()
+                return {name: arrays.get_tensor(name) for name in names if name.startswith(IMAGE_SUMS)}
+        except Exception as error:  # safetensors raises its own type, OSError and ValueError
+            raise DataError(f"record {file} cannot be read: {error}") from error
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -64,16 +94,20 @@ class Record:
         return bool(self.spec["status"] == "ok")
 
 
-def read_record(folder: Path) -> Record | None:
-    """The record in a directory; None if there is none. Raises DataError naming a malformed file."""
+def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record | None:
+    """The record in a directory; None if there is none. Raises DataError naming a malformed file.
+
+    shared: values that records have in common, each of them held once; give all records of a list the same.
+    """
+    shared = {} if shared is None else shared
     if not (folder / "run.json").is_file():
         return None
-    spec = _read(folder / "run.json", ("schema", "status", "key"))
+    spec = _read(folder / "run.json", ("schema", "status", "key"), shared)
     if spec["key"] != folder.name or spec["status"] not in STATUSES:
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
     scores = []
     for place in _visible(folder / "scores"):
-        content = _read(place / "score.json", ("schema", "key", "metrics"))
+        content = _read(place / "score.json", ("schema", "key", "metrics"), shared)
         if content["key"] != place.name:
             raise DataError(f"record {place / 'score.json'} does not fit its directory")
         scores.append(ScoreRecord(place, content))
@@ -87,9 +121,10 @@ def read_records(places: Sequence[Path]) -> list[Record]:
     choice depends on their content, never on the order of the folders. Raises DataError for a folder without any.
     """
     found: dict[str, list[Record]] = {}
+    shared: dict[bytes, Any] = {}
     for place in places:
         root = place / "runs" if (place / "runs").is_dir() else place
-        records = [record for folder in _visible(root) if (record := read_record(folder)) is not None]
+        records = [record for folder in _visible(root) if (record := read_record(folder, shared))]
         if not records:
             raise DataError(f"{place} holds no record of a run; give the output folder of a grid")
         for record in records:
@@ -117,7 +152,10 @@ def _merged(copies: Sequence[Record]) -> Record:
 
 def _visible(folder: Path) -> list[Path]:
     """The entries of a folder in order, without those being written."""
-    return [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if name[0] != "."]  # noqa: PTH208 - many
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 @contextmanager
@@ -151,9 +189,9 @@ def _beside(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+def _read(file: Path, keys: Sequence[str], shared: dict[bytes, Any]) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"record {file} cannot be read: {error}") from error
     missing = [key for key in keys if not isinstance(content, dict) or key not in content]
@@ -161,4 +199,9 @@ def _read(file: Path, keys: Sequence[str]) -> dict[str, Any]:
         raise DataError(f"record {file} lacks {', '.join(missing)}")
     if content["schema"] != SCHEMA:
         raise DataError(f"record {file} has schema {content['schema']}; this version reads {SCHEMA}")
-    return dict(content)
+    return {sys.intern(name): _once(name, value, shared) for name, value in content.items()}
+
+
+def _once(name: str, value: Any, shared: dict[bytes, Any]) -> Any:
+    """A value, or the equal one that another record has: ten thousand runs have few encoders, domains, budgets."""
+    return value if name in _OWN else shared.setdefault(marshal.dumps(value, 2), value)

@@ -11,7 +11,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib import import_module
+from typing import Any
 
+from urbancross_bench.errors import PluginError
 from urbancross_bench.execution.local import LocalExecutor
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.interfaces import Event, Task
@@ -19,6 +22,16 @@ from urbancross_executors.events import telling
 
 # Environment variables that count for a task; others are the worker's own.
 _PASSED = ("URBANCROSS_", "HF_HUB_OFFLINE")
+
+
+def module(name: str, executor: str) -> Any:
+    """The package that an executor stands on. Raises PluginError if it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise PluginError(
+            f"executor {executor!r} needs the package {name} ({error}): pip install 'urbancross-bench[{executor}]'"
+        ) from error
 
 
 def environment() -> dict[str, str]:

@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
-from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Event, Executor, Task
 from urbancross_executors import here
 from urbancross_executors.events import Told
@@ -29,12 +28,7 @@ class RayExecutor(Executor):
 
     def __init__(self, options: RayOptions) -> None:
         super().__init__(options)
-        try:
-            self._ray: Any = import_module("ray")
-        except ImportError as error:
-            raise PluginError(
-                f"executor 'ray' needs the package ray ({error}): pip install 'urbancross-bench[ray]'"
-            ) from error
+        self._ray = here.module("ray", "ray")
         self._asked = options
         self._connected = False
         self._modules: tuple[str, ...] = ()

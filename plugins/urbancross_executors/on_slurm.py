@@ -10,11 +10,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Event, Executor, Task
 from urbancross_bench.interfaces.executor import Outcome
 from urbancross_executors import here
@@ -70,12 +69,7 @@ class SlurmExecutor(Executor):
 
     def __init__(self, options: SlurmOptions) -> None:
         super().__init__(options)
-        try:
-            self._submitit: Any = import_module("submitit")
-        except ImportError as error:
-            raise PluginError(
-                f"executor 'slurm' needs the package submitit ({error}): pip install 'urbancross-bench[slurm]'"
-            ) from error
+        self._submitit = here.module("submitit", "slurm")
         self._asked = options
         self._modules: tuple[str, ...] = ()
         self._running: list[_Running] = []

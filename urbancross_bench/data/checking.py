@@ -21,6 +21,7 @@ from urbancross_bench.evaluation import floors
 from urbancross_bench.evaluation.distances import VocabularyDistance, vocabulary_distance
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import Domain
+from urbancross_bench.interfaces.renderer import harmless
 
 _LONGEST = 90  # characters of a domain in a file name: two must fit into 255 bytes
 
@@ -108,7 +109,7 @@ def write(check: Check, folder: Path) -> None:
     _write(folder / "report.json", text + "\n")
     for name, found in check.audits.items():
         rows = [
-            [_harmless(cell) for cell in (item.where, item.image, item.problem, item.remedy)]
+            [harmless(cell or "") for cell in (item.where, item.image, item.problem, item.remedy)]
             for finding in found.findings
             for item in finding.items
             if item.remedy
@@ -140,7 +141,7 @@ def _within(found: Audit) -> list[Pair]:
 
 def _write_pairs(file: Path, found: Sequence[Pair]) -> None:
     columns = ["how", "image_a", "split_a", "image_b", "split_b", "bits", "difference", "caption"]
-    _write_csv(file, columns, [[_harmless(cell) for cell in asdict(pair).values()] for pair in found])
+    _write_csv(file, columns, [[_cell(value) for value in asdict(pair).values()] for pair in found])
 
 
 def _write_exclusions(folder: Path, of: str, test: str, found: Shared) -> None:
@@ -162,10 +163,8 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]
     _write(file, text.getvalue())
 
 
-def _harmless(cell: object) -> str:
-    """For lists that are read by people: a spreadsheet would run a cell that starts like a formula."""
-    text = "" if cell is None else str(cell)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _cell(value: object) -> str:
+    return "" if value is None else harmless(str(value))
 
 
 def _write(file: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.statistics import LEVEL, Floats, interval, weighted_sums
+from urbancross_bench.evaluation.statistics import LEVEL, Floats, all_alike, interval, weighted_sums
 
 TEST_RESAMPLES = 10_000  # the smallest p is 2 / 10,001: Holm's correction has room for a table of 250 comparisons
 FEWEST_SEEDS = 3
@@ -35,7 +35,7 @@ def p_value(resampled: Floats) -> float:
     2 (1 + c) / (1 + R), where c resamples lie at or beyond zero on the rarer side; at most 1. 1 where no interval
     exists: resamples that are all alike say nothing.
     """
-    if interval(resampled) == (None, None):
+    if all_alike(resampled):
         return 1.0
     beyond = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     return min(1.0, 2 * (1 + beyond) / (1 + len(resampled)))

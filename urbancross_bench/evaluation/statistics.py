@@ -29,7 +29,8 @@ Interval = tuple[float, float] | tuple[None, None]
 RESAMPLES = 2000
 LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of drawing
-_COUNTS_AT_ONCE = 2**26  # bytes of counts that are held: all of them up to 33,000 images
+_COUNTS_AT_ONCE = 2**24  # bytes of counts
+_HELD = 8  # so many of these: of 2000 resamples, all up to 67,000 images; of 10,000, up to 13,000
 _IMAGES_AT_ONCE = 256  # bounds the memory of summing
 _DIGITS = {np.float32: 24, np.float64: 53}  # binary, of the whole numbers that a type holds
 
@@ -60,7 +61,7 @@ class Counts:
 
     def slices(self) -> Iterator[NDArray[np.uint8]]:
         """(N, r) uint8 each: the counts of some resamples, one slice after the other."""
-        step = max(1, _COUNTS_AT_ONCE // self.images)
+        step = min(RESAMPLES, max(1, _COUNTS_AT_ONCE // self.images))  # the first are those of fewer resamples
         for start in range(0, self.resamples, step):
             yield _counts(self.images, self.seed, start, min(start + step, self.resamples))
 
@@ -73,7 +74,7 @@ def resampled_images(images: int, seed: int, resamples: int = RESAMPLES) -> Coun
     return Counts(images, seed, resamples)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=_HELD)
 def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
     """(N, last - first) of the resamples from `first` up to `last`."""
     bits = np.random.PCG64(seed)
@@ -93,13 +94,17 @@ def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
 def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floats]:
     """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
-    columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
-    totals = np.concatenate([_totals(columns, counts, draws.images) for counts in draws.slices()], axis=1)
+    totals = resampled_sums(np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()]), draws)
     numbers = dict(zip(sizes, totals[len(sums) :], strict=True))
     return {
         name: total / numbers[pair[:, 1].tobytes()]
         for (name, pair), total in zip(sums.items(), totals[: len(sums)], strict=True)
     }
+
+
+def resampled_sums(columns: Floats, draws: Counts) -> Floats:
+    """(M, R) the sums of each of (M, N) columns over the images that each resample drew."""
+    return np.concatenate([_totals(columns, counts, draws.images) for counts in draws.slices()], axis=1)
 
 
 def interval(resampled: Floats, level: float = LEVEL) -> Interval:
@@ -109,12 +114,17 @@ def interval(resampled: Floats, level: float = LEVEL) -> Interval:
     `significance.p_value` is at most 1 − level. (None, None) if all values are the same but for rounding: one
     image, or all images alike, say nothing of how images differ.
     """
-    ordered = np.sort(resampled)
-    low, high = ordered[0], ordered[-1]
-    if high - low <= 1e-9 * max(1.0, abs(low), abs(high)):
+    if all_alike(resampled):
         return None, None
-    k = max(1, int((len(ordered) + 1) * (1 - level) / 2))
-    return float(ordered[k - 1]), float(ordered[-k])
+    k = max(1, int((len(resampled) + 1) * (1 - level) / 2))
+    ends = np.partition(resampled, (k - 1, len(resampled) - k))
+    return float(ends[k - 1]), float(ends[-k])
+
+
+def all_alike(resampled: Floats) -> bool:
+    """Whether all values are the same but for rounding."""
+    low, high = float(resampled.min()), float(resampled.max())
+    return high - low <= 1e-9 * max(1.0, abs(low), abs(high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +148,8 @@ class SeedMeans:
     @staticmethod
     def average(several: Sequence[SeedMeans]) -> SeedMeans:
         """The mean of several, such as scenarios, seed by seed: what they share through a seed stays in."""
+        if len(several) == 1:
+            return several[0]
         values = np.add.reduce([one.values for one in several], axis=0)
         resampled = np.add.reduce([one.resampled for one in several], axis=0)
         return SeedMeans(values / len(several), resampled / len(several))
@@ -164,8 +176,8 @@ def over_seeds(means: SeedMeans) -> Floats:
         only: Floats = means.resampled[0]
         return only
     middle = np.add.reduce(means.resampled, axis=0) / seeds
-    of_images = _variance(middle)
-    interaction = sum(_variance(one - middle) for one in means.resampled) / (seeds * (seeds - 1))
+    of_images, *of_seeds_alone = _variances(np.concatenate([middle[None], means.resampled - middle]))
+    interaction = sum(of_seeds_alone) / (seeds * (seeds - 1))
     share = math.sqrt(max(0.0, 1.0 - interaction / of_images)) if of_images else 0.0
     weights = seed_weights(seeds, len(middle))
     of_seeds = np.add.reduce(weights * means.values[:, None], axis=0)
@@ -198,7 +210,7 @@ def weighted_sums(values: Floats, weights: NDArray[np.generic]) -> Floats:
 
 
 def _totals(columns: Floats, weights: NDArray[np.generic], largest: int) -> Floats:
-    """(M, R) from (M, N) values and (N, R) weights, which are whole numbers and sum to at most `largest` in each R.
+    """(M, R) from (M, N) values and (N, R) weights: whole numbers, of which each R sums to at most `largest`.
 
     Each column is rounded to a grid so coarse that no sum of products needs more digits than a number has: sums
     are exact in whatever order, and of whole numbers they are what they were. Of a thousand images the grid is
@@ -228,7 +240,16 @@ def _uniforms(bits: np.random.PCG64, number: int) -> Floats:
     return uniform
 
 
-def _variance(values: Floats) -> float:
-    """Of all values, one after the other."""
-    centre = np.add.accumulate(values)[-1] / len(values)
-    return float(np.add.accumulate((values - centre) ** 2)[-1] / len(values))
+def _variances(values: Floats) -> list[float]:
+    """Of each row of (M, R) values."""
+    centred = values - (_sums(values) / values.shape[1])[:, None]
+    found: list[float] = (_sums(centred * centred) / values.shape[1]).tolist()
+    return found
+
+
+def _sums(values: Floats) -> Floats:
+    """(M,) of (M, R) values, in an order that is everywhere the same: every 64th one, then these one by one."""
+    whole = values.shape[1] // 64 * 64
+    parts = np.add.reduce(values[:, :whole].reshape(len(values), -1, 64), axis=1)
+    sums: Floats = np.add.accumulate(np.concatenate([parts, values[:, whole:]], axis=1), axis=1)[:, -1]
+    return sums

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.execution.store import Entry, Store
+from urbancross_bench.execution.store import KEPT, Entry, Store
 
 Sort = Literal["damaged", "half-written", "log"]
 
@@ -131,19 +131,23 @@ def collect(store: Store, rule: Rule, *, now: float, dry_run: bool = False) -> C
     removed = chosen(held, rule, now, take)
     gone = {one.entry.key for one in removed}
     left = [one for one in held if one.entry.key not in gone]
-    found = rubbish(store, {one.entry.key for one in left})
+    found = rubbish(store, {one.entry.key for one in left}, gone, now)
     swept = found if dry_run else [piece for piece in found if _swept(store, piece)]
     return Collection(tuple(removed), tuple(busy), tuple(swept), tuple(left))
 
 
-def rubbish(store: Store, stored: set[str]) -> list[Rubbish]:
-    """What can go of what is no stage, given the keys of those that stay."""
+def rubbish(store: Store, stored: set[str], gone: set[str], now: float) -> list[Rubbish]:
+    """What can go of what is no stage, given the keys of those that stay and of those that go.
+
+    A log goes with its stage. One without any is of a stage that failed: somebody has yet to look at it.
+    """
     root = store.root
     partial, saved = (sorted(root.glob(f"{name}/*")) for name in (".partial", ".saved"))
     needed = stored | {path.name for path in saved}
     found = [Rubbish("damaged", path, _size(path)) for path in sorted(root.glob(".damaged/*"))]
     found += [Rubbish("half-written", path, _size(path)) for path in partial if not _busy(store, _key(path))]
     logs = [path for path in sorted(root.glob("logs/*.log")) if _key(path) not in needed]
+    logs = [path for path in logs if _key(path) in gone or now - path.stat().st_mtime > KEPT]
     return found + [Rubbish("log", path, _size(path)) for path in logs if not _busy(store, _key(path))]
 
 

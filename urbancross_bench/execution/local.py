@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
+from urbancross_bench.modelling.parents import end_with
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
 _WATCHED = 0.2  # seconds between two looks at the limits
@@ -191,7 +191,7 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     """The life of a process: what it prints goes to the task's log, what becomes of it through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    end_with(connection)
     if devices:  # read when CUDA is first used, which is later
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     with Path(task.log).open("ab", buffering=0) as log:  # what was printed before it was tried again stays
@@ -207,10 +207,3 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # a thread that a plugin left would keep the process, and its slot
-
-
-def _end_with(connection: Connection) -> None:
-    """End this process when its parent does, and free its lock on a stage: the parent may be killed."""
-    with contextlib.suppress(EOFError, OSError):
-        connection.recv()
-    os._exit(1)

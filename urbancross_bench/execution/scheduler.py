@@ -255,8 +255,9 @@ class Scheduler:
     def _make_anew(self, damaged: Iterable[str]) -> None:
         """Wait for stages that were there and are no longer, and for what they need themselves."""
         plan = self._status.plan
-        stored = [key for key, stage in plan.stages.items() if self._store.has(stage)]
-        wanted = plan.wanted([key for key in damaged if key not in self._lacks], stored)
+        lost = [key for key in damaged if key not in self._lacks]
+        stored = [stage.key for stage in plan.wanted(lost, ()) if self._store.has(stage)]
+        wanted = plan.wanted(lost, stored)
         self._await(wanted)
         new = {stage.key for stage in wanted}
         for key, lacks in self._lacks.items():

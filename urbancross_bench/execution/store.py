@@ -34,7 +34,7 @@ from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import file_digest, key_of
 
 _MANIFEST = "stage.json"
-_KEPT = 14 * 24 * 3600.0  # seconds
+KEPT = 14 * 24 * 3600.0  # seconds that trainings which were cut, and logs of stages that failed, stay
 CURVE = "curve.json"  # what a stage that trains says of its steps
 
 
@@ -120,7 +120,7 @@ class Store:
             self._clear(leftover.name.partition("-")[0])
         for folder in self.root.glob(".saved/*"):
             with contextlib.suppress(FileNotFoundError), self.holding(folder.name, wait=False) as free:
-                if free and time.time() - folder.stat().st_mtime > _KEPT:
+                if free and time.time() - folder.stat().st_mtime > KEPT:
                     self.forget(folder.name)
 
     def _clear(self, key: str) -> None:

@@ -15,7 +15,7 @@ from urbancross_bench.evaluation.significance import BETTER, TEST_RESAMPLES, WOR
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
-from urbancross_bench.leaderboard.comparisons import verdicts
+from urbancross_bench.leaderboard.comparisons import Difference, verdicts
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
 from urbancross_bench.leaderboard.view import View
@@ -177,7 +177,10 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
     """One line per cell, the base of each block first."""
     entries = [(block, cell) for block in blocks for cell in block.cells]
     differences = [
-        None if cell == block.cells[0] else block.difference(cell, block.cells[0]) for block, cell in entries
+        None
+        if cell == block.cells[0] or (found := block.difference(cell, block.cells[0])) is None
+        else Difference.of(found)
+        for block, cell in entries
     ]
     judged = _judged(differences, [block.rows(cell) for block, cell in entries], view)
     lines: list[Line] = []
@@ -190,7 +193,7 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
                 "scenarios": len(rows),
                 "seeds": min((len(row.seeds) for row in rows), default=0),
                 f"mean {view.metric}": None if mean is None else estimate_of(mean),
-                DIFFERENCE: None if difference is None else estimate_of(difference),
+                DIFFERENCE: None if difference is None else difference.estimate,
                 VERDICT: verdict,
             }
         )
@@ -199,21 +202,25 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
 
 def _effect_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
     """One line per main effect and interaction."""
-    entries = [(block, *effect) for block in blocks for effect in block.effects()]
+    entries = [
+        (block, kind, change, None if found is None else Difference.of(found))
+        for block in blocks
+        for kind, change, found in block.effects()
+    ]
     judged = _judged([found for *_, found in entries], [block.rows(block.cells[0]) for block, *_ in entries], view)
     return [
         {
             **block.said(block.cells[0]),
             "kind": kind,
             CHANGE: change,
-            EFFECT: None if found is None else estimate_of(found),
+            EFFECT: None if found is None else found.estimate,
             VERDICT: verdict,
         }
         for (block, kind, change, found), verdict in zip(entries, judged, strict=True)
     ]
 
 
-def _judged(differences: Sequence[SeedMeans | None], of: Sequence[Sequence[Row]], view: View) -> list[str | None]:
+def _judged(differences: Sequence[Difference | None], of: Sequence[Sequence[Row]], view: View) -> list[str | None]:
     """Verdicts, but for rows of a setting that is a reference: each would cost the others power."""
     references = [any(row.setting in view.reference_settings for row in rows) for rows in of]
     return verdicts([None if out else found for out, found in zip(references, differences, strict=True)])

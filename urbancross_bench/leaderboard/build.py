@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
-from pathlib import Path
+import operator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from urbancross_bench.errors import UsageError
-from urbancross_bench.interfaces.renderer import Renderer, Table
+from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.leaderboard.ablation import ablation_plots
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.cost import cost_table
+from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, shown
@@ -26,9 +29,20 @@ def build(
     depend on the records and the view alone. Raises DataError for a malformed record, UsageError if `out` cannot
     be written to.
     """
-    tables = board_tables(read_all(places), view, only)
-    write_files(make_files(tables, renderers_of(view, registry)), out)
-    return tables
+    board = make_board(read_all(places), view, only)
+    write_files(make_files(board, renderers_of(view, registry)), out)
+    return [*board.tables]
+
+
+def make_board(records: Sequence[Record], view: View, only: Container[str] | None = None) -> Board:
+    """What a view shows of records: tables, and the evidence for them; `only` as in `build`."""
+    kept = [
+        replace(r, scores=tuple(s for s in r.scores if only is None or s.folder.name in only))
+        for r in shown(records, view)
+        if (only is None or r.folder.name in only) and r.spec["encoder"]["weights"]["status"] in view.weights
+    ]
+    evidence = RecordedEvidence(kept, view)
+    return Board(view.title, board_tables(records, view, only), view.metric, view.baseline, evidence)
 
 
 def board_tables(records: Sequence[Record], view: View, only: Container[str] | None = None) -> list[Table]:
@@ -45,21 +59,43 @@ def renderers_of(view: View, registry: Registry) -> list[Renderer]:
     return [registry.resolve("renderer", name).build() for name in view.renderers]
 
 
-def make_files(tables: Sequence[Table], renderers: Sequence[Renderer]) -> dict[str, bytes]:
-    """Name → content of every table in every format, and of the plots that go with them."""
-    made = {name: plot.encode() for name, plot in ablation_plots(tables).items()}
-    for table in tables:
-        for renderer in renderers:
-            content = renderer.render(table)
-            made[f"{table.name}{renderer.suffix}"] = content.encode() if isinstance(content, str) else content
-    return made
+@dataclass(frozen=True)
+class Made:
+    """A file to write: its path below the board's folder, its content, and what compares it with another."""
+
+    name: str
+    content: bytes
+    same: Callable[[bytes, bytes], bool]
 
 
-def write_files(files: Mapping[str, bytes], out: Path) -> None:
-    """Write them into a folder. Raises UsageError if that cannot be."""
+def make_files(board: Board, renderers: Sequence[Renderer]) -> Iterator[Made]:
+    """The files of a board in every format, and the plots that go with its tables, one by one.
+
+    Raises PluginError for a renderer that would write elsewhere.
+    """
+    for name, plot in ablation_plots(board.tables).items():
+        yield Made(name, plot.encode(), operator.eq)
+    for renderer in renderers:
+        for name, content in renderer.files(board):
+            if not _is_below(name):
+                raise PluginError(
+                    f"renderer {type(renderer).__name__} names a file {name!r}, which is no path below"
+                )
+            yield Made(name, content.encode() if isinstance(content, str) else content, renderer.same)
+
+
+def _is_below(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def write_files(files: Iterable[Made], out: Path) -> None:
+    """Write them into a folder as they are made. Raises UsageError if that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (out / name).write_bytes(content)
+        for made in files:
+            place = out / made.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(made.content)
     except OSError as error:
         raise UsageError(f"leaderboard folder {out} cannot be written to: {error}") from error

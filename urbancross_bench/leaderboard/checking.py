@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.interfaces.renderer import Board as BoardContent
 from urbancross_bench.interfaces.renderer import Renderer, Table
 from urbancross_bench.leaderboard.boards import Board
-from urbancross_bench.leaderboard.build import board_tables, make_files, renderers_of
+from urbancross_bench.leaderboard.build import make_board, make_files, renderers_of
 from urbancross_bench.leaderboard.committed import broken_seals, read_all
 from urbancross_bench.leaderboard.published import published_renderer, read_published
-from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.records import Record
 from urbancross_bench.registry import Registry
 
 _SAID = 3  # cells named of a file
@@ -30,10 +31,11 @@ def check_board(board: Board, registry: Registry) -> list[str]:
         renderers = renderers_of(board.view, registry)
         records = read_all(board.records)
         problems += [problem for record in records for problem in _moved(record)]
-        tables = board_tables(records, board.view)
+        shown = make_board(records, board.view)
+        problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}")
     except UrbanCrossError as error:
         return [*problems, str(error)]
-    return problems + list(_stale(tables, renderers, board.out, f"leaderboard build {board.file}"))
+    return problems
 
 
 def check_published(file: Path, registry: Registry) -> list[str]:
@@ -42,50 +44,52 @@ def check_published(file: Path, registry: Registry) -> list[str]:
         table = read_published(file)
     except UrbanCrossError as error:
         return [str(error)]
-    return list(_stale([table], [published_renderer(registry)], file.parent, f"leaderboard build {file}"))
+    shown = BoardContent(table.title, [table])
+    return list(_stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}"))
 
 
 def _moved(record: Record) -> Iterator[str]:
     """The metrics of a run's scores that are not what the sums beside them give."""
     for score in record.scores:
+        sums = score.image_sums()
+        means = {name: pair[:, 0].sum() / pair[:, 1].sum() for name, pair in sums.items()}
         for name, entry in score.content["metrics"].items():
-            value = _value(score, entry["parts"] or [name])
-            if value is not None and not abs(value - entry["value"]) <= _ROUNDING:
+            parts = entry["parts"] or [name]
+            if not means.keys() >= set(parts):
+                continue
+            value = float(np.mean([means[part] for part in parts]))
+            if not abs(value - entry["value"]) <= _ROUNDING:
                 says = f"it says {entry['value']:.4f}, its queries give {value:.4f}"
                 yield f"record {score.folder / 'score.json'}: {name} moved: {says}"
 
 
-def _value(score: ScoreRecord, parts: Sequence[str]) -> float | None:
-    arrays = score.arrays()
-    sums = [arrays.get(f"image_sums.{part}") for part in parts]
-    known = [pair for pair in sums if pair is not None]
-    if len(known) < len(sums):
-        return None
-    return float(np.mean([pair[:, 0].sum() / pair[:, 1].sum() for pair in known]))
-
-
-def _stale(tables: Sequence[Table], renderers: Sequence[Renderer], out: Path, command: str) -> Iterator[str]:
-    """The files of some tables that are missing, not what the tables give, or of a format no longer asked for."""
-    made = make_files(tables, renderers)
-    suffixes = {f"{table.name}{renderer.suffix}": renderer for table in tables for renderer in renderers}
-    for name, content in made.items():
-        file = out / name
+def _stale(shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str) -> Iterator[str]:
+    """The files of a board that are missing, not what it gives, or of a format no longer asked for."""
+    names = set()
+    for made in make_files(shown, renderers):
+        names.add(made.name)
+        file = out / made.name
         try:
             written = file.read_bytes()
         except OSError:
             yield f"{file} is missing: urbancross-bench {command}"
             continue
-        if not suffixes[name].same(written, content):
-            yield f"{file} is stale{_difference(file, written, content)}: urbancross-bench {command}"
-    yield from _surplus(made, tables, out)
+        if not made.same(written, made.content):
+            yield f"{file} is stale{_difference(file, written, made.content)}: urbancross-bench {command}"
+    yield from _surplus(names, shown.tables, out)
 
 
-def _surplus(made: Mapping[str, bytes], tables: Sequence[Table], out: Path) -> Iterator[str]:
+def _surplus(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:
+    """Files that are named like tables, or stand in a folder that a format fills."""
     names = {table.name for table in tables}
     for file in sorted(out.glob("*")):
         source = file.suffix == ".csv" and file.stem == "published"
         if file.is_file() and file.stem in names and file.name not in made and not source:
             yield f"{file} is not among what the view makes: delete it, or add its format to `renderers`"
+    for folder in sorted({PurePosixPath(name).parts[0] for name in made if "/" in name}):
+        for file in sorted((out / folder).rglob("*")):
+            if file.is_file() and file.relative_to(out).as_posix() not in made:
+                yield f"{file} is not among what the view makes: delete it"
 
 
 def _difference(file: Path, written: bytes, made: bytes) -> str:

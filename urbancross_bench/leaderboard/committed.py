@@ -6,7 +6,8 @@
                       provenance.json without the name of the host
                       curve.json      numbers of four digits, no spaces
                       scores/<score key>/score.json              byte for byte
-                                         queries.safetensors.xz  counts per query, sums per image; no top lists
+                                         images.safetensors.xz   sums per image: what tables are made of
+                                         queries.safetensors.xz  counts per query; no top lists
 
 What stands in tables is made from the same numbers as from the runs' own records. Names of images, top lists and
 tracebacks are left out.
@@ -31,11 +32,11 @@ from safetensors.numpy import load, save
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import file_digest
-from urbancross_bench.records import Record, ScoreRecord, read_records
+from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records
 
-SCHEMA = 1
+SCHEMA = 2
 FORM, SUMS = "form.json", "SHA256SUMS"
-_COUNTS = "queries.safetensors.xz"
+_COUNTS, _SUMS = "queries.safetensors.xz", "images.safetensors.xz"
 _UNPACKED = 2**31  # bytes that a file of counts may unpack to
 _PARTIAL = ".partial-"
 
@@ -46,16 +47,22 @@ class CompactScore(ScoreRecord):
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Per-query counts and per-image sums, in the types they had."""
-        file = self.folder / _COUNTS
-        try:
-            unpacker = lzma.LZMADecompressor()
-            content = unpacker.decompress(file.read_bytes(), max_length=_UNPACKED)
-            if not unpacker.eof:
-                raise ValueError(f"it is cut short, or unpacks to more than {_UNPACKED} bytes")
-            arrays: dict[str, NDArray[np.generic]] = load(content)
-        except Exception as error:  # safetensors raises its own type, OSError and ValueError, lzma its own
-            raise DataError(f"record {file} cannot be read: {error}") from error
-        return arrays
+        return {**_unpacked(self.folder / _COUNTS), **self._sums()}
+
+    def _sums(self) -> dict[str, NDArray[Any]]:
+        return _unpacked(self.folder / _SUMS)
+
+
+def _unpacked(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        unpacker = lzma.LZMADecompressor()
+        content = unpacker.decompress(file.read_bytes(), max_length=_UNPACKED)
+        if not unpacker.eof:
+            raise ValueError(f"it is cut short, or unpacks to more than {_UNPACKED} bytes")
+        arrays: dict[str, NDArray[np.generic]] = load(content)
+    except Exception as error:  # safetensors raises its own type, OSError and ValueError, lzma its own
+        raise DataError(f"record {file} cannot be read: {error}") from error
+    return arrays
 
 
 def read_all(places: Sequence[Path]) -> list[Record]:
@@ -66,7 +73,7 @@ def read_all(places: Sequence[Path]) -> list[Record]:
 
 
 def _compact(score: ScoreRecord) -> ScoreRecord:
-    return CompactScore(score.folder, score.content) if (score.folder / _COUNTS).is_file() else score
+    return CompactScore(score.folder, score.content) if (score.folder / _SUMS).exists() else score
 
 
 def _check_form(place: Path) -> None:
@@ -113,8 +120,16 @@ def _write_run(record: Record, place: Path) -> None:
 def _write_score(score: ScoreRecord, place: Path) -> None:
     place.mkdir(parents=True)
     shutil.copyfile(score.folder / "score.json", place / "score.json")
-    kept = {name: array for name, array in score.arrays().items() if not name.split(".")[-1].startswith("top")}
-    (place / _COUNTS).write_bytes(lzma.compress(save(kept)))
+    sums: dict[str, NDArray[Any]] = {}
+    counts: dict[str, NDArray[Any]] = {}
+    for name, array in _without_tops(score).items():
+        (sums if name.startswith(IMAGE_SUMS) else counts)[name] = array
+    (place / _SUMS).write_bytes(lzma.compress(save(sums)))
+    (place / _COUNTS).write_bytes(lzma.compress(save(counts)))
+
+
+def _without_tops(score: ScoreRecord) -> dict[str, NDArray[Any]]:
+    return {name: array for name, array in score.arrays().items() if not name.split(".")[-1].startswith("top")}
 
 
 def _write_provenance(source: Path, place: Path) -> None:
@@ -167,7 +182,7 @@ def broken_seals(place: Path) -> list[str]:
 
 def content_of(score: ScoreRecord) -> str:
     """A hash of what a score says: of its facts, and of its arrays but for top lists."""
-    arrays = {name: array for name, array in score.arrays().items() if not name.split(".")[-1].startswith("top")}
+    arrays = _without_tops(score)
     facts = json.dumps(score.content, sort_keys=True).encode()
     return hashlib.sha256(facts + save(dict(sorted(arrays.items())))).hexdigest()
 

@@ -8,26 +8,24 @@ from functools import cached_property
 from typing import Any
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES, holm, p_value, verdict
-from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
+from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, printable
-from urbancross_bench.leaderboard.comparisons import detectable
+from urbancross_bench.leaderboard.comparisons import Difference, detectable, judged
 from urbancross_bench.leaderboard.pairing import Sides, Wanted, other_differences, paired
 from urbancross_bench.leaderboard.queries import Asked, Queries, farthest, queries_of
-from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
+from urbancross_bench.leaderboard.rows import Row, method_cells, resample_rows
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
     """A row of A and one of B over the seeds that both have, and what a paired test says of A minus B.
 
-    p, adjusted: of "no difference", alone and after Holm's correction over all pairs; None with too few seeds.
+    adjusted: p of "no difference" after Holm's correction over all pairs; None with too few seeds.
     """
 
     a: Row
     b: Row
-    difference: SeedMeans
-    p: float | None
+    difference: Difference
     adjusted: float | None
     verdict: str
 
@@ -79,7 +77,7 @@ def compare(sides: Sides, a: str, b: str, wanted: Wanted) -> Comparison:
     if not whole:
         raise UsageError(f"no pair has the metric {wanted.metric!r} for all its seeds; `rescore` computes others")
     whole.sort(key=lambda pair: (pair[0].scenario, pair[0].method, pair[1].method, pair[0].score["protocol"]))
-    pairs = _judged(whole, _differences(whole, wanted.metric), wanted.metric)
+    pairs = _judged(whole, wanted.metric)
     notes = _notes(pairs, sides, wanted.metric)
     refused = [printable(reason) for reason in [*refused, *lacking]]
     return Comparison(printable(a), printable(b), wanted.metric, pairs, refused, notes)
@@ -97,7 +95,7 @@ def table_of(comparison: Comparison) -> Table:
                 "seeds": len(pair.a.seeds),
                 f"A {metric}": pair.a.estimate(metric),
                 f"B {metric}": pair.b.estimate(metric),
-                "A − B": estimate_of(pair.difference),
+                "A − B": pair.difference.estimate,
                 "p (Holm)": None if pair.adjusted is None else f"{pair.adjusted:.4f}",
                 "A is": pair.verdict,
                 **{f"{way}: won/tied/lost": "/".join(map(str, found.values())) for way, found in counts.items()},
@@ -138,8 +136,8 @@ def _pair_as_json(pair: Pair, metric: str) -> dict[str, Any]:
         **{name: pair.cells[name] for name in ("scenario", "selector", "protocol", "ties")},
         **{name: _side_as_json(row, metric) for name, row in (("a", pair.a), ("b", pair.b))},
         "seeds": list(pair.a.numbers),
-        "difference": _estimate(estimate_of(pair.difference)),
-        "p": pair.p,
+        "difference": _estimate(pair.difference.estimate),
+        "p": pair.difference.p,
         "p_holm": pair.adjusted,
         "a_is": pair.verdict,
         "images": pair.a.score["images"],
@@ -167,30 +165,22 @@ def _has(row: Row, wanted: Wanted) -> bool:
     return all(seed.value(wanted.metric) is not None for seed in row.seeds)
 
 
-def _differences(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[SeedMeans]:
-    """A minus B of each pair; unlike by `Row.difference` also between versions of the code, which a note tells of.
-
-    Those of one test split are taken after each other: they share their draws of images, of which few are held.
-    """
-    found: dict[int, SeedMeans] = {}
-    for number in sorted(range(len(pairs)), key=lambda n: (pairs[n][0].score["draws"], n)):
-        mine, theirs = (row.means(metric, TEST_RESAMPLES) for row in pairs[number])
-        if mine is not None and theirs is not None:
-            found[number] = mine - theirs
-    return [found[number] for number in range(len(pairs))]
+def _judged(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[Pair]:
+    """All pairs are one family."""
+    resample_rows({row: None for pair in pairs for row in pair}, metric)
+    differences = [_difference(a, b, metric) for a, b in pairs]
+    return [
+        Pair(a, b, difference, said.adjusted, said.verdict)
+        for (a, b), difference, said in zip(pairs, differences, judged(differences), strict=True)
+    ]
 
 
-def _judged(pairs: Sequence[tuple[Row, Row]], differences: Sequence[SeedMeans], metric: str) -> list[Pair]:
-    """The family of Holm's correction: all pairs that have enough seeds."""
-    enough = [n for n, found in enumerate(differences) if len(found.values) >= FEWEST_SEEDS]
-    alone = {n: p_value(over_seeds(differences[n])) for n in enough}
-    adjusted = dict(zip(enough, holm([alone[n] for n in enough]), strict=True))
-    judged = []
-    for n, ((a, b), found) in enumerate(zip(pairs, differences, strict=True)):
-        sign = 1.0 if a.score["metrics"][metric]["higher_is_better"] else -1.0
-        said = verdict(sign * found.value, adjusted.get(n), len(found.values))
-        judged.append(Pair(a, b, found, alone.get(n), adjusted.get(n), said))
-    return judged
+def _difference(a: Row, b: Row, metric: str) -> Difference:
+    """A minus B; unlike by `Row.difference` also between versions of the code, which a note tells of."""
+    mine, theirs = (row.means(metric, TEST_RESAMPLES) for row in (a, b))
+    assert mine is not None  # rows without the metric have been left out
+    assert theirs is not None
+    return Difference.of(mine - theirs, higher_is_better=a.score["metrics"][metric]["higher_is_better"])
 
 
 def _both(a: str, b: str) -> str:

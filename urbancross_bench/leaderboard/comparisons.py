@@ -19,7 +19,8 @@ from urbancross_bench.evaluation.significance import (
     tie_groups,
     verdict,
 )
-from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
+from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
+from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.leaderboard.rows import Row
 
 
@@ -38,14 +39,52 @@ class Standing:
         return f"{self.rank} ({self.best} to {self.worst})"
 
 
-def verdicts(differences: Sequence[SeedMeans | None]) -> list[str | None]:
-    """A verdict per difference. The family of Holm's correction: all that have enough seeds."""
-    family = [i for i, found in enumerate(differences) if found and len(found.values) >= FEWEST_SEEDS]
-    adjusted = dict(zip(family, holm([_p(differences[i]) for i in family]), strict=True))
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with what a test says of it alone; its resamples are let go.
+
+    p: of "no difference"; None with too few seeds. detectable: the true difference that such a test finds four
+    times in five; None where no interval exists.
+    """
+
+    estimate: Estimate
+    seeds: int
+    p: float | None
+    detectable: float | None
+    higher_is_better: bool
+
+    @staticmethod
+    def of(means: SeedMeans, *, higher_is_better: bool = True) -> Difference:
+        """The difference whose mean of each seed this is."""
+        resampled, seeds = over_seeds(means), len(means.values)
+        p = p_value(resampled) if seeds >= FEWEST_SEEDS else None
+        estimate = Estimate(means.value, *interval(resampled))
+        return Difference(estimate, seeds, p, minimum_detectable(resampled), higher_is_better)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a table says of a difference. adjusted: p after Holm's correction; None with too few seeds."""
+
+    adjusted: float | None
+    verdict: str
+
+
+def judged(differences: Sequence[Difference]) -> list[Judged]:
+    """The verdict of each. The family of Holm's correction: all that have enough seeds."""
+    family = [(i, found.p) for i, found in enumerate(differences) if found.p is not None]
+    adjusted = dict(zip((i for i, _ in family), holm([p for _, p in family]), strict=True))
     return [
-        None if found is None else verdict(found.value, adjusted.get(i), len(found.values))
+        Judged(adjusted.get(i), verdict(value if found.higher_is_better else -value, adjusted.get(i), found.seeds))
         for i, found in enumerate(differences)
+        for value in [found.estimate.value]
     ]
+
+
+def verdicts(differences: Sequence[Difference | None]) -> list[str | None]:
+    """The words of `judged`; None where there is no difference, which is not of the family."""
+    said = iter(judged([found for found in differences if found is not None]))
+    return [None if found is None else next(said).verdict for found in differences]
 
 
 def standings(means: Sequence[SeedMeans | None], fields: Sequence[str]) -> list[Standing | None]:
@@ -66,14 +105,13 @@ def standings(means: Sequence[SeedMeans | None], fields: Sequence[str]) -> list[
     return found
 
 
-def detectable(compared: Sequence[tuple[Row, SeedMeans]], metric: str) -> list[str]:
+def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[str]:
     """A note on the smallest differences that the test sets can show; none where nothing is compared."""
     sizes: dict[tuple[str, int, int], list[float]] = {}
     for row, difference in compared:
-        size = minimum_detectable(over_seeds(difference))
-        if size is not None:
+        if difference.detectable is not None:
             key = (row.run["scenario"]["target"], row.score["images"], len(row.seeds))
-            sizes.setdefault(key, []).append(size)
+            sizes.setdefault(key, []).append(difference.detectable)
     if not sizes:
         return []
     parts = [
@@ -86,15 +124,13 @@ def detectable(compared: Sequence[tuple[Row, SeedMeans]], metric: str) -> list[s
     ]
 
 
-def _p(difference: SeedMeans | None) -> float:
-    return 1.0 if difference is None else p_value(over_seeds(difference))
-
-
 def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:
     if len(means[0].values) < FEWEST_SEEDS:
         return [None] * len(means)
     pairs = list(combinations(range(len(means)), 2))
     told_apart = np.zeros((len(means), len(means)), dtype=bool)
-    for (a, b), adjusted in zip(pairs, holm([_p(means[a] - means[b]) for a, b in pairs]), strict=True):
+    for (a, b), adjusted in zip(
+        pairs, holm([p_value(over_seeds(means[a] - means[b])) for a, b in pairs]), strict=True
+    ):
         told_apart[a, b] = told_apart[b, a] = adjusted <= ALPHA
     return tie_groups([one.value for one in means], told_apart)

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from urbancross_bench.errors import DataError
-from urbancross_bench.interfaces.renderer import Cell, Renderer, Table
+from urbancross_bench.interfaces.renderer import Board, Cell, Renderer, Table
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.registry import Registry
 
@@ -34,7 +34,7 @@ def published_renderer(registry: Registry) -> Renderer:
 def build_published(file: Path, registry: Registry) -> Table:
     """Write `published.md` beside a file of published figures. Raises DataError, see `read_published`."""
     table = read_published(file)
-    write_files(make_files([table], [published_renderer(registry)]), file.parent)
+    write_files(make_files(Board(table.title, [table]), [published_renderer(registry)]), file.parent)
     return table
 
 

@@ -83,11 +83,11 @@ def queries_of(a: Row, b: Row) -> dict[str, Queries]:
     """Both directions of two rows over the same seeds. Raises DataError if they do not ask the same queries of the
     same gallery, or a record lacks what it must have.
     """
-    first = _Counts(a.seeds[0].score.folder, a.seeds[0].arrays)
+    first = _Counts(a.seeds[0].score.folder, a.seeds[0].score.arrays())
     ranks: dict[str, list[list[Floats]]] = {direction: [[], []] for direction in DIRECTIONS}
     for side, row in enumerate((a, b)):
         for seed in row.seeds:
-            one = _Counts(seed.score.folder, seed.arrays)
+            one = _Counts(seed.score.folder, seed.score.arrays())
             for direction in DIRECTIONS:
                 if not all(np.array_equal(one(f"{direction}.{n}"), first(f"{direction}.{n}")) for n in _SAME):
                     raise DataError(

@@ -1,8 +1,8 @@
 """Scores over resampled images: taken for many scores at once, and kept in a file, so that memory stays flat.
 
 Of a score a leaderboard needs its metric over ten thousand resamples, 80 KB, several times: for its interval, its
-difference to the baseline, its mean over scenarios. Those of one test split share their draws of images, so they are
-one product of matrices; the numbers then lie in a temporary file, which has no name and goes with the process.
+difference to the baseline, its mean over scenarios. Scores of one test split share their draws of images, so that
+many are one product of matrices; the numbers then lie in a temporary file, which goes with the process.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.statistics import resampled_images, resampled_means
+from urbancross_bench.evaluation.statistics import resampled_images, resampled_sums
 from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.records import ScoreRecord
 
@@ -27,18 +28,21 @@ class Spool:
     """Arrays in a temporary file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open while there are readers
+        self._lock = Lock()
 
     def add(self, numbers: Floats) -> Kept:
         """Write an array at the end."""
-        place = self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(numbers).data)
+        with self._lock:
+            place = self._file.seek(0, 2)
+            self._file.write(numbers.data)
         return Kept(self, place)
 
-    def read(self, place: int, count: int) -> Floats:
-        """The first numbers of the array that was written at a place."""
-        self._file.seek(place)
-        return np.frombuffer(self._file.read(8 * count), dtype=np.float64)
+    def read(self, place: int, into: Floats) -> None:
+        """Fill an array with the first numbers of the one that was written at a place."""
+        with self._lock:
+            self._file.seek(place)
+            self._file.readinto(into.data)
 
 
 @dataclass(frozen=True)
@@ -67,45 +71,64 @@ class SeedScore:
         entry = self.score.content["metrics"].get(metric)
         return None if entry is None else Estimate(float(entry["value"]), entry["low"], entry["high"])
 
-    def resampled(self, metric: str, resamples: int) -> Floats:
-        """(R,) the metric over resampled images, of which there are at most TEST_RESAMPLES; computed once."""
+    def resampled(self, metric: str, into: Floats) -> None:
+        """Fill (R,), at most TEST_RESAMPLES, with the metric over resampled images; computed once."""
         if metric not in self._kept:
-            keep([self], metric, Spool())
-        kept = self._kept[metric]
-        return kept.spool.read(kept.place, resamples)
+            OfSplit([self]).keep([self], metric, Spool())
+        self._kept[metric].spool.read(self._kept[metric].place, into)
 
     def remember(self, metric: str, kept: Kept) -> None:
         """Where the metric lies, over TEST_RESAMPLES."""
         self._kept[metric] = kept
-
-    def image_sums(self, metric: str) -> list[Floats]:
-        """Per image, of each part of a metric: see `ScoreRecord.image_sums`."""
-        ...
 
     def parts(self, metric: str) -> list[str]:
         """The metrics whose mean it is; itself where it is none."""
         return self.score.content["metrics"][metric]["parts"] or [metric]
 
 
-def keep(scores: Sequence[SeedScore], metric: str, spool: Spool) -> None:
-    """Resample a metric of some scores of one test split, and keep it."""
-    for score, means in zip(scores, resample(scores, metric, TEST_RESAMPLES), strict=True):
-        score.remember(metric, spool.add(means))
+class OfSplit:
+    """The sums per image of some scores of one test split: read once, for all that is resampled of them.
 
+    Raises DataError for a record that is damaged.
+    """
 
-def resample(scores: Sequence[SeedScore], metric: str, resamples: int) -> Iterator[Floats]:
-    """(R,) of each score: a metric of some scores of one test split over resampled images."""
-    # Parts over the same queries are one column: the sum of their means is the mean of their sums.
-    columns: dict[tuple[int, bytes], Floats] = {}
-    for number, score in enumerate(scores):
-        for pair in score.image_sums(metric):
-            name = number, pair[:, 1].tobytes()
-            columns[name] = columns[name] + pair * (1.0, 0.0) if name in columns else pair
-    means: list[list[Floats]] = [[] for _ in scores]
-    if scores:
+    def __init__(self, scores: Sequence[SeedScore]) -> None:
+        self._sizes: dict[bytes, int] = {}  # queries of each image, as bytes → number of this column
+        self._numbers: list[Floats] = []
+        self._sums = {score: self._read(score) for score in scores}
+
+    def keep(self, scores: Sequence[SeedScore], metric: str, spool: Spool) -> None:
+        """Resample a metric of some of the scores, and keep it."""
+        for score, means in zip(scores, self.resample(scores, metric, TEST_RESAMPLES), strict=True):
+            score.remember(metric, spool.add(means))
+
+    def resample(self, scores: Sequence[SeedScore], metric: str, resamples: int) -> Iterator[Floats]:
+        """(R,) of each of some of the scores: the metric over resampled images."""
+        if not scores:
+            return
         facts = scores[0].score.content
-        draws = resampled_images(facts["images"], facts["draws"], resamples)
-        for (number, _), mean in resampled_means(columns, draws).items():
-            means[number].append(mean)
-    for score, of_parts in zip(scores, means, strict=True):
-        yield np.add.reduce(of_parts) / len(score.parts(metric))
+        columns = [self._columns(score, metric) for score in scores]
+        stacked = [*(column for of_score in columns for column in of_score.values()), *self._numbers]
+        totals = resampled_sums(np.stack(stacked), resampled_images(facts["images"], facts["draws"], resamples))
+        numbers, left = totals[len(totals) - len(self._numbers) :], iter(totals)
+        for score, of_score in zip(scores, columns, strict=True):
+            means = [next(left) / numbers[number] for number in of_score]
+            yield np.add.reduce(means) / len(score.parts(metric))
+
+    def _columns(self, score: SeedScore, metric: str) -> dict[int, Floats]:
+        """Number of the sizes → (N,) sums. Parts of the same are one: the mean of sums is the sum of means."""
+        columns: dict[int, Floats] = {}
+        for part in score.parts(metric):
+            number, sums = self._sums[score][part]
+            columns[number] = columns[number] + sums if number in columns else sums
+        return columns
+
+    def _read(self, score: SeedScore) -> dict[str, tuple[int, Floats]]:
+        found = {}
+        for name, pair in score.score.image_sums().items():
+            sums, sizes = np.ascontiguousarray(pair.T)
+            number = self._sizes.setdefault(sizes.tobytes(), len(self._numbers))
+            if number == len(self._numbers):
+                self._numbers.append(sizes)
+            found[name] = number, sums
+        return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -17,10 +18,10 @@ from urbancross_bench.evaluation.significance import TEST_RESAMPLES
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, interval, over_seeds
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
-from urbancross_bench.leaderboard.resampling import SeedScore, Spool, keep, resample
+from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.records import Record
 
-_AT_ONCE = 25  # rows: bounds the memory of resampling
+_AT_ONCE, _THREADS = 10, 2  # rows, and so many of these: bounds the memory of resampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,10 @@ class Row:
         values = self.values(metric)
         if values is None:
             return None
-        return SeedMeans(np.array(values), np.stack([seed.resampled(metric, resamples) for seed in self.seeds]))
+        resampled = np.empty((len(values), resamples))
+        for seed, into in zip(self.seeds, resampled, strict=True):
+            seed.resampled(metric, into)
+        return SeedMeans(np.array(values), resampled)
 
     def values(self, metric: str) -> list[float] | None:
         """The metric's mean of each seed, as recorded; None where a seed or the metric is missing."""
@@ -205,19 +209,21 @@ def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ())
         return row.score["draws"], row.score["images"]
 
     spool = Spool()
-    for _, alike in groupby(sorted(rows, key=split), key=split):
-        of_split = [*alike]
-        for start in range(0, len(of_split), _AT_ONCE):
-            _resample_some(of_split[start : start + _AT_ONCE], metric, details, spool)
+    splits = [[*alike] for _, alike in groupby(sorted(rows, key=split), key=split)]
+    some = [rows[start : start + _AT_ONCE] for rows in splits for start in range(0, len(rows), _AT_ONCE)]
+    with ThreadPoolExecutor(_THREADS) as pool:  # Python itself has little to do there
+        for _ in pool.map(lambda rows: _resample_some(rows, metric, details, spool), some):
+            pass
 
 
 def _resample_some(rows: Sequence[Row], metric: str, details: Sequence[str], spool: Spool) -> None:
+    sums = OfSplit([seed for row in rows if row.complete for seed in row.seeds])
     whole = [row for row in rows if row.values(metric) is not None]
-    keep([seed for row in whole for seed in row.seeds], metric, spool)
+    sums.keep([seed for row in whole for seed in row.seeds], metric, spool)
     for name in details:
-        wanted = [row for row in rows if len(row.seeds) > 1 and row.values(name) is not None]
-        means = resample([seed for row in wanted for seed in row.seeds], name, RESAMPLES)
-        for row in wanted:
+        several = [row for row in rows if len(row.seeds) > 1 and row.values(name) is not None]
+        means = sums.resample([seed for row in several for seed in row.seeds], name, RESAMPLES)
+        for row in several:
             of_seeds = np.stack([next(means) for _ in row.seeds])
             row.remember(name, SeedMeans(np.array(row.values(name)), of_seeds))
 
@@ -320,9 +326,10 @@ class Peers:
     """Rows by what they may be compared with, to find a baseline among them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._rows: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
         for row in rows:
-            self._rows[row.peers].append(row)
+            for key in ("label", "name"):
+                self._rows[row.peers, key, row.run["adaptation"][key]].append(row)
 
     def baseline(self, row: Row, adaptation: str) -> Row | None:
         """The row of the baseline method that a row is compared with: same comparison, selector and measure.
@@ -330,7 +337,7 @@ class Peers:
         The method is found by the grid's label for it, else by its plugin's name where only one row has that.
         """
         for key in ("label", "name"):
-            found = [other for other in self._rows[row.peers] if other.run["adaptation"][key] == adaptation]
+            found = self._rows.get((row.peers, key, adaptation), [])
             alike = [other for other in found if other.trials == row.trials]
             found = alike if len(found) > 1 else found
             if len(found) == 1:

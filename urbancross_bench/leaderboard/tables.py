@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,14 +13,16 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
-from urbancross_bench.leaderboard.comparisons import detectable, standings, verdicts
+from urbancross_bench.leaderboard.comparisons import Difference, detectable, standings, verdicts
 from urbancross_bench.leaderboard.rows import (
+    Peers,
     Row,
     estimate_of,
     groups_of,
     make_rows,
     method_cells,
     paired_differences,
+    resample_rows,
     stand_twice,
 )
 from urbancross_bench.leaderboard.transfer import transfer_lines
@@ -28,6 +30,7 @@ from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
 
 Line = Mapping[str, Cell]
+Of = TypeVar("Of")
 
 
 def make_tables(records: Sequence[Record], view: View, only: Container[str] | None = None) -> list[Table]:
@@ -38,11 +41,13 @@ def make_tables(records: Sequence[Record], view: View, only: Container[str] | No
     everywhere = make_rows(records, view.weights, only)
     rows = [row for row in everywhere if not row.of_source]
     _check(rows, view)
-    _resample(everywhere, view)
-    notes = _notes(records, rows, view)
+    resample_rows(everywhere, view.metric, view.details)
+    peers = Peers(rows)
+    differences = {row: _difference([row], peers, view) for row in rows}
+    notes = _notes(records, rows, differences, view)
     return [
-        _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, view), notes),
-        _table("scenarios", f"{view.title}: every scenario", _scenarios(rows, view), notes),
+        _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, peers, view), notes),
+        _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view), notes),
         _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
         *ablation_tables(rows, view),
     ]
@@ -53,11 +58,10 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
     return Table(name, title, columns, [[line[column] for column in columns] for line in lines], notes)
 
 
-def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
+def _scenarios(differences: Mapping[Row, Difference | None], view: View) -> list[Line]:
     """One line per scenario, encoder, adaptation and selector; references after the ranked."""
-    ordered = sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view)))
-    differences = [paired_differences([row], rows, view.baseline, view.metric) for row in ordered]
-    judged = verdicts(_unless_reference(differences, ordered, view))
+    ordered = sorted(differences, key=lambda row: (row.scenario, _is_reference(row, view)))
+    judged = verdicts(_unless_reference([differences[row] for row in ordered], ordered, view))
     return [
         {
             "scenario": row.scenario,
@@ -65,7 +69,7 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             **method_cells(row),
             "seeds": len(row.seeds),
             view.metric: row.estimate(view.metric),
-            f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
+            f"Δ {view.baseline}": None if difference is None else difference.estimate,
             "verdict": verdict,
             "chance": row.chance(view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
@@ -77,11 +81,18 @@ def _scenarios(rows: Sequence[Row], view: View) -> list[Line]:
             "test captions": row.score["texts"],
             "data": "; ".join(row.marks.values()),
         }
-        for row, difference, verdict in zip(ordered, differences, judged, strict=True)
+        for row, verdict in zip(ordered, judged, strict=True)
+        for difference in [differences[row]]
     ]
 
 
-def _summary(rows: Sequence[Row], view: View) -> list[Line]:
+def _difference(group: Sequence[Row], peers: Peers, view: View) -> Difference | None:
+    """Of some rows to the baseline, the mean over them."""
+    means = paired_differences(group, peers, view.baseline, view.metric)
+    return None if means is None else Difference.of(means)
+
+
+def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
     """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift."""
     shifted = [row for row in rows if row.shifted]
     scenarios: dict[str, set[str]] = {}
@@ -94,7 +105,7 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
         for group in groups
     ]
     differences = [
-        paired_differences(group, rows, view.baseline, view.metric) if is_whole else None
+        _difference(group, peers, view) if is_whole else None
         for group, is_whole in zip(groups, whole, strict=True)
     ]
     means = [
@@ -117,7 +128,7 @@ def _summary(rows: Sequence[Row], view: View) -> list[Line]:
             f"mean {view.metric}": mean,
             "rank": rank.text if rank else None,
             "tie group": rank.group if rank else None,
-            f"Δ {view.baseline}": None if difference is None else estimate_of(difference),
+            f"Δ {view.baseline}": None if difference is None else difference.estimate,
             "verdict": verdict,
             "worst scenario": worst[0] if worst else None,
             f"worst {view.metric}": worst[1] if worst else None,
@@ -172,20 +183,9 @@ def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMea
     return SeedMeans.average(means)
 
 
-def _resample(rows: Sequence[Row], view: View) -> None:
-    """Resample all scores, those of one test split after each other: they share their draws of images."""
-    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["images"])):
-        row.means(view.metric, TEST_RESAMPLES)
-    for row in sorted(rows, key=lambda row: (row.score["draws"], row.score["images"])):
-        for metric in (view.metric, *view.details):
-            row.means(metric)
-
-
-def _unless_reference(
-    means: Sequence[SeedMeans | None], rows: Sequence[Row], view: View
-) -> list[SeedMeans | None]:
+def _unless_reference(found: Sequence[Of | None], rows: Sequence[Row], view: View) -> list[Of | None]:
     """References are neither ranked nor judged: each would cost the others power."""
-    return [None if _is_reference(row, view) else one for one, row in zip(means, rows, strict=True)]
+    return [None if _is_reference(row, view) else one for one, row in zip(found, rows, strict=True)]
 
 
 def _is_reference(row: Row, view: View) -> bool:
@@ -212,9 +212,12 @@ def _check(rows: Sequence[Row], view: View) -> None:
         raise UsageError(f"view {view.title!r}: no row is the baseline {view.baseline!r}.{hint}")
 
 
-def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[str]:
+def _notes(
+    records: Sequence[Record], rows: Sequence[Row], differences: Mapping[Row, Difference | None], view: View
+) -> list[str]:
     """What a reader has to know to trust the numbers."""
     several = any(len(row.seeds) > 1 for row in rows)
+    compared = [(row, found) for row, found in differences.items() if found and not _is_reference(row, view)]
     notes = [
         "Recall and mR in percent. Brackets: 95 % interval by resampling test images with all their captions; the "
         "gallery stays as it is." + (" Seeds are drawn too, by Student's t." if several else ""),
@@ -227,7 +230,7 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
         "unless the oracle is clearly better. Forgotten: what was lost on the sources' own test splits against "
         f"{view.baseline}, where runs were scored there.",
         f"Rows of the settings {', '.join(view.reference_settings)} are references and stand last, unranked.",
-        *detectable(_compared(rows, view), view.metric),
+        *detectable(compared, view.metric),
     ]
     if any(len(row.seeds) == 1 for row in rows):
         notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
@@ -261,13 +264,3 @@ def _notes(records: Sequence[Record], rows: Sequence[Row], view: View) -> list[s
         )
     notes += [f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains)]
     return notes
-
-
-def _compared(rows: Sequence[Row], view: View) -> list[tuple[Row, SeedMeans]]:
-    """The rows that are ranked and compared with the baseline, with their differences."""
-    ranked = [row for row in rows if not _is_reference(row, view)]
-    return [
-        (row, found)
-        for row in ranked
-        if (found := paired_differences([row], rows, view.baseline, view.metric)) is not None
-    ]

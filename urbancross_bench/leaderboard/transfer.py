@@ -8,8 +8,8 @@ from urbancross_bench.evaluation import transfer
 from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.rows import (
+    Peers,
     Row,
-    baseline_of,
     estimate_of,
     groups_of,
     method_cells,
@@ -25,25 +25,28 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
     and oracle that is closed (null, too, unless the oracle is clearly better), and the loss against the baseline
     on the test splits of all sources, where runs were scored on those.
     """
-    shifted = [row for row in rows if row.shifted]
+    shifted, peers = [row for row in rows if row.shifted], Peers(rows)
     targets = [row for row in shifted if not row.of_source]
     on_sources = [row for row in shifted if row.of_source]
+    gaps: dict[tuple[Row | None, ...], transfer.Difference | None] = {}  # few: methods share their oracles
     lines = []
     for group in groups_of(targets):
-        if baseline_of(group[0], rows, view.baseline) in (None, group[0]):
+        if peers.baseline(group[0], view.baseline) in (None, group[0]):
             continue
         if group[0].setting in view.reference_settings:
             continue
-        won = paired_differences(group, rows, view.baseline, view.metric)
-        gap = _gap(group, rows, view)
-        closed = transfer.UNDEFINED
+        won = paired_differences(group, peers, view.baseline, view.metric)
+        oracles = tuple(peers.baseline(row, view.oracle) for row in group)
+        if oracles not in gaps:
+            gaps[oracles] = _gap(oracles, peers, view)
+        gap, closed = gaps[oracles], transfer.UNDEFINED
         if won is not None and gap is not None:
-            closed = transfer.gap_closed(_paired(won), _paired(gap))
+            closed = transfer.gap_closed(_paired(won), gap)
         own = [row for row in on_sources if row.method == group[0].method and row.recipe == group[0].recipe]
         wanted = {(row.scenario, source) for row in group for source in row.run["scenario"]["source"]}
         kept = None
         if wanted == {(row.scenario, row.score["domain"]) for row in own}:
-            kept = paired_differences(own, rows, view.baseline, view.metric)
+            kept = paired_differences(own, peers, view.baseline, view.metric)
         lines.append(
             {
                 **method_cells(group[0]),
@@ -56,11 +59,13 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
     return lines
 
 
-def _gap(group: Sequence[Row], rows: Sequence[Row], view: View) -> SeedMeans | None:
-    """Oracle minus baseline, over the scenarios of a group; None where one has no oracle."""
-    oracles = [baseline_of(row, rows, view.oracle) for row in group]
+def _gap(oracles: Sequence[Row | None], peers: Peers, view: View) -> transfer.Difference | None:
+    """Oracle minus baseline, over some scenarios; None where one has no oracle."""
     found = [row for row in oracles if row is not None]
-    return paired_differences(found, rows, view.baseline, view.metric) if len(found) == len(group) else None
+    if len(found) < len(oracles):
+        return None
+    gap = paired_differences(found, peers, view.baseline, view.metric)
+    return None if gap is None else _paired(gap)
 
 
 def _paired(means: SeedMeans) -> transfer.Difference:

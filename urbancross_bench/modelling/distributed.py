@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 
 from urbancross_bench.errors import RunError, UrbanCrossError
+from urbancross_bench.modelling.parents import end_with
 from urbancross_bench.modelling.saving import random_state, restore_random
 
 
@@ -249,7 +250,7 @@ def _rank(
     """The life of one process."""
     os.environ.update(environment)
     rank = int(environment["RANK"])
-    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    end_with(connection)
 
     def tell(content: Any) -> None:
         if rank == 0:
@@ -276,10 +277,3 @@ def _picklable(error: Exception) -> Exception:
         pickle.loads(pickle.dumps(error))
         return error
     return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _end_with(connection: Connection) -> None:
-    """End this process when the one that started it does."""
-    with suppress(EOFError, OSError):
-        connection.recv()
-    os._exit(1)
