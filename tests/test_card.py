@@ -104,6 +104,7 @@ def test_the_facts_are_those_of_the_domain(domain: Domain) -> None:
         "overlapping": False,
         "mark": None,
         "licence": "mine",
+        "shareable": False,
         "repairs": 1,
     }
     assert [*facts["years"]] == ["2009", "2017", "2021"]

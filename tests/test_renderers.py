@@ -23,6 +23,7 @@ from urbancross_bench.interfaces import Cell, Estimate, Options, Renderer, Table
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.registry import Registry
 from urbancross_renderers.csv import Csv
+from urbancross_renderers.html.site import Html
 from urbancross_renderers.json import Json
 from urbancross_renderers.latex import Latex
 from urbancross_renderers.markdown import Markdown
@@ -51,7 +52,7 @@ NASTY = [
     *("\n", "\r\n", "\u2028", "\u0085", "\0", "\x1b[31m", "\ud800", "\ufeff"),
     *("\u202e", "\u2066", "\u200f", "\u061c", "é", "Å", "漢", "→", "Δ", "☃", "e\u0301", " "),
 ]
-KINDS: tuple[type[Renderer], ...] = (Markdown, Csv, Latex, Json, Parquet)
+KINDS: tuple[type[Renderer], ...] = (Markdown, Csv, Latex, Json, Parquet, Html)
 
 texts = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=4)), max_size=4).map("".join)
 

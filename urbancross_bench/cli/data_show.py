@@ -70,7 +70,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         ("years", _counts(facts["years"])),
         ("countries", _counts(facts["countries"])),
         ("segments", _segments(facts["segments"])),
-        ("licence", facts["licence"] or "not stated"),
+        ("licence", (facts["licence"] or "not stated") + ("; may be shown" if facts["shareable"] else "")),
         ("repairs", f"{facts['repairs']:,}" + ("; `data check` lists them" if facts["repairs"] else "")),
         ("place", _place(facts["place"])),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from urbancross_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from urbancross_bench.leaderboard.boards import Found
+    from urbancross_bench.leaderboard.view import View
     from urbancross_bench.registry import Registry
 
 app = typer.Typer(help="Build, check and fill leaderboards.", no_args_is_help=True)
@@ -19,7 +21,9 @@ app = typer.Typer(help="Build, check and fill leaderboards.", no_args_is_help=Tr
 
 @app.callback()
 def _group() -> None:
-    pass
+    # Read when numpy is first imported. Tables share their work out themselves; a product's own threads would wait
+    # for each other in a loop, which on cores that have other work costs many times what they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @app.command()
@@ -36,6 +40,10 @@ def build(
         Path | None,
         typer.Option("--view", metavar="VIEW.yaml", help="With --out: a view file, if not the default."),
     ] = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="FORMAT", help="In place of the view's `renderers`, such as html."),
+    ] = None,
 ) -> None:
     """Write the tables of views over the records that they name, or of one view over the records in RUNS."""
     from urbancross_bench.leaderboard.build import build as build_leaderboard
@@ -43,22 +51,27 @@ def build(
     from urbancross_bench.registry import Registry
 
     if out is not None:
-        tables = build_leaderboard(places, out, load_view(view or DEFAULT), Registry.discover())
+        chosen = _in_formats(load_view(view or DEFAULT), format_)
+        tables = build_leaderboard(places, out, chosen, Registry.discover())
         print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {out}")
         return
     if view is not None:
         raise UsageError(f"--view needs --out DIR; or give the view itself: leaderboard build {view}")
     from urbancross_bench.leaderboard.boards import find_boards
 
-    _build_boards(find_boards(places), Registry.discover())
+    _build_boards(find_boards(places), Registry.discover(), format_)
 
 
-def _build_boards(found: Found, registry: Registry) -> None:
+def _in_formats(view: View, formats: list[str] | None) -> View:
+    return view.model_copy(update={"renderers": tuple(dict.fromkeys(formats))}) if formats else view
+
+
+def _build_boards(found: Found, registry: Registry, formats: list[str] | None) -> None:
     from urbancross_bench.leaderboard.build import build as build_leaderboard
     from urbancross_bench.leaderboard.published import build_published
 
     for board in found.boards:
-        tables = build_leaderboard(board.records, board.out, board.view, registry)
+        tables = build_leaderboard(board.records, board.out, _in_formats(board.view, formats), registry)
         print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {board.out}")
     for file in found.published:
         table = build_published(file, registry)

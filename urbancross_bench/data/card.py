@@ -21,14 +21,15 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.distances import words
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 
+CARD = "card.json"  # beside what ranking knows of a test split
 _MOST = 5  # of the classes and tags that are named
 _SAMPLE = 16  # images opened to learn their pixels
 
 Place = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def card(domain: Domain) -> dict[str, Any]:
-    """The facts of a domain."""
+def card(domain: Domain, *, pixels: bool = True) -> dict[str, Any]:
+    """The facts of a domain; without `pixels` no image is opened, and what only images could tell is null."""
     captions = np.bincount(domain.image_of_caption, minlength=len(domain.image_names))
     said = [words(caption) for caption in domain.captions]
     splits = [name for name in SPLITS if name in domain.splits]
@@ -38,15 +39,15 @@ def card(domain: Domain) -> dict[str, Any]:
         "images": len(domain.image_names),
         "pixels": domain.images.has_pixels,
         "captions": len(domain.captions),
-        "splits": {name: _split(domain, name) for name in splits},
+        "splits": {name: _split(domain, name, pixels) for name in splits},
         "in_no_split": len(domain.image_names) - len(used),
-        "test_images_in_train": _repeated(domain),
+        "test_images_in_train": _repeated(domain) if pixels else None,
         "captions_per_image": _spread(captions),
         "distinct_captions": len(set(domain.captions)),
         "words_per_caption": _spread([len(caption) for caption in said]),
         "vocabulary": len({word for caption in said for word in caption}),
         "classes": _most(_known(domain, "scene_class").values()),
-        "resolution": _resolution(domain),
+        "resolution": _resolution(domain, pixels),
         "years": dict(sorted(_counts(_known(domain, "year").values()).items())) or None,
         "countries": _counts(_known(domain, "country").values()) or None,
         "place": _place(domain),
@@ -57,6 +58,7 @@ def card(domain: Domain) -> dict[str, Any]:
         "overlapping": domain.overlapping,
         "mark": domain.mark or None,
         "licence": domain.licence or None,
+        "shareable": domain.shareable,
         "repairs": len(domain.repairs),
     }
 
@@ -70,12 +72,26 @@ def places(domain: Domain) -> Place:
     return columns[0][there], columns[1][there]
 
 
-def _split(domain: Domain, name: str) -> dict[str, Any]:
+def located(domain: Domain) -> list[tuple[str, float, float]]:
+    """Split, latitude and longitude, in degrees, of each image of a split that has a place on the globe."""
+    latitude, longitude = (_known(domain, name) for name in ("latitude", "longitude"))
+    found = []
+    for split in (name for name in SPLITS if name in domain.splits):
+        for index in domain.splits[split].tolist():
+            if index in latitude and index in longitude:
+                place = float(latitude[index]), float(longitude[index])
+                if on_globe(*(np.array(degrees) for degrees in place)):
+                    found.append((split, *place))
+    return found
+
+
+def _split(domain: Domain, name: str, pixels: bool) -> dict[str, Any]:
     split = split_of(domain, name)
-    fingerprint, reason = None, None
+    fingerprint, reason = None, None if pixels else "images were not opened"
     try:
-        _expect_images(domain, [name])
-        fingerprint = split.fingerprint
+        if pixels:
+            _expect_images(domain, [name])
+            fingerprint = split.fingerprint
     except DataError as error:
         reason = str(error)
     return {
@@ -110,12 +126,12 @@ def _expect_images(domain: Domain, splits: Sequence[str]) -> None:
         )
 
 
-def _resolution(domain: Domain) -> dict[str, Any] | None:
+def _resolution(domain: Domain, pixels: bool) -> dict[str, Any] | None:
     """Metres per pixel: as the domain says, else from the extents and pixels of a few images."""
     said = [float(value) for value in _known(domain, "resolution").values()]
     if said:
         return {**_range(said), "images": len(said), "from": "the domain"}
-    extents = _known(domain, "extent")
+    extents = _known(domain, "extent") if pixels else {}
     measured = []
     for index in [*extents][:: max(1, -(-len(extents) // _SAMPLE))]:
         try:

@@ -7,6 +7,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.card import CARD, card, located
 from urbancross_bench.data.pack import pack, pack_segments, split_facts
 from urbancross_bench.data.packed import (
     FACTS,
@@ -19,6 +20,7 @@ from urbancross_bench.data.packed import (
 )
 from urbancross_bench.execution.items import items_of, write_items
 from urbancross_bench.execution.job import Job
+from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, ImageFormat, SegmentEncoder
 from urbancross_bench.modelling.checkpoints import load_weights
@@ -27,8 +29,13 @@ from urbancross_bench.modelling.runtime import configure
 
 
 def describe(job: Job) -> None:
-    """What ranking has to know of a test split besides features: equal strings and images, classes, floors."""
-    write_items(items_of(job.split()), job.out)
+    """What ranking has to know of a test split besides features: equal strings and images, classes, floors.
+
+    Beside it a card of the whole domain, for those who look at the results later.
+    """
+    split = job.split()
+    write_items(items_of(split), job.out)
+    write_json(job.out / CARD, {"card": card(split.domain, pixels=False), "places": located(split.domain)})
 
 
 def pack_split(job: Job) -> None:

@@ -26,11 +26,20 @@ from urbancross_bench.interfaces.encoder import (
     SegmentEncoder,
     SegmentUse,
 )
+from urbancross_bench.interfaces.evidence import (
+    Evidence,
+    Hit,
+    Item,
+    ShownDomain,
+    ShownQuery,
+    ShownRun,
+    TopList,
+)
 from urbancross_bench.interfaces.executor import Event, Executor, Task
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.interfaces.options import CalibrationOptions, Options
-from urbancross_bench.interfaces.registration import Registration, hookimpl, register
-from urbancross_bench.interfaces.renderer import Cell, Estimate, Renderer, Table
+from urbancross_bench.interfaces.registration import API_VERSION, Registration, hookimpl, register
+from urbancross_bench.interfaces.renderer import Board, Cell, Estimate, Renderer, Table
 from urbancross_bench.interfaces.segmenter import Mask, Segmenter, SegmenterOptions
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector, UnpairedFeatures
 from urbancross_bench.interfaces.settings import SETTINGS, Access
@@ -38,11 +47,13 @@ from urbancross_bench.interfaces.tracker import Scores, Tracker
 from urbancross_bench.interfaces.weights import Weights
 
 __all__ = [
+    "API_VERSION",
     "SETTINGS",
     "SPLITS",
     "Access",
     "Adaptation",
     "Batch",
+    "Board",
     "Calibrated",
     "CalibrationOptions",
     "Candidate",
@@ -57,10 +68,13 @@ __all__ = [
     "EncoderOptions",
     "Estimate",
     "Event",
+    "Evidence",
     "Executor",
     "Features",
+    "Hit",
     "ImageFormat",
     "ImageSource",
+    "Item",
     "Mask",
     "Metric",
     "Options",
@@ -77,9 +91,13 @@ __all__ = [
     "SegmenterOptions",
     "Segments",
     "Selector",
+    "ShownDomain",
+    "ShownQuery",
+    "ShownRun",
     "Subject",
     "Table",
     "Task",
+    "TopList",
     "Tracker",
     "UnpairedFeatures",
     "Weights",

@@ -89,6 +89,7 @@ class Domain:
     given: the splits are those of the dataset's files, not drawn by us.
     overlapping: the splits may share images, as those of some released scripts do.
     mark: said of every row that uses the splits, where they are not those that rows are usually compared on.
+    shareable: the licence lets anybody show images and captions to others; pages show none unless it is said.
     known_counts: published sizes of the splits, `{"official": {"test": (images, captions)}}`, to check against.
     repairs: what the reader left out or read differently.
     """
@@ -108,6 +109,7 @@ class Domain:
     overlapping: bool = False
     mark: str = ""
     licence: str = ""
+    shareable: bool = False
     known_counts: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
     repairs: Sequence[Repair] = ()
 

@@ -11,6 +11,11 @@ from urbancross_bench.interfaces.settings import SETTINGS
 
 PROJECT = "urbancross_bench"  # pluggy's name of the project, and the entry-point group of its plugins
 
+# Of this plugin interface: hooks, base classes, what they are given. A plugin's module may say which versions it
+# was written for, `urbancross_api = ">=1.0,<2"`. What is added raises the second number, what is taken away the
+# first.
+API_VERSION = "1.0"
+
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from urbancross_bench.interfaces.evidence import Evidence
 from urbancross_bench.interfaces.options import Options
 
 _HIDDEN = ("Cc", "Cf", "Cs")  # control, format (the marks that turn a text's direction are here), lone surrogates
@@ -43,8 +44,22 @@ class Table:
     tied: frozenset[tuple[int, int]] = frozenset()
 
 
+@dataclass(frozen=True, eq=False)
+class Board:
+    """All that one view shows: its tables, the first the one to look at, and what they are made from.
+
+    `metric`, `baseline`: what rows are ordered and compared by, and to.
+    """
+
+    title: str
+    tables: Sequence[Table]
+    metric: str = "mR"
+    baseline: str = "source_only"
+    evidence: Evidence = field(default_factory=Evidence)
+
+
 class Renderer(ABC):
-    """A renderer plugin: a pure function of a table, the same content on every machine.
+    """A renderer plugin: a pure function of a board, the same content on every machine.
 
     Texts come from plugins, grids and data sets: a renderer escapes what its format would take as markup, and
     passes every text through `printable` first.
@@ -60,6 +75,14 @@ class Renderer(ABC):
     def render(self, table: Table) -> str | bytes:
         """The content of a file with this renderer's suffix; text is written as UTF-8."""
 
+    def files(self, board: Board) -> Iterator[tuple[str, str | bytes]]:
+        """The files of a board, one by one: a path below its folder, with `/`, and the content.
+
+        By default one for each table, named after it. A format that shows more overrides this.
+        """
+        for table in board.tables:
+            yield f"{table.name}{self.suffix}", self.render(table)
+
     def same(self, written: bytes, made: bytes) -> bool:
         """Whether two files say the same: `leaderboard check` asks. By default, whether they are the same bytes.
 
@@ -69,7 +92,7 @@ class Renderer(ABC):
 
 
 # A spreadsheet would run a cell that starts like a formula; those of some languages take wide signs, too.
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def harmless(text: str) -> str:

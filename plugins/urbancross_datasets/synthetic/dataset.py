@@ -70,6 +70,7 @@ class Synthetic(Dataset):
             },
             partition=f"five eighths, one, two eighths in every class, drawn with seed {options.seed}",
             licence="MIT, as this project",
+            shareable=True,
             caption_attributes={"kind": kinds * options.images},
         )
 

@@ -1,0 +1,94 @@
+"""Tables as pages show them: a row's method first, numbers that can be sorted, links to the runs behind a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from urbancross_bench.interfaces import Cell, Estimate, Table
+from urbancross_bench.interfaces.renderer import printable
+
+_HEAD = "adaptation"  # what a reader looks for in a row
+_NAMES = ("adaptation", "encoder", "selector", "setting")  # of a row, the most telling first
+_OF_RUNS = ("scenario", "encoder", "adaptation")  # what names the runs of a row
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, and whether it holds numbers."""
+
+    name: str
+    numeric: bool
+
+
+@dataclass(frozen=True)
+class ShownCell:
+    """A cell; `link` leads somewhere or is empty, `kind` is `best`, `tied` or empty."""
+
+    value: Any
+    link: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table for the template `table.html`; the first cell of a row is its heading."""
+
+    id: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[ShownCell]]
+    notes: Sequence[str] = ()
+    marks: bool = False
+
+
+def shown_table(table: Table, *, runs: str = "") -> ShownTable:
+    """A table of the board; `runs` is the address of the page that lists the runs, if rows are to lead there."""
+    order = [*range(len(table.columns))]
+    if _HEAD in table.columns:
+        order.insert(0, order.pop(table.columns.index(_HEAD)))
+    linked = bool(runs) and all(name in table.columns for name in _OF_RUNS)
+    columns = [Column(table.columns[k], _is_numeric([row[k] for row in table.rows])) for k in order]
+    rows = [
+        [
+            *(ShownCell(row[k], kind=_kind(table, i, k)) for k in order),
+            *([ShownCell("runs", _runs_of(dict(zip(table.columns, row, strict=True)), runs))] if linked else []),
+        ]
+        for i, row in enumerate(table.rows)
+    ]
+    columns += [Column("behind it", False)] if linked else []
+    return ShownTable(f"table-{table.name}", table.title, columns, rows, table.notes, bool(table.best))
+
+
+def labels(table: Table, rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """What tells rows apart, one text a row: the method, and of encoder, selector and setting what is needed."""
+    wanted = [name for name in _NAMES if name in table.columns]
+    columns = [[printable(str(row[table.columns.index(name)])) for row in rows] for name in wanted]
+    found, used = [""] * len(rows), 0
+    for column in columns:
+        if used == 0 or (len(set(column)) > 1 and len(set(found)) < len(found)):
+            found = [" · ".join(filter(None, parts)) for parts in zip(found, column, strict=True)]
+            used += 1
+    return found
+
+
+def filtered(address: str, *words: str) -> str:
+    """The address of a page whose table is to show only the rows that have cells with these texts."""
+    # Quotes tell a whole cell from a word of it, so a text with quotes is looked for word by word.
+    said = (text if '"' in text else f'"{text}"' for text in map(printable, words))
+    return f"{address}#filter={quote(' '.join(said), safe='')}"
+
+
+def _runs_of(row: Mapping[str, Cell], runs: str) -> str:
+    return filtered(runs, *(str(row[name]) for name in _OF_RUNS))
+
+
+def _kind(table: Table, row: int, column: int) -> str:
+    return "best" if (row, column) in table.best else "tied" if (row, column) in table.tied else ""
+
+
+def _is_numeric(cells: Sequence[Cell]) -> bool:
+    known = [cell for cell in cells if cell is not None]
+    return bool(known) and all(isinstance(cell, int | float | Estimate) for cell in known)

@@ -1,0 +1,404 @@
+"""The site: whole, the same bytes from the same records, silent about what may not be shown, and safe to open."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from conftest import Outcome, Result, tree
+from made_up_records import IMAGES, edit
+from safetensors.numpy import load_file
+from site_board import COPIES, write_output
+from test_renderers import NASTY
+
+from urbancross_bench.data.card import card
+from urbancross_bench.errors import PluginError
+from urbancross_bench.interfaces import Board, Domain, Estimate, ImageSource, Options, Renderer, Table
+from urbancross_bench.leaderboard.build import make_files, write_files
+from urbancross_bench.leaderboard.view import DEFAULT
+from urbancross_bench.records import read_records
+from urbancross_renderers.html.site import Html
+
+Cli = Callable[..., Result]
+WITHOUT_TORCH = (
+    "import sys, socket; sys.modules['torch'] = socket.socket.connect = None; sys.argv = ['x', *{}]; "
+    "from urbancross_bench.cli.app import main; main()"
+)
+VOID = {"meta", "link", "img", "input"}
+
+
+class Seen(HTMLParser):
+    """What a page holds: its elements with the names of their attributes, its text, and where it leads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.shape: list[tuple[str, ...]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.classes: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.shape.append((tag, *(name for name, _ in attrs)))
+        said = dict(attrs)
+        self.links += [value for name in ("href", "src") if (value := said.get(name)) and value != "data:,"]
+        self.ids += [value] if (value := said.get("id")) else []
+        self.classes.append(said.get("class") or "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """All of it, spaces as one."""
+        return " ".join(" ".join(self.texts).split())
+
+
+def pages(site: Path) -> Iterator[tuple[Path, Seen]]:
+    """Every page below a folder, whole: all its elements closed in order."""
+    for file in sorted(site.rglob("*.html")):
+        seen = Seen(file.read_text(encoding="utf-8"))
+        assert seen.open == []
+        yield file, seen
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs with a store. Look, do not touch."""
+    return write_output(tmp_path_factory.mktemp("output"))
+
+
+@pytest.fixture(scope="module")
+def site(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their site, made without torch and network. Look, do not touch."""
+    return build(output, tmp_path_factory.mktemp("site"))
+
+
+def build(output: Path, out: Path, seed: str = "0") -> Path:
+    """The site of some runs, by the command line in a process of its own."""
+    arguments = ["leaderboard", "build", str(output), "--out", str(out), "--format", "html"]
+    code = WITHOUT_TORCH.format(arguments)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    return out / "site"
+
+
+def test_every_link_leads_somewhere_and_nothing_leaves_the_disk(site: Path) -> None:
+    found = {file for file in site.rglob("*") if file.is_file()}
+    reached = {site / "index.html"}
+    for file, seen in pages(site):
+        assert len(set(seen.ids)) == len(seen.ids)
+        assert "Content-Security-Policy" in file.read_text(encoding="utf-8")
+        for link in seen.links:
+            place, _, part = link.partition("#")
+            assert not re.match(r"[a-z]+:|//", link)
+            target = (file.parent / place).resolve() if place else file
+            assert target in found
+            reached.add(target)
+            assert part.startswith("filter=") or not part or part in Seen(target.read_text(encoding="utf-8")).ids
+    assert reached == found
+    for name in ("style.css", "site.js"):
+        assert not re.search(r"https?:|url\(|@import|eval\(|innerHTML", (site / name).read_text(encoding="utf-8"))
+
+
+def test_the_same_records_give_the_same_bytes(output: Path, site: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(output / "store", other / "store")
+    for folder in sorted((output / "runs").iterdir(), reverse=True):
+        shutil.copytree(folder, other / "runs" / folder.name)
+    assert tree(build(other, tmp_path / "out", seed="7")) == tree(site)
+
+
+def test_a_run_has_a_page_with_what_its_record_says(output: Path, site: Path) -> None:
+    records = {record.folder.name: record for record in read_records([output])}
+    shown = {}
+    for file, seen in pages(site / "runs"):
+        key = next(name for name in records if f"urbancross-bench run 'made up' --only {name}" in seen.text)
+        shown[key] = file
+        record = records[key]
+        for name, entry in record.scores[0].content["metrics"].items():
+            assert f"{name} {entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]" in seen.text
+        assert "secret" not in seen.text  # the host's name
+        assert "cpu seconds 120.0" in seen.text
+    assert shown.keys() == records.keys()
+    listed = Seen((site / "runs.html").read_text(encoding="utf-8"))
+    assert sum(link.startswith("runs/") for link in listed.links) == len(records)
+
+
+def test_curves_are_drawn_to_scale(site: Path) -> None:
+    """`CURVE` at its ends and middle: the axis of a share goes from 0 to 1."""
+    file = next(file for file, _ in pages(site / "runs"))
+    text = file.read_text(encoding="utf-8")
+    loss, share = re.findall(r'<polyline points="([^"]+)"', text)
+    assert loss == "0.0,4.0 150.0,50.0 300.0,96.0"  # 4, 3 and 2 in a box of 300 by 100
+    assert share == "0.0,96.0 150.0,50.0 300.0,4.0"
+    assert "curriculum: share of the source kept" in text
+    assert "3 passes; 4.00 at first, 2.00 at the end, between 2.00 and 4.00." in text
+
+
+def test_tables_show_the_numbers_of_the_csv(output: Path, site: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli("leaderboard", "build", output, "--out", tmp_path, "--format", "json").status == 0
+    for name, page in (("summary", "index.html"), ("scenarios", "scenarios.html")):
+        text = Seen((site / page).read_text(encoding="utf-8")).text
+        said = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        for row in said["rows"]:
+            column = "mean mR" if name == "summary" else "mR"
+            assert f"{row[column]:.2f} [{row[f'{column} low']:.2f}, {row[f'{column} high']:.2f}]" in text
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_domain_has_its_card_its_floors_and_a_map_over_the_antimeridian(site: Path) -> None:
+    found = {seen.text.split(" ", 1)[0]: seen for _, seen in pages(site / "domains")}
+    assert found.keys() == {"a", "b"}
+    text = found["a"].text
+    assert "a random order 12.50 3.25" in text
+    assert "the best possible 99.50 98.75" in text
+    assert "the scene class known" not in text  # null in the score
+    assert "179.00° E to 179.10° W" in text  # the twenty tiles, some on each side
+    assert "train (10)" in text
+    assert "test (10)" in text
+    assert sum("tile tile" in name for name in found["a"].classes) == 20
+
+
+def test_the_gallery_marks_right_answers_and_copies(output: Path, site: Path) -> None:
+    """Against the top lists themselves: query i is right with item i alone, and `COPIES` are the same."""
+    [room] = [seen for file, seen in pages(site / "gallery") if file.name.startswith("a-")]
+    wanted = []
+    tops = {}
+    for record in read_records([output]):
+        scenario, method = record.spec["scenario"], record.spec["adaptation"]["label"]
+        if scenario["target"] == "a" and record.spec["seed"] == 0:
+            tops[method, scenario["source"][0]] = load_file(record.scores[0].folder / "queries.safetensors")
+    queries = sorted({round(i * (IMAGES - 1) / 7) for i in range(8)})
+    asked = re.findall(r"(\w+) · from (\w) · small · last · seed 0 first right answer at rank (\d+)", room.text)
+    assert len(asked) == 2 * len(queries) * len(tops)
+    assert asked[0][:2] == ("source_only", "b")  # the baseline of another source, then its best rival
+    assert asked[1][:2] == ("ours", "b")
+    for number, (method, source, rank) in enumerate(asked):
+        way = "t2i" if number < len(asked) / 2 else "i2t"
+        query = queries[number // len(tops) % len(queries)]
+        arrays = tops[method, source]
+        assert int(rank) == 1 + arrays[f"{way}.greater"][query]
+        seen = set[int]()
+        for item in arrays[f"{way}.top"][query].tolist():
+            same = COPIES.get(item, item)
+            right, copy = item == query, same == COPIES.get(query, query) or same in seen
+            wanted.append("right" if right else "copy" if copy else "wrong")
+            seen.add(same)
+    assert [name for name in room.classes if name in ("wrong", "copy", "right")] == wanted
+    assert {"copy", "right"} <= set(wanted)
+
+
+def test_what_may_not_be_shown_stands_nowhere(output: Path, cli: Cli, tmp_path: Path) -> None:
+    closed = write_output(tmp_path / "closed", shareable=False, seeds=[0])
+    committed = tmp_path / "committed"
+    assert cli("leaderboard", "add", output, "--to", committed).status == 0
+    for name, places in (("closed", (closed, "--out", tmp_path / "a")), ("committed", (committed,))):
+        assert cli("leaderboard", "build", *places, "--format", "html").status == 0
+        out = (tmp_path / "a" if name == "closed" else committed) / "site"
+        for file in out.rglob("*"):
+            assert file.suffix in ("", ".html", ".css", ".js")
+            assert file.is_dir() or not re.search(rb"caption [2-9]|image_\d|[ab]_\d+\.png", file.read_bytes())
+        assert "There is nothing to show" in (out / "gallery.html").read_text(encoding="utf-8")
+        domain = "".join(seen.text for _, seen in pages(out / "domains"))
+        assert ("may be shown" if name == "closed" else "Records alone say nothing") in domain
+
+
+def test_runs_without_curve_score_or_provenance_have_pages(cli: Cli, tmp_path: Path) -> None:
+    output = write_output(tmp_path / "o", seeds=[0])
+    first, second, *_ = sorted((output / "runs").iterdir())
+    for name in ("curve.json", "provenance.json"):
+        (first / name).unlink()
+    edit(second / "run.json", status="failed")
+    shutil.rmtree(second / "scores")
+    (second / "failure.json").write_text(
+        '{"stage": "adapt", "what": "it", "error": "<b>no", "traceback": "/home/me"}'
+    )
+    assert cli("leaderboard", "build", output, "--out", tmp_path / "b", "--format", "html").status == 0
+    texts = {file.name: seen.text for file, seen in pages(tmp_path / "b" / "site" / "runs")}
+    [bare] = [text for text in texts.values() if "The record holds no curve." in text]
+    assert "The record says nothing of machine and versions." in bare
+    [failed] = [text for text in texts.values() if "What went wrong" in text]
+    assert "adapt, it: <b>no" in failed
+    assert "/home/me" not in failed
+    assert "This run has no score." in failed
+    shutil.rmtree(output / "store" / "pack")
+    assert cli("leaderboard", "build", output, "--out", tmp_path / "c", "--format", "html").status == 0
+    assert not list((tmp_path / "c").rglob("*.jpg"))
+
+
+def test_a_damaged_store_is_named(cli: Cli, tmp_path: Path) -> None:
+    output = write_output(tmp_path / "o", seeds=[0])
+    damaged = sorted(output.glob("store/items/*/card.json"))[0]
+    damaged.write_text("{")
+    result = cli("leaderboard", "build", output, "--out", tmp_path / "b", "--format", "html")
+    assert result.status != 0
+    assert str(damaged) in result.err
+
+
+def dressed(text: str) -> dict[str, object]:
+    """A run in which whatever may be is named by a text."""
+    weights = {"status": "trained here", "source": text, "sha256": None, "partial": False}
+    return {
+        "grid": text,
+        "encoder": {"label": text, "name": text, "version": text, "options": {text: text}, "weights": weights},
+    }
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_no_text_breaks_out_of_any_page(part: int, cli: Cli, tmp_path: Path) -> None:
+    """Pages of nasty texts have the elements and attributes of pages of plain ones, and the texts as text."""
+    texts = [text for text in NASTY if text != "\ud800"][part::4]  # a lone surrogate is no UTF-8, so in no record
+    nasty = "a".join(texts)
+    plain = "plain words"
+    shapes = []
+    for name, word in (("plain", plain), ("nasty", nasty)):
+        said = [f"{word}{i}" for i in range(IMAGES)]
+        output = write_output(
+            tmp_path / name, captions=said, names=said, seeds=[0], methods=["source_only", "ours"], **dressed(word)
+        )
+        view = yaml.safe_load(DEFAULT.read_text(encoding="utf-8")) | {"title": word}
+        (tmp_path / "view.yaml").write_text(yaml.safe_dump(view), encoding="utf-8")
+        arguments = ("--out", tmp_path / f"{name}-out", "--view", tmp_path / "view.yaml", "--format", "html")
+        assert cli("leaderboard", "build", output, *arguments).status == 0
+        site = tmp_path / f"{name}-out" / "site"
+        shapes.append({kind: sorted(seen.shape for _, seen in some) for kind, some in by_kind(site).items()})
+        for file, seen in pages(site):
+            strange = {
+                c for c in file.read_text(encoding="utf-8") if unicodedata.category(c) in ("Cc", "Cf", "Cs")
+            }
+            assert strange <= {"\n", "\u200c", "\u200d"}
+            assert not [link for link in seen.links if re.match(r"\s*[a-z]+:", unquote(link.partition("#")[0]))]
+    assert shapes[0] == shapes[1]
+
+
+def by_kind(site: Path) -> dict[str, list[tuple[Path, Seen]]]:
+    """The pages by their folder, or their name where they stand in none."""
+    found: dict[str, list[tuple[Path, Seen]]] = {}
+    for file, seen in pages(site):
+        kind = file.parent.name if file.parent != site else file.name
+        found.setdefault(kind, []).append((file, seen))
+    return found
+
+
+def test_the_comparison_of_shapes_sees_a_breach(site: Path) -> None:
+    text = (site / "index.html").read_text(encoding="utf-8")
+    for breach in ("<b>ours</b>", '<i onclick="x"></i>', "<script>x</script>"):
+        assert Seen(text.replace(">ours<", f">{breach}<", 1)).shape != Seen(text).shape
+
+
+def test_a_table_alone_is_one_page(tmp_path: Path) -> None:
+    table = Table(
+        "t", "A <table>", ["adaptation", "mR"], [["a&b", Estimate(1.0, 0.5, 2.0)], ["c", None]], ["<note>"]
+    )
+    text = Html(Options()).render(table)
+    seen = Seen(text)
+    assert seen.links == []
+    assert "a&b 1.00 [0.50, 2.00]" in seen.text
+    assert "c –" in seen.text
+    assert "<note>" in seen.text
+
+
+def test_check_sees_pages_that_are_stale_missing_or_surplus(output: Path, cli: Cli, tmp_path: Path) -> None:
+    board = tmp_path / "board"
+    assert cli("leaderboard", "add", output, "--to", board).status == 0
+    view = yaml.safe_load((board / "view.yaml").read_text(encoding="utf-8")) | {"renderers": ["html", "csv"]}
+    (board / "view.yaml").write_text(yaml.safe_dump(view), encoding="utf-8")
+    assert cli("leaderboard", "build", board).status == 0
+    assert cli("leaderboard", "check", board).status == 0
+    gone = sorted((board / "site" / "runs").iterdir())[0]
+    gone.unlink()
+    (board / "site" / "index.html").write_text("x")
+    (board / "site" / "runs" / "old.html").write_text("x")
+    result = cli("leaderboard", "check", board)
+    assert result.status == 1
+    said = result.err.splitlines()
+    assert len(said) == 3
+    for wanted in (f"{gone} is missing", "index.html is stale", "old.html is not among"):
+        assert sum(wanted in line for line in said) == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\\x", ""])
+def test_no_renderer_writes_elsewhere(name: str, tmp_path: Path) -> None:
+    class Elsewhere(Renderer):
+        suffix = ".x"
+
+        def render(self, table: Table) -> str:
+            return ""
+
+        def files(self, board: Board) -> Iterator[tuple[str, str | bytes]]:
+            yield name, "x"
+
+    with pytest.raises(PluginError, match="Elsewhere"):
+        write_files(make_files(Board("b", []), [Elsewhere(Options())]), tmp_path / "out" / "here")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_format_that_is_not_there_is_named(output: Path, cli: Cli, tmp_path: Path) -> None:
+    result = cli("leaderboard", "build", output, "--out", tmp_path, "--format", "htm")
+    assert result.status == 2
+    assert "html" in result.err
+
+
+class Closed(ImageSource):
+    """Images that nobody may open."""
+
+    def digest(self, index: int) -> str:
+        raise AssertionError("opened")
+
+    def read(self, index: int):  # type: ignore[no-untyped-def]
+        raise AssertionError("opened")
+
+
+def test_a_card_without_pixels_opens_no_image() -> None:
+    import numpy as np
+
+    splits = {name: np.array([i]) for i, name in enumerate(("train", "val", "test"))}
+    attributes = {"extent": [1.0, 2.0, 3.0]}
+    domain = Domain("d", ["a", "b", "c"], splits, ["x", "y", "z"], np.arange(3), Closed(), attributes)
+    said = card(domain, pixels=False)
+    assert said["shareable"] is False
+    assert said["resolution"] is None
+    assert {split["fingerprint"] for split in said["splits"].values()} == {None}
+    with pytest.raises(AssertionError, match="opened"):
+        card(domain)
+
+
+def test_a_grid_leaves_what_the_pages_of_its_domains_need(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    """From a grid to the gallery; its domains do not say that they may be shown, until their cards do."""
+    for name in ("runs", "store/items", "store/pack"):
+        shutil.copytree(outcome.out / name, tmp_path / "o" / name)
+    build = ("leaderboard", "build", tmp_path / "o", "--format", "html", "--out")
+    assert cli(*build, tmp_path / "closed").status == 0
+    assert not list((tmp_path / "closed").rglob("*.jpg"))
+    assert "a red field" not in "".join(seen.text for _, seen in pages(tmp_path / "closed"))
+    cards = sorted(tmp_path.glob("o/store/items/*/card.json"))
+    assert len(cards) == 2
+    for file in cards:
+        edit(file, card=json.loads(file.read_text(encoding="utf-8"))["card"] | {"shareable": True})
+    assert cli(*build, tmp_path / "open").status == 0
+    for _, room in pages(tmp_path / "open" / "site" / "gallery"):
+        assert room.text.count("first right answer at rank") >= 2 * 16
+        assert len({PurePosixPath(link).name for link in room.links if link.endswith(".jpg")}) == 8  # of the split
+        assert "with 2 white rows ." in room.text
+    for _, domain in pages(tmp_path / "open" / "site" / "domains"):
+        assert "images 24" in domain.text
+        assert "test 8 16" in domain.text
