@@ -46,6 +46,15 @@ def keys_to_do(cli: Cli, *arguments: object) -> list[str]:
     return [run["key"] for run in plan["runs"] if run["state"] == "run"]
 
 
+def test_a_grid_needs_no_word_before_it(cli: Cli, grid: GridWriter, tmp_path: Path) -> None:
+    options = ("--format", "slurm", "--out", tmp_path / "out")
+    short, full = cli("export", *options, file := grid()), cli("export", "jobs", *options, file)
+    assert (short.status, short.out) == (0, full.out)
+    shown = cli("export", "--help").out
+    assert [name for name in ("jobs", "bundle", "model-card") if f"  {name}  " not in shown] == []
+    assert "neither a file nor a built-in grid" in cli("export", "bundel").err
+
+
 def test_every_run_to_do_is_one_command(
     cli: Cli, grid: GridWriter, tmp_path: Path, program: dict[str, str]
 ) -> None:

@@ -1,59 +1,31 @@
-"""`export GRID`: the runs still to do as commands for another engine."""
+"""`export`: what leaves the house: runs as jobs for another engine, a bundle, a model card."""
 
 from __future__ import annotations
 
-import sys
-from enum import StrEnum
-from typing import Annotated
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
+from urbancross_bench.cli import export_bundle, export_jobs, export_model_card
 
-
-class Format(StrEnum):
-    """How the commands are written."""
-
-    COMMANDS = "commands"
-    SLURM = "slurm"
+_USUAL = "jobs"
 
 
-def export(
-    grid: GridArgument,
-    format_: Annotated[
-        Format, typer.Option("--format", help="commands: one a line. slurm: an array script for sbatch.")
-    ] = Format.COMMANDS,
-    out: OutOption = None,
-    set_: SetOption = None,
-    per_job: Annotated[int, typer.Option(min=1, help="Runs a command.")] = 1,
-    time: Annotated[str | None, typer.Option(help="slurm: of a job, as in 04:00:00.")] = None,
-    mem: Annotated[str | None, typer.Option(help="slurm: of a job, as in 16G.")] = None,
-    cpus: Annotated[
-        int | None, typer.Option(min=1, help="slurm: of a job; by default the grid's threads × ranks.")
-    ] = None,
-    gres: Annotated[str | None, typer.Option(help="slurm: of a job, as in gpu:1.")] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm: where jobs go.")] = None,
-    account: Annotated[str | None, typer.Option(help="slurm: who pays.")] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="slurm: jobs at once.")] = None,
-) -> None:
-    """Print a command for every run that is not there yet; any machine with the folder may take any of them."""
-    from urbancross_bench.errors import UsageError
-    from urbancross_bench.execution.exporting import LARGEST_ARRAY, Jobs
-    from urbancross_bench.execution.status import status_of
+class _Group(TyperGroup):
+    """What names no command of the group is a grid, whose runs are wanted as jobs: `export quickstart`."""
 
-    plan, _, folder = open_grid(grid, set_, out, verify=False)
-    jobs = Jobs.of(status_of(plan, folder), grid, folder, set_ or [], per_job)
-    named = {"time": time, "mem": mem, "gres": gres, "partition": partition, "account": account}
-    given = [(option, value) for option, value in named.items() if value is not None]
-    if format_ is Format.COMMANDS:
-        if given or cpus or parallel:
-            raise UsageError("--time, --mem, --cpus and the like belong to --format slurm")
-        print(jobs.commands())
-        return
-    if len(jobs.keys) > LARGEST_ARRAY:
-        print(
-            f"warning: {len(jobs.keys)} jobs; many clusters take no more than {LARGEST_ARRAY} in an array: "
-            f"--per-job {-(-per_job * len(jobs.keys) // LARGEST_ARRAY)} makes fewer of them",
-            file=sys.stderr,
-        )
-    print(jobs.slurm(plan.grid.name, cpus or plan.grid.threads * plan.grid.ranks, given, parallel))
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [_USUAL, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Write runs as jobs for another engine (export GRID), a bundle to repeat a grid by, or a model card.",
+    no_args_is_help=True,
+)
+app.command(_USUAL)(export_jobs.jobs)
+app.command("bundle")(export_bundle.bundle)
+app.command("model-card")(export_model_card.model_card)

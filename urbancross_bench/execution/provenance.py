@@ -95,7 +95,7 @@ def machine() -> Mapping[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "versions": _versions(),
-        "plugins": _plugins(),
+        "plugins": plugin_distributions(),
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -120,8 +120,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _plugins() -> dict[str, str]:
-    """The distributions that offer plugins."""
+def plugin_distributions() -> dict[str, str]:
+    """The distributions that offer plugins, with their versions."""
     points = importlib.metadata.entry_points(group=PROJECT)
     return {point.dist.name: point.dist.version for point in points if point.dist}
 

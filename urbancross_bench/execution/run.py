@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from urbancross_bench.execution.keeping import keep_grid
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.plan import Plan
 from urbancross_bench.execution.provenance import remember_git
@@ -46,6 +47,7 @@ def run_grid(
     with closing(executor), _interruptible():
         store.clean()
         recorder.clean()
+        keep_grid(plan, out)
         status = status_of(plan, out, only)
         listener.planned(status)
         counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})

@@ -1,0 +1,137 @@
+"""`search OUT QUERY …`: type a query, see what a run's model finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.execution.searching import Found, Hit
+    from urbancross_bench.records import Record, ScoreRecord
+
+_WIDEST = 100  # characters of a caption in a line
+_PAGES, _PICTURES = (".html", ".htm"), (".png", ".jpg", ".jpeg", ".webp")
+
+
+def search(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The output folder of a grid, such as runs/quickstart.")
+    ],
+    query: Annotated[list[str] | None, typer.Argument(metavar="QUERY", help="Texts; each finds images.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", metavar="FILE", help="An image that finds texts; repeatable.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="KEY", help="The run whose model is asked, or how its key begins."),
+    ] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="Whose test split is searched, if scored; by default the run's target.")
+    ] = None,
+    selector: Annotated[
+        str | None, typer.Option(help="Whose choice of a checkpoint; by default the first by name.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many are shown.")] = 10,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Also a page (.html) or a picture (.png, .jpg).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    json_: JsonOption = False,
+) -> None:
+    """Search a test split that a run has embedded, by texts or images of your own."""
+    from urbancross_bench.errors import UsageError
+
+    if not query and not image:
+        raise UsageError("there is nothing to search for; give a text, or --image FILE")
+    if any(not text.strip() for text in query or ()):
+        raise UsageError("a query is blank")
+    if to is not None and to.suffix.lower() not in _PAGES + _PICTURES:
+        raise UsageError(f"--to {to}: name a page ({', '.join(_PAGES)}) or a picture ({', '.join(_PICTURES)})")
+
+    from urbancross_bench.execution.choosing import chosen_run, chosen_score, named
+
+    record = chosen_run(out, run)
+    score = chosen_score(record, domain, selector)
+    found = _found(out, record, score, query or [], image or [], top, device)
+    about = _about(record, score)
+    if to is not None:
+        _write(to, named(record), about, found)
+    if json_:
+        content = {"run": record.folder.name, **about, "queries": [_as_json(one) for one in found]}
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    print("\n".join([named(record), *(f"  {name}: {value}" for name, value in about.items())]))
+    for one in found:
+        print("\n".join(_lines(one)))
+    if to is not None:
+        print(f"written to {to}")
+
+
+def _found(
+    out: Path, record: Record, score: ScoreRecord, texts: list[str], images: list[Path], top: int, device: str
+) -> list[Found]:
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.searching import Searcher
+    from urbancross_bench.execution.store import MissingError
+    from urbancross_bench.modelling.runtime import resolve_device
+
+    try:
+        searcher = Searcher(out, record, score, resolve_device(device))
+        found = [searcher.images_for(text, top) for text in texts]
+        return found + [searcher.texts_for(file, top) for file in images]
+    except MissingError as error:
+        raise UsageError(
+            f"{error}; a search needs the stages adapt, embed and pack of its run. Run the grid into another "
+            "--out to make them anew"
+        ) from error
+
+
+def _about(record: Record, score: ScoreRecord) -> dict[str, str]:
+    """What a reader of the results has to know."""
+    from urbancross_bench.leaderboard.stored import Exhibits
+
+    content, exhibit = score.content, Exhibits().of(score)
+    searched = f"the test split of {content['domain']}, {content['images']} images, {content['texts']} captions"
+    about = {"searched": searched, "selector": content["selector"]}
+    if content["calibration"]:
+        about["calibration"] = f"left out: {record.spec['adaptation']['label']} needs all queries at once"
+    licence = exhibit.card.get("licence") if exhibit else None
+    about["licence"] = f"{licence or 'none is stated'}; ask it before you show the images to others"
+    return about
+
+
+def _write(to: Path, title: str, about: dict[str, str], found: list[Found]) -> None:
+    from urbancross_bench.cli.search_page import page, sheet
+
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.suffix.lower() in _PAGES:
+        to.write_text(page(title, about, found), encoding="utf-8")
+    else:
+        sheet(title, about, found).save(to)
+
+
+def _as_json(found: Found) -> dict[str, Any]:
+    hits = [
+        {"score": hit.score, "image": hit.name, "text": hit.text, "captions": hit.captions} for hit in found.hits
+    ]
+    return {"query": found.query, "hits": hits}
+
+
+def _lines(found: Found) -> list[str]:
+    from urbancross_bench.interfaces.renderer import printable
+
+    return ["", printable(found.query), *(_line(place, hit) for place, hit in enumerate(found.hits, start=1))]
+
+
+def _line(place: int, hit: Hit) -> str:
+    from urbancross_bench.interfaces.renderer import printable
+
+    said = printable(hit.text or hit.captions[0])
+    said = said if len(said) <= _WIDEST else f"{said[: _WIDEST - 1]}…"
+    more = f"  (+{len(hit.captions) - 1})" if hit.text is None and len(hit.captions) > 1 else ""
+    return f"{place:4}  {hit.score:6.3f}  {printable(hit.name)}  {said}{more}"

@@ -1,0 +1,60 @@
+"""Which run and which of its scores somebody means, of those that an output folder has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.execution.keeping import asked_for, kept_grids
+from urbancross_bench.records import Record, ScoreRecord, read_records
+
+_SHOWN = 20
+_HEADLINE = "mR"
+
+
+def named(record: Record) -> str:
+    """`plain → dark · vit · urbancross · seed 0`."""
+    spec, scenario = record.spec, record.spec["scenario"]
+    route = f"{' + '.join(scenario['source'])} → {scenario['target']}"
+    return " · ".join([route, spec["encoder"]["label"], spec["adaptation"]["label"], f"seed {spec['seed']}"])
+
+
+def chosen_run(out: Path, prefix: str | None) -> Record:
+    """The run with scores whose key begins so; the only one, if nothing is said. Where grids are kept, of theirs.
+
+    Raises UsageError with the runs there are, the best first.
+    """
+    records, grids = read_records([out]), kept_grids(out)
+    runs = [record for record in (asked_for(grids, records) if grids else records) if record.ok and record.scores]
+    found = [record for record in runs if record.folder.name.startswith(prefix or "")]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} runs in {out}" if prefix is None else f"{len(found)} keys of runs begin with {prefix}"
+    best = sorted(found or runs, key=lambda record: (-_mean(record), record.folder.name))
+    lines = [f"  {record.folder.name[:12]}  {_HEADLINE} {_mean(record):5.1f}  {named(record)}" for record in best]
+    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    raise UsageError("\n".join([f"{problem}; name one by its key:", *lines[:_SHOWN], *more]))
+
+
+def chosen_score(record: Record, domain: str | None, selector: str | None) -> ScoreRecord:
+    """A score of a run: on the target unless a domain is named; of the first selector by name unless one is.
+
+    Raises UsageError naming those there are.
+    """
+    wanted = domain or record.spec["scenario"]["target"]
+    on = [score for score in record.scores if score.content["domain"] == wanted]
+    _expect(on, "domain", wanted, [score.content["domain"] for score in record.scores])
+    by = [score for score in on if selector in (None, score.content["selector"])]
+    _expect(by, "selector", selector or "", [score.content["selector"] for score in on])
+    return min(by, key=lambda score: (score.content["selector"], score.content["protocol"], score.folder.name))
+
+
+def _expect(found: Sequence[ScoreRecord], what: str, wanted: str, known: Sequence[str]) -> None:
+    if not found:
+        raise UsageError(f"the run has no score of {what} {wanted!r}.{did_you_mean(wanted, set(known))}")
+
+
+def _mean(record: Record) -> float:
+    values = [s.content["metrics"][_HEADLINE]["value"] for s in record.scores if _HEADLINE in s.content["metrics"]]
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,212 @@
+"""A bundle against the records of a rerun: the same, within the stated drift, or different, and where.
+
+Runs and scores are paired by their keys, else by what they are called: another machine may have another version of
+the code, which is part of every key. Versions and hardware make no difference by themselves; what they explain is
+told beside the verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from urbancross_bench.execution.bundle import Bundle
+from urbancross_bench.execution.bundling import provenance_of
+from urbancross_bench.execution.choosing import named
+from urbancross_bench.execution.explaining import ABSENT, compared
+from urbancross_bench.records import Record, ScoreRecord
+
+Verdict = Literal["same", "within drift", "different", "missing"]
+VERDICTS: tuple[Verdict, ...] = ("same", "within drift", "different", "missing")
+Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
+
+_HEADLINE = "mR"
+_DIGITS = 1e-9  # relative: what the order of a sum may move
+_WAYS = ("i2t", "t2i")
+_COUNTS = ("greater", "tied", "tied_positives")  # of each query: all that its rank is made of
+_NOT_SAID = ("schema", "key", "grid", "stages", "status")  # of a run: names, or told by its scores
+_VERSIONS = ("code", "version", "reader")
+_MACHINE = ("python", "torch", "cuda", "cudnn", "device", "cpu", "system")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A score of the bundle (or a run that left none, then `score` is empty) held against the rerun's.
+
+    `moved`: the rerun's mR less the bundle's, None where there are not two. `where`: what differs, in words.
+    """
+
+    run: str
+    score: str
+    key: str
+    verdict: Verdict
+    moved: float | None = None
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All scores of a bundle; how versions and machines differ, and of how many runs or scores that is true; how
+    many runs of the rerun are not in the bundle.
+    """
+
+    checked: tuple[Checked, ...]
+    environment: Mapping[str, int]
+    surplus: int
+
+    @property
+    def repeated(self) -> bool:
+        """Whether every score is the same or within drift."""
+        return all(one.verdict in ("same", "within drift") for one in self.checked)
+
+
+def verify(bundle: Bundle, rerun: Sequence[Record], drift: float) -> Verification:
+    """Compare every run of a bundle with that of a rerun. drift: points of mR. Raises DataError."""
+    checked: list[Checked] = []
+    environment: Counter[str] = Counter()
+    left = {record.folder.name: record for record in rerun}
+    own = {record.folder.name for record in bundle.records}
+    for record in bundle.records:
+        free = [one for one in left.values() if one.folder.name not in own]
+        other = left.pop(record.folder.name, None) or _partner(record, free, named, _spec)
+        if other is None:
+            checked += _missing(record, ("the rerun has no such run",))
+            continue
+        left.pop(other.folder.name, None)
+        differences = [*compared(_spec(record), _spec(other))]
+        environment.update({_said(*one) for one in differences if _is_version(one[0])})
+        environment.update(_machines(record, other))
+        elsewhere = [f"{_place(one[0])}: {_said(*one)}" for one in differences if not _is_version(one[0])]
+        checked += _scores(record, other, elsewhere, drift, environment)
+    checked.sort(key=lambda one: (one.run, one.score, one.key))
+    return Verification(tuple(checked), dict(sorted(environment.items())), len(left))
+
+
+def _scores(
+    record: Record, other: Record, elsewhere: Sequence[str], drift: float, environment: Counter[str]
+) -> Iterator[Checked]:
+    """The verdicts on one run's scores; adds to `environment` what they were measured by."""
+    if not record.ok or not other.ok:
+        same = record.spec["status"] == other.spec["status"] and not elsewhere
+        status = f"status: {record.spec['status']} → {other.spec['status']}"
+        for name in [_called(score) for score in record.scores] or [""]:
+            verdict: Verdict = "same" if same else "different"
+            yield Checked(named(record), name, record.folder.name, verdict, None, (status, *elsewhere))
+        return
+    left = list(other.scores)
+    for score in record.scores:
+        keyed = [one for one in left if one.folder.name == score.folder.name]
+        found = keyed[0] if keyed else _partner(score, left, _called, lambda one: one.content["measured_by"])
+        if found is None:
+            yield Checked(named(record), _called(score), score.folder.name, "missing", None, ("no such score",))
+            continue
+        left.remove(found)
+        measured = compared(score.content["measured_by"], found.content["measured_by"], "measured_by")
+        environment.update({_said(*difference) for difference in measured})
+        verdict, moved, where = _held(score, found, drift)
+        if elsewhere:
+            verdict = "different"
+        yield Checked(named(record), _called(score), score.folder.name, verdict, moved, (*elsewhere, *where))
+
+
+def _held(score: ScoreRecord, other: ScoreRecord, drift: float) -> tuple[Verdict, float | None, list[str]]:
+    """Two scores of one name: the verdict, what mR moved by, and what differs."""
+    where = []
+    one, two = score.content, other.content
+    if one["test"] != two["test"]:
+        where.append(f"data: test split of {one['domain']}: {one['test']} → {two['test']}")
+    arrays = score.arrays(), other.arrays()
+    where += _sizes(*arrays)
+    ranks = [] if where else _ranks(*arrays)
+    values = [{name: metric["value"] for name, metric in content["metrics"].items()} for content in (one, two)]
+    gone = sorted(values[0].keys() - values[1].keys())
+    moves = {name: values[1][name] - values[0][name] for name in sorted(values[0].keys() & values[1].keys())}
+    moved = [n for n, move in moves.items() if abs(move) > _DIGITS * max(1.0, abs(values[0][n]))]
+    if not where and not ranks and not gone and not moved:
+        return "same", moves.get(_HEADLINE), []
+    judged = [_HEADLINE] if _HEADLINE in moves else list(moves)
+    within = not where and not gone and all(math.fabs(moves[name]) <= drift for name in judged)
+    if (one["step"], one["candidate"]) != (two["step"], two["candidate"]):
+        where.append(f"chosen: step {one['step']} {one['candidate']} → step {two['step']} {two['candidate']}")
+    where += [f"metric {name}: absent" for name in gone]
+    most = max(moved, key=lambda name: abs(moves[name]), default=None)
+    for name in dict.fromkeys([*(name for name in judged if name in moved), *([most] if most else [])]):
+        where.append(f"metric {name}: {values[0][name]:.4g} → {values[1][name]:.4g} ({moves[name]:+.3g})")
+    return "within drift" if within else "different", moves.get(_HEADLINE), [*where, *ranks]
+
+
+def _sizes(one: Arrays, two: Arrays) -> list[str]:
+    """Where the numbers of queries differ."""
+    sizes = {way: (len(one[f"{way}.greater"]), len(two[f"{way}.greater"])) for way in _WAYS}
+    return [f"ranks {way}: {a} queries → {b}" for way, (a, b) in sizes.items() if a != b]
+
+
+def _ranks(one: Arrays, two: Arrays) -> list[str]:
+    """How many queries rank otherwise, each way."""
+    said = []
+    for way in _WAYS:
+        moved = np.any([one[f"{way}.{name}"] != two[f"{way}.{name}"] for name in _COUNTS], axis=0)
+        if moved.any():
+            said.append(f"ranks {way}: {int(moved.sum())} of {len(moved)} queries")
+    return said
+
+
+def _partner(one: T, others: Sequence[T], name: Callable[[T], str], facts: Callable[[T], Any]) -> T | None:
+    """Of those with the same name the one whose facts differ least."""
+    same = [other for other in others if name(other) == name(one)]
+    return min(same, key=lambda other: len([*compared(facts(one), facts(other))]), default=None)
+
+
+def _spec(record: Record) -> dict[str, Any]:
+    return {name: value for name, value in record.spec.items() if name not in _NOT_SAID}
+
+
+def _is_version(path: str) -> bool:
+    return path.rpartition(".")[2] in _VERSIONS
+
+
+def _place(path: str) -> str:
+    return "data" if path.partition(".")[0] in ("domains", "segments") else "grid"
+
+
+def _said(path: str, one: Any, other: Any) -> str:
+    if path.rpartition(".")[2] == "code":  # a version for each room of the code
+        pairs = zip(str(one).split(), str(other).split(), strict=False)
+        one, other = next((pair for pair in pairs if pair[0] != pair[1]), (one, other))
+    return f"{path} {_short(one)} → {_short(other)}"
+
+
+def _short(value: Any) -> str:
+    if value is ABSENT:
+        return "absent"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _machines(one: Record, other: Record) -> set[str]:
+    """How the versions and machines of two runs differ."""
+    return {_said(*difference) for difference in compared(_machine(one), _machine(other))}
+
+
+def _machine(record: Record) -> dict[str, Any]:
+    found = provenance_of(record).get("adapt", {})
+    said = {name: found.get(name) for name in _MACHINE}
+    return said | {kind: found.get(kind) or {} for kind in ("versions", "plugins")}
+
+
+def _missing(record: Record, where: tuple[str, ...]) -> list[Checked]:
+    names = [(_called(score), score.folder.name) for score in record.scores] or [("", record.folder.name)]
+    return [Checked(named(record), name, key, "missing", None, where) for name, key in names]
+
+
+def _called(score: ScoreRecord) -> str:
+    """`last, classic, ties expected, on dark`."""
+    said = score.content
+    return f"{said['selector']}, {said['protocol']}, ties {said['ties']}, on {said['domain']}"
