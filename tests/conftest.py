@@ -27,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("URBANCROSS_DATA", "URBANCROSS_LOAD_PLUGINS", "URBANCROSS_STRICT_PLUGINS"):
+    plugins = ("URBANCROSS_LOAD_PLUGINS", "URBANCROSS_DISABLE_PLUGINS", "URBANCROSS_STRICT_PLUGINS")
+    for name in ("URBANCROSS_DATA", *plugins):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("URBANCROSS_HOME", str(tmp_path_factory.getbasetemp() / "home"))

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "urbancross_bench"
 FLOORS = {
     **dict.fromkeys(["errors", "files", "identity", "interfaces", "hookspecs", "evaluation"], 1),
-    **dict.fromkeys(["references", "registry", "data"], 2),
+    **dict.fromkeys(["references", "registry", "disabling", "data", "scaffold"], 2),
     **dict.fromkeys(["specs", "modelling"], 3),
     "records": 4,
     **dict.fromkeys(["execution", "leaderboard"], 5),
-    "cli": 6,
+    **dict.fromkeys(["cli", "api", "testing"], 6),
 }
 PUBLIC_KIT = (
     "interfaces",
@@ -32,6 +32,7 @@ PUBLIC_KIT = (
     "execution.local",
     "execution.options",
     "errors",
+    "testing",
 )
 HEAVY = ("torch", "torchvision", "pandas", "transformers", "open_clip", "datasets")
 
@@ -100,8 +101,10 @@ def test_plugins_stand_on_the_public_kit() -> None:
     [
         "import urbancross_bench.interfaces, urbancross_bench.registry, urbancross_bench.specs",
         "import urbancross_bench.records, urbancross_bench.leaderboard.build, urbancross_bench.execution.run",
+        "from urbancross_bench.api import Grid, run; Grid.from_yaml('quickstart')",
         "from urbancross_bench.evaluation import statistics, significance, floors, transfer, distances, protocols",
         "from urbancross_bench.registry import Registry; [p.options_type for p in Registry.discover().plugins]",
+        "import urbancross_bench.testing.pytest_plugin, urbancross_bench.testing.report",
         "cli('--help')",
         "cli('plan', 'quickstart')",
         "cli('plugins', 'list')",

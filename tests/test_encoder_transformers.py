@@ -12,7 +12,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from encoder_files import HUB, TEXTS, cached, load, resolve, state_of, write_transformers
+from encoder_files import HUB, TEXTS, cached, load, resolve, state_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -25,6 +25,7 @@ from transformers import (
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.inputs import prepared
+from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
@@ -35,7 +36,7 @@ CPU = torch.device("cpu")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """A folder per family, and the model it was written from. Copy before changing."""
     place = tmp_path_factory.mktemp("models")
-    return {family: (place / family, write_transformers(place / family, family)) for family in FAMILIES}
+    return {family: (place / family, write_tiny_clip(place / family, family)) for family in FAMILIES}
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def patches_of(image: torch.Tensor) -> torch.Tensor:
 @torch.inference_mode()
 def test_clip_texts_are_cut_after_the_last_end_token(end: int | None, tmp_path: Path) -> None:
     """Old configs say 2 for the end token, and mean the highest id."""
-    other = write_transformers(tmp_path / "m", "clip", end=end)
+    other = write_tiny_clip(tmp_path / "m", "clip", end=end)
     ours = load(f"transformers[model={tmp_path / 'm'}]").train(False)
     tokens = ours.tokenize(TEXTS)
     length = ours.text_length(tokens)

@@ -13,12 +13,13 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from encoder_files import TEXTS, TINY, cached, load, resolve, state_of, theirs, word_tokenizer, write_local_dir
+from encoder_files import TEXTS, TINY, cached, load, resolve, state_of, theirs, write_local_dir
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import save_file
 from torch import nn
 
 from urbancross_bench.errors import UsageError
+from urbancross_bench.testing.fixtures.clip import word_tokenizer
 from urbancross_encoders.preprocessing import of_architecture, of_open_clip
 
 SMALL = open_clip.get_model_config(TINY)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dual_encoder import Drawn, Small, Training, context, copied, moved, vectors
-from encoder_files import load, state_of, theirs, write_local_dir, write_transformers
+from encoder_files import load, state_of, theirs, write_local_dir
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -25,6 +25,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Progress
 from urbancross_bench.modelling.saving import method_state
 from urbancross_bench.registry import Registry
+from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 
 REGISTRY = Registry.discover()
 TINY = "openclip[architecture=urbancross-tiny]"
@@ -56,7 +57,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         write_local_dir(folder / name, config, {}, state_of(theirs(name)))
         found[name] = f"openclip[architecture='local-dir:{folder / name}']"
     for family in ("clip", "siglip"):
-        write_transformers(folder / family, family)
+        write_tiny_clip(folder / family, family)
         found[family] = f"transformers[model='{folder / family}']"
     return found
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from caption_models import QUERIES, write_instructblip
 from conftest import Result, tree
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import Subject
 from urbancross_bench.registry import Registry
+from urbancross_bench.testing.fixtures.instructblip import QUERIES, write_instructblip
 
 Cli = Callable[..., Result]
 DOMAIN = "synthetic/nordia[images=40,size=32]"

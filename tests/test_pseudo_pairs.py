@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dual_encoder import Drawn, Small, Training, context, copied, vectors
-from encoder_files import load, write_transformers
+from encoder_files import load
 from scipy.optimize import linear_sum_assignment, linprog
 
 from urbancross_adaptations.mean_teacher import consistency
@@ -22,6 +22,7 @@ from urbancross_bench.modelling.losses import info_nce
 from urbancross_bench.modelling.saving import method_state, restore_method
 from urbancross_bench.modelling.transport import mutual_nearest, plan, potentials
 from urbancross_bench.registry import Registry
+from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 
 REGISTRY = Registry.discover()
 
@@ -248,7 +249,7 @@ def test_the_teacher_follows_the_student_by_its_decay() -> None:
 
 
 def test_the_teacher_of_a_real_encoder_is_at_first_its_student(tmp_path: Path) -> None:
-    write_transformers(tmp_path / "clip", "clip")
+    write_tiny_clip(tmp_path / "clip", "clip")
     for reference in ("openclip[architecture=urbancross-tiny]", f"transformers[model='{tmp_path / 'clip'}']"):
         model = load(reference).eval()
         teaching = method("mean_teacher")

@@ -13,11 +13,12 @@ import pytest
 import torch
 from conftest import Result, tree, write_karpathy
 from segment_anything import sam_model_registry
-from segment_models import CONFIG, original, write_original, write_transformers
+from segment_models import original, write_original
 from transformers import SamConfig, SamModel
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask
+from urbancross_bench.testing.fixtures.sam import CONFIG, write_tiny_sam
 from urbancross_segmenters.options import SamOptions
 from urbancross_segmenters.original import SegmentAnything, built
 from urbancross_segmenters.sam import Sam
@@ -121,7 +122,7 @@ def test_published_sizes_are_the_authors(name: str) -> None:
 
 
 def test_a_folder_of_transformers_brings_its_architecture(tmp_path: Path) -> None:
-    folder = write_transformers(tmp_path / "saved")
+    folder = write_tiny_sam(tmp_path / "saved")
     sam = Sam(SamOptions.model_validate(LOW | {"checkpoint": str(folder), "pred_iou_thresh": 0}))
     sam.load("cpu")
     reference = SamModel.from_pretrained(folder)

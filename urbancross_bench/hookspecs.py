@@ -26,6 +26,7 @@ REGISTRATION_HOOKS = {
     "segmenter": "register_segmenters",
     "captioner": "register_captioners",
     "tracker": "register_trackers",
+    "command": "register_commands",
 }
 
 # The hooks of the life of a grid. They are called in a process of the plugin's own, in order, and cost the grid
@@ -87,6 +88,11 @@ def register_captioners() -> Sequence[Registration]:  # type: ignore[empty-body]
 @hookspec
 def register_trackers() -> Sequence[Registration]:  # type: ignore[empty-body]
     """Offer trackers for `run --track` (targets: subclasses of `interfaces.Tracker`)."""
+
+
+@hookspec
+def register_commands() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer verbs of the command line (targets: functions, as typer takes them)."""
 
 
 @hookspec

@@ -14,30 +14,37 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 from pydantic import ValidationError
 
 from urbancross_bench import hookspecs
+from urbancross_bench.disabling import disabled
 from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
-from urbancross_bench.interfaces.registration import PROJECT, Registration
+from urbancross_bench.interfaces.registration import API_VERSION, PROJECT, Registration
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.references import Reference
 
 
 @dataclass(frozen=True)
 class Provider:
-    """Where plugins come from: an entry point of a distribution, or a file the user named."""
+    """Where plugins come from: an entry point of a distribution, or a file the user named.
+
+    status: whether they are registered; else `error` says why they are not. api: what versions of the plugin
+    interface they were written for, as they say; None where they say nothing.
+    """
 
     name: str
     distribution: str | None
     version: str
     location: str
+    status: Literal["ok", "broken", "incompatible", "disabled"] = "ok"
     error: str | None = None
     traceback: str | None = None
+    api: str | None = None
 
     def __str__(self) -> str:
         if self.distribution is None:
@@ -120,25 +127,31 @@ class Registry:
         """Installed plugins (entry-point group `urbancross_bench`), then one-file plugins.
 
         `URBANCROSS_LOAD_PLUGINS` (entry-point names, comma-separated; empty for none) limits the installed
-        ones. With `URBANCROSS_STRICT_PLUGINS=1` a plugin that cannot be registered raises PluginError instead
+        ones, and what is disabled is left out (`disabling`). With `URBANCROSS_STRICT_PLUGINS=1` a plugin that
+        cannot be registered raises PluginError instead
         of being listed as broken. A file is named by its user, so its failure always raises.
         """
         registry = cls()
         allowed = os.environ.get("URBANCROSS_LOAD_PLUGINS")
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
         strict = os.environ.get("URBANCROSS_STRICT_PLUGINS") == "1"
-        points = importlib.metadata.entry_points(group=PROJECT)
+        points, left_out = importlib.metadata.entry_points(group=PROJECT), disabled()
         for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
             if names is None or point.name in names:
                 name, version = (point.dist.name, point.dist.version) if point.dist else (None, "local")
-                registry.add(Provider(point.name, name, version, point.value), point.load, strict=strict)
+                provider = Provider(point.name, name, version, point.value)
+                by = left_out.get(point.name) or left_out.get(name or "")
+                if by is None:
+                    registry.add(provider, point.load, strict=strict)
+                else:
+                    registry.providers.append(replace(provider, status="disabled", error=f"disabled by {by}"))
         return registry.with_files(files)
 
     def with_files(self, files: Iterable[str | Path]) -> Registry:
         """A registry of the same plugins, and those of one-file plugins, whose failure raises."""
         registry = Registry()
         for provider in self.providers:
-            if provider.error:
+            if provider.status != "ok":
                 registry.providers.append(provider)
             else:
                 registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
@@ -153,6 +166,8 @@ class Registry:
         plugin: object | None = None
         try:
             plugin = load()
+            provider = replace(provider, api=getattr(plugin, "urbancross_api", None))
+            _check_api(provider.api)
             self._manager.register(plugin, name=str(provider))
             self._manager.check_pending()
             found = self._registrations(plugin, provider)
@@ -161,12 +176,10 @@ class Registry:
                 self._manager.unregister(plugin)
             if strict:
                 raise PluginError(f"plugin {provider} cannot be registered: {error}") from error
-            broken = Provider(
-                provider.name,
-                provider.distribution,
-                provider.version,
-                provider.location,
-                error=f"{type(error).__name__}: {error}",
+            broken = replace(
+                provider,
+                status="incompatible" if isinstance(error, _IncompatibleError) else "broken",
+                error=str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
             )
             self.providers.append(broken)
@@ -251,6 +264,27 @@ class Registry:
                 f"{did_you_mean(reference.member, (*members, *plugin.registration.aliases))}"
             )
         return Resolved(reference, plugin, _checked_options(plugin, reference))
+
+
+class _IncompatibleError(PluginError):
+    """A plugin was written for another version of the plugin interface."""
+
+
+def _check_api(wanted: object) -> None:
+    """Raise PluginError unless this version is among those that a plugin says it was written for."""
+    if wanted is None:
+        return
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        versions = SpecifierSet(str(wanted))
+    except InvalidSpecifier:
+        raise PluginError(f'urbancross_api = {wanted!r} is no range of versions; write ">=1.0,<2", say') from None
+    if API_VERSION not in versions:
+        raise _IncompatibleError(
+            f"it is written for the plugin interface {wanted}, and this is {API_VERSION}; take a version of one "
+            "of them that fits the other"
+        )
 
 
 _NEEDS = {

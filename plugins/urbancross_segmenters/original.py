@@ -21,6 +21,7 @@ from transformers import SamConfig
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
+from urbancross_segmenters.determinism import deterministic_but_for_sums
 from urbancross_segmenters.options import SamOptions
 from urbancross_segmenters.weights import fill, is_original, read_weights
 
@@ -57,9 +58,8 @@ class SegmentAnything(Segmenter):
 
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Mask]]:
         """The masks of each image."""
-        # The model sums ones with cumsum, exact in any order, of which CUDA has no version that says so.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        return [[_mask(found) for found in self._generator.generate(image)] for image in images]
+        with deterministic_but_for_sums():
+            return [[_mask(found) for found in self._generator.generate(image)] for image in images]
 
 
 def _mask(found: dict[str, Any]) -> Mask:

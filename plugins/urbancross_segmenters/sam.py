@@ -20,6 +20,7 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
+from urbancross_segmenters.determinism import deterministic_but_for_sums
 from urbancross_segmenters.options import SamOptions
 from urbancross_segmenters.weights import as_transformers, fill, read_weights
 
@@ -87,11 +88,10 @@ class Sam(Segmenter):
         )
 
     @torch.inference_mode()
+    @deterministic_but_for_sums()
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Mask]]:
         """The masks of each image."""
         options = cast(SamOptions, self.options)
-        # transformers sums ones with cumsum, exact in any order, of which CUDA has no version that says so.
-        torch.use_deterministic_algorithms(True, warn_only=True)
         inputs = self._processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
         embeddings = self._model.get_image_embeddings(inputs["pixel_values"].to(self._model.device))
         resized = [(int(height), int(width)) for height, width in inputs["reshaped_input_sizes"]]

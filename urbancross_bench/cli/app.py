@@ -25,13 +25,17 @@ from urbancross_bench.cli import (
     rescore,
     run,
     score,
+    search,
     status,
     store,
+    verify,
 )
+from urbancross_bench.cli.plugin_verbs import Verbs
 from urbancross_bench.errors import UrbanCrossError
 
 app = typer.Typer(
     name="urbancross-bench",
+    cls=Verbs,
     help="Benchmark cross-domain remote-sensing image-text retrieval.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,11 +45,13 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
-app.command("export")(export.export)
+app.add_typer(export.app, name="export")
 app.command("status")(status.status)
 app.command("score")(score.score)
 app.command("rescore")(rescore.rescore)
 app.command("compare")(compare.compare)
+app.command("verify")(verify.verify)
+app.command("search")(search.search)
 app.command("distance")(distance.distance)
 app.add_typer(plugins.app, name="plugins")
 app.command("show")(plugins.show)
@@ -60,11 +66,27 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _disable(names: list[str] | None) -> None:
+    if names:
+        from urbancross_bench.disabling import disable_here
+
+        disable_here(names)
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
+    disable_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            callback=_disable,
+            is_eager=True,  # before a verb is looked for, which may be a plugin's
+            help="Leave out an entry point or a distribution; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     pass
 

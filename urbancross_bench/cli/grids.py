@@ -10,8 +10,7 @@ import typer
 if TYPE_CHECKING:
     from urbancross_bench.execution.plan import Plan
     from urbancross_bench.registry import Registry
-
-BUILT_IN = Path(__file__).parent.parent / "grids"
+    from urbancross_bench.specs import Grid
 
 GridArgument = Annotated[str, typer.Argument(metavar="GRID", help="A grid file, or a built-in one: quickstart.")]
 OutOption = Annotated[
@@ -28,26 +27,19 @@ def open_grid(
     grid: str, overrides: list[str] | None, out: Path | None, *, verify: bool
 ) -> tuple[Plan, Registry, Path]:
     """The plan of a grid, the plugins there are, and its output folder. `verify` trusts no index of the data."""
+    from urbancross_bench.specs import find_grid, load_grid
+
+    return plan_grid(load_grid(find_grid(grid), overrides or []), out, verify=verify)
+
+
+def plan_grid(grid: Grid, out: Path | None, *, verify: bool) -> tuple[Plan, Registry, Path]:
+    """The same of a grid that is read already."""
     from urbancross_bench.cli.progress import report_reading
     from urbancross_bench.data.index import reading
     from urbancross_bench.execution.plan import make_plan
     from urbancross_bench.registry import Registry
-    from urbancross_bench.specs import load_grid
 
-    path = _find(grid)
-    spec = load_grid(path, overrides or [])
-    registry = Registry.discover(spec.plugins)
+    registry = Registry.discover(grid.plugins)
     with reading(verify=verify, report=report_reading):
-        made = make_plan(spec, registry)
-    return made, registry, out or Path("runs") / spec.name
-
-
-def _find(grid: str) -> Path:
-    from urbancross_bench.errors import UsageError, did_you_mean
-
-    if Path(grid).is_file():
-        return Path(grid)
-    built_in = {file.stem: file for file in BUILT_IN.glob("*.yaml")}
-    if grid in built_in:
-        return built_in[grid]
-    raise UsageError(f"{grid!r} is neither a file nor a built-in grid.{did_you_mean(grid, built_in)}")
+        made = make_plan(grid, registry)
+    return made, registry, out or Path("runs") / grid.name

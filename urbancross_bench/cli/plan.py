@@ -62,7 +62,7 @@ def summary(status: Status) -> str:
 
 
 def _as_json(status: Status, guessed: Estimate) -> dict[str, object]:
-    states = _states(status)
+    states = states_of(status)
     runs = [
         {
             "source": list(run.scenario.source),
@@ -89,7 +89,8 @@ def _as_json(status: Status, guessed: Estimate) -> dict[str, object]:
     }
 
 
-def _states(status: Status) -> dict[Run, str]:
+def states_of(status: Status) -> dict[Run, str]:
+    """Every run of the plan: `run`, `reused` or `skipped`."""
     states = dict.fromkeys(status.plan.runs, "run")
     return states | dict.fromkeys(status.reused, "reused") | dict.fromkeys(status.skipped, "skipped")
 
@@ -101,7 +102,7 @@ def _run_table(status: Status) -> str:
     from tabulate import tabulate
 
     cells: dict[tuple[str, ...], list[int]] = {}
-    for run, state in _states(status).items():
+    for run, state in states_of(status).items():
         cell = (state, str(run.scenario), run.encoder, run.adaptation, run.skipped)
         cells.setdefault(cell, []).append(run.seed)
     headers = ["state", "scenario", "encoder", "adaptation", "seeds", "reason"]

@@ -1,4 +1,4 @@
-"""`plugins list` and `show NAME`."""
+"""`plugins list | show`, and the other verbs of `plugins`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.plugins_check import check, disable, doctor, enable
+from urbancross_bench.cli.plugins_new import new
 
 if TYPE_CHECKING:
     from urbancross_bench.registry import Plugin, Registry
@@ -17,7 +19,9 @@ PluginOption = Annotated[
     list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A one-file plugin to load too; repeatable.")
 ]
 
-app = typer.Typer(help="See which plugins are there.", no_args_is_help=True)
+app = typer.Typer(help="See which plugins are there, check them, make one.", no_args_is_help=True)
+for _verb in (new, check, doctor, disable, enable):
+    app.command(_verb.__name__)(_verb)
 
 
 @app.callback()
@@ -33,7 +37,9 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     registry = Registry.discover(plugin or [])
     broken = [provider for provider in registry.providers if provider.error]
     if json_:
-        errors = [{"provider": str(p), "error": p.error, "traceback": p.traceback} for p in broken]
+        errors = [
+            {"provider": str(p), "status": p.status, "error": p.error, "traceback": p.traceback} for p in broken
+        ]
         print(json.dumps({"plugins": describe(_all(registry)), "broken": errors}, indent=1, ensure_ascii=False))
         return
     width = max((len(found.registration.name) for found in _all(registry)), default=0)
@@ -41,9 +47,10 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
         registration, source = found.registration, found.provider.distribution or found.provider.location
         print(f"{found.kind:11}{registration.name:{width}}  {registration.summary}  [{source}]")
     for provider in broken:
-        print(f"broken     {provider}: {provider.error}")
+        print(f"{provider.status:11}{provider}: {provider.error}")
 
 
+@app.command("show")
 def show(name: str, json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """Show a plugin: where it comes from, its setting and needs, its options with types and defaults."""
     from urbancross_bench.errors import UsageError, did_you_mean

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, Verif
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.plan import Plan
+    from urbancross_bench.execution.scheduler import Limits
+    from urbancross_bench.interfaces import Table
     from urbancross_bench.registry import Registry
 
 
@@ -55,39 +58,71 @@ def run(
     ] = 5.0,
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
-    from urbancross_bench.cli.progress import make_display
-    from urbancross_bench.errors import UsageError
-    from urbancross_bench.execution.journal import Journal
-    from urbancross_bench.execution.listening import Listeners
-    from urbancross_bench.execution.run import run_grid
+    from urbancross_bench.cli.progress import print_table
     from urbancross_bench.execution.scheduler import Limits
-    from urbancross_bench.execution.tracking import trackers
 
     plan, registry, folder = open_grid(grid, set_, out, verify=verify)
-    if all(planned.skipped for planned in plan.runs):
-        raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
-    executor = registry.resolve("executor", plan.grid.executor).build()
     memory = None if memory_limit is None else round(memory_limit * 2**30)
     limits = Limits(save_every, time_limit, memory, retries)
-    if store is not None:
-        _share_store(folder, store)
-    display = make_display(folder)
-    seen = Listeners([Journal(folder, display), display])
-    tracking = trackers(track or (), registry, plan.grid.plugins, folder, seen, patience=track_patience)
-    listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
     try:
-        with display:
-            counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only or ())
+        counts, tables = run_plan(
+            plan,
+            registry,
+            folder,
+            device=device,
+            only=only or (),
+            store=store,
+            limits=limits,
+            track=track or (),
+            track_patience=track_patience,
+        )
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    if not only:
-        _build_tables(plan, folder, registry)
+    if tables:
+        print_table(tables[0])
     statuses = ("ok", "failed", "timeout", "oom", "interrupted", "reused", "skipped")
     said = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
     print(f"{said}. Records: {folder / 'runs'}" + ("" if only else f". Tables: {folder / 'leaderboard'}"))
     if set(counts) - {"ok", "reused", "skipped"}:
         raise typer.Exit(1)
+
+
+def run_plan(
+    plan: Plan,
+    registry: Registry,
+    folder: Path,
+    *,
+    device: str,
+    only: Collection[str],
+    store: Path | None,
+    limits: Limits,
+    track: Sequence[str],
+    track_patience: float,
+) -> tuple[Counter[str], list[Table]]:
+    """Carry out a plan, shown on standard error, and build its tables unless `only` some runs are wanted.
+
+    How many runs have which status, and the tables. Raises UsageError where no run can be run.
+    """
+    from urbancross_bench.cli.progress import make_display
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.journal import Journal
+    from urbancross_bench.execution.listening import Listeners
+    from urbancross_bench.execution.run import run_grid
+    from urbancross_bench.execution.tracking import trackers
+
+    if all(planned.skipped for planned in plan.runs):
+        raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
+    executor = registry.resolve("executor", plan.grid.executor).build()
+    if store is not None:
+        _share_store(folder, store)
+    display = make_display(folder)
+    seen = Listeners([Journal(folder, display), display])
+    tracking = trackers(track, registry, plan.grid.plugins, folder, seen, patience=track_patience)
+    listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
+    with display:
+        counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only)
+    return counts, [] if only else _build_tables(plan, folder, registry)
 
 
 def _share_store(folder: Path, store: Path) -> None:
@@ -112,9 +147,8 @@ def _share_store(folder: Path, store: Path) -> None:
         raise UsageError(f"--store {store} cannot be used: {error}") from error
 
 
-def _build_tables(plan: Plan, folder: Path, registry: Registry) -> None:
+def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     """Tables of the grid's own runs and scores: an older form of it may have left others in the folder."""
-    from urbancross_bench.cli.progress import print_table
     from urbancross_bench.execution.recording import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
@@ -128,5 +162,4 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> None:
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")
-        tables = build([folder], folder / "leaderboard", view, registry, only=keys)
-    print_table(tables[0])
+        return build([folder], folder / "leaderboard", view, registry, only=keys)

@@ -2,7 +2,7 @@
 
 from urbancross_bench.specs.ablation import Ablation, AblationCell, AblationView, row_key
 from urbancross_bench.specs.grid import Grid, Range, Scenario, Search, as_json
-from urbancross_bench.specs.reading import load_grid
+from urbancross_bench.specs.reading import find_grid, load_grid
 from urbancross_bench.specs.training import Augmentation, Budget, Pretraining, Spec, Training
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Spec",
     "Training",
     "as_json",
+    "find_grid",
     "load_grid",
     "row_key",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
@@ -118,6 +119,13 @@ class Grid(Spec):
         default=1, description="processes per training, each with a share of every batch; they change sums, too"
     )
     executor: str = "local"
+
+    @classmethod
+    def from_yaml(cls, grid: str | Path, *overrides: str) -> Grid:
+        """The grid of a file, or a built-in one by its name, with `a.b=c` overrides; see `reading.load_grid`."""
+        from urbancross_bench.specs.reading import find_grid, load_grid  # which need this class
+
+        return load_grid(find_grid(grid), overrides)
 
     @field_validator("protocols")
     @classmethod

@@ -14,6 +14,18 @@ from urbancross_bench.specs.ablation import Ablation
 from urbancross_bench.specs.grid import Grid, Scenario, Search
 from urbancross_bench.specs.training import Budget, Pretraining
 
+BUILT_IN = Path(__file__).parent.parent / "grids"
+
+
+def find_grid(grid: str | Path) -> Path:
+    """The file of a grid: itself, or that of a built-in one by its name. Raises UsageError for neither."""
+    if Path(grid).is_file():
+        return Path(grid)
+    built_in = {file.stem: file for file in BUILT_IN.glob("*.yaml")}
+    if str(grid) in built_in:
+        return built_in[str(grid)]
+    raise UsageError(f"{str(grid)!r} is neither a file nor a built-in grid.{did_you_mean(str(grid), built_in)}")
+
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     """Read a grid file and apply `a.b=c` overrides (values are YAML). Paths in it become absolute.

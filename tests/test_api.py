@@ -1,0 +1,154 @@
+"""The functions for notebooks say what the command line says, and the page about them runs as it stands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Outcome, tree
+
+from urbancross_bench import api
+from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.evaluation import evaluate_retrieval
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+ONE_FILE = """
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+
+@hookimpl
+def register_adaptations():
+    return [register("as_it_is", "my_file:AsItIs", setting="source_only", summary="Nothing.")]
+
+
+class AsItIs(Adaptation):
+    pass
+"""
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    seen: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(code, seen)
+    frame = api.records("runs/small")
+    assert sorted(frame["adaptation"]) == ["dann", "source_only"]
+    assert set(frame["status"]) == {"ok"}
+    assert (tmp_path / "runs" / "small" / "leaderboard" / "summary.csv").is_file()
+    # The very functions that the page names, and no others, are what there is.
+    assert {name for name in seen if name in api.__all__} == {*api.__all__} - {"Ranking"}
+
+
+def test_records_are_what_the_files_say(outcome: Outcome) -> None:
+    frame = api.records(outcome.out)
+    for _, row in frame.iterrows():
+        folder = outcome.out / "runs" / row["run"]
+        spec = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        score = json.loads((folder / "scores" / row["score"] / "score.json").read_text(encoding="utf-8"))
+        assert (row["seed"], row["adaptation"]) == (spec["seed"], spec["adaptation"]["label"])
+        assert (row["selector"], row["setting"], row["images"]) == tuple(
+            score[name] for name in ("selector", "setting", "images")
+        )
+        for name, entry in score["metrics"].items():
+            for column, value in ((name, "value"), (f"{name} low", "low"), (f"{name} high", "high")):
+                assert math.isnan(row[column]) if entry[value] is None else row[column] == entry[value]
+    assert len(frame) == len(list(outcome.out.glob("runs/*/scores/*/score.json")))
+
+
+def test_a_leaderboard_is_the_tables_of_the_command(outcome: Outcome, tmp_path: Path) -> None:
+    tables = api.leaderboard(outcome.out, out=tmp_path)
+    assert tree(tmp_path) == tree(outcome.out / "leaderboard")
+    for name, frame in tables.items():
+        with (tmp_path / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [*frame.columns] == [*rows[0]]
+        for (_, mine), theirs in zip(frame.iterrows(), rows, strict=True):
+            assert theirs["adaptation"] == mine["adaptation"]
+            for column in ("mR", "mR low", "mR high"):
+                if column in frame:
+                    assert (theirs[column] == "") if math.isnan(mine[column]) else (
+                        float(theirs[column]) == pytest.approx(mine[column], abs=5e-5)
+                    )  # fmt: skip
+    again = api.leaderboard(outcome.out)
+    assert all(frame.equals(again[name]) for name, frame in tables.items())
+
+
+def test_what_is_recorded_is_planned_and_run_as_such(outcome: Outcome, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out, out, symlinks=True)
+    planned = api.plan(outcome.file, out)
+    assert set(planned["state"]) == {"reused", "skipped"}
+    assert set(planned[planned["state"] == "skipped"]["adaptation"]) == {"oracle", "urbancross"}
+    assert planned[planned["state"] == "skipped"]["reason"].str.len().min() > 10
+    assert set(api.plan(outcome.file, tmp_path / "empty")["state"]) == {"run", "skipped"}
+    before = tree(out / "runs")
+    frame = api.run(api.Grid.from_yaml(outcome.file), out)
+    assert tree(out / "runs") == before
+    assert frame.equals(api.records(out))
+    assert {*planned["run"].dropna()} == {*frame["run"]}
+
+
+def test_only_some_runs_are_given_back(outcome: Outcome, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out, out, symlinks=True)
+    [first, *_] = api.plan(outcome.file, out)["run"]
+    assert {*api.run(outcome.file, out, only=[first])["run"]} == {first}
+
+
+def test_a_failed_run_is_a_row_without_a_score(outcome: Outcome, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out / "runs", out / "runs")
+    [first, *_] = sorted((out / "runs").iterdir())
+    spec = json.loads((first / "run.json").read_text(encoding="utf-8"))
+    (first / "run.json").write_text(json.dumps(spec | {"status": "oom"}), encoding="utf-8")
+    shutil.rmtree(first / "scores")
+    frame = api.records(out)
+    [row] = [row for _, row in frame.iterrows() if row["run"] == first.name]
+    assert row["status"] == "oom"
+    assert math.isnan(row["mR"])
+
+
+def test_grids_are_read_as_the_command_reads_them() -> None:
+    assert api.Grid.from_yaml("quickstart", "seeds=[7]", "budget.steps=3").budget.steps == 3
+    with pytest.raises(UsageError, match='Did you mean "quickstart"'):
+        api.Grid.from_yaml("quickstrat")
+    with pytest.raises(UsageError, match=r'--set budget.stpes: budget: unknown key "stpes"|unknown key'):
+        api.Grid.from_yaml("quickstart", "budget.stpes=3")
+    with pytest.raises(DataError, match="holds no record"):
+        api.records(PAGE.parent)
+
+
+def test_the_ranking_is_the_one_of_evaluation() -> None:
+    assert api.evaluate_retrieval is evaluate_retrieval
+
+
+@pytest.mark.slow
+def test_a_script_and_a_plugin_in_one_file(grid: Callable[..., Path], tmp_path: Path) -> None:
+    """Without a guard for multiprocessing; the plugin's source is what its version is made of."""
+    (tmp_path / "my_file.py").write_text(ONE_FILE, encoding="utf-8")
+    file = grid(
+        plugins=["my_file.py"], scenarios=[{"source": "plain", "target": "dark"}], adaptations=["as_it_is"]
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from urbancross_bench.api import run\nprint('once')\nprint(*run({str(file)!r}, 'out')['status'])\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "once\nok\n"), done.stderr
+    [run] = (tmp_path / "out" / "runs").glob("*/run.json")
+    version = json.loads(run.read_text(encoding="utf-8"))["adaptation"]["version"]
+    assert re.fullmatch(r"local\+[0-9a-f]{12}", version)

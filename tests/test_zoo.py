@@ -1,0 +1,210 @@
+"""Hostile plugins: what the conformance kit says of each, and what becomes of a grid that uses it.
+
+`docs/conformance.md` has the same table in words, and SECURITY.md where containment ends.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import SkipTest
+
+import numpy as np
+import pytest
+from conftest import Outcome, Result, write_domains, write_grid
+
+import urbancross_bench.testing as kit
+from urbancross_bench.errors import PluginError
+from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.execution.scoring import metric_values
+from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
+from urbancross_bench.testing.runner import Subject, keep
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Beast:
+    """A hostile adaptation. kit: the promise it breaks, and a word of why. run: how its cell of a grid ends."""
+
+    kit: tuple[str, str]
+    run: tuple[str, str]
+
+
+ADAPTATIONS = {
+    "changes_seed": Beast(("test_it_leaves_no_trace", "the seed of torch"), ("ok", "")),
+    "patches_torch": Beast(("test_it_leaves_no_trace", "torch.nn.functional.normalize"), ("ok", "")),
+    "draws_unseeded": Beast(("test_it_repeats", "draw from torch's generators"), ("ok", "")),
+    "reads_hidden_captions": Beast(
+        ("test_it_asks_for_what_it_may_see", "captions are not shown"), ("failed", "captions are not shown here")
+    ),
+    "walks_to_pairs": Beast(("test_hidden_data_changes_nothing", "what its setting hides"), ("ok", "")),
+    "reads_files": Beast(("test_it_opens_nothing", "dataset.json"), ("ok", "")),
+    "writes_to_stdout": Beast(("test_it_prints_nothing", "step 0"), ("ok", "")),
+    "leaks_memory": Beast(("test_it_keeps_nothing", "bytes more"), ("ok", "")),
+    "never_returns": Beast(("test_it_works", "did not return"), ("timeout", "the time limit")),
+    "ends_the_process": Beast(("", ""), ("failed", "its process ended before it did")),
+}  # fmt: skip
+
+
+def test_the_table_is_whole() -> None:
+    others = {
+        "import_error",
+        "missing_dependency",
+        "wrong_signature",
+        "misspelt_hook",
+        "duplicate_name",
+        "heavy_import",
+    }
+    assert {file.stem for file in ZOO.glob("*.py")} == {*ADAPTATIONS, *others}
+    page = (ZOO.parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in {*ADAPTATIONS, *others})
+
+
+def broken_promises(kind: str, name: str, **members: object) -> dict[str, str]:
+    """Those that a plugin of a file breaks, with the reasons, in this process."""
+    base = getattr(kit, f"{kind.capitalize()}Conformance")
+    cls = type("Checked", (base,), {"plugin": name, "files": (ZOO / f"{name}.py",), **members})
+    found = {}
+    for promise in [one for one in dir(cls) if one.startswith("test_") and callable(getattr(cls, one))]:
+        try:
+            getattr(cls(), promise)()
+        except SkipTest:
+            continue
+        except (AssertionError, PluginError) as reason:
+            found[promise] = str(reason)
+    return found
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", [name for name, beast in ADAPTATIONS.items() if beast.kit[0]])
+def test_the_kit_catches_it(name: str) -> None:
+    promise, words = ADAPTATIONS[name].kit
+    found = broken_promises("adaptation", name, **({"patience": 0.5} if name == "never_returns" else {}))
+    assert words in found[promise]
+    also = {"test_it_works"} if name == "reads_hidden_captions" else set()
+    if name in ("draws_unseeded", "changes_seed"):  # a kill shows it too
+        also |= {"test_it_goes_on_after_a_kill", "test_hidden_data_changes_nothing", "test_it_leaves_no_trace"}
+    if name == "patches_torch":  # and what follows is done with what it left
+        also |= {"test_it_repeats", "test_hidden_data_changes_nothing", "test_it_goes_on_after_a_kill"}
+    assert found.keys() <= {promise, *also}
+
+
+def test_a_plugin_that_ends_its_process_is_reported(tmp_path: Path) -> None:
+    subject = Subject("adaptation", "ends_the_process", {}, None, (str(ZOO / "ends_the_process.py"),))
+    told = {one.promise: one for one in keep(subject, 30.0)}
+    assert told["test_it_is_there"].outcome == "kept"
+    assert told["test_it_works"].why == "its process ended (exit status 0)"
+    assert [one.promise for one in told.values() if one.outcome == "skipped" and "2 processes" in one.why]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_kit_catches_metrics() -> None:
+    found = broken_promises("metric", "wrong_signature")
+    assert "missing 1 required positional argument" in found["test_it_works"]
+    found = broken_promises("metric", "missing_dependency")
+    assert "a_package_that_is_not_there" in found["test_it_is_of_its_kind"]
+    cls = type("Checked", (kit.MetricConformance,), {"plugin": "recall", "files": (ZOO / "duplicate_name.py",)})
+    with pytest.raises(PluginError, match=r"provided more than once.*duplicate_name"):
+        cls().test_it_is_there()
+    for name, words in (("import_error", "this module is not well"), ("misspelt_hook", "register_metric")):
+        with pytest.raises(PluginError, match=words):
+            Registry.discover([ZOO / f"{name}.py"])
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The beasts that are no adaptation, as distributions on Python's path; the folder."""
+    for name in (
+        "import_error",
+        "missing_dependency",
+        "wrong_signature",
+        "misspelt_hook",
+        "duplicate_name",
+        "heavy_import",
+    ):
+        (tmp_path / f"{name}.py").write_text((ZOO / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+        about = tmp_path / f"{name}_dist-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-dist\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[urbancross_bench]\n{name} = {name}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [one for one in sys.modules if one in {file.stem for file in ZOO.glob("*.py")}]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+def test_installed_ones_cost_themselves_only(installed: Path) -> None:
+    registry = Registry.discover()
+    bad = {p.name: (p.status, str(p.error)) for p in registry.providers if p.error}
+    assert bad.keys() == {"import_error", "misspelt_hook"}
+    assert "not well" in bad["import_error"][1]
+    assert registry.find("adaptation", "dann").provider.name == "adaptations"
+    with pytest.raises(PluginError, match=r"by duplicate_name-dist 1.0.*by urbancross-bench"):
+        registry.find("metric", "recall")
+    names = ("rank", "wrong_signature", "missing_dependency", "heavy_import")
+    ranking = evaluate_retrieval(np.eye(6), np.eye(6), np.arange(6))
+    found, _ = metric_values(ranking, [registry.resolve("metric", name) for name in names], draws=0)
+    assert found["failed"].keys() == {"wrong_signature", "missing_dependency"}
+    assert found["metrics"]["i2t_hit"]["value"] == 1.0
+
+
+def test_a_heavy_one_is_told_so(
+    installed: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    result = cli("plugins", "check", "heavy_import-dist", "--json")
+    [card] = json.loads(result.out)
+    broken = {one["promise"]: one["why"] for one in card["promises"] if one["outcome"] == "broken"}
+    assert result.status == 1
+    assert broken.keys() == {"test_registering_is_light"}
+    assert "imports torch" in broken["test_registering_is_light"]
+
+
+def run(folder: Path, plugins: list[str], adaptations: list[str]) -> Outcome:
+    """A grid of one scenario."""
+    scenarios = [{"source": "plain", "target": "dark"}]
+    file = write_grid(folder, write_domains(folder), plugins=plugins, adaptations=adaptations, scenarios=scenarios)
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
+    done = subprocess.run([*command, "--time-limit", "10"], capture_output=True, text=True, check=False)
+    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A grid of all hostile adaptations beside a good one. Look, do not touch."""
+    plugins = [str(ZOO / f"{name}.py") for name in ADAPTATIONS]
+    return run(tmp_path_factory.mktemp("zoo"), plugins, [*ADAPTATIONS, "source_only"])
+
+
+@pytest.mark.parametrize("name", ADAPTATIONS)
+def test_a_grid_contains_it(together: Outcome, name: str) -> None:
+    status, words = ADAPTATIONS[name].run
+    [record] = [one for one in read_records([together.out]) if one.spec["adaptation"]["label"] == name]
+    assert record.spec["status"] == status
+    if words:
+        assert words in json.loads((record.folder / "failure.json").read_text())["error"]
+
+
+def metrics(out: Path, label: str) -> list[object]:
+    """All scores of a method's one run."""
+    [record] = [one for one in read_records([out]) if one.spec["adaptation"]["label"] == label]
+    return [score.content["metrics"] for score in record.scores]
+
+
+def test_a_stage_lets_go_of_what_its_view_was_made_from(together: Outcome) -> None:
+    """Its loss is that of `source_only`, unless it finds a split."""
+    assert metrics(together.out, "walks_to_pairs") == metrics(together.out, "source_only")
+
+
+def test_the_good_one_is_what_it_would_be_alone(together: Outcome, tmp_path: Path) -> None:
+    """To the bit, though it was trained after all the others; and what was printed went to logs."""
+
+    assert together.result.status == 1
+    assert metrics(together.out, "source_only") == metrics(run(tmp_path, [], ["source_only"]).out, "source_only")
+    assert "and past it" not in together.result.out

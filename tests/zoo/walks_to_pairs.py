@@ -1,0 +1,24 @@
+"""It searches the interpreter for the split that its view was made from."""
+
+import gc
+
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+
+@hookimpl
+def register_adaptations():
+    return [
+        register(
+            "walks_to_pairs", "walks_to_pairs:Mine", setting="unsupervised", needs={"gradients"}, summary="hostile"
+        )
+    ]
+
+
+class Mine(Adaptation):
+    def prepare(self, model, context):
+        self.pair_loss = context.pair_loss
+
+    def loss(self, source, target, progress):
+        splits = [thing for thing in gc.get_objects() if type(thing).__name__ == "PackedSplit"]
+        leaked = sum(int(split.image_of_caption[0]) for split in splits)
+        return {"pairs": self.pair_loss(source) * (1 + leaked + len(splits))}

@@ -1,0 +1,214 @@
+"""The command line's verbs as functions, for notebooks and scripts.
+
+    from urbancross_bench.api import Grid, leaderboard, run
+
+    run(Grid.from_yaml("quickstart", "budget.steps=50"))
+    leaderboard("runs/quickstart")["summary"]
+
+Light to import: torch and pandas come with the first call that needs them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from urbancross_bench.evaluation import Ranking, evaluate_retrieval
+from urbancross_bench.interfaces import Cell, Estimate, Table
+from urbancross_bench.specs import Grid
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from urbancross_bench.leaderboard.view import View
+    from urbancross_bench.records import Record, ScoreRecord
+
+__all__ = ["Grid", "Ranking", "evaluate_retrieval", "leaderboard", "plan", "records", "run"]
+
+
+def plan(grid: Grid | str | Path, out: str | Path | None = None) -> pd.DataFrame:
+    """What `run` would do: a row per run of the grid, with its `state` (`run`, `reused` or `skipped`) and reason.
+
+    grid: a grid, the file of one, or the name of a built-in one. out: the output folder, by default runs/NAME.
+    Raises UsageError or DataError naming what is wrong with the grid or its data.
+    """
+    import pandas as pd
+
+    from urbancross_bench.cli.grids import plan_grid
+    from urbancross_bench.cli.plan import states_of
+    from urbancross_bench.execution.status import status_of
+
+    made, _, folder = plan_grid(_grid(grid), _path(out), verify=False)
+    return pd.DataFrame(
+        {
+            "scenario": str(run.scenario),
+            "kind": run.scenario.kind,
+            "encoder": run.encoder,
+            "adaptation": run.adaptation,
+            "seed": run.seed,
+            "state": state,
+            "reason": run.skipped or None,
+            "run": run.key or None,
+        }
+        for run, state in states_of(status_of(made, folder)).items()
+    )
+
+
+def run(
+    grid: Grid | str | Path,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    only: Collection[str] = (),
+    store: str | Path | None = None,
+    save_every: float = 60.0,
+    time_limit: float | None = None,
+    memory_limit: float | None = None,
+    retries: int = 0,
+    track: Sequence[str] = (),
+    track_patience: float = 5.0,
+) -> pd.DataFrame:
+    """Carry out what a grid lacks, build its tables, and return the records of its runs, as `records` does.
+
+    Arguments are the options of `urbancross-bench run`: memory in GiB, times in seconds; progress goes to standard
+    error. A run that fails is a row with its `status`, not an exception. A second call redoes nothing.
+
+    Raises UsageError, DataError or PluginError where nothing can be run, KeyboardInterrupt when interrupted.
+    """
+    from urbancross_bench.cli.grids import plan_grid
+    from urbancross_bench.cli.run import run_plan
+    from urbancross_bench.execution.scheduler import Limits
+    from urbancross_bench.records import read_records
+
+    made, registry, folder = plan_grid(_grid(grid), _path(out), verify=False)
+    memory = None if memory_limit is None else round(memory_limit * 2**30)
+    with _main_left_out():
+        run_plan(
+            made,
+            registry,
+            folder,
+            device=device,
+            only=only,
+            store=_path(store),
+            limits=Limits(save_every, time_limit, memory, retries),
+            track=track,
+            track_patience=track_patience,
+        )
+    keys = set(only) or {planned.key for planned in made.runs}
+    return _frame_of(record for record in read_records([folder]) if record.folder.name in keys)
+
+
+def records(*places: str | Path) -> pd.DataFrame:
+    """The records below some folders (outputs of grids, or boards' `records`): a row per score.
+
+    A run without a score is one row. Columns: what the run was (`run` is its key), how it was scored, and for each
+    metric its value and its 95 % interval: `mR`, `mR low`, `mR high`; NaN where they are not known.
+    Raises DataError for a folder without records.
+    """
+    from urbancross_bench.leaderboard.committed import read_all
+
+    return _frame_of(read_all([Path(place) for place in places]))
+
+
+def leaderboard(
+    *places: str | Path, view: View | str | Path | None = None, out: str | Path | None = None
+) -> dict[str, pd.DataFrame]:
+    """The tables that a view shows of the records below some folders, by name: `summary`, `scenarios`, …
+
+    view: one, or the file of one; by default that of `run`. out: a folder to write them to as well, in the view's
+    formats. An estimate takes three columns: `mR`, `mR low`, `mR high`.
+    Raises DataError for a folder without records, UsageError for what is wrong with a view.
+    """
+    from urbancross_bench.leaderboard.build import board_tables, build
+    from urbancross_bench.leaderboard.committed import read_all
+    from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
+    from urbancross_bench.registry import Registry
+
+    shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
+    folders = [Path(place) for place in places]
+    if out is None:
+        tables = board_tables(read_all(folders), shown)
+    else:
+        tables = build(folders, Path(out), shown, Registry.discover())
+    return {table.name: _frame(table) for table in tables}
+
+
+def _grid(grid: Grid | str | Path) -> Grid:
+    return grid if isinstance(grid, Grid) else Grid.from_yaml(grid)
+
+
+def _path(place: str | Path | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Processes that are started meanwhile do not import the calling script anew, as multiprocessing has them do.
+
+    Stages need nothing of it, and one that calls `run` at its top level would call it again in each of them.
+    """
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
+
+
+def _frame_of(found: Iterable[Record]) -> pd.DataFrame:
+    """A row per score of some records."""
+    import pandas as pd
+
+    return pd.DataFrame([row for record in found for row in _rows(record)])
+
+
+def _rows(record: Record) -> list[dict[str, Any]]:
+    spec = record.spec
+    of_run = {
+        "run": spec["key"],
+        "status": spec["status"],
+        "source": " + ".join(spec["scenario"]["source"]),
+        "target": spec["scenario"]["target"],
+        "kind": spec["scenario"]["kind"],
+        "encoder": spec["encoder"]["label"],
+        "weights": spec["encoder"]["weights"]["status"],
+        "adaptation": spec["adaptation"]["label"],
+        "seed": spec["seed"],
+        "steps": spec["steps"],
+    }
+    return [of_run | _of_score(score) for score in record.scores] or [of_run]
+
+
+def _of_score(score: ScoreRecord) -> dict[str, Any]:
+    content = score.content
+    names = ("domain", "setting", "selector", "protocol", "ties", "images", "texts")
+    row: dict[str, Any] = {"score": content["key"]} | {name: content[name] for name in names}
+    for name, entry in content["metrics"].items():
+        row |= {name: entry["value"], f"{name} low": _number(entry["low"]), f"{name} high": _number(entry["high"])}
+    return row
+
+
+def _frame(table: Table) -> pd.DataFrame:
+    """A table with numbers as they are, unrounded."""
+    import pandas as pd
+
+    columns: dict[str, list[Cell]] = {}
+    for number, name in enumerate(table.columns):
+        cells = [row[number] for row in table.rows]
+        if any(isinstance(cell, Estimate) for cell in cells):
+            columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+            columns[f"{name} low"] = [_number(getattr(cell, "low", None)) for cell in cells]
+            columns[f"{name} high"] = [_number(getattr(cell, "high", None)) for cell in cells]
+        else:
+            columns[name] = cells
+    return pd.DataFrame(columns)
+
+
+def _number(value: float | None) -> float:
+    """What is missing as pandas has it, so that a column of nothing else is one of numbers, too."""
+    return math.nan if value is None else value

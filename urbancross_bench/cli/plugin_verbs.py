@@ -1,0 +1,28 @@
+"""Verbs that plugins add: looked for only where a verb is none of ours, so that ours cost no more for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class Verbs(TyperGroup):
+    """Our verbs, then those of plugins. Help lists ours; `plugins list` all."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See click. Raises PluginError for a verb that is provided twice or cannot be loaded."""
+        return super().get_command(ctx, cmd_name) or _of_a_plugin(cmd_name)
+
+
+def _of_a_plugin(name: str) -> Any:
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover()
+    if name not in {plugin.registration.name for plugin in registry.of_kind("command")}:
+        return None
+    plugin = registry.find("command", name)
+    one = typer.Typer(add_completion=False, rich_markup_mode=None)
+    one.command(name, help=plugin.registration.summary)(plugin.load())
+    return typer.main.get_command(one)

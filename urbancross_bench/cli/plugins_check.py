@@ -1,0 +1,121 @@
+"""`plugins check`, `plugins doctor`, `plugins disable` and `plugins enable`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from urbancross_bench.cli.grids import JsonOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.registry import Plugin, Registry
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME…", help="Entry points or distributions.")]
+
+
+def check(
+    what: Annotated[str, typer.Argument(metavar="DIST|FILE", help="A distribution, an entry point, a .py file.")],
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME[OPTION=VALUE]]…", help="How to try a plugin that needs options."),
+    ] = None,
+    patience: Annotated[float, typer.Option(min=0.1, help="Seconds that one thing may take a plugin.")] = 60.0,
+    json_: JsonOption = False,
+) -> None:
+    """Try the promises of every plugin of a distribution or a file, and print a report card.
+
+    Exit status: 0 all kept or skipped with a reason, 1 some broken.
+    """
+    from urbancross_bench.testing.report import as_json, card, lines, subjects
+
+    cards = []
+    broken = 0
+    for subject, kept in card(subjects(what, references or []), patience):
+        broken += sum(one.outcome == "broken" for one in kept)
+        cards.append(as_json(subject, kept))
+        if not json_:
+            print("\n".join(lines(subject, kept)), flush=True)
+    if json_:
+        print(json.dumps(cards, indent=1, ensure_ascii=False))
+    elif broken:
+        print(f"{broken} promises are broken")
+    if broken:
+        raise typer.Exit(1)
+
+
+def doctor(
+    traceback: Annotated[bool, typer.Option(help="Show where in its code a plugin failed.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Look for what is wrong with the plugins that are installed: load every one, and say what to do.
+
+    Exit status: 0 nothing is wrong, 1 something is.
+    """
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover()
+    problems = [*_of_providers(registry, traceback), *_of_plugins(registry)]
+    if json_:
+        said = [
+            {"name": p.name, "provider": str(p), "status": p.status, "api": p.api, "error": p.error}
+            for p in registry.providers
+        ]
+        print(json.dumps({"providers": said, "problems": problems}, indent=1, ensure_ascii=False))
+    else:
+        for provider in registry.providers:
+            api = f", for interface {provider.api}" if provider.api else ""
+            print(f"{provider.status:13}{provider.name}: {provider}{api}")
+        print("\n".join(f"problem: {problem}" for problem in problems) or "nothing is wrong")
+    if problems:
+        raise typer.Exit(1)
+
+
+def disable(names: Names) -> None:
+    """Leave out plugins on this machine from now on, until `plugins enable`."""
+    from urbancross_bench.disabling import note, noted
+    from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.registry import Registry
+
+    known = {name for p in Registry.discover().providers for name in (p.name, p.distribution) if name}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no entry point or distribution {name!r}.{did_you_mean(name, known)}")
+    print(f"noted in {note([*noted(), *names])}")
+
+
+def enable(names: Names) -> None:
+    """Take back `plugins disable`."""
+    from urbancross_bench.disabling import note, noted
+    from urbancross_bench.errors import UsageError, did_you_mean
+
+    before = noted()
+    for name in names:
+        if name not in before:
+            raise UsageError(f"{name!r} was not disabled by `plugins disable`.{did_you_mean(name, before)}")
+    print(f"noted in {note(set(before) - set(names))}")
+
+
+def _of_providers(registry: Registry, traceback: bool) -> Iterator[str]:
+    for provider in registry.providers:
+        if provider.status in ("broken", "incompatible"):
+            where = f"\n{provider.traceback}" if traceback else " (--traceback shows where)"
+            yield f"{provider} is {provider.status}: {provider.error}{where}"
+
+
+def _of_plugins(registry: Registry) -> Iterator[str]:
+    """Names that are taken twice, and plugins whose class or options cannot be imported."""
+    from urbancross_bench.errors import UrbanCrossError
+
+    seen: dict[tuple[str, str], Plugin] = {}
+    for plugin in registry.plugins:
+        twin = seen.setdefault((plugin.kind, plugin.registration.name), plugin)
+        if twin is not plugin:
+            yield f"{plugin} has the name of {twin}; disable one of them"
+        try:
+            plugin.load()
+            plugin.options_type  # noqa: B018 - it is imported when it is asked for
+        except UrbanCrossError as error:
+            yield str(error)

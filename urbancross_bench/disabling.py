@@ -1,0 +1,56 @@
+"""Which installed plugins are left out on this machine: said by the environment, or noted by `plugins disable`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from urbancross_bench.errors import UsageError
+from urbancross_bench.files import write_json
+
+VARIABLE = "URBANCROSS_DISABLE_PLUGINS"  # entry points or distributions, comma-separated
+
+
+def disabled() -> dict[str, str]:
+    """Entry points and distributions that are left out, each with what says so. Raises UsageError."""
+    said = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    found = dict.fromkeys(noted(), "`plugins disable`")
+    return found | {name: f"--disable-plugin or {VARIABLE}" for name in said if name}
+
+
+def disable_here(names: Iterable[str]) -> None:
+    """Leave plugins out in this process and in those that it starts."""
+    said = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+    os.environ[VARIABLE] = ",".join(dict.fromkeys([*said, *names]))
+
+
+def noted() -> list[str]:
+    """What `plugins disable` noted. Raises UsageError where the note cannot be read."""
+    file = _file()
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read: {error}; remove it, and disable plugins anew") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{file} holds no list of names; remove it, and disable plugins anew")
+    return names
+
+
+def note(names: Iterable[str]) -> Path:
+    """Write down what is to be left out, in place of what was; the file."""
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, sorted(set(names)))
+    return file
+
+
+def _file() -> Path:
+    """In `URBANCROSS_HOME` where that is set, else in the platform's place for settings."""
+    import platformdirs
+
+    home = os.environ.get("URBANCROSS_HOME") or platformdirs.user_config_dir("urbancross-bench", False)
+    return Path(home).expanduser() / "disabled-plugins.json"

@@ -1,0 +1,93 @@
+"""Writing a plugin package that works: what `plugins new` leaves, for an author to change.
+
+`package/` holds what packages of all kinds have in common, a folder per kind the rest. Files end in `.tmpl`, so
+that no tool takes them for code of ours; `$name` in a file or its path is replaced (`string.Template`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+
+from urbancross_bench import __version__
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.hookspecs import REGISTRATION_HOOKS
+from urbancross_bench.interfaces.registration import API_VERSION
+from urbancross_bench.registry import Registry
+
+_TEMPLATES = Path(__file__).parent
+_SUFFIX = ".tmpl"
+_USAGE = "usage.md"  # of a kind: a part of the README, no file of the package
+KINDS = tuple(kind for kind in REGISTRATION_HOOKS if (_TEMPLATES / kind).is_dir())
+
+
+def write_package(kind: str, name: str, parent: Path, registry: Registry) -> Path:
+    """Write the package of a plugin of this kind into a new folder below `parent`, and return the folder.
+
+    name: of the plugin; the distribution has it with hyphens, the module with underscores. registry: the plugins
+    there are, for names that are taken.
+
+    Raises UsageError for an unknown kind, a name that is malformed or taken, and a folder that is there already.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"there is no kind {kind!r} of plugin to begin with.{did_you_mean(kind, KINDS)}")
+    module, distribution = name.replace("-", "_"), name.replace("_", "-")
+    _check_name(kind, name, module, registry)
+    folder = parent / distribution
+    if folder.exists():
+        raise UsageError(f"{folder} is there already; choose another name, or another --out")
+    words = _words(kind, module, distribution)
+    for place, content in _files(kind, words).items():
+        file = folder / place
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{file} cannot be written: {error}") from error
+    return folder
+
+
+def _files(kind: str, words: Mapping[str, str]) -> dict[str, str]:
+    """Path below the package's folder → content, of a kind's templates with these words in them."""
+    found: dict[str, Template] = {}
+    for root in (_TEMPLATES / "package", _TEMPLATES / kind):
+        for template in sorted(root.rglob(f"*{_SUFFIX}")):
+            place = template.relative_to(root).as_posix().removesuffix(_SUFFIX)
+            found[Template(place).substitute(words)] = Template(template.read_text(encoding="utf-8"))
+    usage = found.pop(_USAGE).substitute(words)
+    return {place: content.substitute(words, usage=usage) for place, content in found.items()}
+
+
+def _words(kind: str, module: str, distribution: str) -> dict[str, str]:
+    major, minor, *_ = __version__.split(".")
+    return {
+        "kind": kind,
+        "hook": REGISTRATION_HOOKS[kind],
+        "base": kind.capitalize(),
+        "name": module,
+        "module": module,
+        "distribution": distribution,
+        "cls": "".join(part.capitalize() for part in module.split("_")),
+        "oldest": f"{major}.{minor}",
+        "api": f">={API_VERSION},<{int(API_VERSION.partition('.')[0]) + 1}",
+    }
+
+
+def _check_name(kind: str, name: str, module: str, registry: Registry) -> None:
+    """Raise UsageError for a name that cannot be that of a plugin, a module and a distribution."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*", name):
+        raise UsageError(
+            f"{name!r} cannot name a plugin, its module and its distribution: write small letters and digits, "
+            "in words joined by '_' or '-', such as mean_matching"
+        )
+    if keyword.iskeyword(module) or keyword.issoftkeyword(module):
+        raise UsageError(f"{name!r} is a word of Python's and cannot name a module; choose another")
+    if taken := [plugin for plugin in registry.of_kind(kind) if plugin.registration.name == module]:
+        raise UsageError(f"{taken[0]} has this name; choose another")
+    if module in sys.stdlib_module_names or importlib.util.find_spec(module) is not None:
+        raise UsageError(f"a module {module!r} is installed already, and would hide yours; choose another name")

@@ -1,0 +1,271 @@
+"""What an adaptation promises, tried by the harness's own training loop on domains of a few tiles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import SkipTest
+
+import numpy as np
+
+from urbancross_bench.errors import FirewallError
+from urbancross_bench.interfaces import SETTINGS, Adaptation
+from urbancross_bench.testing.alike import difference
+from urbancross_bench.testing.conformance import PureConformance, broken
+from urbancross_bench.testing.fixtures.domains import tiny_features, tiny_split
+from urbancross_bench.testing.watching import folder
+
+if TYPE_CHECKING:
+    from urbancross_bench.modelling.saving import Saves
+
+_STEPS = 3
+
+
+class AdaptationConformance(PureConformance):
+    """encoder: the reference of an encoder to adapt, such as `openclip[architecture=urbancross-tiny]`, for a
+    method that the kit's own tiny one does not suit; it must provide what the method needs.
+    """
+
+    kind = "adaptation"
+    encoder: ClassVar[str] = ""
+
+    def work(self) -> Any:
+        """Train on two sources and the target that the setting shows; or calibrate."""
+        if self._setting == "test_time":
+            return self.calibrated()
+        return self.trained()
+
+    @property
+    def _setting(self) -> str:
+        setting = self.registry.find(self.kind, self.plugin).registration.setting
+        assert setting is not None, "the registry takes no adaptation without one"
+        return setting
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return self.registry.find(self.kind, self.plugin).registration.needs
+
+    def prepare(self) -> None:
+        """Import the method and the model, which may change what a method may not."""
+        super().prepare()
+        if self._setting != "test_time":
+            self._model()
+
+    def _model(self) -> Any:
+        """A fresh copy of one starting model. Raises SkipTest where it lacks what the method needs."""
+
+        def load() -> Any:
+            import torch
+
+            torch.manual_seed(0)
+            if not self.encoder:
+                from urbancross_bench.testing.fixtures.model import TinyDualEncoder
+
+                return TinyDualEncoder()
+            return self.registry.resolve("encoder", self.encoder).build().load()
+
+        provides = frozenset({"gradients"})
+        if self.encoder:
+            provides = self.registry.find("encoder", self.encoder.partition("[")[0]).registration.provides
+        if lacking := self._needs - {"reference"} - provides:
+            raise SkipTest(
+                f"needs {', '.join(sorted(lacking))} of an encoder, which the kit's tiny one does not provide"
+            )
+        return copy.deepcopy(self.once("start", load))
+
+    def _size(self) -> int:
+        """Of the images that the encoder takes."""
+        if not self.encoder:
+            return 32
+        wanted = self.registry.resolve("encoder", self.encoder).options.image_format()  # type: ignore[attr-defined]
+        return int(wanted.size)
+
+    def trained(
+        self,
+        *,
+        hidden: int = 0,
+        batch: int = 6,
+        device: str = "cpu",
+        saves: Saves | None = None,
+        report: Callable[[float], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """What is left of a training: each candidate's tensors by name.
+
+        hidden: another number changes what the setting hides of the target, and nothing else.
+        """
+        import torch
+
+        from urbancross_bench.data.views import Shown, source_view, target_view
+        from urbancross_bench.modelling.checkpoints import plain
+        from urbancross_bench.modelling.curve import Curve
+        from urbancross_bench.modelling.feeds import Feed
+        from urbancross_bench.modelling.loop import train
+        from urbancross_bench.specs import Budget
+
+        start = self._model()
+        method: Adaptation = self.build()
+        size = self._size()
+        model = method.extend(start)
+        model.to(torch.device(device))
+        sources = [tiny_split(size=size), tiny_split(size=size, shade=-20, place="place")]
+        target = self._target(size, hidden)
+        shown = Shown(self._setting, share=0.5)
+        options: dict[str, Any] = {
+            "augmentation": (),
+            "device": torch.device(device),
+            "hidden": f"the setting is {self._setting!r}",
+            "references": "reference" in self._needs,
+        }
+        steps = _STEPS if "gradients" in self._needs else 0
+        found: dict[str, Any] = {}
+        for step in train(
+            model,
+            method,
+            Feed(model, source_view(sources), batch_size=batch, seed=1, **options),
+            Feed(model, target_view(target, shown, 2), batch_size=batch, seed=2, **options),
+            Budget(steps=steps, batch_size=batch, target_batch_size=batch, learning_rate=1e-3),
+            loss_name="info_nce",
+            precision="float32",
+            device=torch.device(device),
+            curve=Curve(),
+            report=report,
+            on_pass=lambda _: None,
+            saves=saves,
+        ):
+            for name, state in method.candidates(model).items():
+                found[f"{step} {name}".strip()] = {key: value.clone() for key, value in plain(state).items()}
+        return found
+
+    def _target(self, size: int, hidden: int) -> Any:
+        """The target's training split, other in what the setting hides for another number."""
+        access = SETTINGS[self._setting]
+        same = {"size": size, "shade": 30}
+        if access.images and access.captions:  # who belongs to whom
+            return tiny_split(**same, pairing=hidden)  # type: ignore[arg-type]
+        if access.images:
+            return tiny_split(**same, place=f"plain{hidden}")
+        return tiny_split(size=size, shade=30 + hidden, place=f"plain{hidden}")
+
+    def calibrated(self, images: int = 12) -> Any:
+        """The calibrated features of a test split."""
+        features = tiny_features(images)
+        given = features.images.copy(), features.texts.copy()
+        result = self.build().calibrate(*given)
+        if difference([*given], [features.images, features.texts]):
+            broken("calibrate changes the features it is given; take a copy")
+        sizes = (len(result.images), len(result.texts))
+        if sizes != (len(features.images), len(features.texts)):
+            broken(
+                f"calibrate gives {sizes[0]} images and {sizes[1]} texts for {images} and {len(features.texts)}"
+            )
+        for name in ("images", "texts", "image_bias", "text_bias"):
+            values = getattr(result, name)
+            if values is not None and not np.isfinite(values).all():
+                broken(f"calibrate gives {name} that are no numbers")
+        return result
+
+    def test_it_asks_for_what_it_may_see(self) -> None:
+        """It asks for nothing that its setting hides."""
+        error = self.seen().error
+        if isinstance(error, FirewallError):
+            broken(f"{error}; register it with the setting that shows this")
+
+    def test_hidden_data_changes_nothing(self) -> None:
+        """What its setting hides of the target (pairs, captions, all of it) moves no bit of what it trains."""
+        setting = self._setting
+        if SETTINGS[setting].pairs or setting == "test_time":
+            raise SkipTest(f"the setting {setting} " + ("calibrates" if setting == "test_time" else "shows pairs"))
+        first = self.worked().result
+        again = self.watched(lambda: self.trained(hidden=7))
+        if again.error is not None:
+            broken(f"with other hidden data it fails: {type(again.error).__name__}: {again.error}")
+        if found := difference(first, again.result):
+            broken(f"{found} is another where only hidden data is: it sees what its setting hides")
+
+    def test_training_moves_the_model(self) -> None:
+        """A method that is trained leaves other weights than it began with; all of them fit the model."""
+        result = self.worked().result
+        if self._setting == "test_time":
+            raise SkipTest("a calibration trains nothing")
+        start = self._model()
+        before = {name: value.clone() for name, value in start.state_dict().items()}
+        model = self.build().extend(start)
+        for name, state in result.items():
+            try:
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                broken(f"candidate {name!r} does not fit what extend makes of the model: {error}")
+        last = next(reversed(result.values()))
+        still = all(key in last and bool((last[key] == value).all()) for key, value in before.items())
+        if "gradients" in self._needs and still and last.keys() <= before.keys():
+            broken("after training every weight is what it was")
+
+    def test_a_batch_of_one(self) -> None:
+        """Batches of one, and a query alone, are trained on or refused in words."""
+        self.worked()
+        work = (lambda: self.calibrated(1)) if self._setting == "test_time" else lambda: self.trained(batch=1)
+        self.copes_with("one query" if self._setting == "test_time" else "batches of one", work)
+
+    def test_it_goes_on_after_a_kill(self) -> None:
+        """Cut amid its training it goes on to the same bits: all that changes is in attributes that are saved."""
+        whole = self.worked().result
+        if "gradients" not in self._needs:
+            raise SkipTest("it takes no step")
+        import torch
+
+        from urbancross_bench.modelling.saving import Saves
+
+        place = folder() / "saved"
+
+        def stop(fraction: float) -> None:
+            if fraction * _STEPS > 2.5:
+                raise _CutError
+
+        def cut_and_go_on() -> Any:
+            try:
+                self.trained(saves=Saves(place, 0), report=stop)
+            except _CutError:
+                torch.manual_seed(99)  # what is drawn anew is not what was saved
+                return self.trained(saves=Saves(place, 0))
+            raise AssertionError("the training was not cut")
+
+        seen = self.watched(cut_and_go_on)
+        if seen.error is not None:
+            broken(f"{type(seen.error).__name__}: {seen.error}")
+        if found := difference(whole, seen.result):
+            broken(f"{found} is another after a kill")
+
+    def test_it_runs_where_it_is_put(self) -> None:
+        """It trains on whatever device it is told to, and comes to about the same."""
+        if self._setting == "test_time":
+            raise SkipTest("a calibration is made on the CPU")
+        first = self.worked().result
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SkipTest("there is no CUDA device here; on the CPU it runs")
+        seen = self.watched(lambda: self.trained(device="cuda"))
+        if seen.error is not None:
+            broken(f"on CUDA: {type(seen.error).__name__}: {seen.error}")
+        if seen.result.keys() != first.keys():
+            broken("on CUDA it leaves other candidates")
+
+    def test_a_calibration_keeps_the_order(self) -> None:
+        """Items in another order are calibrated alike and given back in that order."""
+        if self._setting != "test_time":
+            raise SkipTest("it is no calibration")
+        first, features = self.worked().result, tiny_features()
+        order = np.random.default_rng(3).permutation(len(features.texts))
+        again = self.build().calibrate(features.images.copy(), features.texts[order].copy())
+        for name, one, other in (
+            ("texts", first.texts[order], again.texts),
+            ("text_bias", None if first.text_bias is None else first.text_bias[order], again.text_bias),
+            ("images", first.images, again.images),
+        ):
+            if one is not None and not np.allclose(one, other, atol=1e-4):
+                broken(f"{name} are others when the texts come in another order")
+
+
+class _CutError(Exception):
+    """The training was cut here."""

@@ -1,0 +1,90 @@
+"""What a dataset promises."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+
+from urbancross_bench.errors import DataError
+from urbancross_bench.interfaces import Domain
+from urbancross_bench.testing.conformance import PureConformance, broken
+
+_LOOKED_AT = 5  # images that are decoded
+
+
+class DatasetConformance(PureConformance):
+    """Every member is read; `member` is looked at closely, by default the first."""
+
+    kind = "dataset"
+    opens_files = True
+
+    def work(self) -> Any:
+        """Read the domain, and a few of its images."""
+        resolved = self.resolved
+        domain = resolved.build().read(resolved.reference.member)
+        self._whole(domain)
+        some = range(0, len(domain.image_names), max(1, len(domain.image_names) // _LOOKED_AT))
+        pixels = [domain.images.read(index) for index in some] if domain.images.has_pixels else []
+        return {
+            "names": domain.image_names,
+            "captions": domain.captions,
+            "owners": domain.image_of_caption,
+            "splits": domain.splits,
+            "attributes": {name: [*values] for name, values in domain.attributes.items()},
+            "digests": [domain.images.digest(index) for index in some],
+            "pixels": pixels,
+        }
+
+    @staticmethod
+    def _whole(domain: Any) -> None:
+        from urbancross_bench.data.domain import check, misshapen
+
+        if problem := misshapen(domain):
+            broken(f"read gives no whole Domain: {problem}")
+        try:
+            check(domain)
+        except DataError as error:
+            broken(f"read gives no whole Domain: {error}")
+
+    def _domain(self) -> Domain:
+        self.worked()
+        resolved = self.resolved
+        domain: Domain = self.once("domain", lambda: resolved.build().read(resolved.reference.member))
+        return domain
+
+    def test_images_are_pixels(self) -> None:
+        """Images come as H×W×3 of uint8, in an array that is the reader's own to change."""
+        images = self._domain().images
+        if not images.has_pixels:
+            raise SkipTest("it is made of stored features")
+        pixels = images.read(0)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            broken(f"image 0 comes as {pixels.shape} of {pixels.dtype}")
+        if not np.array_equal(pixels, images.read(0)):
+            broken("image 0 has other pixels the second time it is read")
+
+    def test_digests_tell_images_apart(self) -> None:
+        """Images that differ have digests that differ: stored results are found by them."""
+        domain = self._domain()
+        if not domain.images.has_pixels:
+            raise SkipTest("it is made of stored features")
+        count = min(20, len(domain.image_names))
+        content = {domain.images.digest(index): domain.images.read(index).tobytes() for index in range(count)}
+        if len(content) < len({domain.images.read(index).tobytes() for index in range(count)}):
+            broken("two images that differ have one digest")
+
+    def test_every_member_can_be_read(self) -> None:
+        """Each of its members is a whole domain, and its aliases stand for members."""
+        self.worked()
+        registration = self.resolved.plugin.registration
+        if len(registration.members) < 2:
+            raise SkipTest("it has no members")
+        for member in registration.members:
+            self._whole(self.build().read(member))
+
+    def test_it_says_where_splits_come_from(self) -> None:
+        """The domain says in words where its splits come from: it stands beside every score."""
+        if not self._domain().partition:
+            broken("its domain says nothing of its partition")

@@ -1,0 +1,159 @@
+"""What an encoder promises."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+
+from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
+from urbancross_bench.testing.conformance import PureConformance, broken
+from urbancross_bench.testing.fixtures.domains import tiny_captions, tiny_images
+
+_COUNT = 4
+
+
+class EncoderConformance(PureConformance):
+    """Of an encoder that reads stored features (`image_format()` is None) what is said of towers is skipped."""
+
+    kind = "encoder"
+    opens_files = True  # its weights
+
+    def work(self) -> Any:
+        """Load the model, and encode some images and texts."""
+        import torch
+
+        model = self.build().load().train(False)
+        if self._format() is None:
+            return {name: value.clone() for name, value in model.state_dict().items()}
+        with torch.no_grad():
+            images, texts = model.encode_image(self._images(model)), model.encode_text(self._tokens(model))
+        for name, features in (("encode_image", images), ("encode_text", texts)):
+            if tuple(features.shape) != (_COUNT, model.width):
+                broken(f"{name} gives {tuple(features.shape)} for {_COUNT} items and a width of {model.width}")
+            if not bool(features.isfinite().all()):
+                broken(f"{name} gives something that is no number")
+        return {"images": images, "texts": texts}
+
+    def _options(self) -> EncoderOptions:
+        options = self.resolved.options
+        assert isinstance(options, EncoderOptions), "that is a promise of its own"
+        return options
+
+    def _format(self) -> ImageFormat | None:
+        return self._options().image_format()
+
+    def _images(self, model: Any) -> Any:
+        """(B, 3, S, S), normalised as the harness does it."""
+        import torch
+
+        wanted = self._format()
+        if wanted is None:
+            raise SkipTest("it takes no pixels")
+        pixels = torch.from_numpy(tiny_images(_COUNT, wanted.size)).permute(0, 3, 1, 2).float() / 255
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
+        return (pixels - mean) / std
+
+    @staticmethod
+    def _tokens(model: Any) -> Any:
+        return model.tokenize(tiny_captions(_COUNT)[:_COUNT])
+
+    def _loaded(self) -> Any:
+        """One model for the promises that only look."""
+        self.worked()
+        return self.once("model", lambda: self.build().load().train(False))
+
+    def test_planning_can_ask(self) -> None:
+        """Its options answer what planning asks: image format, frozen towers, segments, weights."""
+        options = self._options()
+        wanted = options.image_format()
+        if wanted is not None and not (isinstance(wanted, ImageFormat) and wanted.size > 0):
+            broken(f"image_format() is {wanted!r}, no ImageFormat")
+        if strange := options.frozen() - {"image", "text"}:
+            broken(f"frozen() names {sorted(strange)}; a tower is image or text")
+        if not isinstance(options.weights(), Weights):
+            broken("weights() gives no Weights")
+        uses, provides = options.segments() is not None, self.resolved.plugin.registration.provides
+        if uses != ("segments" in provides):
+            broken("segments() and provides={'segments'} do not agree")
+
+    def test_it_has_the_members_of_a_dual_encoder(self) -> None:
+        """Its model is a module with width, mean, std, two towers, and one number for the scale."""
+        model = self._loaded()
+        for name in ("width", "mean", "std", "image_tower", "text_tower", "logit_scale", "logit_bias", "tokenize",
+                     "encode_image", "encode_text", "text_length", "blocks", "state_dict"):  # fmt: skip
+            if not hasattr(model, name):
+                broken(f"its model has no {name}; see interfaces.DualEncoder")
+        if model.logit_scale.numel() != 1:
+            broken("logit_scale is not one number")
+        if self._format() is not None and len(model.mean) != 3:
+            broken("mean has not one number for each of red, green and blue")
+
+    def test_a_batch_of_one(self) -> None:
+        """An item alone has the features that it has among others."""
+        import torch
+
+        model = self._loaded()
+        images, tokens = self._images(model), self._tokens(model)
+        with torch.no_grad():
+            for name, encode, items in (
+                ("image", model.encode_image, images),
+                ("text", model.encode_text, tokens),
+            ):
+                together, alone = encode(items), torch.cat([encode(items[i : i + 1]) for i in range(len(items))])
+                if not torch.allclose(together, alone, atol=1e-3, rtol=1e-3):
+                    far = float((together - alone).abs().max())
+                    broken(f"a {name} alone has other features than among others, by up to {far:.2g}")
+
+    def test_texts_are_cut_exactly(self) -> None:
+        """Cut to the length that `text_length` says, texts keep their features."""
+        import torch
+
+        model = self._loaded()
+        if self._format() is None:
+            raise SkipTest("it takes no texts")
+        tokens = self._tokens(model)
+        if tokens.ndim != 2 or tokens.dtype != torch.int64:
+            broken(f"tokenize gives {tuple(tokens.shape)} of {tokens.dtype}, not (B, L) int64")
+        length = model.text_length(tokens)
+        with torch.no_grad():
+            whole, cut = model.encode_text(tokens), model.encode_text(tokens[:, :length])
+        if not torch.allclose(whole, cut, atol=1e-4, rtol=1e-4):
+            broken(f"cut to {length} of {tokens.shape[1]} columns, texts have other features")
+
+    def test_gradients_reach_both_towers(self) -> None:
+        """Where it says that it provides gradients, it can be trained."""
+        if "gradients" not in self.resolved.plugin.registration.provides:
+            raise SkipTest("it does not say that it provides gradients")
+        model = self._loaded()
+        frozen = self._options().frozen()
+        if self._format() is None or frozen:
+            raise SkipTest("a tower of it never changes")
+        model.zero_grad(set_to_none=True)
+        (model.encode_image(self._images(model)).sum() + model.encode_text(self._tokens(model)).sum()).backward()
+        for name in ("image_tower", "text_tower"):
+            if not any(
+                one.grad is not None and bool((one.grad != 0).any()) for one in getattr(model, name).parameters()
+            ):
+                broken(f"no gradient reaches its {name}")
+        model.zero_grad(set_to_none=True)
+
+    def test_weights_go_round(self) -> None:
+        """The state of one model fits another of the same options, and gives its features."""
+        import torch
+
+        first = self.worked().result
+        state = self.watched(self._state).result  # seeded as what came first was
+        torch.manual_seed(1)
+        other = self.build().load().train(False)
+        other.load_state_dict(state)
+        if self._format() is None:
+            return
+        with torch.no_grad():
+            images = other.encode_image(self._images(other))
+        if not np.allclose(images.numpy(), first["images"].numpy(), atol=1e-5):
+            broken("after load_state_dict its features are not those of the model that the state is of")
+
+    def _state(self) -> Any:
+        return {name: value.clone() for name, value in self.build().load().state_dict().items()}
