@@ -53,6 +53,7 @@ def stages(out: Path, kind: str) -> int:
     return len(list((out / "store" / kind).glob("*/stage.json")))
 
 
+@pytest.mark.long
 def test_untrained_frozen_towers_rank_from_the_bits_of_live_ones(
     grid: GridWriter, cli: Cli, weights: Path, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_whatever_has_promises_has_a_template() -> None:
     assert {*scaffold.KINDS} >= {*KINDS}
 
 
+@pytest.mark.long
 def test_their_tests_can_fail(cli: Cli, tmp_path: Path) -> None:
     faults = {
         "metric": ("ranking.t2i.hits(k)", "ranking.t2i.hits(k + 1)"),

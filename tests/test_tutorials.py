@@ -70,6 +70,7 @@ def test_there_is_a_tutorial_for_what_is_written_most() -> None:
     assert {path.stem for path in TUTORIALS.glob("*.md")} <= {*KINDS}
 
 
+@pytest.mark.long
 @WITH_TIMM
 @pytest.mark.slow
 def test_the_plugins_pass_their_tests(
@@ -85,6 +86,7 @@ def test_the_plugins_pass_their_tests(
         assert len(re.findall(rf"^PASSED .*{name}\.py::", done.stdout, re.MULTILINE)) > 8, name
 
 
+@pytest.mark.long
 @WITH_TIMM
 @pytest.mark.slow
 def test_the_method_and_the_encoder_run_in_a_grid(packages: dict[str, Path], tmp_path: Path) -> None:

@@ -20,5 +20,7 @@ class Mine(Adaptation):
 
     def loss(self, source, target, progress):
         splits = [thing for thing in gc.get_objects() if type(thing).__name__ == "PackedSplit"]
-        leaked = sum(int(split.image_of_caption[0]) for split in splits)
-        return {"pairs": self.pair_loss(source) * (1 + leaked + len(splits))}
+        leaked = sum(
+            float(owner * place) for split in splits for place, owner in enumerate(split.image_of_caption)
+        )
+        return {"pairs": self.pair_loss(source) + leaked * source.image_features[0, 0]}
