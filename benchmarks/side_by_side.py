@@ -81,6 +81,20 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def product(device: torch.device, precision: str) -> float:
+    """Multiplications and additions a second in the product of two large blocks."""
+    size = 8192 if device.type == "cuda" else 2048
+    block = torch.randn(size, size, device=device).to(getattr(torch, precision))
+    times = []
+    for _ in range(6):
+        wait()
+        start = time.perf_counter()
+        block @ block
+        wait()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
 @contextmanager
 def usual() -> Iterator[None]:
     """Inside, torch runs as open_clip's `main` sets it; outside as in our workers."""

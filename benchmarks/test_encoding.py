@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
+from side_by_side import product
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -108,7 +109,7 @@ def test_images_per_second(benchmark: BenchmarkFixture, architecture: str, count
     mean, std = (torch.tensor(values)[:, None, None] for values in (loaded.mean, loaded.std))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         loaded.encode_image(torch.zeros(1, 3, 224, 224, device=DEVICE))
-    work, peak = count * counter.get_total_flops(), large_product()
+    work, peak = count * counter.get_total_flops(), product(DEVICE, "bfloat16")
 
     def plain() -> Tensor:
         parts = []
@@ -141,19 +142,6 @@ def test_images_per_second(benchmark: BenchmarkFixture, architecture: str, count
 
 def ours_of(model: torch.nn.Module, pixels: np.ndarray) -> Tensor:
     return embed_images(model, PackedImages(Rows([pixels])), DEVICE, "bfloat16")  # type: ignore[arg-type]
-
-
-def large_product() -> float:
-    """Multiplications and additions a second."""
-    block = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        block @ block
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return 2 * 8192**3 / min(times)
 
 
 @pytest.mark.parametrize("way", ["plain", "stored features", "naive, frozen", "naive, with gradients"])

@@ -14,6 +14,7 @@ from functools import cache, partial
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from side_by_side import product
 
 from urbancross_bench.evaluation import evaluate_retrieval, fused
 from urbancross_bench.evaluation.screening import plain_arithmetic
@@ -101,24 +102,10 @@ def expected(size: str) -> Recalls:
         return ours(*problem(size), top=0)
 
 
-def peak() -> float:
-    """Multiplications and additions a second in float16 products of large blocks."""
-    block = torch.randn(8192, 8192, device="cuda", dtype=torch.float16)
-    times = []
-    for _ in range(12):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(4):
-            block @ block
-        torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) / 4)
-    return 2 * 8192**3 / min(times)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _summary(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    top = peak()
+    top = product(torch.device("cuda"), "float16")
     name = torch.cuda.get_device_name()
     lines = [f"{name}, torch {torch.__version__}: at most {top / 1e12:.0f} TFLOP/s in float16"]
     for size, times in seconds.items():

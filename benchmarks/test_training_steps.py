@@ -10,7 +10,6 @@ printed: medians over rounds, by the clock and by CPU time. What is asserted is 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
-from side_by_side import CPU, RSICD, SIZE, Ours, Race, built, feed_of, recipe, usual, wait
+from side_by_side import CPU, RSICD, SIZE, Ours, Race, built, feed_of, product, recipe, usual
 from test_loading import WITHOUT_GPU
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler
@@ -211,20 +210,6 @@ def flops(model: Any, batch: int, length: int, device: torch.device) -> float:
         (model.encode_image(images).sum() + model.encode_text(tokens).sum()).backward()
     model.zero_grad(set_to_none=True)
     return counter.get_total_flops() / 2 * batch
-
-
-def product(device: torch.device, precision: str) -> float:
-    """Multiplications and additions a second in the product of two large blocks."""
-    size = 8192 if device.type == "cuda" else 2048
-    block = torch.randn(size, size, device=device).to(getattr(torch, precision))
-    times = []
-    for _ in range(6):
-        wait()
-        start = time.perf_counter()
-        block @ block
-        wait()
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / min(times)
 
 
 class Prepared:

@@ -28,6 +28,16 @@ from urbancross_bench.testing.runner import Subject, keep
 ZOO = Path(__file__).parent / "zoo"
 
 
+OTHERS = (
+    "import_error",
+    "missing_dependency",
+    "wrong_signature",
+    "misspelt_hook",
+    "duplicate_name",
+    "heavy_import",
+)
+
+
 @dataclass(frozen=True)
 class Beast:
     """A hostile adaptation. kit: the promise it breaks, and a word of why. run: how its cell of a grid ends."""
@@ -53,17 +63,9 @@ ADAPTATIONS = {
 
 
 def test_the_table_is_whole() -> None:
-    others = {
-        "import_error",
-        "missing_dependency",
-        "wrong_signature",
-        "misspelt_hook",
-        "duplicate_name",
-        "heavy_import",
-    }
-    assert {file.stem for file in ZOO.glob("*.py")} == {*ADAPTATIONS, *others}
+    assert {file.stem for file in ZOO.glob("*.py")} == {*ADAPTATIONS, *OTHERS}
     page = (ZOO.parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in page for name in {*ADAPTATIONS, *others})
+    assert all(f"`{name}`" in page for name in {*ADAPTATIONS, *OTHERS})
 
 
 def broken_promises(kind: str, name: str, **members: object) -> dict[str, str]:
@@ -122,14 +124,7 @@ def test_the_kit_catches_metrics() -> None:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The beasts that are no adaptation, as distributions on Python's path; the folder."""
-    for name in (
-        "import_error",
-        "missing_dependency",
-        "wrong_signature",
-        "misspelt_hook",
-        "duplicate_name",
-        "heavy_import",
-    ):
+    for name in OTHERS:
         (tmp_path / f"{name}.py").write_text((ZOO / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
         about = tmp_path / f"{name}_dist-1.0.dist-info"
         about.mkdir()

@@ -93,6 +93,21 @@ class Record:
         """Whether the run ended as it should; only such a run is reused."""
         return bool(self.spec["status"] == "ok")
 
+    def beside(self, name: str) -> Any:
+        """The content of a JSON file beside `run.json`; None without it. Raises DataError naming a bad one."""
+        file = self.folder / name
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"record {file} cannot be read: {error}") from error
+
+
+def route(scenario: Mapping[str, Any]) -> str:
+    """`nordia + costara → meridia`: a record's scenario in words."""
+    return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+
 
 def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record | None:
     """The record in a directory; None if there is none. Raises DataError naming a malformed file.

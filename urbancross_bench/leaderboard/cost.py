@@ -5,7 +5,6 @@ It is made from provenance, which differs whenever a run is repeated, so it stan
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -77,15 +76,11 @@ def _trainings(record: Record) -> list[tuple[str, str, Mapping[str, Any]]]:
 
 
 def _provenance(record: Record) -> Mapping[str, Any]:
-    file = record.folder / _PROVENANCE
-    if not file.is_file():
+    content = record.beside(_PROVENANCE)
+    if content is None:
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"record {file} cannot be read: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
-        raise DataError(f"record {file} holds no provenance of trainings")
+        raise DataError(f"record {record.folder / _PROVENANCE} holds no provenance of trainings")
     return content
 
 

@@ -6,10 +6,8 @@ there; committed records have none, and pages say so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import DataError
@@ -91,13 +89,9 @@ def _floors(scores: Sequence[tuple[Record, ScoreRecord]]) -> dict[str, Any]:
 
 
 def _beside(record: Record, name: str) -> dict[str, Any]:
-    file: Path = record.folder / name
-    if not file.is_file():
+    content = record.beside(name)
+    if content is None:
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"record {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"record {file} is no JSON object")
+        raise DataError(f"record {record.folder / name} is no JSON object")
     return content

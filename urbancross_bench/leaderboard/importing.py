@@ -12,7 +12,7 @@ from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import content_of, read_all, write_committed
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, route
 
 RECORDS = "records"
 _NAMED = 3  # runs named under one reason
@@ -138,8 +138,7 @@ def _said(names: Sequence[str], reason: str, remedy: str, noun: str = "run") -> 
 
 
 def _name(record: Record) -> str:
-    scenario = record.spec["scenario"]
     return (
         f"{record.spec['adaptation']['label']} on {record.spec['encoder']['label']}, "
-        f"{' + '.join(scenario['source'])} → {scenario['target']}, seed {record.spec['seed']}"
+        f"{route(record.spec['scenario'])}, seed {record.spec['seed']}"
     )

@@ -19,7 +19,7 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, interva
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, route
 
 _AT_ONCE, _THREADS = 10, 2  # rows, and so many of these: bounds the memory of resampling
 
@@ -62,8 +62,7 @@ class Row:
     @property
     def scenario(self) -> str:
         """Source → target."""
-        scenario = self.run["scenario"]
-        return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+        return route(self.run["scenario"])
 
     @property
     def shifted(self) -> bool:
