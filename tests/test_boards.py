@@ -301,7 +301,7 @@ def test_the_cost_counts_a_shared_training_once(runs: Path, tmp_path: Path) -> N
     record = sorted((runs / "runs").iterdir())[0]
     shutil.copytree(record, tmp_path / "one" / record.name)
     (tmp_path / "one" / record.name / "provenance.json").unlink()
-    table = board_tables(read_all([tmp_path / "one"]), view)[-1]
+    table = board_tables(read_all([tmp_path / "one"]), view, {})[-1]
     assert table.rows[0][table.columns.index("CPU hours")] is None
 
 
@@ -369,7 +369,7 @@ def test_sums_that_are_not_of_the_scores_images_are_refused(runs: Path, tmp_path
     file = sorted(tmp_path.glob("runs/runs/*/scores/*/queries.safetensors"))[0]
     save_file({**load_file(file), "image_sums.t2i_R@5": np.ones((7, 2))}, file)
     with pytest.raises(DataError, match=rf"{file.parent.name} has sums of t2i_R@5 in the form \(7, 2\), where 30"):
-        board_tables(read_all([tmp_path / "runs"]), load_view(DEFAULT))
+        board_tables(read_all([tmp_path / "runs"]), load_view(DEFAULT), {})
 
 
 def test_equal_values_of_records_are_held_once(runs: Path) -> None:

@@ -106,4 +106,4 @@ for _plugin in Registry.discover().plugins:
 
 
 def test_every_kind_has_promises() -> None:
-    assert set(kit.KINDS) == set(REGISTRATION_HOOKS) - {"command"}  # a function, of which nothing is promised
+    assert set(kit.KINDS) == set(REGISTRATION_HOOKS)

@@ -48,7 +48,7 @@ def test_the_one_file_method_of_the_plugins_page_runs(
 
 
 def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result], tmp_path: Path) -> None:
-    *_, code = blocks("plugins.md", "python")
+    [code] = [block for block in blocks("plugins.md", "python") if "register_metrics" in block]
     (tmp_path / "my_metric.py").write_text(code)
     np.save(tmp_path / "eye.npy", np.eye(20))
     (tmp_path / "map.json").write_text(json.dumps([*range(20)]))

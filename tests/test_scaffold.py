@@ -98,7 +98,7 @@ def test_their_tests_can_fail(cli: Cli, tmp_path: Path) -> None:
 def test_a_package_is_whole(packages: Mapping[str, Path]) -> None:
     for kind, package in packages.items():
         files = set(tree(package))
-        wanted = {"__init__.py", "options.py", f"{kind}.py", "py.typed"}
+        wanted = {"__init__.py", f"{kind}.py", "py.typed"} | ({"options.py"} if kind != "command" else set())
         assert {f"src/my_{kind}/{name}" for name in wanted} <= files
         assert {"pyproject.toml", "README.md", ".gitignore", ".github/workflows/test.yml"} <= files
         text = "".join(content.decode() for name, content in tree(package).items() if "dist-info" not in name)

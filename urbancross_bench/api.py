@@ -123,17 +123,17 @@ def leaderboard(
     formats. An estimate takes three columns: `mR`, `mR low`, `mR high`.
     Raises DataError for a folder without records, UsageError for what is wrong with a view.
     """
-    from urbancross_bench.leaderboard.build import board_tables, build
+    from urbancross_bench.leaderboard.build import board_tables, build, columns_of
     from urbancross_bench.leaderboard.committed import read_all
     from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
     from urbancross_bench.registry import Registry
 
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
-    folders = [Path(place) for place in places]
+    folders, registry = [Path(place) for place in places], Registry.discover()
     if out is None:
-        tables = board_tables(read_all(folders), shown)
+        tables = board_tables(read_all(folders), shown, columns_of(shown, registry))
     else:
-        tables = build(folders, Path(out), shown, Registry.discover())
+        tables = build(folders, Path(out), shown, registry)
     return {table.name: _frame(table) for table in tables}
 
 

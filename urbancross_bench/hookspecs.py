@@ -23,6 +23,7 @@ REGISTRATION_HOOKS = {
     "selector": "register_selectors",
     "executor": "register_executors",
     "renderer": "register_renderers",
+    "column": "register_columns",
     "segmenter": "register_segmenters",
     "captioner": "register_captioners",
     "tracker": "register_trackers",
@@ -73,6 +74,11 @@ def register_executors() -> Sequence[Registration]:  # type: ignore[empty-body]
 @hookspec
 def register_renderers() -> Sequence[Registration]:  # type: ignore[empty-body]
     """Offer renderers of leaderboard tables (targets: subclasses of `interfaces.Renderer`)."""
+
+
+@hookspec
+def register_columns() -> Sequence[Registration]:  # type: ignore[empty-body]
+    """Offer further columns of leaderboard tables (targets: subclasses of `interfaces.Column`)."""
 
 
 @hookspec

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from urbancross_bench.cli.plugins import PluginOption
 from urbancross_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,22 +45,24 @@ def build(
         list[str] | None,
         typer.Option("--format", metavar="FORMAT", help="In place of the view's `renderers`, such as html."),
     ] = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Write the tables of views over the records that they name, or of one view over the records in RUNS."""
     from urbancross_bench.leaderboard.build import build as build_leaderboard
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
     from urbancross_bench.registry import Registry
 
+    registry = Registry.discover(plugin or [])
     if out is not None:
         chosen = _in_formats(load_view(view or DEFAULT), format_)
-        tables = build_leaderboard(places, out, chosen, Registry.discover())
+        tables = build_leaderboard(places, out, chosen, registry)
         print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {out}")
         return
     if view is not None:
         raise UsageError(f"--view needs --out DIR; or give the view itself: leaderboard build {view}")
     from urbancross_bench.leaderboard.boards import find_boards
 
-    _build_boards(find_boards(places), Registry.discover(), format_)
+    _build_boards(find_boards(places), registry, format_)
 
 
 def _in_formats(view: View, formats: list[str] | None) -> View:
@@ -84,13 +87,14 @@ def check(
         list[Path],
         typer.Argument(metavar="BOARD", help="View files, folders with one, or folders of such folders."),
     ],
+    plugin: PluginOption = None,
 ) -> None:
     """See whether boards are what their records give, and records what they were. Exit status 1: one is not."""
     from urbancross_bench.leaderboard.boards import find_boards
     from urbancross_bench.leaderboard.checking import check_board, check_published
     from urbancross_bench.registry import Registry
 
-    found, registry = find_boards(places), Registry.discover()
+    found, registry = find_boards(places), Registry.discover(plugin or [])
     problems = [problem for board in found.boards for problem in check_board(board, registry)]
     problems += [problem for file in found.published for problem in check_published(file, registry)]
     for problem in problems:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
+
+from urbancross_bench.interfaces.command import verb
 
 
 class Verbs(TyperGroup):
@@ -23,6 +24,4 @@ def _of_a_plugin(name: str) -> Any:
     if name not in {plugin.registration.name for plugin in registry.of_kind("command")}:
         return None
     plugin = registry.find("command", name)
-    one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name, help=plugin.registration.summary)(plugin.load())
-    return typer.main.get_command(one)
+    return verb(name, plugin.registration.summary, plugin.load())

@@ -9,6 +9,7 @@ from urbancross_bench.interfaces.adaptation import (
     Progress,
 )
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
+from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.dataset import (
     SPLITS,
     Dataset,
@@ -60,6 +61,7 @@ __all__ = [
     "Captioner",
     "CaptionerOptions",
     "Cell",
+    "Column",
     "Context",
     "Dataset",
     "Domain",

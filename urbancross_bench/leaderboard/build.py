@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.leaderboard.ablation import ablation_plots
 from urbancross_bench.leaderboard.committed import read_all
@@ -29,26 +30,33 @@ def build(
     depend on the records and the view alone. Raises DataError for a malformed record, UsageError if `out` cannot
     be written to.
     """
-    board = make_board(read_all(places), view, only)
+    board = make_board(read_all(places), view, columns_of(view, registry), only)
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]
 
 
-def make_board(records: Sequence[Record], view: View, only: Container[str] | None = None) -> Board:
-    """What a view shows of records: tables, and the evidence for them; `only` as in `build`."""
+def make_board(
+    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
+) -> Board:
+    """What a view shows of records: tables, and the evidence for them; `only` as in `build`.
+
+    columns: what `columns_of` gives.
+    """
     kept = [
         replace(r, scores=tuple(s for s in r.scores if only is None or s.folder.name in only))
         for r in shown(records, view)
         if (only is None or r.folder.name in only) and r.spec["encoder"]["weights"]["status"] in view.weights
     ]
     evidence = RecordedEvidence(kept, view)
-    return Board(view.title, board_tables(records, view, only), view.metric, view.baseline, evidence)
+    return Board(view.title, board_tables(records, view, columns, only), view.metric, view.baseline, evidence)
 
 
-def board_tables(records: Sequence[Record], view: View, only: Container[str] | None = None) -> list[Table]:
-    """The tables of a view over records, committed ones or those of grids; `only` as in `build`."""
+def board_tables(
+    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
+) -> list[Table]:
+    """The tables of a view over records, committed ones or those of grids; arguments as of `make_board`."""
     records = shown(records, view)
-    tables = [marked(table) for table in make_tables(records, view, only)]
+    tables = [marked(table) for table in make_tables(records, view, columns, only)]
     if view.cost:
         tables.append(cost_table([r for r in records if only is None or r.folder.name in only], view))
     return tables
@@ -57,6 +65,11 @@ def board_tables(records: Sequence[Record], view: View, only: Container[str] | N
 def renderers_of(view: View, registry: Registry) -> list[Renderer]:
     """The renderers that a view names. Raises UsageError for one that is not there."""
     return [registry.resolve("renderer", name).build() for name in view.renderers]
+
+
+def columns_of(view: View, registry: Registry) -> dict[str, Column]:
+    """The column plugins that a view names, as it names them. Raises UsageError for one that is not there."""
+    return {name: registry.resolve("column", name).build() for name in view.columns}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.interfaces.renderer import Board as BoardContent
 from urbancross_bench.interfaces.renderer import Renderer, Table
 from urbancross_bench.leaderboard.boards import Board
-from urbancross_bench.leaderboard.build import make_board, make_files, renderers_of
+from urbancross_bench.leaderboard.build import columns_of, make_board, make_files, renderers_of
 from urbancross_bench.leaderboard.committed import broken_seals, read_all
 from urbancross_bench.leaderboard.published import published_renderer, read_published
 from urbancross_bench.records import Record
@@ -31,7 +31,7 @@ def check_board(board: Board, registry: Registry) -> list[str]:
         renderers = renderers_of(board.view, registry)
         records = read_all(board.records)
         problems += [problem for record in records for problem in _moved(record)]
-        shown = make_board(records, board.view)
+        shown = make_board(records, board.view, columns_of(board.view, registry))
         problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}")
     except UrbanCrossError as error:
         return [*problems, str(error)]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, TypeVar
 
 import numpy as np
 
-from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
+from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
 from urbancross_bench.leaderboard.comparisons import Difference, detectable, standings, verdicts
@@ -33,9 +36,14 @@ Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 
 
-def make_tables(records: Sequence[Record], view: View, only: Container[str] | None = None) -> list[Table]:
+def make_tables(
+    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
+) -> list[Table]:
     """The tables of a view, in order; the first is the one to look at. `only` limits runs and scores to these
-    keys. Raises UsageError for a metric that no score has or a baseline that no row is.
+    keys, `columns` are those that the view names.
+
+    Raises UsageError for a metric that no score has or a baseline that no row is, PluginError for a column that
+    fails.
     """
     records = [record for record in records if only is None or record.folder.name in only]
     everywhere = make_rows(records, view.weights, only)
@@ -47,7 +55,7 @@ def make_tables(records: Sequence[Record], view: View, only: Container[str] | No
     notes = _notes(records, rows, differences, view)
     return [
         _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, peers, view), notes),
-        _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view), notes),
+        _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view, columns), notes),
         _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
         *ablation_tables(rows, view),
     ]
@@ -58,11 +66,13 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
     return Table(name, title, columns, [[line[column] for column in columns] for line in lines], notes)
 
 
-def _scenarios(differences: Mapping[Row, Difference | None], view: View) -> list[Line]:
+def _scenarios(
+    differences: Mapping[Row, Difference | None], view: View, columns: Mapping[str, Column]
+) -> list[Line]:
     """One line per scenario, encoder, adaptation and selector; references after the ranked."""
     ordered = sorted(differences, key=lambda row: (row.scenario, _is_reference(row, view)))
     judged = verdicts(_unless_reference([differences[row] for row in ordered], ordered, view))
-    return [
+    lines: list[dict[str, Cell]] = [
         {
             "scenario": row.scenario,
             "kind": row.run["scenario"]["kind"],
@@ -84,6 +94,28 @@ def _scenarios(differences: Mapping[Row, Difference | None], view: View) -> list
         for row, verdict in zip(ordered, judged, strict=True)
         for difference in [differences[row]]
     ]
+    for name, column in columns.items():
+        for row, line in zip(ordered, lines, strict=True):
+            if name in line:
+                raise UsageError(f"view {view.title!r}: there is a column {name!r} already")
+            line[name] = _cell(name, column, row)
+    return [*lines]
+
+
+def _cell(name: str, column: Column, row: Row) -> Cell:
+    """What a plugin says of a row. Raises PluginError where it fails, or gives what is no cell."""
+    try:
+        # Copies: what records have in common is held once.
+        cell = column.cell(*deepcopy((row.run, [seed.score.content for seed in row.seeds])))
+    except (Exception, SystemExit) as error:
+        where = f"{row.scenario}, {row.method[1]}"
+        raise PluginError(f"column {name!r} failed on {where}: {type(error).__name__}: {error}") from error
+    if cell is not None and not isinstance(cell, str | int | float | Estimate):
+        raise PluginError(f"column {name!r} gave a {type(cell).__name__}, which is no cell")
+    numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell]
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, int | float)):
+        raise PluginError(f"column {name!r} gave {cell}; a value that is missing is None")
+    return cell
 
 
 def _difference(group: Sequence[Row], peers: Peers, view: View) -> Difference | None:

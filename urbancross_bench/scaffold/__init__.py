@@ -23,6 +23,7 @@ from urbancross_bench.registry import Registry
 _TEMPLATES = Path(__file__).parent
 _SUFFIX = ".tmpl"
 _USAGE = "usage.md"  # of a kind: a part of the README, no file of the package
+_OPTIONS_ROW = "| `src/{}/options.py` | the options, checked when a grid is planned |\n"
 KINDS = tuple(kind for kind in REGISTRATION_HOOKS if (_TEMPLATES / kind).is_dir())
 
 
@@ -70,6 +71,8 @@ def _words(kind: str, module: str, distribution: str) -> dict[str, str]:
         "hook": REGISTRATION_HOOKS[kind],
         "base": kind.capitalize(),
         "name": module,
+        # A verb takes its options from the command line.
+        "options_row": "" if kind == "command" else _OPTIONS_ROW.format(module),
         "module": module,
         "distribution": distribution,
         "cls": "".join(part.capitalize() for part in module.split("_")),

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from urbancross_bench.testing.adaptation import AdaptationConformance as AdaptationConformance
     from urbancross_bench.testing.captioner import CaptionerConformance as CaptionerConformance
+    from urbancross_bench.testing.column import ColumnConformance as ColumnConformance
+    from urbancross_bench.testing.command import CommandConformance as CommandConformance
     from urbancross_bench.testing.conformance import Conformance as Conformance
     from urbancross_bench.testing.dataset import DatasetConformance as DatasetConformance
     from urbancross_bench.testing.encoder import EncoderConformance as EncoderConformance
@@ -35,6 +37,8 @@ KINDS = {
     for kind in (
         "adaptation",
         "captioner",
+        "column",
+        "command",
         "dataset",
         "encoder",
         "executor",

@@ -9,7 +9,6 @@ from typing import Any
 from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Registry
-from urbancross_bench.testing import KINDS
 from urbancross_bench.testing.runner import Kept, Subject, keep
 
 _MARKS = {"kept": "✓", "broken": "✗", "skipped": "–"}
@@ -38,7 +37,6 @@ def subjects(what: str, written: Sequence[str]) -> list[Subject]:
     return [
         Subject(plugin.kind, plugin.registration.name, dict(given.options), given.member, files)
         for plugin in wanted
-        if plugin.kind in KINDS
         for given in [one for one in references if one.name == plugin.registration.name]
         or [Reference(plugin.registration.name, None, {})]
     ]
