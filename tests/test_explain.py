@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Outcome, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from urbancross_bench.errors import UsageError
@@ -276,6 +276,7 @@ def put_at(value: Any, path: list[str], new: Any) -> Any:
 
 
 @given(VALUES, VALUES)
+@example([{}, {}], [{}, {"a": None}])
 def test_the_differences_make_the_one_into_the_other(one: Any, other: Any) -> None:
     found = list(compared(one, other))
     made = one

@@ -24,7 +24,7 @@ def rescore(
     from urbancross_bench.errors import UsageError, did_you_mean
     from urbancross_bench.evaluation.ties import TIES
     from urbancross_bench.execution.rescoring import rescored
-    from urbancross_bench.records import read_records
+    from urbancross_bench.records import read_records, route
     from urbancross_bench.registry import Registry
 
     if ties is not None and ties not in TIES:
@@ -36,8 +36,7 @@ def rescore(
         print(json.dumps(list(scores), indent=1, ensure_ascii=False, allow_nan=False))
         return
     for score in scores:
-        scenario = f"{' + '.join(score['scenario']['source'])} → {score['scenario']['target']}"
         names = ("encoder", "adaptation", "selector", "protocol", "ties")
-        print(" · ".join([scenario, *(score[name] for name in names), f"seed {score['seed']}"]))
+        print(" · ".join([route(score["scenario"]), *(score[name] for name in names), f"seed {score['seed']}"]))
         lines = value_lines(score, lambda missing: f"null, for records hold no {missing} and their store is gone")
         print("\n".join(f"  {line}" for line in lines))

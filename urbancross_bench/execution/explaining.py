@@ -16,6 +16,7 @@ from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Entry
 from urbancross_bench.identity import canonical_json
+from urbancross_bench.records import route
 
 ABSENT = object()  # where one of the two has no such fact
 _OPAQUE = re.compile(r"[0-9a-f]{12,}")
@@ -153,15 +154,15 @@ def compared(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, A
 
     Of two plugins only the names: all options of the one are absent in the other.
     """
+    within = f"{path}." if path else ""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         if _are_other_plugins(one, other):
             one, other = {"name": one["name"]}, {"name": other["name"]}
         for name in dict.fromkeys((*one, *other)):
-            below = f"{path}.{name}" if path else str(name)
-            yield from compared(one.get(name, ABSENT), other.get(name, ABSENT), below)
+            yield from compared(one.get(name, ABSENT), other.get(name, ABSENT), f"{within}{name}")
     elif _are_lists_of_mappings(one, other):
         for number, (a, b) in enumerate(zip(one, other, strict=True)):
-            yield from compared(a, b, f"{path}.{number}")
+            yield from compared(a, b, f"{within}{number}")
     elif one is ABSENT or other is ABSENT or canonical_json(one) != canonical_json(other):
         yield path, one, other
 
@@ -257,7 +258,7 @@ def _run(spec: Mapping[str, Any], where: str) -> Thing:
     try:
         scenario, stages = spec["scenario"], spec["stages"]
         names = [spec[part]["label"] for part in ("encoder", "adaptation")]
-        label = f"{' + '.join(scenario['source'])} → {scenario['target']}"
+        label = route(scenario)
         inputs = {f"training.{number}": key for number, key in enumerate(stages["adapt"])}
         facts = {name: value for name, value in spec.items() if name not in ("schema", "status", "key", "grid")}
         del facts["stages"]
