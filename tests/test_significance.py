@@ -128,18 +128,19 @@ def test_tie_groups_hang_on_the_best_of_each() -> None:
 
 
 @pytest.mark.parametrize("freedom", [2, 4, 10**6])
-def test_minimum_detectable_is_quantiles_times_the_standard_error(freedom: int) -> None:
+@pytest.mark.parametrize("comparisons", [1, 6, 25])
+def test_minimum_detectable_is_quantiles_times_the_standard_error(freedom: int, comparisons: int) -> None:
     student = stats.t(freedom)
     resampled = 7 + 1.5 * student.ppf((np.arange(10_000) + 0.5) / 10_000)
-    expected = (student.ppf(0.975) + student.ppf(0.8)) * 1.5
-    assert minimum_detectable(resampled) == pytest.approx(expected, rel=5e-3)
+    expected = (student.ppf(1 - 0.025 / comparisons) + student.ppf(0.8)) * 1.5
+    assert minimum_detectable(resampled, comparisons) == pytest.approx(expected, rel=4e-2)
     assert minimum_detectable(np.zeros(100)) is None
 
 
 def test_intervals_hold_the_truth_and_equal_methods_stay_equal() -> None:
     """A share of benchmarks/coverage.py, with bounds that a wrong method misses: see the next test."""
     world, generator = World(images=80, seeds=3, seed_sd=0.6), np.random.default_rng(1)
-    (means, differences, tables, single, swapped), size = equal_methods(world, 150, generator)
+    (means, differences, tables, single, swapped), size, _ = equal_methods(world, 150, generator)
     assert 92.5 <= means <= 98.5
     assert 92.5 <= differences <= 98.5
     assert tables <= 9
@@ -147,6 +148,16 @@ def test_intervals_hold_the_truth_and_equal_methods_stay_equal() -> None:
     assert swapped > 40  # takes these models for the methods
     alone, _ = planted_gap(world, 2 * size, 40, generator)
     assert alone >= 85
+
+
+def test_twice_the_detectable_difference_of_a_table_is_found_in_it() -> None:
+    world, generator = World(images=80, seeds=5, seed_sd=0.06), np.random.default_rng(4)
+    _, single, table = equal_methods(world, 20, generator)
+    assert table > 1.3 * single
+    _, found = planted_gap(world, 2 * table, 40, generator)
+    assert found >= 85
+    _, found = planted_gap(world, 0.5 * table, 40, generator)
+    assert found <= 50  # or it would not be the least
 
 
 def test_a_plain_bootstrap_of_three_seeds_misses_those_bounds() -> None:
@@ -162,7 +173,7 @@ def test_a_plain_bootstrap_of_three_seeds_misses_those_bounds() -> None:
 
 def test_intervals_of_one_seed_hold_the_truth_over_images() -> None:
     world, generator = World(images=150, seeds=1, seed_sd=0.0), np.random.default_rng(2)
-    (means, differences, tables, _, swapped), _ = equal_methods(world, 150, generator)
+    (means, differences, tables, _, swapped), *_ = equal_methods(world, 150, generator)
     assert 92 <= means <= 98
     assert 92 <= differences <= 98
     assert tables <= 9

@@ -168,19 +168,23 @@ def _has(row: Row, wanted: Wanted) -> bool:
 def _judged(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[Pair]:
     """All pairs are one family."""
     resample_rows({row: None for pair in pairs for row in pair}, metric)
-    differences = [_difference(a, b, metric) for a, b in pairs]
+    tested = sum(len(a.seeds) >= FEWEST_SEEDS for a, _ in pairs)
+    differences = [_difference(a, b, metric, tested) for a, b in pairs]
     return [
         Pair(a, b, difference, said.adjusted, said.verdict)
         for (a, b), difference, said in zip(pairs, differences, judged(differences), strict=True)
     ]
 
 
-def _difference(a: Row, b: Row, metric: str) -> Difference:
-    """A minus B; unlike by `Row.difference` also between versions of the code, which a note tells of."""
+def _difference(a: Row, b: Row, metric: str, tested: int) -> Difference:
+    """A minus B, one of so many that are tested.
+
+    Unlike by `Row.difference` also between versions of the code, which a note tells of.
+    """
     mine, theirs = (row.means(metric, TEST_RESAMPLES) for row in (a, b))
     assert mine is not None  # rows without the metric have been left out
     assert theirs is not None
-    return Difference.of(mine - theirs, higher_is_better=a.score["metrics"][metric]["higher_is_better"])
+    return Difference.of(mine - theirs, tested, higher_is_better=a.score["metrics"][metric]["higher_is_better"])
 
 
 def _both(a: str, b: str) -> str:

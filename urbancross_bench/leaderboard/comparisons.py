@@ -43,8 +43,8 @@ class Standing:
 class Difference:
     """A paired difference with what a test says of it alone; its resamples are let go.
 
-    p: of "no difference"; None with too few seeds. detectable: the true difference that such a test finds four
-    times in five; None where no interval exists.
+    p: of "no difference"; None with too few seeds. detectable: the true difference that the test finds four times
+    in five, in the family that `of` was told of, or alone with too few seeds; None where no interval exists.
     """
 
     estimate: Estimate
@@ -54,12 +54,13 @@ class Difference:
     higher_is_better: bool
 
     @staticmethod
-    def of(means: SeedMeans, *, higher_is_better: bool = True) -> Difference:
-        """The difference whose mean of each seed this is."""
+    def of(means: SeedMeans, comparisons: int = 1, *, higher_is_better: bool = True) -> Difference:
+        """The difference whose mean of each seed this is, in a family of so many comparisons."""
         resampled, seeds = over_seeds(means), len(means.values)
         p = p_value(resampled) if seeds >= FEWEST_SEEDS else None
         estimate = Estimate(means.value, *interval(resampled))
-        return Difference(estimate, seeds, p, minimum_detectable(resampled), higher_is_better)
+        least = minimum_detectable(resampled, 1 if p is None else comparisons)
+        return Difference(estimate, seeds, p, least, higher_is_better)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ def standings(means: Sequence[SeedMeans | None], fields: Sequence[str]) -> list[
 
 
 def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[str]:
-    """A note on the smallest differences that the test sets can show; none where nothing is compared."""
+    """A note on the smallest differences that the test sets can show; none where nothing is compared.
+
+    compared: the differences that are tested together.
+    """
     sizes: dict[tuple[str, int, int], list[float]] = {}
     for row, difference in compared:
         if difference.detectable is not None:
@@ -118,9 +122,11 @@ def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[
         f"{target} ({images} images, {seeds} {'seed' if seeds == 1 else 'seeds'}) {statistics.median(found):.1f}"
         for (target, images, seeds), found in sorted(sizes.items())
     ]
+    tested = sum(difference.p is not None for _, difference in compared)
+    sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"
     return [
-        f"True difference in {metric} that one such test at 5 % finds four times in five, by test set (median of "
-        f"its comparisons): {', '.join(parts)}."
+        f"True difference in {metric} that the test finds four times in five, {sure}, by test set (median of its "
+        f"comparisons): {', '.join(parts)}."
     ]
 
 

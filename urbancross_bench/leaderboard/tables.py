@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -51,7 +51,8 @@ def make_tables(
     _check(rows, view)
     resample_rows(everywhere, view.metric, view.details)
     peers = Peers(rows)
-    differences = {row: _difference([row], peers, view) for row in rows}
+    tested = _tested(rows, peers, view)
+    differences = {row: _difference([row], peers, view, tested) for row in rows}
     notes = _notes(records, rows, differences, view)
     return [
         _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, peers, view), notes),
@@ -118,10 +119,16 @@ def _cell(name: str, column: Column, row: Row) -> Cell:
     return cell
 
 
-def _difference(group: Sequence[Row], peers: Peers, view: View) -> Difference | None:
-    """Of some rows to the baseline, the mean over them."""
+def _tested(rows: Iterable[Row], peers: Peers, view: View) -> int:
+    """How many rows may be compared with their baseline by the test."""
+    bases = [(row, peers.baseline(row, view.baseline)) for row in rows if not _is_reference(row, view)]
+    return max(1, sum(base not in (None, row) and len(row.seeds) >= FEWEST_SEEDS for row, base in bases))
+
+
+def _difference(group: Sequence[Row], peers: Peers, view: View, tested: int = 1) -> Difference | None:
+    """Of some rows to the baseline, the mean over them; one of so many that are tested."""
     means = paired_differences(group, peers, view.baseline, view.metric)
-    return None if means is None else Difference.of(means)
+    return None if means is None else Difference.of(means, tested)
 
 
 def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
