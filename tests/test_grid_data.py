@@ -315,6 +315,20 @@ def test_what_a_plugin_says_of_its_content_is_recorded_anew(pool: Path, cli: Cli
     assert "A model wrote the captions of dark from the images." in text
 
 
+def test_who_may_show_his_files_says_so_and_no_key_changes(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    domains = {"plain": f"karpathy[file={pool / 'plain' / 'dataset.json'}]"}
+    domains["dark"] = f"karpathy[file={pool / 'dark' / 'dataset.json'}]"
+    shown = domains | {"dark": domains["dark"].replace("]", ",shareable=true]")}
+    rest = {"scenarios": [{"source": "plain", "target": "dark"}], "adaptations": ["source_only"]}
+    before = planned(cli, grid(domains=domains, **rest))
+    file, out = grid(domains=shown, **rest), pool / "out"
+    assert planned(cli, file) == before
+    assert {"key", "scores"} <= before[0].keys()
+    assert cli("run", file, "--out", out).status == 0
+    assert cli("leaderboard", "build", out, "--out", out / "board", "--format", "html").status == 0
+    assert [room.name[:5] for room in (out / "board" / "site").glob("gallery/*.html")] == ["dark-"]
+
+
 @pytest.mark.parametrize("change", ["", "[split_seed=3]"])
 def test_a_target_that_is_mostly_a_source_is_refused(pool: Path, cli: Cli, grid: GridWriter, change: str) -> None:
     """The same images under another name, though a split differs."""

@@ -17,6 +17,7 @@ from conftest import Result
 from made_up_records import write_runs
 from markdown_it import MarkdownIt
 
+from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.leaderboard.view import DEFAULT
 
 Cli = Callable[..., Result]
@@ -31,6 +32,24 @@ EVIL = {
     "lines": "a\n\n# heading\r\n| b | c |\n|---|---|\n- [x](javascript:y)\n```",
     "control": "\x1b[31m\x00red",
 }
+EVIL_PLUGIN = """
+from pydantic import Field
+from urbancross_bench.interfaces import Adaptation, Options, hookimpl, register
+
+TEXT = {text!r}
+
+@hookimpl
+def register_adaptations():
+    return [register("told", "{module}:Told", options="{module}:ToldOptions", setting="source_only", summary=TEXT)]
+
+class ToldOptions(Options):
+    weight: float = Field(default=1.0, description=TEXT)
+    word: str = Field(default=TEXT, description=TEXT)
+
+class Told(Adaptation):
+    __doc__ = TEXT
+    options_type = ToldOptions
+"""
 FORMATS = ("markdown", "csv", "latex", "json", "parquet")
 
 
@@ -73,6 +92,26 @@ def test_no_name_is_taken_for_more_than_text(tables: Path, cli: Cli) -> None:
         check_latex(of["tex"].read_text(encoding="utf-8"), rows)
         assert not set("<>&") & set(of["json"].read_text(encoding="utf-8"))
         assert pq.read_table(of["parquet"]).to_pylist() == said["rows"]
+
+
+@pytest.mark.parametrize("kind", EVIL)
+def test_what_a_plugin_says_of_itself_stays_on_its_line(kind: str, cli: Cli, tmp_path: Path) -> None:
+    """No description of a plugin or an option moves the cursor, colours the screen or makes lines of its own."""
+    file = tmp_path / f"told_{kind.replace(' ', '_')}.py"
+    file.write_text(EVIL_PLUGIN.format(text=EVIL[kind], module=file.stem), encoding="utf-8")
+    said = printable(EVIL[kind])
+    listed, shown = (cli("plugins", *verb, "--plugin", file) for verb in (("list",), ("show", "told")))
+    for result in (listed, shown):
+        assert result.status == 0, result.err
+        assert not [c for c in result.out if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c != "\n"]
+    [line] = [line for line in listed.out.splitlines() if line.split()[1:2] == ["told"]]
+    assert said in line
+    head, *rest = shown.out.splitlines()
+    assert head == f"adaptation told: {said}"
+    assert [line.split()[0] for line in rest] == ["from", "setting", "option", "option"]
+    assert all(line.endswith(f"  {said}") for line in rest[2:])
+    [plugin] = json.loads(cli("plugins", "show", "told", "--plugin", file, "--json").out)
+    assert plugin["summary"] == plugin["options"]["word"]["description"] == EVIL[kind]
 
 
 def check_csv(text: str, rows: int) -> None:

@@ -111,6 +111,19 @@ def test_names_end_no_table_and_start_no_markup(cli: Cli, tmp_path: Path) -> Non
     assert "<script>" not in MarkdownIt().enable("table").render(body)
 
 
+def test_a_target_that_is_a_source_is_not_called_unseen(cli: Cli, tmp_path: Path) -> None:
+    """Within one domain `source_only` says that nothing of the target was seen, and its training pairs were."""
+    out = made_up(tmp_path)
+    [record] = read_records([out])
+    said = "The target is one of the sources"
+    for source in (["a"], ["a", "b"], ["b"]):
+        edit(record.folder / "run.json", scenario=record.spec["scenario"] | {"source": source})
+        text = " ".join(cli("export", "model-card", out, record.folder.name).out.split())
+        assert (said in text) == ("b" in source)
+        assert ("carried over to b" in text) == ("b" not in source)
+        assert f"trained on pairs of {' + '.join(source)}" in text
+
+
 def test_what_the_store_has_lost_and_nobody_measured_is_not_made_up(cli: Cli, tmp_path: Path) -> None:
     shown = {"setting": "few_shot", "share": 0.05, "share_seed": 0, "disjoint_halves": False}
     _, text = card_of(made_up(tmp_path, shown=shown), cli, tmp_path)

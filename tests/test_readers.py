@@ -99,6 +99,17 @@ def test_every_layout_gives_the_same_domain(tmp_path: Path, layout: str) -> None
     assert domain.partition
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_may_be_shown_where_the_user_says_so_alone(layout: str, tmp_path: Path) -> None:
+    reference = LAYOUTS[layout](tmp_path, tiles(15))
+    assert not read(reference).shareable
+    shown = read(reference, shareable=True)
+    assert shown.shareable
+    assert fingerprints(shown) == fingerprints(read(reference))
+    for split in ("drawn", "given"):
+        assert read(reference, shareable=True, split=split).shareable
+
+
 @pytest.mark.parametrize("layout", ["karpathy", "csv, a row per caption", "urbancross"])
 def test_folder_and_zip_have_the_same_fingerprints(tmp_path: Path, layout: str) -> None:
     some = tiles()

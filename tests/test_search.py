@@ -19,6 +19,7 @@ from feature_data import save_npz
 from PIL import Image
 
 from urbancross_bench.cli.search_page import page, sheet
+from urbancross_bench.data.card import CARD
 from urbancross_bench.execution import searching
 from urbancross_bench.execution.searching import Found, Hit
 from urbancross_bench.files import write_json
@@ -162,6 +163,17 @@ def test_a_model_that_is_another_one_now_is_not_asked(
     assert (result.status, "its weights do not fit" in result.err) == (2, True)
 
 
+def test_what_may_be_shown_is_said_to_be(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    run = the_run(outcome.out, "source_only", seed=0)
+    out = copied(outcome, run, tmp_path)
+    [file] = {out / "store" / "items" / score.content["items"] / CARD for score in run.scores}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["card"] |= {"licence": "CC BY 4.0", "shareable": True}
+    write_json(file, content)
+    result = cli("search", out, "a green place .", "--top", 1)
+    assert "licence: CC BY 4.0; images and captions may be shown" in result.out, result.err
+
+
 def test_what_the_store_has_lost_is_named(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
     run = the_run(outcome.out, "urbancross")
     out = copied(outcome, run, tmp_path / "out")
@@ -255,6 +267,6 @@ def test_files_are_written_as_asked(outcome: Outcome, cli: Cli, tmp_path: Path) 
         assert result.status == 0, result.err
         line = r"^   1 +-?\d\.\d{3}  \w+_\d+\.png  a \w+ field with . white rows \.  \(\+1\)$"
         assert re.search(line, result.out, re.MULTILINE)
-        assert "licence: none is stated" in result.out
+        assert "licence: none is stated; ask it before you show the images to others" in result.out
     assert (tmp_path / "new" / "found.html").read_text().count("<img") == 3
     assert Image.open(tmp_path / "found.png").size[0] == 5 * 208 + 16

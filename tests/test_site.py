@@ -24,11 +24,13 @@ from test_renderers import NASTY
 
 from urbancross_bench.data.card import card
 from urbancross_bench.errors import PluginError
-from urbancross_bench.interfaces import Board, Domain, Estimate, ImageSource, Options, Renderer, Table
+from urbancross_bench.interfaces import Board, Cell, Domain, Estimate, ImageSource, Options, Renderer, Table
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.leaderboard.view import DEFAULT
 from urbancross_bench.records import read_records
+from urbancross_renderers.html.heatmap import heatmaps
 from urbancross_renderers.html.site import Html
+from urbancross_renderers.html.tables import labels
 
 Cli = Callable[..., Result]
 WITHOUT_TORCH = (
@@ -222,6 +224,56 @@ def test_what_may_not_be_shown_stands_nowhere(output: Path, cli: Cli, tmp_path: 
         assert ("may be shown" if name == "closed" else "Records alone say nothing") in domain
 
 
+def test_a_domain_of_committed_records_shows_what_they_hold(output: Path, cli: Cli, tmp_path: Path) -> None:
+    assert cli("leaderboard", "add", output, "--to", tmp_path).status == 0
+    assert cli("leaderboard", "build", tmp_path, "--format", "html").status == 0
+    found = {file.name[0]: seen.text for file, seen in pages(tmp_path / "site" / "domains")}
+    record = read_records([output])[0]
+    score = record.scores[0].content
+    prints = record.spec["domains"][score["domain"]]["splits"]
+    text = found[score["domain"]]
+    for split in ("train", "val"):
+        assert f"{split} – – {prints[split]}" in text
+    assert f"test {score['images']} {score['texts']} {score['test']}" in text
+    assert "a random order 12.50 3.25" in text
+    for absent in ("Records alone say nothing", "hold no coordinates", "hold neither images nor captions"):
+        assert absent in text
+
+
+def test_rows_of_two_protocols_are_told_apart_in_every_plot() -> None:
+    columns = ["scenario", "encoder", "adaptation", "setting", "selector", "mR", "protocol"]
+    scores = {"classic": 60.0, "deduplicated": 70.0}
+    rows: list[list[Cell]] = [
+        [f"{a} → {b}", "clip", method, method, "last", Estimate(value, None, None), protocol]
+        for a, b in ("xy", "yx")
+        for method in ("source_only", "ours")
+        for protocol, value in scores.items()
+    ]
+    table = Table("scenarios", "t", columns, rows, [])
+    wanted = [f"{method} · {protocol}" for method in ("source_only", "ours") for protocol in scores]
+    assert labels(table, rows[:4]) == wanted
+    drawn = heatmaps(table, "mR", "source_only")
+    assert drawn is not None
+    assert [one.method for one in drawn.maps] == wanted
+    assert [row[1][0].value for row in drawn.maps[1].rows] == [None, 70.0]
+
+
+def test_cells_of_an_ablation_are_told_apart_by_their_factors() -> None:
+    columns = ["encoder", "selector", "weight=", "on=", "seeds", "mean mR"]
+    rows: list[list[Cell]] = [
+        ["clip", "last", weight, on, 3, Estimate(1.0, None, None)] for weight in (0.1, 1) for on in ("yes", "no")
+    ]
+    wanted = [f"clip · weight={weight} · on={on}" for weight in (0.1, 1) for on in ("yes", "no")]
+    assert labels(Table("ablation", "t", columns, rows, []), rows) == wanted
+    assert labels(Table("t", "t", ["name", "mR"], [["a", 1.0]], []), [["a", 1.0]]) == ["a"]
+
+
+def test_what_is_read_first_stands_first(site: Path) -> None:
+    for name, wanted in (("index", ["adaptation", "mean mR"]), ("scenarios", ["adaptation", "scenario", "mR"])):
+        head = (site / f"{name}.html").read_text(encoding="utf-8").split("<thead>")[1].split("</thead>")[0]
+        assert re.findall(r">([^<>\n]+)</th>", head)[: len(wanted)] == wanted
+
+
 def test_runs_without_curve_score_or_provenance_have_pages(cli: Cli, tmp_path: Path) -> None:
     output = write_output(tmp_path / "o", seeds=[0])
     first, second, *_ = sorted((output / "runs").iterdir())
@@ -275,6 +327,10 @@ def test_no_text_breaks_out_of_any_page(part: int, cli: Cli, tmp_path: Path) -> 
         output = write_output(
             tmp_path / name, captions=said, names=said, seeds=[0], methods=["source_only", "ours"], **dressed(word)
         )
+        for record in read_records([output]):
+            told = {"label": f"{record.spec['adaptation']['label']} {word}", "name": word, "options": {word: word}}
+            edit(record.folder / "run.json", adaptation=record.spec["adaptation"] | told)
+            edit(record.folder / "curve.json", **{word: [{"step": i, "loss": i, word: i} for i in range(3)]})
         view = yaml.safe_load(DEFAULT.read_text(encoding="utf-8")) | {"title": word}
         (tmp_path / "view.yaml").write_text(yaml.safe_dump(view), encoding="utf-8")
         arguments = ("--out", tmp_path / f"{name}-out", "--view", tmp_path / "view.yaml", "--format", "html")

@@ -64,6 +64,12 @@ _ACCENTS = {
     "\u030b": "H",
 }
 _NEEDS = "% Needs \\usepackage{booktabs,graphicx}. Plain ASCII: any engine and input encoding.\n"
+# What is printed of a table that is wider than the page, or higher than leaves room for the notes.
+_FITTED = (
+    "\\ifdim\\wd2>\\linewidth\\sbox2{\\resizebox{\\linewidth}{!}{\\usebox2}}\\fi\n"
+    "\\ifdim\\dimexpr\\ht2+\\dp2\\relax>.55\\textheight\\sbox2{\\resizebox*{!}{.55\\textheight}{\\usebox2}}\\fi\n"
+    "\\usebox2\n"
+)
 _LEGEND = (
     "Bold: the highest mean among rows of one recipe. $\\dagger$: cannot be told apart from it (its tie group)."
 )
@@ -72,7 +78,7 @@ _LEGEND = (
 class Latex(Renderer):
     """A `table` for \\input: caption, label `tab:NAME`, the rows in a `tabular`, the notes in small print below.
 
-    A table wider than the page is scaled down to it. The best is bold, and what cannot be told apart from it has a
+    A table larger than the page is scaled down to it. The best is bold, what cannot be told apart from it has a
     dagger, where the table tests that.
     """
 
@@ -93,10 +99,10 @@ class Latex(Renderer):
         label = re.sub(r"[^A-Za-z0-9-]", "-", table.name)
         return (
             f"{_NEEDS}\\begin{{table}}\n\\centering\n\\caption{{{_escape(table.title)}}}\n\\label{{tab:{label}}}\n"
-            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
+            "\\sbox2{%\n"
             f"\\begin{{tabular}}{{{_alignment(table)}}}\n\\toprule\n"
             + "\n".join(lines)
-            + "\n\\bottomrule\n\\end{tabular}}\n"
+            + f"\n\\bottomrule\n\\end{{tabular}}}}\n{_FITTED}"
             + (f"\\par\\medskip\\raggedright\\footnotesize\n{small}" if notes else "")
             + "\\end{table}\n"
         )

@@ -32,6 +32,7 @@ def _group() -> None:
 @app.command("list")
 def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """List every registered plugin, and every one that could not be registered."""
+    from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.registry import Registry, describe
 
     registry = Registry.discover(plugin or [])
@@ -45,9 +46,9 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     width = max((len(found.registration.name) for found in _all(registry)), default=0)
     for found in _all(registry):
         registration, source = found.registration, found.provider.distribution or found.provider.location
-        print(f"{found.kind:11}{registration.name:{width}}  {registration.summary}  [{source}]")
+        print(f"{found.kind:11}{registration.name:{width}}  {printable(registration.summary)}  [{source}]")
     for provider in broken:
-        print(f"{provider.status:11}{provider}: {provider.error}")
+        print(f"{provider.status:11}{printable(f'{provider}: {provider.error}')}")
 
 
 @app.command("show")
@@ -60,7 +61,7 @@ def show(name: str, json_: JsonOption = False, plugin: PluginOption = None) -> N
     found = [p for p in _all(registry) if p.registration.name == name]
     if not found:
         known = {p.registration.name for p in _all(registry)}
-        raise UsageError(f"there is no plugin {name!r}.{did_you_mean(name, known)}")
+        raise UsageError(f"there is no plugin {name!r}.{did_you_mean(name, known)}{registry.elsewhere()}")
     if json_:
         print(json.dumps([_details(p) for p in found], indent=1, ensure_ascii=False))
         return
@@ -79,8 +80,10 @@ def _details(plugin: Plugin) -> dict[str, Any]:
 
 
 def _print(plugin: Plugin) -> None:
+    from urbancross_bench.interfaces.renderer import printable
+
     registration = plugin.registration
-    print(f"{plugin.kind} {registration.name}: {registration.summary}")
+    print(f"{plugin.kind} {registration.name}: {printable(registration.summary)}")
     print(f"  from     {plugin.provider}")
     for title, value in (
         ("setting", registration.setting or ""),
@@ -90,9 +93,10 @@ def _print(plugin: Plugin) -> None:
         ("aliases", "; ".join(f"{name} = {' + '.join(of)}" for name, of in registration.aliases.items())),
     ):
         if value:
-            print(f"  {title:8} {value}")
+            print(f"  {title:8} {printable(value)}")
     for name, field in plugin.options_type.model_fields.items():
         annotation = getattr(field.annotation, "__name__", None) if isinstance(field.annotation, type) else None
         default = "required" if field.is_required() else repr(field.default)
         said = annotation or str(field.annotation).replace("typing.", "")
-        print(f"  option   {name}: {said} = {default}  {field.description or ''}".rstrip())
+        described = printable(field.description or "")
+        print(f"  option   {name}: {printable(f'{said} = {default}')}  {described}".rstrip())

@@ -54,6 +54,7 @@ def search(
         raise UsageError(f"--to {to}: name a page ({', '.join(_PAGES)}) or a picture ({', '.join(_PICTURES)})")
 
     from urbancross_bench.execution.choosing import chosen_run, chosen_score, named
+    from urbancross_bench.interfaces.renderer import printable
 
     record = chosen_run(out, run)
     score = chosen_score(record, domain, selector)
@@ -65,7 +66,7 @@ def search(
         content = {"run": record.folder.name, **about, "queries": [_as_json(one) for one in found]}
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return
-    print("\n".join([named(record), *(f"  {name}: {value}" for name, value in about.items())]))
+    print("\n".join([named(record), *(f"  {name}: {printable(value)}" for name, value in about.items())]))
     for one in found:
         print("\n".join(_lines(one)))
     if to is not None:
@@ -101,7 +102,9 @@ def _about(record: Record, score: ScoreRecord) -> dict[str, str]:
     if content["calibration"]:
         about["calibration"] = f"left out: {record.spec['adaptation']['label']} needs all queries at once"
     licence = exhibit.card.get("licence") if exhibit else None
-    about["licence"] = f"{licence or 'none is stated'}; ask it before you show the images to others"
+    shareable = exhibit is not None and exhibit.shareable
+    may = "images and captions may be shown" if shareable else "ask it before you show the images to others"
+    about["licence"] = f"{licence or 'none is stated'}; {may}"
     return about
 
 

@@ -72,6 +72,7 @@ class FileOptions(Options):
     block_km: float = Field(default=10.0, gt=0, description="edge of a geographic block")
     distance_km: float = Field(default=1.0, ge=0, description="least distance between images of two splits")
     captions_generated: bool = Field(default=False, description="a model wrote the captions from the images")
+    shareable: bool = Field(default=False, description="their licence lets anybody show images and captions")
     classes: Literal["given", "from_file_name"] = Field(
         default="given", description="scene classes as the dataset says, or `airport` of `airport_12.jpg`"
     )
@@ -123,6 +124,7 @@ def finish(
     facts: further fields of `Domain`.
     """
     facts.setdefault("captions_generated", options.captions_generated)
+    facts.setdefault("shareable", options.shareable)
     facts.setdefault("partition", "as the files say")
     opened = images if callable(images) else lambda names: open_images(images, names)
     domain = builder.build(opened, **facts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.execution.keeping import asked_for, kept_grids
+from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.records import Record, ScoreRecord, read_records, route
 
 _SHOWN = 20
@@ -14,11 +15,10 @@ _HEADLINE = "mR"
 
 
 def named(record: Record) -> str:
-    """`plain → dark · vit · urbancross · seed 0`."""
+    """`plain → dark · vit · urbancross · seed 0`, printable."""
     spec = record.spec
-    return " · ".join(
-        [route(spec["scenario"]), spec["encoder"]["label"], spec["adaptation"]["label"], f"seed {spec['seed']}"]
-    )
+    names = [route(spec["scenario"]), spec["encoder"]["label"], spec["adaptation"]["label"]]
+    return " · ".join([*map(printable, names), f"seed {spec['seed']}"])
 
 
 def chosen_run(out: Path, prefix: str | None) -> Record:

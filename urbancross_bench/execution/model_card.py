@@ -44,9 +44,7 @@ def model_card(out: Path, record: Record) -> str:
         front=yaml.safe_dump(_front(record, scores), sort_keys=False, allow_unicode=True, width=10**6),
         title=_text(named(record)),
         encoder=_code(spec["encoder"]["name"]),
-        source=_text(" + ".join(spec["scenario"]["source"])),
-        target=_text(spec["scenario"]["target"]),
-        adaptation=_code(spec["adaptation"]["name"]),
+        made=_made(spec),
         results=_results(scores),
         protocol="\n".join(_protocol(record, scores)),
         data=_data(record, dict(_licences(out))),
@@ -58,7 +56,19 @@ def model_card(out: Path, record: Record) -> str:
 def _front(record: Record, scores: Sequence[ScoreRecord]) -> dict[str, Any]:
     """Every text is one line: readers cut the front matter at the next line of hyphens, wherever that stands."""
     results = [_result(score.content) for score in scores]
-    return {"tags": _TAGS, "model-index": [{"name": printable(named(record)), "results": results}]}
+    return {"tags": _TAGS, "model-index": [{"name": named(record), "results": results}]}
+
+
+def _made(spec: Mapping[str, Any]) -> str:
+    source, target = _text(" + ".join(spec["scenario"]["source"])), _text(spec["scenario"]["target"])
+    method = f"`{_code(spec['adaptation']['name'])}`"
+    if _seen_as_source(spec):
+        return f"trained on pairs of {source} by {method}, and tested on other pairs of {target}"
+    return f"trained on pairs of {source}, and carried over to {target} by {method}"
+
+
+def _seen_as_source(spec: Mapping[str, Any]) -> bool:
+    return spec["scenario"]["target"] in spec["scenario"]["source"]
 
 
 def _result(score: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,6 +106,8 @@ def _protocol(record: Record, scores: Sequence[ScoreRecord]) -> Iterator[str]:
         yield f"- Ties `{name}`: {_TIES[name]}."
     for name in sorted(settings):
         yield f"- Setting `{name}`: {_seen(name)}."
+    if _seen_as_source(record.spec):
+        yield "- The target is one of the sources, so training saw its training pairs, whatever the setting is."
     share = record.spec["shown"]["share"]
     if share < 1:
         yield f"- Of the target's training pairs {100 * share:g} % were seen."

@@ -39,13 +39,15 @@ class Item:
 class ShownDomain:
     """A domain by one content of its test split, whose fingerprint is `test`.
 
-    `facts`: what records say of it. `card`: as `data show` prints it, `places`: split, latitude and longitude of
-    images; both empty where the runs' own output is not there. `floors`: a name of protocol and tie rule → floors
-    and ceilings, each metric → percent. `samples`: images with a caption each, of domains that may be shown.
+    `tested`: how many images and captions of it were ranked. `facts`: what records say of it. `card`: as
+    `data show` prints it, `places`: split, latitude and longitude of images; both empty where the runs' own output
+    is not there. `floors`: a name of protocol and tie rule → floors and ceilings, each metric → percent.
+    `samples`: images with a caption each, of domains that may be shown.
     """
 
     name: str
     test: str
+    tested: tuple[int, int]
     facts: Mapping[str, Any]
     card: Mapping[str, Any] = field(default_factory=dict)
     places: Sequence[tuple[str, float, float]] = ()

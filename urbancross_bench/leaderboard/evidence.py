@@ -52,6 +52,7 @@ class RecordedEvidence(Evidence):
             yield ShownDomain(
                 name,
                 test,
+                (score.content["images"], score.content["texts"]),
                 record.spec["domains"][name],
                 exhibit.card if exhibit else {},
                 exhibit.places if exhibit else (),

@@ -154,7 +154,7 @@ def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
     firsts = [group[0] for group in groups]
     judged = verdicts(_unless_reference(differences, firsts, view))
     ranks = standings(_unless_reference(means, firsts, view), [_field(group) for group in groups])
-    lines: list[tuple[tuple[bool, float], Line]] = []
+    lines: list[tuple[tuple[str, str, bool, float], Line]] = []
     for group, is_whole, difference, verdict, rank in zip(groups, whole, differences, judged, ranks, strict=True):
         first = group[0]
         mean = _mean(group, view.metric) if is_whole else None
@@ -162,6 +162,8 @@ def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
         line: dict[str, Cell] = {
             **method_cells(first),
+            "protocol": first.score["protocol"],
+            "ties": first.score["ties"],
             "scenarios": len(group),
             "seeds": min(len(row.seeds) for row in group),
             f"mean {view.metric}": mean,
@@ -175,7 +177,8 @@ def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
             **_spent(group),
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
-        lines.append(((_is_reference(first, view), -mean.value if mean else np.inf), line))
+        measured = first.score["protocol"], first.score["ties"]  # numbers of two protocols are not to be compared
+        lines.append(((*measured, _is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
 
 

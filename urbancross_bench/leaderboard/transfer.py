@@ -50,6 +50,8 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
         lines.append(
             {
                 **method_cells(group[0]),
+                "protocol": group[0].score["protocol"],
+                "ties": group[0].score["ties"],
                 "scenarios": len(group),
                 "seeds": min(len(row.seeds) for row in group),
                 "gap closed, %": _percent(closed),

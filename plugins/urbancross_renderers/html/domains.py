@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from urbancross_bench.interfaces import Item, ShownDomain
+from urbancross_bench.interfaces import SPLITS, Item, ShownDomain
 from urbancross_renderers.html.maps import tile_map
 from urbancross_renderers.html.markup import file_name, page
 from urbancross_renderers.html.pictures import Pictures, ShownItem
@@ -29,7 +29,7 @@ def domain_page(domain: ShownDomain, pictures: Pictures, **frame: Any) -> str:
         "domain.html",
         domain=domain,
         said=_said(domain),
-        splits=_splits(domain.card),
+        splits=_splits(domain),
         map=tile_map(domain.places),
         samples=_samples(domain.samples, pictures),
         floors=[(rule, _floors(values)) for rule, values in domain.floors.items()],
@@ -62,14 +62,17 @@ def _said(domain: ShownDomain) -> list[tuple[str, Any]]:
         ("captions by a model", "yes" if facts.get("captions_generated") else "not said"),
         ("test images in other splits", facts.get("test_images_also_in_train_or_val")),
         ("excluded", f"{excluded['images']} images, {excluded['captions']} captions" if excluded else "nothing"),
-        ("test split", domain.test),
+        ("repairs of its reader", facts.get("repairs")),
     ]
     return lines
 
 
-def _splits(card: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    splits: Mapping[str, Mapping[str, Any]] = card.get("splits", {})
-    return [(name, facts["images"], facts["captions"]) for name, facts in splits.items()]
+def _splits(domain: ShownDomain) -> list[tuple[str, int | None, int | None, str]]:
+    """Images, captions and fingerprint of each; without a card only the tested split has sizes."""
+    prints = {**domain.facts.get("splits", {}), "test": domain.test}
+    sizes = {name: (facts["images"], facts["captions"]) for name, facts in domain.card.get("splits", {}).items()}
+    sizes.setdefault("test", domain.tested)
+    return [(name, *sizes.get(name, (None, None)), prints[name]) for name in SPLITS if name in prints]
 
 
 def _samples(samples: Sequence[tuple[Item, Item]], pictures: Pictures) -> list[tuple[ShownItem, ShownItem]]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from urbancross_bench.interfaces import Cell, Estimate, Table
-from urbancross_bench.interfaces.renderer import printable
+from urbancross_renderers.html.tables import labels
 
 MOST = 60  # methods
 _SHADES = 9
 _ARROW = " → "
-_METHOD = ("adaptation", "encoder", "setting", "selector")
+_SCENARIO, _METHOD = "scenario", "adaptation"
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,18 @@ class Heatmaps:
 def heatmaps(table: Table, metric: str, baseline: str) -> Heatmaps | None:
     """Of a table with a row per scenario and method, the baseline's first.
 
-    None where no method was scored on two scenarios. A method with two rows for one scenario (another recipe, say)
-    has no map: the table alone tells them apart.
+    None where no method was scored on two scenarios. A method with two rows for one scenario that no label tells
+    apart has no map.
     """
-    if metric not in table.columns or any(name not in table.columns for name in ("scenario", *_METHOD)):
+    if any(name not in table.columns for name in (_SCENARIO, _METHOD, metric)):
         return None
-    at = {name: table.columns.index(name) for name in ("scenario", *_METHOD, metric)}
-    # Of a column that is the same all over nothing has to be said.
-    told = [name for name in _METHOD if name == _METHOD[0] or len({str(row[at[name]]) for row in table.rows}) > 1]
+    at = {name: table.columns.index(name) for name in (_SCENARIO, _METHOD, metric)}
+    rows = sorted(table.rows, key=lambda row: row[at[_METHOD]] != baseline)
     scored: dict[str, dict[tuple[str, str], list[float]]] = {}
-    for row in sorted(table.rows, key=lambda row: row[at["adaptation"]] != baseline):
+    for row, method in zip(rows, labels(table, rows, within=_SCENARIO), strict=True):
         cell: Cell = row[at[metric]]
-        source, arrow, target = str(row[at["scenario"]]).rpartition(_ARROW)
+        source, arrow, target = str(row[at[_SCENARIO]]).rpartition(_ARROW)
         if isinstance(cell, Estimate) and arrow:
-            method = " · ".join(printable(str(row[at[name]])) for name in told)
             scored.setdefault(method, {}).setdefault((source, target), []).append(cell.value)
     usable = {
         method: {pair: values[0] for pair, values in found.items()}

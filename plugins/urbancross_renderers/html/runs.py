@@ -15,6 +15,7 @@ from urbancross_renderers.html.markup import file_name, page
 from urbancross_renderers.html.tables import Column, ShownCell, ShownTable, filtered
 
 _HEAD = ("scenario", "kind", "encoder", "adaptation", "setting", "seed", "status", "weights")
+_FIRST = ("scenario", "adaptation", "seed")  # of these, what stands before the numbers
 _MOST_SELECTORS = 6  # columns of the list
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -51,19 +52,22 @@ def listed(run: ShownRun, metric: str) -> Listed:
 
 def run_list(runs: Sequence[Listed], metric: str, title: str) -> ShownTable:
     """The table of all runs; selectors beyond the first six, by name, stand on the runs' own pages alone."""
+    rest = [name for name in _HEAD if name not in _FIRST]
     selectors = sorted({name for run in runs for name in run.values})[:_MOST_SELECTORS]
     rows = [
         [
             ShownCell(run.key[:8], run.link),
-            *(ShownCell(run.cells[name]) for name in _HEAD),
+            *(ShownCell(run.cells[name]) for name in _FIRST),
             *(ShownCell(run.values.get(name)) for name in selectors),
+            *(ShownCell(run.cells[name]) for name in rest),
         ]
         for run in sorted(runs, key=lambda one: ([str(one.cells[name]) for name in _HEAD], one.key))
     ]
     columns = [
         Column("run", False),
-        *(Column(name, name == "seed") for name in _HEAD),
+        *(Column(name, name == "seed") for name in _FIRST),
         *(Column(f"{metric}, {name}", True) for name in selectors),
+        *(Column(name, False) for name in rest),
     ]
     return ShownTable("table-runs", f"{title}: runs", columns, rows)
 

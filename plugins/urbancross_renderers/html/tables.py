@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -10,8 +10,10 @@ from urllib.parse import quote
 from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.interfaces.renderer import printable
 
-_HEAD = "adaptation"  # what a reader looks for in a row
-_NAMES = ("adaptation", "encoder", "selector", "setting")  # of a row, the most telling first
+_HEAD = ("adaptation", "scenario")  # what a reader looks for in a row: these, a number with its interval,
+_NEXT = ("selector", "protocol")  # and by what it was chosen and measured
+# What may tell rows apart, the most telling first.
+_NAMES = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training", "steps", "data")
 _OF_RUNS = ("scenario", "encoder", "adaptation")  # what names the runs of a row
 
 
@@ -46,9 +48,7 @@ class ShownTable:
 
 def shown_table(table: Table, *, runs: str = "") -> ShownTable:
     """A table of the board; `runs` is the address of the page that lists the runs, if rows are to lead there."""
-    order = [*range(len(table.columns))]
-    if _HEAD in table.columns:
-        order.insert(0, order.pop(table.columns.index(_HEAD)))
+    order = _order(table)
     linked = bool(runs) and all(name in table.columns for name in _OF_RUNS)
     columns = [Column(table.columns[k], _is_numeric([row[k] for row in table.rows])) for k in order]
     rows = [
@@ -62,16 +62,35 @@ def shown_table(table: Table, *, runs: str = "") -> ShownTable:
     return ShownTable(f"table-{table.name}", table.title, columns, rows, table.notes, bool(table.best))
 
 
-def labels(table: Table, rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """What tells rows apart, one text a row: the method, and of encoder, selector and setting what is needed."""
-    wanted = [name for name in _NAMES if name in table.columns]
-    columns = [[printable(str(row[table.columns.index(name)])) for row in rows] for name in wanted]
-    found, used = [""] * len(rows), 0
-    for column in columns:
-        if used == 0 or (len(set(column)) > 1 and len(set(found)) < len(found)):
-            found = [" · ".join(filter(None, parts)) for parts in zip(found, column, strict=True)]
-            used += 1
+def labels(table: Table, rows: Sequence[Sequence[Cell]], *, within: str = "") -> list[str]:
+    """What tells rows apart, one text a row: the method, and of encoder, selector, protocol … what is needed.
+
+    within: a column; rows that differ there need not be told apart.
+    """
+    first, *others = [[_part(name, row[table.columns.index(name)]) for row in rows] for name in _telling(table)]
+    groups = [row[table.columns.index(within)] for row in rows] if within else [None] * len(rows)
+
+    def told(texts: Sequence[str]) -> int:
+        return len({*zip(texts, groups, strict=True)})
+
+    found = first
+    for column in others:
+        longer = [" · ".join(filter(None, parts)) for parts in zip(found, column, strict=True)]
+        found = longer if told(longer) > told(found) else found
     return found
+
+
+def _telling(table: Table) -> list[str]:
+    """Columns by which rows may be told apart: those known by name, then whatever stands left of the numbers."""
+    known = [name for name in _NAMES if name in table.columns]
+    left = table.columns[: next(_estimated(table), len(table.columns))]
+    return [*known, *(name for name in left if name not in known)] or [*table.columns[:1]]
+
+
+def _part(name: str, cell: Cell) -> str:
+    """A part of a label; a factor of an ablation (`weight=`) says its name."""
+    text = "" if cell is None else printable(str(cell))
+    return f"{printable(name)}{text}" if name.endswith("=") else text
 
 
 def filtered(address: str, *words: str) -> str:
@@ -79,6 +98,18 @@ def filtered(address: str, *words: str) -> str:
     # Quotes tell a whole cell from a word of it, so a text with quotes is looked for word by word.
     said = (text if '"' in text else f'"{text}"' for text in map(printable, words))
     return f"{address}#filter={quote(' '.join(said), safe='')}"
+
+
+def _order(table: Table) -> list[int]:
+    """The columns as a page has them: what is read first also stands on a narrow screen."""
+    wanted = [*_HEAD, *(table.columns[k] for k in [*_estimated(table)][:1]), *_NEXT]
+    heads = [table.columns.index(name) for name in wanted if name in table.columns]
+    return heads + [k for k in range(len(table.columns)) if k not in heads]
+
+
+def _estimated(table: Table) -> Iterator[int]:
+    """The columns of numbers with intervals."""
+    return (k for k in range(len(table.columns)) if any(isinstance(row[k], Estimate) for row in table.rows))
 
 
 def _runs_of(row: Mapping[str, Cell], runs: str) -> str:
