@@ -114,7 +114,8 @@ def test_the_doctor_names_what_is_wrong(
         "from urbancross_bench.interfaces import Metric, hookimpl, register\n@hookimpl\ndef register_metrics():\n"
     )
     beside("torn", "urbancross_api = '>=99'\n")
-    beside("twin", head + "    return [register('recall', 'twin:Metric', summary='x')]\n")
+    recall = "class Recall(Metric):\n    def score(self, ranking):\n        return {}\n"
+    beside("twin", head + "    return [register('recall', 'twin:Recall', summary='x')]\n" + recall)
     beside("lost", head + "    return [register('lost', 'lost:Nothing', summary='x')]\n")
     ill = cli("plugins", "doctor")
     assert ill.status == 1

@@ -26,6 +26,7 @@ from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import API_VERSION, PROJECT, Registration
 from urbancross_bench.interfaces.settings import SETTINGS
+from urbancross_bench.kinds import build
 from urbancross_bench.references import Reference
 
 
@@ -100,8 +101,11 @@ class Resolved:
     options: Options
 
     def build(self) -> Any:
-        """An instance of the plugin's class. Imports what the plugin needs, torch included."""
-        return self.plugin.load()(self.options)
+        """An instance of the plugin's class. Imports what the plugin needs, torch included.
+
+        Raises PluginError naming the plugin where its class is missing or none of its kind.
+        """
+        return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
 
     def identity(self) -> dict[str, Any]:
         """The facts about plugin, version and options that may change a result."""
@@ -169,7 +173,7 @@ class Registry:
             provider = replace(provider, api=getattr(plugin, "urbancross_api", None))
             _check_api(provider.api)
             self._manager.register(plugin, name=str(provider))
-            self._manager.check_pending()
+            self._check_hooks(plugin)
             found = self._registrations(plugin, provider)
         except (Exception, SystemExit) as error:  # a plugin may even try to leave
             if plugin is not None and self._manager.is_registered(plugin):
@@ -187,11 +191,30 @@ class Registry:
             self.providers.append(provider)
             self.plugins.extend(found)
 
+    def _check_hooks(self, plugin: object) -> None:
+        """Raise PluginError for a hook that there is not, and for a plugin without any."""
+        known = (*hookspecs.REGISTRATION_HOOKS.values(), *hookspecs.LIFECYCLE_HOOKS)
+        callers = self._manager.get_hookcallers(plugin) or ()
+        for caller in callers:
+            optional = all(one.optionalhook for one in caller.get_hookimpls() if one.plugin is plugin)
+            if caller.name not in known and not optional:
+                raise PluginError(f"there is no hook {caller.name!r}.{did_you_mean(caller.name, known)}")
+        if not callers:
+            raise PluginError(
+                "it implements no hook; write @hookimpl above its functions, such as register_adaptations()"
+            )
+
     def _registrations(self, plugin: object, provider: Provider) -> list[Plugin]:
-        others = [other for other in self._manager.get_plugins() if other is not plugin]
         found = []
         for kind, hook in hookspecs.REGISTRATION_HOOKS.items():
-            for registrations in self._manager.subset_hook_caller(hook, others)():
+            caller = getattr(self._manager.hook, hook)
+            mine = [one for one in caller.get_hookimpls() if one.plugin is plugin]
+            for registrations in (one.function() for one in mine):
+                if not isinstance(registrations, Iterable):
+                    raise PluginError(
+                        f"{hook}() must return a list of registrations, return [register(…)]; it returns "
+                        f"{registrations!r}"
+                    )
                 for registration in registrations:
                     if not isinstance(registration, Registration):
                         raise TypeError(
@@ -223,11 +246,8 @@ class Registry:
         """
         found = [p for p in self.of_kind(kind) if p.registration.name == name]
         if not found:
-            broken = [p for p in self.providers if p.error]
-            hint = did_you_mean(name, {p.registration.name for p in self.of_kind(kind)})
-            if broken:
-                hint += f" Not loaded: {'; '.join(f'{p}: {p.error}' for p in broken)}."
-            raise UsageError(f"there is no {kind} {name!r}.{hint}")
+            known = {p.registration.name for p in self.of_kind(kind)}
+            raise UsageError(f"there is no {kind} {name!r}.{did_you_mean(name, known)}{self.elsewhere()}")
         if len(found) > 1:
             providers = " and by ".join(str(plugin.provider) for plugin in found)
             raise PluginError(
@@ -235,6 +255,13 @@ class Registry:
                 "Uninstall one, or leave it out of URBANCROSS_LOAD_PLUGINS."
             )
         return found[0]
+
+    def elsewhere(self) -> str:
+        """Where a plugin may be that is not here, for the message that it is missed in."""
+        broken = "; ".join(f"{p}: {p.error}" for p in self.providers if p.error)
+        not_loaded = f" Not loaded: {broken}." if broken else ""
+        own = "One of your own: install its package, or name its file (`plugins:` in a grid, --plugin)."
+        return f"{not_loaded} {own}"
 
     def expand(self, kind: str, reference: Reference | str) -> list[Reference]:
         """The references that an alias stands for (`urbancross/integration`); any other stands for itself."""
@@ -320,6 +347,9 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(option, plugin.options_type.model_fields) or " It takes no options."
             raise UsageError(f"{title} has no option {option!r}.{hint}") from None
+        if problem["type"] == "missing":
+            name = plugin.registration.name
+            raise UsageError(f"{title} needs the option {option!r}: write {name}[{option}=…]") from None
         where = f"option {option!r} of {title}" if option else title
         raise UsageError(f"{where}: {problem['msg']} (got {problem['input']!r})") from None
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from urbancross_bench.interfaces.command import verb
-
 
 class Verbs(TyperGroup):
     """Our verbs, then those of plugins. Help lists ours; `plugins list` all."""
@@ -18,6 +16,7 @@ class Verbs(TyperGroup):
 
 
 def _of_a_plugin(name: str) -> Any:
+    from urbancross_bench.interfaces.command import verb  # brings numpy, for which `leaderboard` sets its threads
     from urbancross_bench.registry import Registry
 
     registry = Registry.discover()

@@ -108,6 +108,7 @@ def _of_providers(registry: Registry, traceback: bool) -> Iterator[str]:
 def _of_plugins(registry: Registry) -> Iterator[str]:
     """Names that are taken twice, and plugins whose class or options cannot be imported."""
     from urbancross_bench.errors import UrbanCrossError
+    from urbancross_bench.kinds import misfit
 
     seen: dict[tuple[str, str], Plugin] = {}
     for plugin in registry.plugins:
@@ -115,7 +116,7 @@ def _of_plugins(registry: Registry) -> Iterator[str]:
         if twin is not plugin:
             yield f"{plugin} has the name of {twin}; disable one of them"
         try:
-            plugin.load()
-            plugin.options_type  # noqa: B018 - it is imported when it is asked for
+            if why := misfit(plugin.kind, plugin.load(), plugin.options_type):
+                yield f"{plugin}: {why}"
         except UrbanCrossError as error:
             yield str(error)

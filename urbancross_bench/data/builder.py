@@ -34,6 +34,9 @@ class DomainBuilder:
     def image(self, name: Any, split: str, where: str, **attributes: Any) -> int:
         """Add an image and return its number; `split` may be empty: in none.
 
+        `attributes` are what is known of it: `scene_class`, `latitude`, `longitude`, `tags` and the others of
+        `interfaces.Domain`, by exactly these names; others are kept, and mean nothing to the harness.
+
         Raises DataError if the name is no text or stands twice.
         """
         name = self._text(name, "image name", where)
@@ -78,6 +81,10 @@ class DomainBuilder:
         if not any(letter.isalpha() for letter in text):
             problem, remedy = (f"caption {text!r} has no word", "kept") if text else ("blank caption", "left out")
             self._repairs.append(Repair(where, problem, remedy, self._names[image]))
+
+    def leave_out(self, name: str, problem: str, where: str) -> None:
+        """Note an image that the reader does not add: `data check` lists it, plans and records count it."""
+        self._repairs.append(Repair(where, problem, "left out", name))
 
     def encoding(self, file: Path) -> None:
         """Note a text file that is not UTF-8."""

@@ -22,7 +22,7 @@ from urbancross_bench.data.index import signature, verifying
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, PluginError
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
 from urbancross_bench.interfaces.options import Options
 
@@ -122,7 +122,13 @@ def finish(
     images: folder or zip, None where the captions alone are at hand; or what opens the images of some names.
     lists: a folder that may hold split lists, of which `scheme` says those to take (`data.splits.SCHEMES`).
     facts: further fields of `Domain`.
+
+    Raises DataError for splits that cannot be made, PluginError for options that are no `FileOptions`.
     """
+    if not isinstance(options, FileOptions):
+        raise PluginError(
+            f"{type(options).__name__} must be a subclass of data.readers.FileOptions to end in finish()"
+        )
     facts.setdefault("captions_generated", options.captions_generated)
     facts.setdefault("shareable", options.shareable)
     facts.setdefault("partition", "as the files say")

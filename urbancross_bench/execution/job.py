@@ -61,7 +61,9 @@ class Job:
 
     def model(self) -> DualEncoder:
         """The stage's encoder with its first weights, on the stage's device."""
-        model: DualEncoder = self.registry.resolve("encoder", self.work["encoder"]).build().load()
+        from urbancross_bench.modelling.answers import load_model
+
+        model = load_model(self.registry.resolve("encoder", self.work["encoder"]))
         model.to(self.device)
         return model
 

@@ -148,7 +148,10 @@ def _checked(scores: Any, ranking: Ranking) -> dict[str, QueryScores]:
         values = np.asarray(one.values)
         queries = (ranking.i2t if one.direction == "i2t" else ranking.t2i).greater.shape
         if values.shape != queries or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-            raise PluginError(f"value {name!r} is not one finite number for each of {queries[0]} queries")
+            raise PluginError(
+                f"value {name!r} is not one finite number for each of {queries[0]} queries of {one.direction}: "
+                f"it has the shape {values.shape}, of {values.dtype}"
+            )
         checked[name] = replace(one, values=values.astype(np.float64))
     return checked
 

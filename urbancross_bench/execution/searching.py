@@ -29,6 +29,7 @@ from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.answers import extended, load_model
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.runtime import configure
@@ -137,7 +138,7 @@ class Searcher:
         file = sorted(trained.glob("candidate-*.safetensors"))[self._score.content["number"]]
         configure(torch.get_num_threads(), 0)
         method: Adaptation = self._method.build()
-        model = method.extend(self._loaded())
+        model = extended(method, self._loaded())
         model.to(self._device)
         try:
             load_weights(model, file)
@@ -154,7 +155,7 @@ class Searcher:
         return self._loaded()
 
     def _loaded(self) -> DualEncoder:
-        model: DualEncoder = self._encoder.resolved.build().load()
+        model = load_model(self._encoder.resolved)
         model.to(self._device)
         return model
 

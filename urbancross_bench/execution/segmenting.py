@@ -28,7 +28,6 @@ from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import DISTRIBUTION, decoders
 from urbancross_bench.identity import canonical_json, code_version, key_of
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
-from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
 from urbancross_bench.registry import Plugin, Registry
 
@@ -115,12 +114,13 @@ class Segmenting:
             return lambda pixels, captions: same
         import torch
 
+        from urbancross_bench.modelling.answers import load_model
         from urbancross_bench.modelling.similarity import Similarity, parts_of
 
         encoder = _encoder(registry, self.choice.encoder)
         assert encoder.format is not None
         with _loading(encoder.resolved.plugin):
-            model: DualEncoder = encoder.resolved.build().load()
+            model = load_model(encoder.resolved)
             model.to(device)
         similarity = Similarity(model, encoder.format, torch.device(device))
 

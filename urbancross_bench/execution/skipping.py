@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 
 from urbancross_bench.execution.domains import Domains, PlannedDomain
@@ -29,7 +30,9 @@ def reason_to_skip(
         return reason
     missing = needs - encoder.provides - OF_THE_HARNESS
     if missing:
-        return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}"
+        near = [*difflib.get_close_matches(min(missing), encoder.provides | OF_THE_HARNESS, n=1)]
+        hint = f" (is {near[0]!r} meant?)" if near else ""
+        return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}{hint}"
     for name in dict.fromkeys((*scenario.source, scenario.target)):
         domain = domains[name]
         if encoder.format and not domain.domain.images.has_pixels:

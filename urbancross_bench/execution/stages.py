@@ -29,6 +29,7 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.selector import Features
+from urbancross_bench.modelling.answers import extended
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.runtime import configure
@@ -38,7 +39,7 @@ def embed(job: Job) -> None:
     """Features of one split by every candidate; in bfloat16, some in float32 beside, to see what that moves."""
     configure(torch.get_num_threads(), 0)
     method: Adaptation = job.planned("adaptation", job.work["adaptation"], job.work["method"]).build()
-    model = method.extend(job.model())
+    model = extended(method, job.model())
     model.to(job.device)
     [split], precision = job.packed("split"), job.facts["precision"]
     embedded = []

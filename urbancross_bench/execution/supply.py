@@ -31,6 +31,8 @@ class PlannedEncoder:
         self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen)
         self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)
         self.weights: Weights = self._asked("where its weights come from", options.weights)
+        if not isinstance(self.weights, Weights):
+            raise PluginError(f"{resolved.plugin}: weights() must return Weights(…); it returns {self.weights!r}")
         self.identity: dict[str, Any] = self._asked("what it is", resolved.identity)
         self.towers: dict[str, Any] = self.identity | {
             "options": self._asked("what its towers are", options.tower_identity)

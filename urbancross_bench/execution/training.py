@@ -17,6 +17,7 @@ from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
 from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.distributed import Ranks
@@ -67,7 +68,7 @@ def adapt(job: Job) -> None:
         )
     start = job.model()
     load_weights(start, job.inputs["start"] / "weights.safetensors")
-    model = method.extend(start)
+    model = answers.extended(method, start)
     model.to(job.device)
     _arrange(model, budget)
     references = "reference" in needs
@@ -112,7 +113,7 @@ def _adapt(
     """Train, and keep every candidate where the training is saved."""
     loss, candidates = job.facts["loss"], budget.checkpoints
     for step in _train(job, model, method, source, target, budget, saves, loss=loss, candidates=candidates):
-        for number, (name, state) in enumerate(method.candidates(model).items()):
+        for number, (name, state) in enumerate(answers.candidates(method, model).items()):
             if Ranks.current().first:
                 with saves.writing(f"candidate-{step:09d}-{number:02d}.safetensors") as file:
                     save_file(plain(state), file, metadata={"name": name})

@@ -60,7 +60,7 @@ def register(
     members: for datasets that hold several domains, their names (`synthetic/nordia`).
     aliases: names for several members together (`urbancross/integration`); a grid puts those in its place.
 
-    Raises ValueError for a malformed name, target or setting.
+    Raises ValueError for a malformed name, target or setting, or one word where several may stand.
     """
     if not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"plugin name {name!r} may hold letters, digits, '_' and '-' only")
@@ -69,6 +69,9 @@ def register(
             raise ValueError(f'{what} of plugin {name!r} must be "package.module:Name", got {path!r}')
     if setting is not None and setting not in SETTINGS:
         raise ValueError(f"setting of plugin {name!r} must be one of {', '.join(SETTINGS)}, got {setting!r}")
+    for what, words in (("needs", needs), ("provides", provides), ("members", members)):
+        if isinstance(words, str):
+            raise ValueError(f'{what} of plugin {name!r} must be a set of words, {{"{words}"}}, got {words!r}')
     members, pooled = tuple(members), {alias: tuple(names) for alias, names in (aliases or {}).items()}
     for alias, names in pooled.items():
         if alias in members or not names or not {*names} <= {*members}:

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces.adaptation import Adaptation, Context, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.feeds import Feed
@@ -71,7 +72,7 @@ def train(
         yield 0
         return
     ranks = Ranks.current()
-    optimiser = make_optimiser(method.parameter_groups(model, recipe.learning_rate), recipe)
+    optimiser = make_optimiser(answers.parameter_groups(method, model, recipe.learning_rate), recipe)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     if scaler.is_enabled() and any(isinstance(value, torch.optim.Optimizer) for value in vars(method).values()):
@@ -122,7 +123,7 @@ def train(
             if kept is not None:
                 logged["kept_share"] = len(kept) / len(source_batch.image_rows)
                 source_batch = source_batch.rows(kept)
-            losses = method.loss(source_batch, target_batch, progress)
+            losses = answers.losses(method, source_batch, target_batch, progress)
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         ranks.average(trained)

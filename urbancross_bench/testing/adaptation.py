@@ -97,6 +97,7 @@ class AdaptationConformance(PureConformance):
         import torch
 
         from urbancross_bench.data.views import Shown, source_view, target_view
+        from urbancross_bench.modelling.answers import candidates, extended
         from urbancross_bench.modelling.checkpoints import plain
         from urbancross_bench.modelling.curve import Curve
         from urbancross_bench.modelling.feeds import Feed
@@ -106,7 +107,7 @@ class AdaptationConformance(PureConformance):
         start = self._model()
         method: Adaptation = self.build()
         size = self._size()
-        model = method.extend(start)
+        model = extended(method, start)
         model.to(torch.device(device))
         sources = [tiny_split(size=size), tiny_split(size=size, shade=-20, place="place")]
         target = self._target(size, hidden)
@@ -133,7 +134,7 @@ class AdaptationConformance(PureConformance):
             on_pass=lambda _: None,
             saves=saves,
         ):
-            for name, state in method.candidates(model).items():
+            for name, state in candidates(method, model).items():
                 found[f"{step} {name}".strip()] = {key: value.clone() for key, value in plain(state).items()}
         return found
 

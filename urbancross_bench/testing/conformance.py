@@ -16,9 +16,9 @@ from unittest import SkipTest
 
 import numpy as np
 
-from urbancross_bench import interfaces
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError
 from urbancross_bench.interfaces import Options
+from urbancross_bench.kinds import misfit
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.alike import difference
@@ -186,22 +186,12 @@ class Conformance:
     def test_it_is_of_its_kind(self) -> None:
         """Its class can be imported, is of the kind it is registered as, and takes the options it says."""
         plugin = self.registry.find(self.kind, self.plugin)
-        base: Any = getattr(interfaces, self.kind.capitalize())
         if (seen := self.imported).error is not None:
             broken(str(seen.error))
         if seen.changed:
             broken(f"importing its class changes {', '.join(seen.changed)}")
-        found = seen.result
-        if not (isinstance(found, type) and issubclass(found, base)):
-            broken(f"{plugin.registration.target} is not a subclass of {base.__name__}")
-        if left := getattr(found, "__abstractmethods__", None):
-            broken(f"{found.__name__} does not define {', '.join(sorted(left))}")
-        wanted: Any = found.options_type  # type: ignore[attr-defined]
-        if wanted is not base.options_type and not issubclass(plugin.options_type, wanted):
-            broken(
-                f"it is registered with {plugin.options_type.__name__}, and its class says options_type = "
-                f"{wanted.__name__}"
-            )
+        if why := misfit(self.kind, seen.result, plugin.options_type):
+            broken(why)
 
     def test_options_are_validated(self) -> None:
         """A wrong option is refused by name, and options do not change once they are checked."""

@@ -29,6 +29,8 @@ def subjects(what: str, written: Sequence[str]) -> list[Subject]:
         names = {
             name for provider in registry.providers for name in (provider.name, provider.distribution) if name
         }
+        if "[" in what:
+            raise UsageError(f"name what offers it first: plugins check DISTRIBUTION|FILE {what!r}")
         raise UsageError(f"there is no distribution, entry point or file {what!r}.{did_you_mean(what, names)}")
     references = [Reference.parse(text) for text in written]
     known = {plugin.registration.name for plugin in wanted}

@@ -1,0 +1,163 @@
+"""The mistakes of somebody's first plugin: each message says whose it is, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from urbancross_bench.data.readers import DomainBuilder, finish
+from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.interfaces import Adaptation, Options
+from urbancross_bench.modelling import answers
+from urbancross_bench.references import Reference
+from urbancross_bench.registry import Registry
+
+Written = Callable[[str, str, str], Registry]
+RIGHT = """
+from urbancross_bench.interfaces import Adaptation, Options, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [register("mine", "NAME:Mine", options="NAME:MineOptions", setting="source_only", summary="Mine.")]
+
+class MineOptions(Options):
+    weight: float
+
+class Mine(Adaptation):
+    options_type = MineOptions
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """A registry with RIGHT as a file of its own name, some of its text changed."""
+
+    def write(name: str, old: str, new: str) -> Registry:
+        assert old in RIGHT
+        file = tmp_path / f"{name}.py"
+        file.write_text(RIGHT.replace(old, new).replace("NAME", name), encoding="utf-8")
+        return Registry().with_files([file])
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("slip_hook", "register_adaptations", "register_adaptation", 'Did you mean "register_adaptations"'),
+        ("slip_mark", "@hookimpl\n", "", "it implements no hook; write @hookimpl"),
+        ("slip_return", "return [", "[", r"register_adaptations\(\) must return a list .* it returns None"),
+        ("slip_needs", 'setting="', 'needs="gradients", setting="', r"needs .* must be a set .*\{\"gradients\"\}"),
+    ],
+)
+def test_registering_amiss_is_an_error_that_names_the_file(
+    written: Written, name: str, old: str, new: str, says: str
+) -> None:
+    with pytest.raises(PluginError, match=says) as caught:
+        written(name, old, new)
+    assert f"{name}.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("slip_base", "class Mine(Adaptation)", "class Mine", "Mine is not a subclass of .*Adaptation"),
+        (
+            "slip_init",
+            "    options_type",
+            "    def __init__(self): pass\n    options_type",
+            "must take the options",
+        ),
+        ("slip_options", ', options="NAME:MineOptions"', "", r'name the latter: .*"slip_options:MineOptions"'),
+        ("slip_class", '"NAME:Mine"', '"NAME:Min"', "cannot be loaded from slip_class:Min"),
+    ],
+)
+def test_a_class_that_is_none_of_its_kind_is_an_error_that_names_the_plugin(
+    written: Written, name: str, old: str, new: str, says: str
+) -> None:
+    options = {} if name == "slip_options" else {"weight": 1.0}
+    resolved = written(name, old, new).resolve("adaptation", Reference("mine", None, options))
+    with pytest.raises(PluginError, match=f"adaptation 'mine' of file .*{says}"):
+        resolved.build()
+
+
+def test_a_type_error_within_a_constructor_is_its_own(written: Written) -> None:
+    registry = written("own_error", "    options_type", "    def __init__(self, o): len(3)\n    options_type")
+    with pytest.raises(TypeError, match="has no len"):
+        registry.resolve("adaptation", "mine[weight=1.0]").build()
+
+
+def test_an_option_that_is_needed_is_asked_for_as_it_is_written(written: Written) -> None:
+    registry = written("well_made", "Mine.", "Mine.")
+    assert registry.resolve("adaptation", "mine[weight=2]").build().options.weight == 2
+    with pytest.raises(UsageError, match=r"needs the option 'weight': write mine\[weight=…\]"):
+        registry.resolve("adaptation", "mine")
+    with pytest.raises(UsageError, match="One of your own: install its package, or name its file"):
+        registry.find("adaptation", "somebody_elses")
+
+
+def _method(**answered: Any) -> Adaptation:
+    made = {name: (lambda self, *given, value=value: value) for name, value in answered.items()}
+    method: Adaptation = type("Mine", (Adaptation,), made)(Options())
+    return method
+
+
+WEIGHT = torch.ones(3, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (None, "Mine.loss must return named losses.*returns nothing"),
+        (WEIGHT.sum(), "Mine.loss must return named losses.*a tensor of shape"),
+        ({"a": WEIGHT.sum(), "b": 0.5}, "tensor of one number .* as 'b'; it returns a float"),
+        ({"a": WEIGHT}, r"as 'a'; it returns a tensor of shape \(3,\)"),
+        ({"a": WEIGHT.sum().detach()}, "none of a depends on a weight that is trained"),
+    ],
+)
+def test_a_loss_that_is_none_says_what_it_must_be(found: Any, says: str) -> None:
+    nothing: Any = None
+    with pytest.raises(PluginError, match=says):
+        answers.losses(_method(loss=found), nothing, nothing, nothing)
+    right = {"a": WEIGHT.sum(), "b": torch.tensor(1.0)}
+    assert answers.losses(_method(loss=right), nothing, nothing, nothing) == right
+
+
+def test_other_answers_of_a_method_are_checked_too() -> None:
+    model: Any = nn.Linear(2, 2)
+    asked: Any
+    wrong: Any
+    for name, asked, wrong in (
+        ("extend", answers.extended, [None, 3]),
+        ("candidates", answers.candidates, [None, {}]),
+    ):
+        for found in wrong:
+            with pytest.raises(PluginError, match=f"Mine.{name} must return"):
+                asked(_method(**{name: found}), model)
+    for groups in (None, model.parameters(), [model.weight]):
+        with pytest.raises(PluginError, match=r"Mine\.parameter_groups must return a list"):
+            answers.parameter_groups(_method(parameter_groups=groups), model, 0.1)
+    assert answers.extended(_method(), model) is model
+    assert answers.parameter_groups(_method(), model, 0.1)[0]["lr"] == 0.1
+    assert [*answers.candidates(_method(), model)] == [""]
+
+
+def test_a_model_that_lacks_a_member_is_told_which() -> None:
+    assert "it returns nothing" in answers.lacking(None)
+    assert "Linear has no width" in answers.lacking(nn.Linear(2, 2))
+
+
+def test_a_reader_notes_what_it_leaves_out_and_needs_the_options_of_files() -> None:
+    builder = DomainBuilder("mine")
+    builder.caption(builder.image("a.png", "train", "line 1"), "a field", "line 1")
+    builder.leave_out("b.png", "no such file", "line 2")
+    wrong: Any = Options()
+    with pytest.raises(PluginError, match=r"Options must be a subclass of data\.readers\.FileOptions"):
+        finish(builder, wrong, None)
+    [note] = builder.build(lambda names: None).repairs  # type: ignore[arg-type, return-value]
+    assert (note.where, note.problem, note.remedy, note.image) == ("line 2", "no such file", "left out", "b.png")

@@ -1,0 +1,49 @@
+"""What a plugin's class must be, whoever is about to use it: a grid, `plugins doctor` or the conformance kit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from urbancross_bench import interfaces
+from urbancross_bench.errors import PluginError
+from urbancross_bench.interfaces.options import Options
+
+
+def misfit(kind: str, found: object, options_type: type[Options]) -> str:
+    """Why what a plugin's target names cannot be used as that kind; empty if it can.
+
+    A verb (`command`) is a function, of which nothing is asked here.
+    """
+    base: Any = getattr(interfaces, kind.capitalize(), None)
+    if base is None:
+        return ""
+    if not (isinstance(found, type) and issubclass(found, base)):
+        name = getattr(found, "__name__", repr(found))
+        return f"{name} is not a subclass of urbancross_bench.interfaces.{base.__name__}"
+    if left := getattr(found, "__abstractmethods__", None):
+        return f"{found.__name__} does not define {', '.join(sorted(left))}"
+    wanted: type[Options] = found.options_type  # type: ignore[attr-defined] # the base has it
+    if wanted is not base.options_type and not issubclass(options_type, wanted):
+        return (
+            f"it is registered with {options_type.__name__}, and its class says options_type = {wanted.__name__}; "
+            f'name the latter: register(…, options="{wanted.__module__}:{wanted.__name__}")'
+        )
+    return ""
+
+
+def build(plugin: str, kind: str, found: Any, options: Options) -> Any:
+    """An instance of a plugin's class. Raises PluginError, saying what to change, where it cannot be one.
+
+    plugin: how messages call it.
+    """
+    if why := misfit(kind, found, type(options)):
+        raise PluginError(f"{plugin}: {why}")
+    try:
+        return found(options)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
+            raise PluginError(
+                f"{plugin}: {found.__name__}.__init__ must take the options and hand them on: "
+                f"def __init__(self, options): super().__init__(options) ({error})"
+            ) from error
+        raise

@@ -1,0 +1,93 @@
+"""What a plugin's model and method give back, held against what is asked of them before it is used.
+
+Torch would say of a loss that is no tensor that an argument 0 has an element 1: these say whose it is, and what to
+write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from urbancross_bench.errors import PluginError
+from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Progress
+from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.registry import Resolved
+
+_MEMBERS = ("width", "mean", "std", "logit_scale", "tokenize", "encode_image", "encode_text", "text_length")
+
+
+def lacking(model: object) -> str:
+    """What no run can do without and a model lacks; empty if nothing."""
+    if not isinstance(model, nn.Module):
+        return f"load() must return a torch module; it returns {_told(model)}"
+    for name in _MEMBERS:
+        if not hasattr(model, name):
+            return f"its model {type(model).__name__} has no {name}; see interfaces.DualEncoder"
+    scale: Any = model.logit_scale
+    if not isinstance(scale, Tensor) or scale.numel() != 1:
+        return (
+            f"logit_scale is not one number in a parameter, nn.Parameter(torch.tensor(2.66)), but {_told(scale)}"
+        )
+    return ""
+
+
+def load_model(encoder: Resolved) -> DualEncoder:
+    """The model of an encoder plugin. Raises PluginError naming the plugin where it is none."""
+    model: DualEncoder = encoder.build().load()
+    if why := lacking(model):
+        raise PluginError(f"{encoder.plugin}: {why}")
+    return model
+
+
+def extended(method: Adaptation, model: DualEncoder) -> DualEncoder:
+    """The model with the method's parts. Raises PluginError where `extend` gives no module."""
+    found = method.extend(model)
+    if not isinstance(found, nn.Module):
+        raise _wrong(method, "extend", "the model, return model", found)
+    return found
+
+
+def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
+    """What the optimiser trains. Raises PluginError where it is no list of groups."""
+    found = method.parameter_groups(model, learning_rate)
+    if not isinstance(found, list) or not all(isinstance(group, Mapping) and "params" in group for group in found):
+        raise _wrong(method, "parameter_groups", 'a list of {"params": [parameters], "lr": rate}', found)
+    return found
+
+
+def losses(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+    """The named losses of a step. Raises PluginError unless they are numbers that depend on what is trained."""
+    found = method.loss(source, target, progress)
+    if not isinstance(found, Mapping) or not found:
+        raise _wrong(method, "loss", 'named losses, return {"pairs": …}', found)
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            raise _wrong(method, "loss", f"a tensor of one number (of shape (), a mean, say) as {name!r}", value)
+    if not any(value.requires_grad for value in found.values()):
+        raise PluginError(
+            f"{type(method).__name__}.loss: none of {', '.join(found)} depends on a weight that is trained; take "
+            "features of the batch, without detach() or no_grad()"
+        )
+    return dict(found)
+
+
+def candidates(method: Adaptation, model: DualEncoder) -> Mapping[str, Mapping[str, Tensor]]:
+    """The weights to choose from. Raises PluginError where there are none."""
+    found = method.candidates(model)
+    if not isinstance(found, Mapping) or not found:
+        raise _wrong(method, "candidates", 'states of the model by name, return {"": model.state_dict()}', found)
+    return found
+
+
+def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginError:
+    return PluginError(f"{type(method).__name__}.{name} must return {wanted}; it returns {_told(found)}")
+
+
+def _told(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
