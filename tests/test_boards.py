@@ -80,7 +80,7 @@ def generated(folder: Path) -> dict[str, bytes]:
 def test_committed_records_give_the_bytes_of_the_originals(runs: Path, board: Path, tmp_path: Path) -> None:
     build([runs], tmp_path / "direct", load_view(board / "view.yaml"), Registry.discover())
     assert generated(board) == generated(tmp_path / "direct")
-    assert len(generated(board)) == 4 * len(TEXTS)
+    assert len(generated(board)) == 5 * len(TEXTS)
     for original, compact in zip(read_records([runs]), read_all([board / "records"]), strict=True):
         assert compact.spec == original.spec
         before, after = original.scores[0].arrays(), compact.scores[0].arrays()
@@ -335,7 +335,8 @@ def test_a_view_says_where_its_records_and_files_are(runs: Path, tmp_path: Path,
     shutil.copytree(runs, tmp_path / "here")
     view = write_view(tmp_path / "boards" / "x.yaml", records=["../here"], out="tables/x", renderers=["json"])
     assert cli("leaderboard", "build", view).status == 0
-    assert {*tree(tmp_path / "boards" / "tables" / "x")} == {"summary.json", "scenarios.json", "transfer.json"}
+    wanted = {f"{name}.json" for name in ("summary", "scenarios", "matrix", "transfer")}
+    assert {*tree(tmp_path / "boards" / "tables" / "x")} == wanted
     for out in ("../x", "/x", "a/../../x"):
         result = cli("leaderboard", "build", write_view(tmp_path / "y.yaml", out=out))
         assert result.status == 2

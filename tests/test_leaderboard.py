@@ -50,7 +50,7 @@ def test_same_bytes_from_any_order_hash_seed_and_place(outcome: Outcome, tmp_pat
         subprocess.run([*command, "--out", str(target)], check=True, env=environment, capture_output=True)
         boards.append(tree(target))
     assert boards[0] == boards[1] == tree(outcome.out / "leaderboard")
-    names = ("scenarios", "summary", "transfer")
+    names = ("matrix", "scenarios", "summary", "transfer")
     assert set(boards[0]) == {f"{name}.{suffix}" for name in names for suffix in ("csv", "md")}
 
 
@@ -403,7 +403,7 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
     view = tmp_path / "view.yaml"
     view.write_text("title: Mine\nmetric: t2i_R@5\nbaseline: oracle\nrenderers: [markdown]\n")
     assert cli("leaderboard", "build", outcome.out, "--out", tmp_path / "board", "--view", view).status == 0
-    assert set(tree(tmp_path / "board")) == {"scenarios.md", "summary.md", "transfer.md"}
+    assert set(tree(tmp_path / "board")) == {"matrix.md", "scenarios.md", "summary.md", "transfer.md"}
     text = (tmp_path / "board" / "scenarios.md").read_text()
     assert "# Mine: every scenario" in text
     assert "Δ oracle" in text
@@ -548,3 +548,15 @@ def test_rows_are_not_ordered_by_a_metric_of_which_less_is_better(cli: Cli, tmp_
     assert "'i2t_mean_rank' among the details" in wrong.err
     (tmp_path / "view.yaml").write_text("title: t\nmetric: i2t_MRR\ndetails: [i2t_mean_rank]\n")
     assert cli(*build).status == 0
+
+
+def test_trained_parameters_are_counted_with_a_methods_own(outcome: Outcome) -> None:
+    counts = {
+        line["adaptation"]: int(line["parameters trained"])
+        for line in rows_of(outcome.out / "leaderboard", "scenarios")
+    }
+    [model] = {
+        score.content["parameters"]["model"] for record in read_records([outcome.out]) for score in record.scores
+    }
+    assert counts["source_only"] == counts["oracle"] == model
+    assert counts["urbancross"] > model  # a discriminator

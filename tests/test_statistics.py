@@ -93,7 +93,7 @@ def test_slices_and_chunks_move_nothing(monkeypatch: pytest.MonkeyPatch, counts:
     statistics._counts.cache_clear()
     monkeypatch.setattr(statistics, "_COUNTS_AT_ONCE", counts)
     monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 1)
-    monkeypatch.setattr(statistics, "_IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 7 * 50)
     assert len([*resampled_images(90, 0, 50).slices()]) == slices
     assert (drawn(90, 0, 50) == counted_by_hand(90, 0, 50)).all()
     assert (one_query_each(values, resamples=50) == plain).all()
@@ -203,14 +203,14 @@ def test_sums_are_exact_whatever_the_order_and_the_company() -> None:
     weights = generator.integers(0, 4, size=(700, 50), dtype=np.uint8)
     whole, thirds, huge = generator.integers(0, 6, 700) * 100.0, generator.random(700) / 3, np.full(700, 1e9)
     largest = int(weights.sum(axis=0).max())
-    found = statistics._totals(np.stack([whole, thirds, huge]), weights, largest)
+    [found] = statistics._totals(np.stack([whole, thirds, huge]), [weights], largest)
     exact = [sum(int(v) * int(w) for v, w in zip(whole, column, strict=True)) for column in weights.T]
     assert found[0].tolist() == exact
     assert found[1] == pytest.approx(thirds @ weights, rel=1e-12)
     order = generator.permutation(700)
     for row, values in enumerate((whole, thirds, huge)):
-        alone = statistics._totals(values[None, order], weights[order], largest)[0]
-        assert alone.tobytes() == found[row].tobytes()
+        [alone] = statistics._totals(values[None, order], [weights[order]], largest)
+        assert alone[0].tobytes() == found[row].tobytes()
 
 
 def test_variances_are_those_of_numpy() -> None:

@@ -16,7 +16,7 @@ sums run in one order, or are exact, so that no order matters: then BLAS may tak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,7 +31,7 @@ LEVEL = 0.95
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of drawing
 _COUNTS_AT_ONCE = 2**24  # bytes of counts
 _HELD = 8  # so many of these: of 2000 resamples, all up to 67,000 images; of 10,000, up to 13,000
-_IMAGES_AT_ONCE = 256  # bounds the memory of summing
+_WEIGHTS_AT_ONCE = 2**19  # bounds the memory of summing
 _DIGITS = {np.float32: 24, np.float64: 53}  # binary, of the whole numbers that a type holds
 
 
@@ -94,7 +94,8 @@ def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
 def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floats]:
     """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
-    totals = resampled_sums(np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()]), draws)
+    columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
+    totals = np.concatenate([*resampled_sums(columns, draws)], axis=1)
     numbers = dict(zip(sizes, totals[len(sums) :], strict=True))
     return {
         name: total / numbers[pair[:, 1].tobytes()]
@@ -102,9 +103,9 @@ def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floa
     }
 
 
-def resampled_sums(columns: Floats, draws: Counts) -> Floats:
-    """(M, R) the sums of each of (M, N) columns over the images that each resample drew."""
-    return np.concatenate([_totals(columns, counts, draws.images) for counts in draws.slices()], axis=1)
+def resampled_sums(columns: Floats, draws: Counts) -> Iterator[Floats]:
+    """(M, r) each, of some resamples after the other: the sums of each of (M, N) columns over the images drawn."""
+    return _totals(columns, draws.slices(), draws.images)
 
 
 def interval(resampled: Floats, level: float = LEVEL) -> Interval:
@@ -146,13 +147,16 @@ class SeedMeans:
         return math.fsum(self.values) / len(self.values)
 
     @staticmethod
-    def average(several: Sequence[SeedMeans]) -> SeedMeans:
-        """The mean of several, such as scenarios, seed by seed: what they share through a seed stays in."""
-        if len(several) == 1:
-            return several[0]
-        values = np.add.reduce([one.values for one in several], axis=0)
-        resampled = np.add.reduce([one.resampled for one in several], axis=0)
-        return SeedMeans(values / len(several), resampled / len(several))
+    def average(several: Iterable[SeedMeans]) -> SeedMeans:
+        """The mean of several, such as scenarios, seed by seed: what they share through a seed stays in.
+
+        They are added up as they come: an iterator need not hold more than one.
+        """
+        each = iter(several)
+        total, number = next(each), 1
+        for one in each:
+            total, number = SeedMeans(total.values + one.values, total.resampled + one.resampled), number + 1
+        return SeedMeans(total.values / number, total.resampled / number) if number > 1 else total
 
 
 def over_seeds(means: SeedMeans) -> Floats:
@@ -205,12 +209,13 @@ def seed_weights(seeds: int, resamples: int) -> Floats:
 
 def weighted_sums(values: Floats, weights: NDArray[np.generic]) -> Floats:
     """(R,) sums of N values by the (N, R) weights: whole numbers, none below 0."""
-    sums: Floats = _totals(values[None], weights, int(weights.sum(axis=0).max(initial=0)))[0]
+    [totals] = _totals(values[None], [weights], int(weights.sum(axis=0).max(initial=0)))
+    sums: Floats = totals[0]
     return sums
 
 
-def _totals(columns: Floats, weights: NDArray[np.generic], largest: int) -> Floats:
-    """(M, R) from (M, N) values and (N, R) weights: whole numbers, of which each R sums to at most `largest`.
+def _totals(columns: Floats, slices: Iterable[NDArray[np.generic]], largest: int) -> Iterator[Floats]:
+    """(M, R) each, from (M, N) values and some (N, R) weights: whole numbers, each R of a sum up to `largest`.
 
     Each column is rounded to a grid so coarse that no sum of products needs more digits than a number has: sums
     are exact in whatever order, and of whole numbers they are what they were. Of a thousand images the grid is
@@ -220,15 +225,28 @@ def _totals(columns: Floats, weights: NDArray[np.generic], largest: int) -> Floa
     unit = np.ldexp(1.0, np.frexp(bounds)[1] - _DIGITS[np.float64])[:, None]
     rounded = np.round(columns / unit) * unit
     whole = (bounds < 2.0 ** _DIGITS[np.float32]) & (rounded == np.round(rounded)).all(axis=1)
-    totals = np.zeros((len(columns), weights.shape[1]))
-    for kind, chosen in ((np.float32, whole), (np.float64, ~whole)):
-        some = rounded[chosen].astype(kind)
-        found = np.zeros((len(some), weights.shape[1]), dtype=kind)
-        for start in range(0, len(weights) if len(some) else 0, _IMAGES_AT_ONCE):
-            images = slice(start, start + _IMAGES_AT_ONCE)
-            found += some[:, images] @ weights[images].astype(kind)
-        totals[chosen] = found
-    return totals
+    kinds = [
+        (chosen, rounded[chosen].astype(kind)) for kind, chosen in ((np.float32, whole), (np.float64, ~whole))
+    ]
+    for weights in slices:
+        totals = np.empty((len(columns), weights.shape[1]))
+        for chosen, values in kinds:
+            if len(values):
+                totals[chosen] = _product(values, weights)
+        yield totals
+
+
+def _product(values: NDArray[np.floating], weights: NDArray[np.generic]) -> NDArray[np.floating]:
+    """(M, R) of (M, N) and (N, R), in the type of the values; of many weights only some stand in it at once."""
+    at_once = max(1, _WEIGHTS_AT_ONCE // max(1, weights.shape[1]))
+    products = (
+        values[:, start : start + at_once] @ weights[start : start + at_once].astype(values.dtype)
+        for start in range(0, max(1, len(weights)), at_once)
+    )
+    found = next(products)
+    for product in products:
+        found += product
+    return found
 
 
 def _uniforms(bits: np.random.PCG64, number: int) -> Floats:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
-from urbancross_bench.execution.store import CURVE, Store
+from urbancross_bench.execution.store import CURVE, PARAMETERS, Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event
 from urbancross_bench.records import Record, clear_partial, read_record, write_score, writing_record
@@ -126,6 +126,7 @@ class Recorder:
             if (folder / "scores" / score.key).exists():
                 continue
             outputs = self._store.find(score.stage.key)
+            measured = json.loads((outputs / "score.json").read_text(encoding="utf-8"))
             content: dict[str, Any] = {
                 "run": run.key,
                 "selector": score.selector,
@@ -134,6 +135,7 @@ class Recorder:
                 "selected_by": score.stage.facts["selector"],
                 "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},
                 "test": score.stage.facts["test"],
-                **json.loads((outputs / "score.json").read_text(encoding="utf-8")),
+                **measured,
+                "parameters": self._read(run.trainings[measured["trial"]], PARAMETERS),
             }
             write_score(folder / "scores" / score.key, content, outputs)

@@ -36,6 +36,7 @@ from urbancross_bench.identity import file_digest, key_of
 _MANIFEST = "stage.json"
 KEPT = 14 * 24 * 3600.0  # seconds that trainings which were cut, and logs of stages that failed, stay
 CURVE = "curve.json"  # what a stage that trains says of its steps
+PARAMETERS = "parameters.json"  # and of how many numbers it trains
 
 
 class MissingError(RunError):

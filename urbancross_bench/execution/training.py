@@ -6,13 +6,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from safetensors.torch import save_file
+from torch import nn
 
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
 from urbancross_bench.execution.job import Job
-from urbancross_bench.execution.store import CURVE
+from urbancross_bench.execution.store import CURVE, PARAMETERS
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
@@ -172,9 +174,14 @@ def _train(
 ) -> Iterator[int]:
     """The training loop as a stage runs it: yields candidate steps, and leaves the learning curve.
 
-    Of a training that diverges, too.
+    Of a training that diverges, too. How many numbers the model has and the training may change stands beside it.
     """
     curve = Curve()
+
+    def on_start(trained: int) -> None:
+        model_has = sum(p.numel() for p in cast(nn.Module, model).parameters())
+        write_json(job.out / PARAMETERS, {"trained": trained, "model": model_has})
+
     saves = saves or _saves(job)
     try:
         yield from train(
@@ -190,6 +197,7 @@ def _train(
             curve=curve,
             report=job.say,
             on_pass=job.say,
+            on_start=on_start,
             saves=saves,
         )
     except DivergedError:

@@ -88,22 +88,21 @@ def verdicts(differences: Sequence[Difference | None]) -> list[str | None]:
     return [None if found is None else next(said).verdict for found in differences]
 
 
-def standings(means: Sequence[SeedMeans | None], fields: Sequence[str]) -> list[Standing | None]:
-    """The standing of each row among those of its field; None for a row without means, which is in no field.
+def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
+    """The standing of each row among those that it is ranked with; None for a row without means.
 
     No group where seeds are too few to tell anything apart.
     """
-    found: list[Standing | None] = [None] * len(means)
-    for field in sorted(set(fields)):
-        members = {i: one for i, one in enumerate(means) if one is not None and fields[i] == field}
-        if not members:
-            continue
-        values = [one.value for one in members.values()]
-        ranges = rank_intervals(np.stack([over_seeds(one) for one in members.values()]))
-        groups = _groups(list(members.values()))
-        for index, value, (best, worst), group in zip(members, values, ranges, groups, strict=True):
-            found[index] = Standing(1 + sum(other > value for other in values), best, worst, group)
-    return found
+    members = [one for one in means if one is not None]
+    if not members:
+        return [None] * len(means)
+    values = [one.value for one in members]
+    ranges = rank_intervals(np.stack([over_seeds(one) for one in members]))
+    found = iter(
+        Standing(1 + sum(other > value for other in values), best, worst, group)
+        for value, (best, worst), group in zip(values, ranges, _groups(members), strict=True)
+    )
+    return [None if one is None else next(found) for one in means]
 
 
 def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[str]:

@@ -8,7 +8,8 @@ many are one product of matrices; the numbers then lie in a temporary file, whic
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -99,21 +100,32 @@ class OfSplit:
 
     def keep(self, scores: Sequence[SeedScore], metric: str, spool: Spool) -> None:
         """Resample a metric of some of the scores, and keep it."""
-        for score, means in zip(scores, self.resample(scores, metric, TEST_RESAMPLES), strict=True):
+        of_each = self.resample([(score, metric) for score in scores], TEST_RESAMPLES)
+        for score, means in zip(scores, of_each, strict=True):
             score.remember(metric, spool.add(means))
 
-    def resample(self, scores: Sequence[SeedScore], metric: str, resamples: int) -> Iterator[Floats]:
-        """(R,) of each of some of the scores: the metric over resampled images."""
-        if not scores:
-            return
-        facts = scores[0].score.content
-        columns = [self._columns(score, metric) for score in scores]
-        stacked = [*(column for of_score in columns for column in of_score.values()), *self._numbers]
-        totals = resampled_sums(np.stack(stacked), resampled_images(facts["images"], facts["draws"], resamples))
-        numbers, left = totals[len(totals) - len(self._numbers) :], iter(totals)
-        for score, of_score in zip(scores, columns, strict=True):
-            means = [next(left) / numbers[number] for number in of_score]
-            yield np.add.reduce(means) / len(score.parts(metric))
+    def resample(self, wanted: Sequence[tuple[SeedScore, str]], resamples: int) -> list[Floats]:
+        """(R,) of each: a metric of one of the scores, over resampled images."""
+        columns = [self._columns(score, metric) for score, metric in wanted]
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # numbers of sizes → which have these
+        for index, of_one in enumerate(columns):
+            alike[(*of_one,)].append(index)
+        found: dict[int, Floats] = {}
+        for sizes, some in alike.items():
+            scores, metrics = zip(*(wanted[index] for index in some), strict=True)
+            stacked = [self._numbers[number] for number in sizes]
+            stacked += [column for index in some for column in columns[index].values()]
+            facts, means, done = scores[0].score.content, np.empty((len(some), resamples)), 0
+            draws = resampled_images(facts["images"], facts["draws"], resamples)
+            for totals in resampled_sums(np.stack(stacked), draws):
+                numbers, own = np.split(totals, [len(sizes)])
+                ratios = own.reshape(len(some), len(sizes), -1)
+                ratios /= numbers
+                those = slice(done, done := done + ratios.shape[2])
+                np.add.reduce(ratios, axis=1, out=means[:, those])
+            means /= [[len(score.parts(metric))] for score, metric in zip(scores, metrics, strict=True)]
+            found |= zip(some, means, strict=True)
+        return [found[index] for index in range(len(wanted))]
 
     def _columns(self, score: SeedScore, metric: str) -> dict[int, Floats]:
         """Number of the sizes → (N,) sums. Parts of the same are one: the mean of sums is the sum of means."""

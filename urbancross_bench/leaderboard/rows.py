@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -19,9 +18,10 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, interva
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
+from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import Record, route
 
-_AT_ONCE, _THREADS = 10, 2  # rows, and so many of these: bounds the memory of resampling
+_AT_ONCE = 10  # rows, by each thread: bounds the memory of resampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,21 @@ class Row:
         return route(self.run["scenario"])
 
     @property
+    def source(self) -> str:
+        """What it was trained on."""
+        return " + ".join(self.run["scenario"]["source"])
+
+    @property
+    def target(self) -> str:
+        """What it was trained for."""
+        return str(self.run["scenario"]["target"])
+
+    @property
+    def kind(self) -> str:
+        """Of its scenario."""
+        return str(self.run["scenario"]["kind"])
+
+    @property
     def shifted(self) -> bool:
         """Whether the target is none of the sources."""
         return self.run["scenario"]["kind"] not in ("in_domain", "seen_target")
@@ -92,6 +107,12 @@ class Row:
     def trials(self) -> int:
         """Of a search; 1 without any."""
         return len(self.run["search"]["trials"]) if self.run["search"] else 1
+
+    @property
+    def trained(self) -> int | None:
+        """How many parameters its training could change; None in records that do not say."""
+        found = self.score.get("parameters")
+        return None if found is None else int(found["trained"])
 
     @property
     def marks(self) -> dict[str, str]:
@@ -174,12 +195,21 @@ class Row:
         entry = self.score["metrics"].get(metric)
         return None if entry is None else float(entry["chance"])
 
+    def bound(self, name: str, metric: str) -> float | None:
+        """A floor or ceiling of the test split by name (`class_oracle`, `ceiling`); None where it is not known."""
+        found = ((self.score.get("floors") or {}).get(name) or {}).get(metric)
+        return None if found is None else float(found)
+
     def difference(self, other: Row, metric: str) -> SeedMeans | None:
         """This minus another row on the same test split and seeds, paired; None where that does not hold."""
-        mine, theirs = self.means(metric, TEST_RESAMPLES), other.means(metric, TEST_RESAMPLES)
-        if mine is None or theirs is None or self.measured_on != other.measured_on:
+        if not self.is_paired(other, metric):
             return None
-        return mine - theirs
+        mine, theirs = self.means(metric, TEST_RESAMPLES), other.means(metric, TEST_RESAMPLES)
+        return None if mine is None or theirs is None else mine - theirs
+
+    def is_paired(self, other: Row, metric: str) -> bool:
+        """Whether there is a difference to another row."""
+        return self.measured_on == other.measured_on and None not in (self.values(metric), other.values(metric))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -210,21 +240,24 @@ def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ())
     spool = Spool()
     splits = [[*alike] for _, alike in groupby(sorted(rows, key=split), key=split)]
     some = [rows[start : start + _AT_ONCE] for rows in splits for start in range(0, len(rows), _AT_ONCE)]
-    with ThreadPoolExecutor(_THREADS) as pool:  # Python itself has little to do there
-        for _ in pool.map(lambda rows: _resample_some(rows, metric, details, spool), some):
-            pass
+    shared_out(lambda rows: _resample_some(rows, metric, details, spool), some)
 
 
 def _resample_some(rows: Sequence[Row], metric: str, details: Sequence[str], spool: Spool) -> None:
     sums = OfSplit([seed for row in rows if row.complete for seed in row.seeds])
     whole = [row for row in rows if row.values(metric) is not None]
     sums.keep([seed for row in whole for seed in row.seeds], metric, spool)
-    for name in details:
-        several = [row for row in rows if len(row.seeds) > 1 and row.values(name) is not None]
-        means = sums.resample([seed for row in several for seed in row.seeds], name, RESAMPLES)
-        for row in several:
-            of_seeds = np.stack([next(means) for _ in row.seeds])
-            row.remember(name, SeedMeans(np.array(row.values(name)), of_seeds))
+    for row in whole:
+        row.estimate(metric)
+    wanted = [
+        (row, name, np.array(found))
+        for name in details
+        for row in rows
+        if len(row.seeds) > 1 and (found := row.values(name)) is not None
+    ]
+    resampled = iter(sums.resample([(seed, name) for row, name, _ in wanted for seed in row.seeds], RESAMPLES))
+    for row, name, values in wanted:
+        row.remember(name, SeedMeans(values, np.stack([next(resampled) for _ in row.seeds])))
 
 
 def make_rows(
@@ -238,13 +271,14 @@ def make_rows(
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
     for record in records:
+        comparison = _comparison(record.spec)
         # A failed run has no score, but its seed is one that its rows lack.
-        seeds[_comparison(record.spec)].add(record.spec["seed"])
+        seeds[comparison].add(record.spec["seed"])
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
         for score in record.scores:
             if scores is None or score.folder.name in scores:
-                groups[_cell(record.spec, score.content)].append(SeedScore(record.spec, score))
+                groups[_cell(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
     for group in groups.values():
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
@@ -258,7 +292,8 @@ def make_rows(
 
 def _order(row: Row) -> str:
     scenario = row.run["scenario"]
-    return canonical_json([scenario["source"], scenario["target"], row.method, _cell(row.run, row.score)])
+    cell = _cell(_comparison(row.run), row.run, row.score)
+    return canonical_json([scenario["source"], scenario["target"], row.method, cell])
 
 
 # What makes rows comparable is content. Labels are what a grid happens to call things.
@@ -285,9 +320,9 @@ def _comparison(run: Mapping[str, Any]) -> str:
     return canonical_json([scenario["kind"], content, _recipe(run)])
 
 
-def _cell(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+def _cell(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     method = [_unlabelled(run["adaptation"]), run["search"], run["shown"], score["selected_by"]]
-    return canonical_json([_comparison(run), method, _measure(score)])
+    return canonical_json([comparison, method, _measure(score)])
 
 
 def _measure(score: Mapping[str, Any]) -> str:
@@ -308,11 +343,16 @@ def method_cells(row: Row) -> dict[str, Cell]:
     return {"encoder": encoder, "adaptation": adaptation, "setting": setting, "selector": selector}
 
 
-def groups_of(rows: Iterable[Row]) -> list[list[Row]]:
-    """Each method's rows over its scenarios."""
+def measure_cells(row: Row) -> dict[str, Cell]:
+    """What a line says of how it was measured: numbers of two protocols are not to be compared."""
+    return {"protocol": row.score["protocol"], "ties": row.score["ties"]}
+
+
+def groups_of(rows: Iterable[Row], within: Callable[[Row], str] = lambda row: "") -> list[list[Row]]:
+    """Each method's rows over its scenarios; over those that are alike in what `within` says."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.recipe, *row.method), []).append(row)
+        groups.setdefault((within(row), row.recipe, *row.method), []).append(row)
     return [groups[key] for key in sorted(groups)]
 
 
@@ -350,8 +390,8 @@ def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric
     """
     if stand_twice(group):
         return None
-    pairs = [(row, base) for row in group if (base := peers.baseline(row, baseline)) not in (None, row)]
-    differences = [found for row, base in pairs if base and (found := row.difference(base, metric))]
-    if len(differences) < len(group) or len({row.numbers for row in group}) > 1:
+    pairs = [(row, base) for row in group if (base := peers.baseline(row, baseline)) and base is not row]
+    whole = len(pairs) == len(group) and all(row.is_paired(base, metric) for row, base in pairs)
+    if not whole or len({row.numbers for row in group}) > 1:
         return None
-    return SeedMeans.average(differences)
+    return SeedMeans.average(found for row, base in pairs if (found := row.difference(base, metric)))

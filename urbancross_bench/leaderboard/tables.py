@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from copy import deepcopy
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,18 +17,21 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
-from urbancross_bench.leaderboard.comparisons import Difference, detectable, standings, verdicts
+from urbancross_bench.leaderboard.comparisons import Difference, Standing, detectable, standings, verdicts
+from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.rows import (
     Peers,
     Row,
     estimate_of,
     groups_of,
     make_rows,
+    measure_cells,
     method_cells,
     paired_differences,
     resample_rows,
     stand_twice,
 )
+from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
@@ -52,11 +56,22 @@ def make_tables(
     resample_rows(everywhere, view.metric, view.details)
     peers = Peers(rows)
     tested = _tested(rows, peers, view)
-    differences = {row: _difference([row], peers, view, tested) for row in rows}
-    notes = _notes(records, rows, differences, view)
+    found = shared_out(lambda row: _difference([row], peers, view, tested), rows)
+    differences = dict(zip(rows, found, strict=True))
+    notes, matrix = _notes(records, rows, differences, view), matrix_lines(rows, view)
     return [
-        _table("summary", f"{view.title}: cross-domain scenarios", _summary(rows, peers, view), notes),
+        _table("summary", f"{view.title}: cross-domain scenarios", _means(rows, peers, view), notes),
+        *(
+            _table(f"by_{by}", f"{view.title}: by {by}", _means(rows, peers, view, by), notes)
+            for by in view.grouping
+            if any(len(group) > 1 for group in groups_of(filter(_is_shifted, rows), attrgetter(by)))
+        ),
         _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view, columns), notes),
+        *(
+            [_table("matrix", f"{view.title}: {view.metric} from source to target", matrix, notes)]
+            if matrix
+            else []
+        ),
         _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
         *ablation_tables(rows, view),
     ]
@@ -76,18 +91,19 @@ def _scenarios(
     lines: list[dict[str, Cell]] = [
         {
             "scenario": row.scenario,
-            "kind": row.run["scenario"]["kind"],
+            "kind": row.kind,
             **method_cells(row),
             "seeds": len(row.seeds),
             view.metric: row.estimate(view.metric),
             f"Δ {view.baseline}": None if difference is None else difference.estimate,
             "verdict": verdict,
             "chance": row.chance(view.metric),
+            "class oracle": row.bound("class_oracle", view.metric),
+            "ceiling": row.bound("ceiling", view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
             "weights": row.run["encoder"]["weights"]["status"],
             **_spent([row]),
-            "protocol": row.score["protocol"],
-            "ties": row.score["ties"],
+            **measure_cells(row),
             "test images": row.score["images"],
             "test captions": row.score["texts"],
             "data": "; ".join(row.marks.values()),
@@ -131,39 +147,35 @@ def _difference(group: Sequence[Row], peers: Peers, view: View, tested: int = 1)
     return None if means is None else Difference.of(means, tested)
 
 
-def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
-    """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift."""
+def _means(rows: Sequence[Row], peers: Peers, view: View, by: str = "") -> list[Line]:
+    """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift.
+
+    by: of those that have their target, say, in common; a line for each.
+    """
     shifted = [row for row in rows if row.shifted]
-    scenarios: dict[str, set[str]] = {}
+    within: Callable[[Row], str] = attrgetter(by) if by else lambda row: ""
+    scenarios: dict[tuple[str, str], set[str]] = {}
     for row in shifted:
-        scenarios.setdefault(row.recipe, set()).add(row.scenario)
-    groups = groups_of(shifted)
+        scenarios.setdefault((within(row), row.recipe), set()).add(row.scenario)
+    groups = groups_of(shifted, within)
     whole = [
-        sorted(row.scenario for row in group) == sorted(scenarios[group[0].recipe])
+        sorted(row.scenario for row in group) == sorted(scenarios[within(group[0]), group[0].recipe])
         and all(row.estimate(view.metric) for row in group)
         for group in groups
     ]
-    differences = [
-        _difference(group, peers, view) if is_whole else None
-        for group, is_whole in zip(groups, whole, strict=True)
-    ]
-    means = [
-        _over_scenarios(group, view.metric, TEST_RESAMPLES) if is_whole else None
-        for group, is_whole in zip(groups, whole, strict=True)
-    ]
-    firsts = [group[0] for group in groups]
-    judged = verdicts(_unless_reference(differences, firsts, view))
-    ranks = standings(_unless_reference(means, firsts, view), [_field(group) for group in groups])
-    lines: list[tuple[tuple[str, str, bool, float], Line]] = []
-    for group, is_whole, difference, verdict, rank in zip(groups, whole, differences, judged, ranks, strict=True):
+    chosen = [group if is_whole else None for group, is_whole in zip(groups, whole, strict=True)]
+    differences = shared_out(lambda group: _difference(group, peers, view) if group else None, chosen)
+    judged = verdicts(_unless_reference(differences, [group[0] for group in groups], view))
+    means, ranks = _standings(groups, chosen, view)
+    lines: list[tuple[tuple[str, str, str, bool, float], Line]] = []
+    for group, mean, difference, verdict, rank in zip(groups, means, differences, judged, ranks, strict=True):
         first = group[0]
-        mean = _mean(group, view.metric) if is_whole else None
         worst = _worst(group, view.metric) if mean else None
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
         line: dict[str, Cell] = {
+            **({by: within(first)} if by else {}),
             **method_cells(first),
-            "protocol": first.score["protocol"],
-            "ties": first.score["ties"],
+            **measure_cells(first),
             "scenarios": len(group),
             "seeds": min(len(row.seeds) for row in group),
             f"mean {view.metric}": mean,
@@ -177,15 +189,39 @@ def _summary(rows: Sequence[Row], peers: Peers, view: View) -> list[Line]:
             **_spent(group),
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
-        measured = first.score["protocol"], first.score["ties"]  # numbers of two protocols are not to be compared
-        lines.append(((*measured, _is_reference(first, view), -mean.value if mean else np.inf), line))
+        block = within(first), first.score["protocol"], first.score["ties"]
+        lines.append(((*block, _is_reference(first, view), -mean.value if mean else np.inf), line))
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
 
 
+def _standings(
+    groups: Sequence[Sequence[Row]], chosen: Sequence[Sequence[Row] | None], view: View
+) -> tuple[list[Estimate | None], list[Standing | None]]:
+    """The mean of each chosen group and its standing; only one field's resamples are held at a time."""
+    estimates: list[Estimate | None] = [None] * len(groups)
+    ranks: list[Standing | None] = [None] * len(groups)
+    fields: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        fields.setdefault(_field(group), []).append(index)
+    for members in fields.values():
+        some = [chosen[index] for index in members]
+        means = shared_out(lambda group: _over_scenarios(group, view.metric) if group else None, some)
+        firsts = [groups[index][0] for index in members]
+        found = standings(_unless_reference(means, firsts, view))
+        for index, whole, mean, rank in zip(members, some, means, found, strict=True):
+            estimates[index], ranks[index] = _mean(whole, mean, view.metric) if whole else None, rank
+    return estimates, ranks
+
+
+def _is_shifted(row: Row) -> bool:
+    return row.shifted
+
+
 def _spent(rows: Sequence[Row]) -> Line:
-    """What rows were given: where they started, how many steps they took, and of how many trials they are."""
+    """What rows were given: where they started, what they might change, in how many steps, in how many trials."""
     given: dict[str, list[Cell]] = {
         "pre-training": [_length(row.run["pretraining"]) for row in rows],
+        "parameters trained": [row.trained for row in rows],
         "steps": [row.run["steps"] for row in rows],
         "trials": [row.trials for row in rows],
     }
@@ -204,10 +240,9 @@ def _field(group: Sequence[Row]) -> str:
     return canonical_json([alike, sorted([row.scenario, row.measured_on] for row in group)])
 
 
-def _mean(rows: Sequence[Row], metric: str) -> Estimate:
-    means = _over_scenarios(rows, metric, RESAMPLES)
+def _mean(rows: Sequence[Row], means: SeedMeans | None, metric: str) -> Estimate:
     if means is not None:
-        return estimate_of(means)
+        return estimate_of(SeedMeans(means.values, means.resampled[:, :RESAMPLES]))
     return Estimate(float(np.mean([e.value for row in rows if (e := row.estimate(metric))])))
 
 
@@ -217,12 +252,11 @@ def _worst(rows: Sequence[Row], metric: str) -> tuple[str, Estimate]:
     return min(found, key=lambda one: (one[1].value, one[0]))
 
 
-def _over_scenarios(rows: Sequence[Row], metric: str, resamples: int) -> SeedMeans | None:
+def _over_scenarios(rows: Sequence[Row], metric: str) -> SeedMeans | None:
     """The mean over rows seed by seed; None where one is missing or has other seeds."""
-    means = [found for row in rows if (found := row.means(metric, resamples)) is not None]
-    if len(means) < len(rows) or len({row.numbers for row in rows}) > 1:
+    if any(row.values(metric) is None for row in rows) or len({row.numbers for row in rows}) > 1:
         return None
-    return SeedMeans.average(means)
+    return SeedMeans.average(found for row in rows if (found := row.means(metric, TEST_RESAMPLES)))
 
 
 def _unless_reference(found: Sequence[Of | None], rows: Sequence[Row], view: View) -> list[Of | None]:
@@ -289,7 +323,7 @@ def _notes(
         )
     failed = sum(not record.ok for record in records)
     if failed:
-        notes.append(f"{failed} runs did not end well; a row that lacks a seed shows no number.")
+        notes.append(f"Runs that did not end well: {failed}. A row that lacks a seed shows no number.")
     hidden = sum(
         record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records
     )

@@ -12,6 +12,7 @@ from urbancross_bench.leaderboard.rows import (
     Row,
     estimate_of,
     groups_of,
+    measure_cells,
     method_cells,
     paired_differences,
 )
@@ -50,8 +51,7 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
         lines.append(
             {
                 **method_cells(group[0]),
-                "protocol": group[0].score["protocol"],
-                "ties": group[0].score["ties"],
+                **measure_cells(group[0]),
                 "scenarios": len(group),
                 "seeds": min(len(row.seeds) for row in group),
                 "gap closed, %": _percent(closed),

@@ -50,6 +50,9 @@ class View(BaseModel):
     filters: Filters = Filters()
     metric: str = Field(default="mR", description="what rows are ordered and compared by")
     details: tuple[str, ...] = Field(default=(), description="further metrics, a column each")
+    grouping: tuple[Literal["target", "source", "kind"], ...] = Field(
+        default=("target",), description="what scenarios have in common, each a table of means over those"
+    )
     columns: tuple[str, ...] = Field(default=(), description="column plugins, in the table of scenarios")
     baseline: str = Field(default="source_only", description="the adaptation that differences are taken to")
     oracle: str = Field(default="oracle", description="the adaptation that the gap to close is taken to")

@@ -46,13 +46,14 @@ def train(
     curve: Curve,
     report: Callable[[float], None],
     on_pass: Callable[[dict[str, float]], None],
+    on_start: Callable[[int], None] = lambda trained: None,
     saves: Saves | None = None,
 ) -> Iterator[int]:
     """Train `model` in place, yielding after each candidate step (the last step is always one).
 
     While a step is yielded, `model` is what that checkpoint scores: with the moving average of weights, if the
     recipe has one. With `saves` a training that was cut goes on behind its last saved step, and yields no
-    candidate that it had before.
+    candidate that it had before. `on_start` is told how many numbers are trained, a method's own among them.
 
     Raises RunError where a loss or its gradient is not finite, or the loss explodes, naming loss and step.
     """
@@ -69,11 +70,13 @@ def train(
     )
     method.prepare(model, context)
     if recipe.steps == 0:
+        on_start(0)
         yield 0
         return
     ranks = Ranks.current()
     optimiser = make_optimiser(answers.parameter_groups(method, model, recipe.learning_rate), recipe)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
+    on_start(sum(p.numel() for p in trained if p.requires_grad))
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
     if scaler.is_enabled() and any(isinstance(value, torch.optim.Optimizer) for value in vars(method).values()):
         raise UsageError(
