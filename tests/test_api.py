@@ -14,11 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Outcome, tree
+from conftest import Outcome, Result, tree
 
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 ONE_FILE = """
@@ -32,6 +33,19 @@ def register_adaptations():
 
 class AsItIs(Adaptation):
     pass
+"""
+COLUMN = """
+from urbancross_bench.interfaces import Column, hookimpl, register
+
+
+@hookimpl
+def register_columns():
+    return [register("how_many", "api_column:HowMany", summary="Seeds.")]
+
+
+class HowMany(Column):
+    def cell(self, run, scores):
+        return len(scores)
 """
 
 
@@ -152,3 +166,33 @@ def test_a_script_and_a_plugin_in_one_file(grid: Callable[..., Path], tmp_path: 
     [run] = (tmp_path / "out" / "runs").glob("*/run.json")
     version = json.loads(run.read_text(encoding="utf-8"))["adaptation"]["version"]
     assert re.fullmatch(r"local\+[0-9a-f]{12}", version)
+
+
+def test_other_metrics_are_those_of_the_command(outcome: Outcome, cli: Callable[..., Result]) -> None:
+    frame = api.rescore(outcome.out, metrics=["recall", "map"], ties="optimistic")
+    options = ("--metric", "recall", "--metric", "map", "--ties", "optimistic", "--json")
+    said = json.loads(cli("rescore", outcome.out, *options).out)
+    assert [*frame["score"]] == [score["score"] for score in said]
+    assert [*frame["mR"]] == [score["metrics"]["mR"]["value"] for score in said]
+    assert {*frame["ties"]} == {"optimistic"}
+    recorded = api.records(outcome.out).set_index("score")["mR"]
+    assert (frame.set_index("score")["mR"] >= recorded - 1e-9).all()  # of the same runs
+    with pytest.raises(UsageError, match="unknown tie rule 'lucky'"):
+        api.rescore(outcome.out, ties="lucky")
+
+
+def test_a_comparison_is_that_of_the_command(outcome: Outcome, cli: Callable[..., Result]) -> None:
+    frame = api.compare("urbancross", "tiny/source_only", outcome.out, selector="last")
+    said = json.loads(
+        cli("compare", "urbancross", "tiny/source_only", outcome.out, "--selector", "last", "--json").out
+    )
+    assert [*frame["A − B"]] == [pair["difference"]["value"] for pair in said["pairs"]]
+    assert [*frame["A is"]] == [pair["a_is"] for pair in said["pairs"]]
+    assert frame.attrs == {"notes": said["notes"], "not_compared": said["not_compared"]}
+
+
+def test_a_column_of_a_file_is_shown(outcome: Outcome, tmp_path: Path) -> None:
+    (tmp_path / "api_column.py").write_text(COLUMN, encoding="utf-8")
+    view = load_view(DEFAULT).model_copy(update={"columns": ("how_many",)})
+    table = api.leaderboard(outcome.out, view=view, plugins=[tmp_path / "api_column.py"])["scenarios"]
+    assert {*table["how_many"]} == {len({*api.records(outcome.out)["seed"]})}

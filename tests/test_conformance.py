@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
@@ -107,3 +108,9 @@ for _plugin in Registry.discover().plugins:
 
 def test_every_kind_has_promises() -> None:
     assert set(kit.KINDS) == set(REGISTRATION_HOOKS)
+
+
+def test_the_page_names_the_promises_of_every_kind() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert [kind for kind, (_, name) in kit.KINDS.items() if f"`{name}`" not in page] == []
+    assert [kind for kind in kit.KINDS if f"\n| {kind} | " not in page] == []

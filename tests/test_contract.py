@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "urbancross_bench"
 FLOORS = {
     **dict.fromkeys(["errors", "files", "identity", "interfaces", "hookspecs", "evaluation"], 1),
-    **dict.fromkeys(["references", "registry", "kinds", "disabling", "data", "scaffold"], 2),
+    **dict.fromkeys(["references", "registry", "declarations", "kinds", "disabling", "data", "scaffold"], 2),
     **dict.fromkeys(["specs", "modelling"], 3),
     "records": 4,
     **dict.fromkeys(["execution", "leaderboard"], 5),

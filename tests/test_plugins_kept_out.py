@@ -53,6 +53,23 @@ def test_an_option_keeps_a_plugin_out_of_one_command(cli: Cli) -> None:
     assert statuses(cli, "--disable-plugin", "metrics")["urbancross_metrics"] == "disabled"
 
 
+def test_a_name_that_is_not_there_keeps_nothing_out_in_silence(
+    cli: Cli, beside: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = cli("--disable-plugin", "metrcs", "plugins", "list")
+    assert (wrong.status, 'Did you mean "metrics"' in wrong.err) == (2, True)
+    beside("leaves", "raise SystemExit\n")  # may be noted all the same, without being imported
+    assert cli("plugins", "disable", "leaves-dist").status == 0
+    monkeypatch.setenv("URBANCROSS_LOAD_PLUGINS", "metrcs")
+    missed = cli("plugins", "show", "recall")
+    assert (missed.status, "URBANCROSS_LOAD_PLUGINS='metrcs' does not name" in missed.err) == (2, True)
+
+
+def test_a_listing_keeps_words_apart(cli: Cli, beside: Callable[[str, str], None]) -> None:
+    beside("torn", "urbancross_api = '>=99'\n")
+    assert "\nincompatible torn-dist 1.0" in cli("plugins", "list").out
+
+
 def test_what_is_disabled_says_so_when_it_is_asked_for(cli: Cli) -> None:
     result = cli("--disable-plugin", "metrics", "show", "recall")
     assert result.status == 2

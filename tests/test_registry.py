@@ -28,6 +28,13 @@ def offering(hook: str, *names: str) -> ModuleType:
     return module
 
 
+REGISTERS = """
+@hookimpl
+def register_metrics():
+    return [register("once", "named_twice:Once", summary="x")]
+"""
+
+
 def test_every_kind_has_a_first_party_plugin() -> None:
     registry = Registry.discover()
     assert [p for p in registry.providers if p.error] == []
@@ -174,6 +181,13 @@ def test_a_one_file_plugin(tmp_path: Path) -> None:
     assert plugin.version.startswith("local+")
     with pytest.raises(PluginError, match=r"nothing_here\.py"):
         Registry.discover([tmp_path / "nothing_here.py"])
+
+
+def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
+    file = tmp_path / "named_twice.py"
+    file.write_text("from urbancross_bench.interfaces import hookimpl, register\n" + REGISTERS)
+    registry = Registry().with_files([file, tmp_path / "." / "named_twice.py"])
+    assert [plugin.registration.name for plugin in registry.plugins] == ["once"]
 
 
 @pytest.mark.parametrize("arguments", [("a b", "m:C"), ("a", "m.C"), ("a", "m:C", "telepathy")])

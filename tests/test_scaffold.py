@@ -54,7 +54,7 @@ def pytest_of(packages: list[Path], *options: str) -> subprocess.CompletedProces
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A package of each kind, by kind. Look, do not touch."""
     folder = tmp_path_factory.mktemp("packages")
-    made = {kind: scaffold.write_package(kind, f"my_{kind}", folder, Registry()) for kind in scaffold.KINDS}
+    made = {kind: scaffold.write_package(kind, f"fresh_{kind}", folder, Registry()) for kind in scaffold.KINDS}
     for package in made.values():
         install(package)
     return made
@@ -64,7 +64,7 @@ def test_packages_of_all_kinds_pass_their_own_tests(packages: Mapping[str, Path]
     done = pytest_of([*packages.values()], "-rA")
     assert done.returncode == 0, done.stdout[-4000:]
     for kind in packages:
-        passed = re.findall(rf"^PASSED .*test_my_{kind}\.py::", done.stdout, re.MULTILINE)
+        passed = re.findall(rf"^PASSED .*test_fresh_{kind}\.py::", done.stdout, re.MULTILINE)
         assert len(passed) > 5, f"{kind}: {len(passed)} tests passed"
 
 
@@ -99,12 +99,15 @@ def test_a_package_is_whole(packages: Mapping[str, Path]) -> None:
     for kind, package in packages.items():
         files = set(tree(package))
         wanted = {"__init__.py", f"{kind}.py", "py.typed"} | ({"options.py"} if kind != "command" else set())
-        assert {f"src/my_{kind}/{name}" for name in wanted} <= files
+        assert {f"src/fresh_{kind}/{name}" for name in wanted} <= files
         assert {"pyproject.toml", "README.md", ".gitignore", ".github/workflows/test.yml"} <= files
         text = "".join(content.decode() for name, content in tree(package).items() if "dist-info" not in name)
         assert re.findall(r"\$(?!\{\{ matrix| )", text) == [], kind  # every word is filled in
         shown = (package / "README.md").read_text(encoding="utf-8")
-        assert f"my_{kind}" in shown
+        assert f"fresh_{kind}" in shown
+        assert ("part of the keys" in shown) == (
+            kind not in ("executor", "tracker", "renderer", "column", "command")
+        )
         assert "```" in shown.partition("|")[0]
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_contract import PUBLIC_KIT
 
 from urbancross_bench import api, interfaces
 from urbancross_bench.hookspecs import LIFECYCLE_HOOKS, REGISTRATION_HOOKS
@@ -28,6 +29,8 @@ def test_every_module_of_the_interfaces_is_in_the_reference() -> None:
     folder = ROOT / "urbancross_bench" / "interfaces"
     wanted = {f"urbancross_bench.interfaces.{file.stem}" for file in folder.glob("[!_]*.py")}
     assert wanted | {"urbancross_bench.hookspecs", "urbancross_bench.api"} <= {*named}
+    kit = [f"urbancross_bench.{room}" for room in PUBLIC_KIT]
+    assert [room for room in kit if not any(one == room or one.startswith(f"{room}.") for one in named)] == []
 
 
 @pytest.mark.skipif(

@@ -19,6 +19,7 @@ from grid_events import ADAPT, RUNS, Heard, spec, status, write_record
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.tracking import Tracking, trackers
+from urbancross_bench.hookspecs import LIFECYCLE_HOOKS
 from urbancross_bench.interfaces import Scores
 from urbancross_bench.registry import Registry
 
@@ -127,6 +128,19 @@ def tell_of_a_grid(listener: Listener, out: Path) -> None:
     write_record(out, RUNS[1], "failed", "no luck")
     listener.run_ended(RUNS[1], "failed", "no luck")
     listener.finished({"ok": 1, "failed": 1})
+
+
+def test_a_grid_calls_every_hook_that_there_is(tmp_path: Path) -> None:
+    file, place, heard = tmp_path / "every_hook.py", tmp_path / "called", Heard()
+    hook = "@hookimpl\ndef {0}():\n    print({0!r}, file=open({1!r}, 'a'))\n"
+    file.write_text(
+        "from urbancross_bench.interfaces import hookimpl\n"
+        + "".join(hook.format(name, str(place)) for name in LIFECYCLE_HOOKS)
+    )
+    tell_of_a_grid(
+        trackers([], Registry.discover([file]), [file], tmp_path / "out", heard, patience=60), tmp_path / "out"
+    )
+    assert (heard.warnings, {*place.read_text().split()}) == ([], {*LIFECYCLE_HOOKS})
 
 
 def lines(file: Path) -> list[object]:

@@ -107,6 +107,12 @@ def test_a_plugin_that_ends_its_process_is_reported(tmp_path: Path) -> None:
     assert [one.promise for one in told.values() if one.outcome == "skipped" and "2 processes" in one.why]
 
 
+def test_what_starts_processes_is_tried_too() -> None:
+    told = list(keep(Subject("executor", "local", {}, None, ()), 60.0))
+    assert [(one.promise, one.why) for one in told if one.outcome == "broken"] == []
+    assert "test_it_works" in {one.promise for one in told if one.outcome == "kept"}
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_the_kit_catches_metrics() -> None:
     found = broken_promises("metric", "wrong_signature")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from urbancross_bench.leaderboard.view import View
     from urbancross_bench.records import Record, ScoreRecord
 
-__all__ = ["Grid", "Ranking", "evaluate_retrieval", "leaderboard", "plan", "records", "run"]
+__all__ = [
+    "Grid",
+    "Ranking",
+    "compare",
+    "evaluate_retrieval",
+    "leaderboard",
+    "plan",
+    "records",
+    "rescore",
+    "run",
+]
 
 
 def plan(grid: Grid | str | Path, out: str | Path | None = None) -> pd.DataFrame:
@@ -115,13 +125,18 @@ def records(*places: str | Path) -> pd.DataFrame:
 
 
 def leaderboard(
-    *places: str | Path, view: View | str | Path | None = None, out: str | Path | None = None
+    *places: str | Path,
+    view: View | str | Path | None = None,
+    out: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """The tables that a view shows of the records below some folders, by name: `summary`, `scenarios`, …
 
     view: one, or the file of one; by default that of `run`. out: a folder to write them to as well, in the view's
-    formats. An estimate takes three columns: `mR`, `mR low`, `mR high`.
-    Raises DataError for a folder without records, UsageError for what is wrong with a view.
+    formats. An estimate takes three columns: `mR`, `mR low`, `mR high`. plugins: one-file plugins with columns or
+    renderers that the view names.
+    Raises DataError for a folder without records, UsageError for what is wrong with a view, PluginError for a file
+    that cannot be registered.
     """
     from urbancross_bench.leaderboard.build import board_tables, build, columns_of
     from urbancross_bench.leaderboard.committed import read_all
@@ -129,12 +144,66 @@ def leaderboard(
     from urbancross_bench.registry import Registry
 
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
-    folders, registry = [Path(place) for place in places], Registry.discover()
+    folders, registry = [Path(place) for place in places], Registry.discover(plugins)
     if out is None:
         tables = board_tables(read_all(folders), shown, columns_of(shown, registry))
     else:
         tables = build(folders, Path(out), shown, registry)
     return {table.name: _frame(table) for table in tables}
+
+
+def rescore(
+    *places: str | Path,
+    metrics: Sequence[str] = ("recall",),
+    ties: str | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> pd.DataFrame:
+    """Recorded runs by other metrics or another tie rule: a row per score, as in `records`.
+
+    places: output folders of grids. metrics: as a grid names them, `ndcg[k=20]`; plugins: one-file plugins with
+    metrics. Trains and writes nothing; what a metric needs and the folders lack makes NaN.
+    Raises UsageError for what is wrong with a metric or a tie rule, DataError for a folder without records.
+    """
+    import pandas as pd
+
+    from urbancross_bench.cli.rescore import rescored_by
+
+    scores = rescored_by([Path(place) for place in places], metrics, ties, plugins)
+    names = ("encoder", "adaptation", "seed", "selector", "protocol", "ties")
+    return pd.DataFrame(
+        {"run": score["run"], "score": score["score"], **_route(score["scenario"])}
+        | {name: score[name] for name in names}
+        | _of_metrics(score["metrics"])
+        for score in scores
+    )
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *places: str | Path,
+    metric: str = "mR",
+    protocol: str | None = None,
+    selector: str | None = None,
+    scenarios: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Two methods (labels, or ENCODER/LABEL), or the records of two folders, compared: a row per scenario.
+
+    Columns: what is compared, `A mR`, `B mR` and `A − B` with their intervals, p of a paired test after Holm's
+    correction, and the verdict. places: output folders with the methods; by default those below runs. What could
+    not be compared is in the frame's `attrs["not_compared"]`, remarks in `attrs["notes"]`.
+    Raises UsageError where nothing can be compared, DataError for a folder without records.
+    """
+    from urbancross_bench.cli.compare import sides_of
+    from urbancross_bench.leaderboard import comparing
+    from urbancross_bench.leaderboard.pairing import Wanted
+
+    wanted = Wanted(metric, protocol, selector, tuple(scenarios))
+    sides = sides_of(str(a), str(b), [Path(place) for place in places], wanted)
+    found = comparing.compare(sides, str(a), str(b), wanted)
+    frame = _frame(comparing.table_of(found))
+    frame.attrs |= {"notes": [*found.notes], "not_compared": [*found.refused]}
+    return frame
 
 
 def _grid(grid: Grid | str | Path) -> Grid:
@@ -172,8 +241,7 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     of_run = {
         "run": spec["key"],
         "status": spec["status"],
-        "source": " + ".join(spec["scenario"]["source"]),
-        "target": spec["scenario"]["target"],
+        **_route(spec["scenario"]),
         "kind": spec["scenario"]["kind"],
         "encoder": spec["encoder"]["label"],
         "weights": spec["encoder"]["weights"]["status"],
@@ -187,8 +255,16 @@ def _rows(record: Record) -> list[dict[str, Any]]:
 def _of_score(score: ScoreRecord) -> dict[str, Any]:
     content = score.content
     names = ("domain", "setting", "selector", "protocol", "ties", "images", "texts")
-    row: dict[str, Any] = {"score": content["key"]} | {name: content[name] for name in names}
-    for name, entry in content["metrics"].items():
+    return {"score": content["key"]} | {name: content[name] for name in names} | _of_metrics(content["metrics"])
+
+
+def _route(scenario: Mapping[str, Any]) -> dict[str, str]:
+    return {"source": " + ".join(scenario["source"]), "target": scenario["target"]}
+
+
+def _of_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    row: dict[str, float | None] = {}
+    for name, entry in metrics.items():
         row |= {name: entry["value"], f"{name} low": _number(entry["low"]), f"{name} high": _number(entry["high"])}
     return row
 

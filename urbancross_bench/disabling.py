@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.files import write_json
+from urbancross_bench.interfaces.registration import PROJECT
 
 VARIABLE = "URBANCROSS_DISABLE_PLUGINS"  # entry points or distributions, comma-separated
 
@@ -20,10 +22,20 @@ def disabled() -> dict[str, str]:
     return found | {name: f"--disable-plugin or {VARIABLE}" for name in said if name}
 
 
-def disable_here(names: Iterable[str]) -> None:
-    """Leave plugins out in this process and in those that it starts."""
+def disable_here(names: Collection[str]) -> None:
+    """Leave plugins out in this process and in those that it starts. Raises UsageError for what is not there."""
+    check_installed(names)
     said = [name for name in os.environ.get(VARIABLE, "").split(",") if name]
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*said, *names]))
+
+
+def check_installed(names: Iterable[str]) -> None:
+    """Raise UsageError for what is neither an entry point nor a distribution with one."""
+    points = importlib.metadata.entry_points(group=PROJECT)
+    known = {name for point in points for name in (point.name, point.dist and point.dist.name) if name}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"there is no entry point or distribution {name!r}.{did_you_mean(name, known)}")
 
 
 def noted() -> list[str]:

@@ -10,13 +10,10 @@ from urbancross_bench.interfaces.options import Options
 
 
 def misfit(kind: str, found: object, options_type: type[Options]) -> str:
-    """Why what a plugin's target names cannot be used as that kind; empty if it can.
-
-    A verb (`command`) is a function, of which nothing is asked here.
-    """
-    base: Any = getattr(interfaces, kind.capitalize(), None)
-    if base is None:
-        return ""
+    """Why what a plugin's target names cannot be used as that kind; empty if it can."""
+    if kind == "command":
+        return _unfit_for_a_verb(found, options_type)
+    base: Any = getattr(interfaces, kind.capitalize())
     if not (isinstance(found, type) and issubclass(found, base)):
         name = getattr(found, "__name__", repr(found))
         return f"{name} is not a subclass of urbancross_bench.interfaces.{base.__name__}"
@@ -28,6 +25,14 @@ def misfit(kind: str, found: object, options_type: type[Options]) -> str:
             f"it is registered with {options_type.__name__}, and its class says options_type = {wanted.__name__}; "
             f'name the latter: register(…, options="{wanted.__module__}:{wanted.__name__}")'
         )
+    return ""
+
+
+def _unfit_for_a_verb(found: object, options_type: type[Options]) -> str:
+    if isinstance(found, type) or not callable(found):
+        return f"{getattr(found, '__name__', repr(found))} is not a function"
+    if options_type is not Options:
+        return "a verb takes its options from the command line, as parameters of the function; register it without"
     return ""
 
 

@@ -20,14 +20,16 @@ import pluggy
 from pydantic import ValidationError
 
 from urbancross_bench import hookspecs
+from urbancross_bench.declarations import IncompatibleError, check_api, check_declarations
 from urbancross_bench.disabling import disabled
 from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
-from urbancross_bench.interfaces.registration import API_VERSION, PROJECT, Registration
-from urbancross_bench.interfaces.settings import SETTINGS
+from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import build
 from urbancross_bench.references import Reference
+
+_ALLOWED = "URBANCROSS_LOAD_PLUGINS"
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,11 @@ class Registry:
 
         `URBANCROSS_LOAD_PLUGINS` (entry-point names, comma-separated; empty for none) limits the installed
         ones, and what is disabled is left out (`disabling`). With `URBANCROSS_STRICT_PLUGINS=1` a plugin that
-        cannot be registered raises PluginError instead
-        of being listed as broken. A file is named by its user, so its failure always raises.
+        cannot be registered raises PluginError instead of being listed as broken. A file is named by its user, so
+        its failure always raises.
         """
         registry = cls()
-        allowed = os.environ.get("URBANCROSS_LOAD_PLUGINS")
+        allowed = os.environ.get(_ALLOWED)
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
         strict = os.environ.get("URBANCROSS_STRICT_PLUGINS") == "1"
         points, left_out = importlib.metadata.entry_points(group=PROJECT), disabled()
@@ -159,8 +161,7 @@ class Registry:
                 registry.providers.append(provider)
             else:
                 registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
-        for file in files:
-            path = Path(file).resolve()
+        for path in dict.fromkeys(Path(file).resolve() for file in files):  # a grid and --plugin may name the same
             provider = Provider(path.stem, None, "local", str(path))
             registry.add(provider, functools.partial(load_file, path), strict=True)
         return registry
@@ -171,7 +172,7 @@ class Registry:
         try:
             plugin = load()
             provider = replace(provider, api=getattr(plugin, "urbancross_api", None))
-            _check_api(provider.api)
+            check_api(provider.api)
             self._manager.register(plugin, name=str(provider))
             self._check_hooks(plugin)
             found = self._registrations(plugin, provider)
@@ -182,7 +183,7 @@ class Registry:
                 raise PluginError(f"plugin {provider} cannot be registered: {error}") from error
             broken = replace(
                 provider,
-                status="incompatible" if isinstance(error, _IncompatibleError) else "broken",
+                status="incompatible" if isinstance(error, IncompatibleError) else "broken",
                 error=str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
             )
@@ -220,7 +221,7 @@ class Registry:
                         raise TypeError(
                             f"{hook} must return registrations made by register(), got {registration!r}"
                         )
-                    _check_declarations(kind, registration)
+                    check_declarations(kind, registration)
                     found.append(Plugin(kind, registration, provider))
         return found
 
@@ -252,14 +253,16 @@ class Registry:
             providers = " and by ".join(str(plugin.provider) for plugin in found)
             raise PluginError(
                 f"{kind} {name!r} is provided more than once: by {providers}. "
-                "Uninstall one, or leave it out of URBANCROSS_LOAD_PLUGINS."
+                "Uninstall one, or leave it out: --disable-plugin NAME, `plugins disable NAME`."
             )
         return found[0]
 
     def elsewhere(self) -> str:
         """Where a plugin may be that is not here, for the message that it is missed in."""
-        broken = "; ".join(f"{p}: {p.error}" for p in self.providers if p.error)
-        not_loaded = f" Not loaded: {broken}." if broken else ""
+        left_out = [f"{p}: {p.error}" for p in self.providers if p.error]
+        if (only := os.environ.get(_ALLOWED)) is not None:
+            left_out.append(f"what {_ALLOWED}={only!r} does not name")
+        not_loaded = f" Not loaded: {'; '.join(left_out)}." if left_out else ""
         own = "One of your own: install its package, or name its file (`plugins:` in a grid, --plugin)."
         return f"{not_loaded} {own}"
 
@@ -291,50 +294,6 @@ class Registry:
                 f"{did_you_mean(reference.member, (*members, *plugin.registration.aliases))}"
             )
         return Resolved(reference, plugin, _checked_options(plugin, reference))
-
-
-class _IncompatibleError(PluginError):
-    """A plugin was written for another version of the plugin interface."""
-
-
-def _check_api(wanted: object) -> None:
-    """Raise PluginError unless this version is among those that a plugin says it was written for."""
-    if wanted is None:
-        return
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        versions = SpecifierSet(str(wanted))
-    except InvalidSpecifier:
-        raise PluginError(f'urbancross_api = {wanted!r} is no range of versions; write ">=1.0,<2", say') from None
-    if API_VERSION not in versions:
-        raise _IncompatibleError(
-            f"it is written for the plugin interface {wanted}, and this is {API_VERSION}; take a version of one "
-            "of them that fits the other"
-        )
-
-
-_NEEDS = {
-    "selector": frozenset({"source_val", "target_unpaired", "target_val"}),
-    "metric": frozenset({"embeddings", "text_id", "image_class"}),
-}
-
-
-def _check_declarations(kind: str, registration: Registration) -> None:
-    """What a row may claim to have seen rests on these: nothing is assumed where nothing is said."""
-    name, needs = registration.name, registration.needs
-    if kind in ("adaptation", "selector") and registration.setting is None:
-        raise ValueError(f"{kind} {name!r} names no setting; register it with one of {', '.join(SETTINGS)}")
-    if kind in _NEEDS:
-        unknown = needs - _NEEDS[kind]
-        if unknown:
-            known = ", ".join(sorted(_NEEDS[kind]))
-            raise ValueError(f"{kind} {name!r} needs {', '.join(sorted(unknown))}; known: {known}")
-    if kind == "selector" and "target_val" in needs and registration.setting != "oracle":
-        raise ValueError(f"selector {name!r} looks at target_val, so its setting must be 'oracle'")
-    unpaired = kind == "selector" and "target_unpaired" in needs
-    if unpaired and registration.setting not in ("unsupervised", "oracle"):
-        raise ValueError(f"selector {name!r} looks at target_unpaired, so its setting must be 'unsupervised'")
 
 
 def _checked_options(plugin: Plugin, reference: Reference) -> Options:

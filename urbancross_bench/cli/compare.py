@@ -44,7 +44,7 @@ def compare(
     from urbancross_bench.leaderboard.pairing import Wanted
 
     wanted = Wanted(metric, protocol, selector, tuple(scenario or ()))
-    found = comparing.compare(_sides(a, b, places or [], wanted), a, b, wanted)
+    found = comparing.compare(sides_of(a, b, places or [], wanted), a, b, wanted)
     said = _written(found, queries, plot)
     if json_:
         print(json.dumps(comparing.as_json(found, top), indent=1, ensure_ascii=False, allow_nan=False))
@@ -53,7 +53,7 @@ def compare(
     print("\n".join(said))
 
 
-def _sides(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:
+def sides_of(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:
     """Two folders are two sets of records; anything else are two methods of the records in some places."""
     from urbancross_bench.errors import UsageError
     from urbancross_bench.leaderboard.committed import read_all

@@ -16,11 +16,19 @@ class Verbs(TyperGroup):
 
 
 def _of_a_plugin(name: str) -> Any:
+    from urbancross_bench.errors import PluginError
     from urbancross_bench.interfaces.command import verb  # brings numpy, for which `leaderboard` sets its threads
+    from urbancross_bench.kinds import misfit
     from urbancross_bench.registry import Registry
 
     registry = Registry.discover()
     if name not in {plugin.registration.name for plugin in registry.of_kind("command")}:
         return None
     plugin = registry.find("command", name)
-    return verb(name, plugin.registration.summary, plugin.load())
+    function = plugin.load()
+    if why := misfit("command", function, plugin.options_type):
+        raise PluginError(f"{plugin}: {why}")
+    try:
+        return verb(name, plugin.registration.summary, function)
+    except Exception as error:  # whatever typer makes of parameters that it cannot read
+        raise PluginError(f"{plugin}: typer cannot make a verb of it: {error}") from error

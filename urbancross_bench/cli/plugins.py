@@ -46,9 +46,9 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     width = max((len(found.registration.name) for found in _all(registry)), default=0)
     for found in _all(registry):
         registration, source = found.registration, found.provider.distribution or found.provider.location
-        print(f"{found.kind:11}{registration.name:{width}}  {printable(registration.summary)}  [{source}]")
+        print(f"{found.kind:13}{registration.name:{width}}  {printable(registration.summary)}  [{source}]")
     for provider in broken:
-        print(f"{provider.status:11}{printable(f'{provider}: {provider.error}')}")
+        print(f"{provider.status:13}{printable(f'{provider}: {provider.error}')}")
 
 
 @app.command("show")

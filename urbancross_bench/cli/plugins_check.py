@@ -75,14 +75,9 @@ def doctor(
 
 def disable(names: Names) -> None:
     """Leave out plugins on this machine from now on, until `plugins enable`."""
-    from urbancross_bench.disabling import note, noted
-    from urbancross_bench.errors import UsageError, did_you_mean
-    from urbancross_bench.registry import Registry
+    from urbancross_bench.disabling import check_installed, note, noted
 
-    known = {name for p in Registry.discover().providers for name in (p.name, p.distribution) if name}
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no entry point or distribution {name!r}.{did_you_mean(name, known)}")
+    check_installed(names)
     print(f"noted in {note([*noted(), *names])}")
 
 
@@ -108,6 +103,7 @@ def _of_providers(registry: Registry, traceback: bool) -> Iterator[str]:
 def _of_plugins(registry: Registry) -> Iterator[str]:
     """Names that are taken twice, and plugins whose class or options cannot be imported."""
     from urbancross_bench.errors import UrbanCrossError
+    from urbancross_bench.interfaces.command import VERBS
     from urbancross_bench.kinds import misfit
 
     seen: dict[tuple[str, str], Plugin] = {}
@@ -115,6 +111,8 @@ def _of_plugins(registry: Registry) -> Iterator[str]:
         twin = seen.setdefault((plugin.kind, plugin.registration.name), plugin)
         if twin is not plugin:
             yield f"{plugin} has the name of {twin}; disable one of them"
+        if plugin.kind == "command" and plugin.registration.name in VERBS:
+            yield f"{plugin} is never called: urbancross-bench has a verb of that name, which comes first"
         try:
             if why := misfit(plugin.kind, plugin.load(), plugin.options_type):
                 yield f"{plugin}: {why}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,17 +22,9 @@ def rescore(
     plugin: PluginOption = None,
 ) -> None:
     """Score recorded runs by other metrics or another tie rule; trains and changes nothing."""
-    from urbancross_bench.errors import UsageError, did_you_mean
-    from urbancross_bench.evaluation.ties import TIES
-    from urbancross_bench.execution.rescoring import rescored
-    from urbancross_bench.records import read_records, route
-    from urbancross_bench.registry import Registry
+    from urbancross_bench.records import route
 
-    if ties is not None and ties not in TIES:
-        raise UsageError(f"--ties: unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
-    registry = Registry.discover(plugin or [])
-    metrics = [registry.resolve("metric", reference) for reference in metric or ["recall"]]
-    scores = rescored(read_records(runs), metrics, ties)
+    scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
     if json_:
         print(json.dumps(list(scores), indent=1, ensure_ascii=False, allow_nan=False))
         return
@@ -40,3 +33,20 @@ def rescore(
         print(" · ".join([route(score["scenario"]), *(score[name] for name in names), f"seed {score['seed']}"]))
         lines = value_lines(score, lambda missing: f"null, for records hold no {missing} and their store is gone")
         print("\n".join(f"  {line}" for line in lines))
+
+
+def rescored_by(
+    runs: Sequence[Path], metrics: Sequence[str], ties: str | None, plugins: Sequence[str | Path]
+) -> Iterator[dict[str, Any]]:
+    """See `execution.rescoring.rescored`; what is named is looked up first. Raises UsageError, DataError."""
+    from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.evaluation.ties import TIES
+    from urbancross_bench.execution.rescoring import rescored
+    from urbancross_bench.records import read_records
+    from urbancross_bench.registry import Registry
+
+    if ties is not None and ties not in TIES:
+        raise UsageError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
+    registry = Registry.discover(plugins)
+    resolved = [registry.resolve("metric", reference) for reference in metrics]
+    return rescored(read_records(runs), resolved, ties)

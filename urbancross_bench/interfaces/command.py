@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+# The command line's own, which come before those of plugins.
+VERBS = frozenset(
+    {"run", "plan", "explain", "export", "status", "score", "rescore", "compare", "verify", "search", "distance"}
+    | {"plugins", "show", "data", "store", "leaderboard"}
+)
+
 
 def verb(name: str, summary: str, function: Callable[..., Any]) -> Any:
     """The click command that typer makes of a function. Raises what typer makes of parameters it cannot read."""

@@ -17,13 +17,21 @@ from string import Template
 from urbancross_bench import __version__
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.hookspecs import REGISTRATION_HOOKS
+from urbancross_bench.interfaces.command import VERBS
 from urbancross_bench.interfaces.registration import API_VERSION
 from urbancross_bench.registry import Registry
 
 _TEMPLATES = Path(__file__).parent
 _SUFFIX = ".tmpl"
 _USAGE = "usage.md"  # of a kind: a part of the README, no file of the package
-_OPTIONS_ROW = "| `src/{}/options.py` | the options, checked when a grid is planned |\n"
+_OPTIONS_ROW = "| `src/{}/options.py` | the options, checked before it is used |\n"
+# Of the kinds whose code is part of what results are stored under.
+_KEYED = frozenset({"dataset", "encoder", "adaptation", "metric", "selector", "segmenter", "captioner"})
+_VERSIONS = (
+    "Installed with `-e` its source is part of the keys of what it computes: change it, and its results are "
+    "computed again.\nA wheel is named by its version alone: raise that with every change.\n"
+)
+_FREE = "Nothing that is stored depends on it: change it, and no result is computed again.\n"
 KINDS = tuple(kind for kind in REGISTRATION_HOOKS if (_TEMPLATES / kind).is_dir())
 
 
@@ -73,6 +81,7 @@ def _words(kind: str, module: str, distribution: str) -> dict[str, str]:
         "name": module,
         # A verb takes its options from the command line.
         "options_row": "" if kind == "command" else _OPTIONS_ROW.format(module),
+        "versions": _VERSIONS if kind in _KEYED else _FREE,
         "module": module,
         "distribution": distribution,
         "cls": "".join(part.capitalize() for part in module.split("_")),
@@ -90,6 +99,10 @@ def _check_name(kind: str, name: str, module: str, registry: Registry) -> None:
         )
     if keyword.iskeyword(module) or keyword.issoftkeyword(module):
         raise UsageError(f"{name!r} is a word of Python's and cannot name a module; choose another")
+    if kind == "command" and module in VERBS:
+        raise UsageError(
+            f"urbancross-bench has a verb {name!r} of its own, which comes first; choose another name"
+        )
     if taken := [plugin for plugin in registry.of_kind(kind) if plugin.registration.name == module]:
         raise UsageError(f"{taken[0]} has this name; choose another")
     if module in sys.stdlib_module_names or importlib.util.find_spec(module) is not None:

@@ -6,8 +6,7 @@ import contextlib
 import io
 from typing import Any
 
-from urbancross_bench.interfaces import Options
-from urbancross_bench.interfaces.command import verb
+from urbancross_bench.interfaces.command import VERBS, verb
 from urbancross_bench.testing.conformance import Conformance, broken
 
 
@@ -36,19 +35,18 @@ class CommandConformance(Conformance):
 
     def test_it_is_of_its_kind(self) -> None:
         """It is a function that typer can make a verb of, and is registered without options."""
-        plugin = self.registry.find(self.kind, self.plugin)
-        if (seen := self.imported).error is not None:
-            broken(str(seen.error))
-        if seen.changed:
-            broken(f"importing it changes {', '.join(seen.changed)}")
-        if isinstance(seen.result, type) or not callable(seen.result):
-            broken(f"{plugin.registration.target} is not a function")
-        if plugin.options_type is not Options:
-            broken("a verb takes its options from the command line, as parameters of the function")
+        super().test_it_is_of_its_kind()
         try:
             self._verb()
         except Exception as error:
             broken(f"typer cannot make a verb of it: {error}")
+
+    def test_its_name_is_free(self) -> None:
+        """It can be called: a verb of the command line's own has no such name."""
+        if self.plugin in VERBS:
+            broken(
+                f"urbancross-bench has a verb {self.plugin!r} of its own, which comes first; choose another name"
+            )
 
     def test_it_helps(self) -> None:
         """Its help says what the verb is for, and leaves with exit status 0."""

@@ -24,7 +24,7 @@ class EncoderConformance(PureConformance):
         """Load the model, and encode some images and texts."""
         import torch
 
-        model = self.build().load().train(False)
+        model = self._load()
         if self._format() is None:
             return {name: value.clone() for name, value in model.state_dict().items()}
         with torch.no_grad():
@@ -38,7 +38,11 @@ class EncoderConformance(PureConformance):
 
     def _options(self) -> EncoderOptions:
         options = self.resolved.options
-        assert isinstance(options, EncoderOptions), "that is a promise of its own"
+        if not isinstance(options, EncoderOptions):
+            broken(
+                "its options are not a subclass of EncoderOptions, which answers what planning asks; register it "
+                'with options="package.module:Options"'
+            )
         return options
 
     def _format(self) -> ImageFormat | None:
@@ -62,7 +66,12 @@ class EncoderConformance(PureConformance):
     def _loaded(self) -> Any:
         """One model for the promises that only look."""
         self.worked()
-        return self.once("model", lambda: self.build().load().train(False))
+        return self.once("model", self._load)
+
+    def _load(self) -> Any:
+        from urbancross_bench.modelling.answers import load_model
+
+        return load_model(self.resolved).train(False)
 
     def test_planning_can_ask(self) -> None:
         """Its options answer what planning asks: image format, frozen towers, segments, weights."""
@@ -80,11 +89,7 @@ class EncoderConformance(PureConformance):
 
     def test_it_has_the_members_of_a_dual_encoder(self) -> None:
         """Its model is a module with width, mean, std, two towers, and one number for the scale."""
-        from urbancross_bench.modelling.answers import lacking
-
-        model = self._loaded()
-        if why := lacking(model):
-            broken(why)
+        model = self._loaded()  # with what no run can do without
         for name in ("image_tower", "text_tower", "logit_bias", "blocks"):  # what some methods ask for
             if not hasattr(model, name):
                 broken(f"its model has no {name}; see interfaces.DualEncoder")

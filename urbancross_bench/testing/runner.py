@@ -70,7 +70,7 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
     """As many promises as one process comes to, taken out of `left`."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_live, args=(subject, [*left], patience, there), daemon=True)
+    process = context.Process(target=_live, args=(subject, [*left], patience, there))  # an executor starts others
     process.start()
     there.close()
     try:
