@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from urbancross_bench.data.readers import DomainBuilder, finish
 from urbancross_bench.errors import PluginError, UsageError
-from urbancross_bench.interfaces import Adaptation, Options
+from urbancross_bench.execution.items import SplitItems, rank_features
+from urbancross_bench.interfaces import Adaptation, Features, Options
 from urbancross_bench.modelling import answers
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry
@@ -126,6 +128,23 @@ def test_a_loss_that_is_none_says_what_it_must_be(found: Any, says: str) -> None
         answers.losses(_method(loss=found), nothing, nothing, nothing)
     right = {"a": WEIGHT.sum(), "b": torch.tensor(1.0)}
     assert answers.losses(_method(loss=right), nothing, nothing, nothing) == right
+
+
+def test_rows_to_keep_are_numbers_of_rows() -> None:
+    nothing: Any = None
+    kept = torch.tensor([0, 2])
+    for wrong in ([0, 1], torch.tensor([True, False]), kept[:0], kept.float(), 1):
+        with pytest.raises(PluginError, match=r"Mine\.select must return None, or the numbers of the rows"):
+            answers.selected(_method(select=wrong), nothing, nothing, nothing)
+    assert answers.selected(_method(select=kept), nothing, nothing, nothing) is kept
+    assert answers.selected(_method(), nothing, nothing, nothing) is None
+
+
+def test_a_calibration_gives_features_to_rank() -> None:
+    features = Features(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), np.arange(3))
+    items = SplitItems(["a", "b", "c"], np.arange(3), np.arange(3), None, {})
+    with pytest.raises(PluginError, match=r"Mine\.calibrate must return Calibrated.*it returns a tuple"):
+        rank_features(features, items, protocol="classic", ties="expected", calibration=_method(calibrate=(1, 2)))
 
 
 def test_other_answers_of_a_method_are_checked_too() -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.floors import numbered, split_floors
+from urbancross_bench.errors import PluginError
 from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
 from urbancross_bench.files import write_json
@@ -163,6 +164,9 @@ def _calibrated(calibration: Adaptation, features: Features) -> Calibrated:
     """What a method makes of the features, which it is shown unpaired. Raises ValueError for other shapes."""
     shown = unpaired(features)
     given = calibration.calibrate(_normalised(shown.images), _normalised(shown.texts))
+    if not isinstance(given, Calibrated):
+        said = f"{type(calibration).__name__}.calibrate must return Calibrated(images, texts)"
+        raise PluginError(f"{said}; it returns a {type(given).__name__}")
     places = {side: np.argsort(_order(side, len(rows))) for side, rows in _sides(features)}
     parts = {"images": (given.images, given.image_bias), "texts": (given.texts, given.text_bias)}
     for side, (rows, bias) in parts.items():

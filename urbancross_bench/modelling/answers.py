@@ -59,6 +59,18 @@ def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: floa
     return found
 
 
+def selected(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
+    """Which rows of the source batch to keep; None keeps all. Raises PluginError for what are no numbers of rows."""
+    found = method.select(source, target, progress)
+    if found is None:
+        return None
+    whole = isinstance(found, Tensor) and found.ndim == 1 and found.dtype in (torch.int32, torch.int64)
+    if not whole or not len(found):
+        wanted = "None, or the numbers of the rows to keep, one at least: of a mask, mask.nonzero()[:, 0]"
+        raise _wrong(method, "select", wanted, found)
+    return found
+
+
 def losses(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
     """The named losses of a step. Raises PluginError unless they are numbers that depend on what is trained."""
     found = method.loss(source, target, progress)
@@ -89,5 +101,6 @@ def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginE
 
 def _told(value: object) -> str:
     if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return "nothing" if value is None else f"a {type(value).__name__}"
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+    name = type(value).__name__
+    return "nothing" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -122,7 +122,7 @@ def train(
         source_batch, target_batch = source.batch(step), target.batch(step)
         logged.clear()
         with autocast(precision, device):
-            kept = method.select(source_batch, target_batch, progress)
+            kept = answers.selected(method, source_batch, target_batch, progress)
             if kept is not None:
                 logged["kept_share"] = len(kept) / len(source_batch.image_rows)
                 source_batch = source_batch.rows(kept)
