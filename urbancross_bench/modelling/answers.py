@@ -60,7 +60,7 @@ def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: floa
 
 
 def selected(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
-    """Which rows of the source batch to keep; None keeps all. Raises PluginError for what are no numbers of rows."""
+    """Which rows of the source batch to keep; None keeps all. Raises PluginError for other answers."""
     found = method.select(source, target, progress)
     if found is None:
         return None
