@@ -17,7 +17,7 @@ from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.scheduler import Limits, Scheduler
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.status import status_of
-from urbancross_bench.execution.store import CURVE, MissingError, Store
+from urbancross_bench.execution.store import CURVE, PARAMETERS, MissingError, Store
 from urbancross_bench.interfaces import Event, Executor, Options, Task
 from urbancross_bench.records import Record, read_record
 from urbancross_bench.specs import Grid, Scenario
@@ -25,7 +25,8 @@ from urbancross_bench.specs import Grid, Scenario
 WAITS = 3000  # a session that waits more often does not end
 GRID = Grid.model_construct(name="made up", ranks=1, threads=1, plugins=())
 SCENARIO = Scenario(source=("a",), target="b")
-_CONTENT, _CHANGED = '{"metrics": {}}', '{"metrics": []}'  # of the same size: only a hash tells them apart
+# Of the same size: only a hash tells them apart.
+_CONTENT, _CHANGED = '{"metrics": {}, "trial": 0}', '{"metrics": {}, "trial": 1}'
 FACTS = {"selector": "last", "metrics": [], "code": "1", "test": "t"}  # of a rank, as far as records name them
 
 
@@ -68,7 +69,7 @@ def drawn_plan(rng: random.Random) -> Plan:
 def publish(store: Store, stage: Stage) -> None:
     """The output of a stage, whatever its kind: what records are made of."""
     with store.writing(stage, {}) as folder:
-        for name in (CURVE, "score.json", "queries.safetensors", "items.json"):
+        for name in (CURVE, PARAMETERS, "score.json", "queries.safetensors", "items.json"):
             (folder / name).write_text(_CONTENT)
 
 

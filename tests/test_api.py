@@ -196,3 +196,27 @@ def test_a_column_of_a_file_is_shown(outcome: Outcome, tmp_path: Path) -> None:
     view = load_view(DEFAULT).model_copy(update={"columns": ("how_many",)})
     table = api.leaderboard(outcome.out, view=view, plugins=[tmp_path / "api_column.py"])["scenarios"]
     assert {*table["how_many"]} == {len({*api.records(outcome.out)["seed"]})}
+
+
+def test_status_is_what_the_command_says(outcome: Outcome, cli: Callable[..., Result]) -> None:
+    said = json.loads(cli("status", outcome.out, "--json").out)
+    frame = api.status(outcome.out)
+    assert frame["state"].value_counts().to_dict() == said["runs"]
+    assert {*frame["run"].dropna()} == {folder.name for folder in (outcome.out / "runs").iterdir()}
+    with pytest.raises(UsageError):
+        api.status(outcome.out / "nowhere")
+
+
+def test_a_search_finds_what_the_command_finds(outcome: Outcome, cli: Callable[..., Result]) -> None:
+    key = min(folder.name for folder in (outcome.out / "runs").iterdir())
+    words = ("a red field", "some planes")
+    said = json.loads(cli("search", outcome.out, *words, "--run", key, "--top", 3, "--json").out)
+    frame = api.search(outcome.out, *words, run=key, top=3)
+    assert list(frame["place"]) == [1, 2, 3] * 2
+    for one in said["queries"]:
+        found = frame[frame["query"] == one["query"]]
+        assert list(found["image"]) == [hit["image"] for hit in one["hits"]]
+        assert list(found["score"]) == [hit["score"] for hit in one["hits"]]
+        assert [list(captions) for captions in found["captions"]] == [hit["captions"] for hit in one["hits"]]
+    with pytest.raises(UsageError, match="nothing to search for"):
+        api.search(outcome.out, run=key)

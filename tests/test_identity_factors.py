@@ -20,6 +20,13 @@ KeysOf = Callable[[Mapping[str, Any]], Keys]
 METHOD = "adapt embed rank run score"
 TRAINING = f"pretrain {METHOD}"
 DATA = "pack stored towers segments segment_features"
+UNUSED = """
+from urbancross_bench.interfaces import hookimpl
+
+@hookimpl
+def register_metrics():
+    return []
+"""
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ def base(folder: Path) -> dict[str, Any]:
     grid = write_world(folder)
     for split in ("train", "test"):
         change_text(folder / "dark", split, to=f"{split}.json")
-    (folder / "some_unused_plugin.py").write_text('"""Registers nothing."""\n', encoding="utf-8")
+    (folder / "some_unused_plugin.py").write_text(UNUSED, encoding="utf-8")
     return grid
 
 

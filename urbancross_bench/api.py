@@ -37,6 +37,8 @@ __all__ = [
     "records",
     "rescore",
     "run",
+    "search",
+    "status",
 ]
 
 
@@ -204,6 +206,59 @@ def compare(
     frame = _frame(comparing.table_of(found))
     frame.attrs |= {"notes": [*found.notes], "not_compared": [*found.refused]}
     return frame
+
+
+def status(out: str | Path) -> pd.DataFrame:
+    """How far the grids of an output folder are, also while another process runs them: a row per run.
+
+    Columns: its `run` key (None where it is skipped), its `name` in words, its `state` (`ok`, `running`, `to do`,
+    `failed`, …) and the `reason` for one that is not well. Raises UsageError where nothing was run.
+    """
+    import pandas as pd
+
+    from urbancross_bench.execution.following import sessions, together
+
+    runs = together(Path(out), sessions(Path(out))).values()
+    rows = [{"run": run.key or None, "name": run.name, "state": run.state, "reason": run.reason} for run in runs]
+    return pd.DataFrame(rows, columns=["run", "name", "state", "reason"])
+
+
+def search(
+    out: str | Path,
+    *texts: str,
+    images: Sequence[str | Path] = (),
+    run: str | None = None,
+    domain: str | None = None,
+    selector: str | None = None,
+    top: int = 10,
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """What a run's model finds in a test split that it has embedded: a row per query and place, best first.
+
+    out: the output folder of a grid. texts: each finds images; images: files, each finds captions. run: how its
+    key begins. domain: by default the run's target.
+    Columns: `query`, `place`, `score` (cosine similarity), `image` (the name), `text` (the caption found, None
+    where an image was), `captions` (of the image).
+    Raises UsageError for a run that is not there, or has lost what a search needs.
+    """
+    import pandas as pd
+
+    from urbancross_bench.cli.search import searched
+
+    files = [Path(image) for image in images]
+    _, _, found = searched(Path(out), texts, files, run, domain, selector, top, device)
+    return pd.DataFrame(
+        {
+            "query": one.query,
+            "place": place,
+            "score": hit.score,
+            "image": hit.name,
+            "text": hit.text,
+            "captions": hit.captions,
+        }
+        for one in found
+        for place, hit in enumerate(one.hits, start=1)
+    )
 
 
 def _grid(grid: Grid | str | Path) -> Grid:

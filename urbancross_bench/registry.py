@@ -30,6 +30,7 @@ from urbancross_bench.kinds import build
 from urbancross_bench.references import Reference
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
+_SOURCE = "__urbancross_source__"  # of a one-file plugin's module: what was run
 
 
 @dataclass(frozen=True)
@@ -316,16 +317,21 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
 def load_file(path: Path) -> ModuleType:
     """Import a one-file plugin under its stem, so that its lazy targets can name it.
 
-    Raises ImportError where another module has that name, FileNotFoundError, and whatever the file raises.
+    A file that is imported and has not changed since is not run again: what other modules took from it stays the
+    same. Raises ImportError where another module has that name, FileNotFoundError, and whatever the file raises.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
-    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) != str(path):
+    there, source = sys.modules.get(path.stem), path.read_bytes()
+    if there is not None and getattr(there, "__file__", None) != str(path):
         raise ImportError(f"a module called {path.stem!r} is loaded already; rename {path}")
+    if there is not None and getattr(there, _SOURCE, source) == source:
+        return there
     module = importlib.util.module_from_spec(spec)
+    setattr(module, _SOURCE, source)
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,19 +47,13 @@ def search(
     """Search a test split that a run has embedded, by texts or images of your own."""
     from urbancross_bench.errors import UsageError
 
-    if not query and not image:
-        raise UsageError("there is nothing to search for; give a text, or --image FILE")
-    if any(not text.strip() for text in query or ()):
-        raise UsageError("a query is blank")
     if to is not None and to.suffix.lower() not in _PAGES + _PICTURES:
         raise UsageError(f"--to {to}: name a page ({', '.join(_PAGES)}) or a picture ({', '.join(_PICTURES)})")
 
-    from urbancross_bench.execution.choosing import chosen_run, chosen_score, named
+    from urbancross_bench.execution.choosing import named
     from urbancross_bench.interfaces.renderer import printable
 
-    record = chosen_run(out, run)
-    score = chosen_score(record, domain, selector)
-    found = _found(out, record, score, query or [], image or [], top, device)
+    record, score, found = searched(out, query or [], image or [], run, domain, selector, top, device)
     about = _about(record, score)
     if to is not None:
         _write(to, named(record), about, found)
@@ -73,23 +68,41 @@ def search(
         print(f"written to {to}")
 
 
-def _found(
-    out: Path, record: Record, score: ScoreRecord, texts: list[str], images: list[Path], top: int, device: str
-) -> list[Found]:
+def searched(
+    out: Path,
+    texts: Sequence[str],
+    images: Sequence[Path],
+    run: str | None,
+    domain: str | None,
+    selector: str | None,
+    top: int,
+    device: str,
+) -> tuple[Record, ScoreRecord, list[Found]]:
+    """The run and the score that are meant, and what is found for each query. Raises UsageError."""
     from urbancross_bench.errors import UsageError
+
+    if not texts and not images:
+        raise UsageError("there is nothing to search for; give a text or an image")
+    if any(not text.strip() for text in texts):
+        raise UsageError("a query is blank")
+
+    from urbancross_bench.execution.choosing import chosen_run, chosen_score
     from urbancross_bench.execution.searching import Searcher
     from urbancross_bench.execution.store import MissingError
     from urbancross_bench.modelling.runtime import resolve_device
 
+    record = chosen_run(out, run)
+    score = chosen_score(record, domain, selector)
     try:
         searcher = Searcher(out, record, score, resolve_device(device))
         found = [searcher.images_for(text, top) for text in texts]
-        return found + [searcher.texts_for(file, top) for file in images]
+        found += [searcher.texts_for(file, top) for file in images]
     except MissingError as error:
         raise UsageError(
             f"{error}; a search needs the stages adapt, embed and pack of its run. Run the grid into another "
             "--out to make them anew"
         ) from error
+    return record, score, found
 
 
 def _about(record: Record, score: ScoreRecord) -> dict[str, str]:
