@@ -103,16 +103,14 @@ def test_clocks_that_jump_change_nothing(broken: BrokenGrid) -> None:
 
 
 def test_an_interrupt_leaves_word(broken: BrokenGrid) -> None:
-    process = broken.start("hanging", environment={"MOODS": "hang"})
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "[15/24]" in line:  # all before the cells that hang
-            break
-    process.send_signal(signal.SIGINT)
-    lines.append(process.communicate(timeout=60)[0])
-    said = "".join(lines)
+    begun = broken.folder / "begun"
+    os.mkfifo(begun)
+    with os.fdopen(os.open(begun, os.O_RDWR)) as moods:
+        process = broken.start("hanging", environment={"MOODS": "hang", "COUNTED": str(begun)})
+        while moods.readline().strip() != "hang":
+            pass
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
     assert process.returncode == 130, said
     assert "run the same command again" in said
     records = [file.read_text() for file in (broken.folder / "hanging" / "runs").glob("*/run.json")]
