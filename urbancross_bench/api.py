@@ -314,7 +314,9 @@ def _of_score(score: ScoreRecord) -> dict[str, Any]:
 
 
 def _route(scenario: Mapping[str, Any]) -> dict[str, str]:
-    return {"source": " + ".join(scenario["source"]), "target": scenario["target"]}
+    from urbancross_bench.records import sources
+
+    return {"source": sources(scenario), "target": scenario["target"]}
 
 
 def _of_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:

@@ -33,7 +33,13 @@ class RunError(UrbanCrossError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean "x"?' for the nearest of `known`, else the list of what is known."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if near:
-        return f' Did you mean "{near[0]}"?'
+    near = nearest(name, known)
+    if near is not None:
+        return f' Did you mean "{near}"?'
     return f" Known: {', '.join(known)}." if known else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that looks most like a name, if any looks like it at all."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -105,9 +105,14 @@ class Record:
             raise DataError(f"record {file} cannot be read: {error}") from error
 
 
+def sources(scenario: Mapping[str, Any]) -> str:
+    """`nordia + costara`: where a record's scenario comes from, in words."""
+    return " + ".join(scenario["source"])
+
+
 def route(scenario: Mapping[str, Any]) -> str:
     """`nordia + costara → meridia`: a record's scenario in words."""
-    return f"{' + '.join(scenario['source'])} → {scenario['target']}"
+    return f"{sources(scenario)} → {scenario['target']}"
 
 
 def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record | None:

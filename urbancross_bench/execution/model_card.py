@@ -22,7 +22,7 @@ from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.leaderboard.stored import Exhibits
-from urbancross_bench.records import Record, ScoreRecord, read_records
+from urbancross_bench.records import Record, ScoreRecord, read_records, sources
 
 _TASK = {"type": "image-text-retrieval", "name": "Cross-domain remote-sensing image-text retrieval"}
 _TAGS = ["remote-sensing", "image-text-retrieval", "domain-adaptation", "urbancross-bench"]
@@ -60,7 +60,7 @@ def _front(record: Record, scores: Sequence[ScoreRecord]) -> dict[str, Any]:
 
 
 def _made(spec: Mapping[str, Any]) -> str:
-    source, target = _text(" + ".join(spec["scenario"]["source"])), _text(spec["scenario"]["target"])
+    source, target = _text(sources(spec["scenario"])), _text(spec["scenario"]["target"])
     method = f"`{_code(spec['adaptation']['name'])}`"
     if _seen_as_source(spec):
         return f"trained on pairs of {source} by {method}, and tested on other pairs of {target}"

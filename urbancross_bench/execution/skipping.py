@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
+from urbancross_bench.errors import nearest
 from urbancross_bench.execution.domains import Domains, PlannedDomain
 from urbancross_bench.execution.methods import PlannedMethod
 from urbancross_bench.execution.supply import PlannedEncoder
@@ -30,8 +30,8 @@ def reason_to_skip(
         return reason
     missing = needs - encoder.provides - OF_THE_HARNESS
     if missing:
-        near = [*difflib.get_close_matches(min(missing), encoder.provides | OF_THE_HARNESS, n=1)]
-        hint = f" (is {near[0]!r} meant?)" if near else ""
+        near = nearest(min(missing), encoder.provides | OF_THE_HARNESS)
+        hint = f" (is {near!r} meant?)" if near is not None else ""
         return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}{hint}"
     for name in dict.fromkeys((*scenario.source, scenario.target)):
         domain = domains[name]

@@ -16,7 +16,7 @@ from urbancross_bench.evaluation.ties import TIES
 from urbancross_bench.interfaces.evidence import Hit, Item, ShownQuery, TopList
 from urbancross_bench.leaderboard.stored import Exhibit
 from urbancross_bench.leaderboard.view import View
-from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.records import Record, ScoreRecord, sources
 
 QUERIES = 8  # of each direction and test split
 METHODS = 8  # of each test split: the baseline and the best
@@ -70,7 +70,7 @@ class _Method:
     @property
     def name(self) -> tuple[str, str, str, str]:
         """What tells it from others on this test split."""
-        source = " + ".join(self.run["scenario"]["source"])
+        source = sources(self.run["scenario"])
         labels = (self.run[kind]["label"] for kind in ("adaptation", "encoder"))
         return (source, *labels, self.score.content["selector"])
 

@@ -19,7 +19,7 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
-from urbancross_bench.records import Record, route
+from urbancross_bench.records import Record, route, sources
 
 _AT_ONCE = 10  # rows, by each thread: bounds the memory of resampling
 
@@ -67,7 +67,7 @@ class Row:
     @property
     def source(self) -> str:
         """What it was trained on."""
-        return " + ".join(self.run["scenario"]["source"])
+        return sources(self.run["scenario"])
 
     @property
     def target(self) -> str:

@@ -64,7 +64,7 @@ def make_tables(
         *(
             _table(f"by_{by}", f"{view.title}: by {by}", _means(rows, peers, view, by), notes)
             for by in view.grouping
-            if any(len(group) > 1 for group in groups_of(filter(_is_shifted, rows), attrgetter(by)))
+            if any(len(group) > 1 for group in groups_of(filter(attrgetter("shifted"), rows), attrgetter(by)))
         ),
         _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view, columns), notes),
         *(
@@ -211,10 +211,6 @@ def _standings(
         for index, whole, mean, rank in zip(members, some, means, found, strict=True):
             estimates[index], ranks[index] = _mean(whole, mean, view.metric) if whole else None, rank
     return estimates, ranks
-
-
-def _is_shifted(row: Row) -> bool:
-    return row.shifted
 
 
 def _spent(rows: Sequence[Row]) -> Line:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces.settings import SETTINGS
-from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.records import Record, ScoreRecord, sources
 from urbancross_bench.specs import AblationView
 
 DEFAULT = Path(__file__).with_name("default.yaml")
@@ -113,7 +113,7 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
 def _of_run(record: Record, field: str) -> list[str]:
     if field == "scenario":
         scenario = record.spec["scenario"]
-        return [f"{' + '.join(scenario['source'])} -> {scenario['target']}"]
+        return [f"{sources(scenario)} -> {scenario['target']}"]
     return [record.spec[field][key] for key in ("label", "name")]
 
 
