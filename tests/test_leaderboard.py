@@ -24,7 +24,8 @@ from urbancross_bench.evaluation.significance import p_value
 from urbancross_bench.evaluation.statistics import interval, over_seeds
 from urbancross_bench.interfaces import Estimate, Options, Table
 from urbancross_bench.leaderboard.build import build
-from urbancross_bench.leaderboard.rows import Peers, make_rows, paired_differences
+from urbancross_bench.leaderboard.peers import Peers, paired_differences
+from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry

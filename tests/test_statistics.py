@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from urbancross_bench.evaluation.statistics import (
     image_sums,
     interval,
     over_seeds,
+    paired_over_seeds,
     resampled_images,
     resampled_means,
     seed_weights,
@@ -187,6 +189,24 @@ def test_images_and_seeds_add_up_as_in_the_analysis_of_variance() -> None:
     oracle = means.value + np.sqrt(of_images) * generator.normal(size=400_000) + of_seeds
     low, high = np.quantile(oracle, [0.025, 0.975])
     assert interval(over_seeds(means)) == pytest.approx((low, high), abs=0.03 * (high - low))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_pairs_are_what_each_is_alone(seeds: int) -> None:
+    generator = np.random.default_rng(seeds)
+    images = one_query_each(generator.random(80))
+    shares = [(1, 0.1), (1, 0.0), (2, 0.01), (0, 0.0)]  # of the images, and of images and seeds
+    several = [
+        SeedMeans(values, values[:, None] + alone * images + both * generator.normal(size=(seeds, len(images))))
+        for values, (alone, both) in zip(generator.random((4, seeds)), shares, strict=True)
+    ]
+    several.append(several[0])
+    found = {(a, b): resampled for a, b, resampled in paired_over_seeds(several)}
+    assert list(found) == [*combinations(range(5), 2)]
+    for (a, b), resampled in found.items():
+        alone = over_seeds(several[a] - several[b])
+        assert np.abs(resampled - alone).max() <= 1e-5 * np.ptp(alone)
+    assert not found[0, 4].any()
 
 
 def test_means_are_taken_seed_by_seed() -> None:

@@ -16,9 +16,10 @@ sums run in one order, or are exact, so that no order matters: then BLAS may tak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,10 +154,15 @@ class SeedMeans:
         They are added up as they come: an iterator need not hold more than one.
         """
         each = iter(several)
-        total, number = next(each), 1
+        first = next(each)
+        values, resampled, number = first.values.copy(), first.resampled.copy(), 1
         for one in each:
-            total, number = SeedMeans(total.values + one.values, total.resampled + one.resampled), number + 1
-        return SeedMeans(total.values / number, total.resampled / number) if number > 1 else total
+            values += one.values
+            resampled += one.resampled
+            number += 1
+        values /= number
+        resampled /= number
+        return SeedMeans(values, resampled)
 
 
 def over_seeds(means: SeedMeans) -> Floats:
@@ -175,18 +181,56 @@ def over_seeds(means: SeedMeans) -> Floats:
     (too narrow far out, where a correction for many comparisons looks), leaving the seeds' share out where it is
     smaller than the interaction (the same), and adding it to V(images) whole (twice the interaction: 99 %).
     """
-    seeds = len(means.values)
+    return each_over_seeds([means])[0]
+
+
+def each_over_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
+    """(R,) `over_seeds` of each of several, which have as many seeds and resamples."""
+    seeds = len(several[0].values)
+    resampled = np.stack([one.resampled for one in several])
     if seeds == 1:
-        only: Floats = means.resampled[0]
-        return only
-    middle = np.add.reduce(means.resampled, axis=0) / seeds
-    of_images, *of_seeds_alone = _variances(np.concatenate([middle[None], means.resampled - middle]))
-    interaction = sum(of_seeds_alone) / (seeds * (seeds - 1))
-    share = math.sqrt(max(0.0, 1.0 - interaction / of_images)) if of_images else 0.0
-    weights = seed_weights(seeds, len(middle))
-    of_seeds = np.add.reduce(weights * means.values[:, None], axis=0)
-    resampled: Floats = means.value + share * (middle - means.value) + of_seeds
-    return resampled
+        return [*resampled[:, 0]]
+    middle = np.add.reduce(resampled, axis=1) / seeds
+    resampled -= middle[:, None]
+    share = _share_of_images(_variances(middle), _variances(resampled))
+    values = np.array([one.value for one in several])[:, None]
+    return [*(values + share[:, None] * (middle - values) + _of_seeds(several))]
+
+
+def paired_over_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats]]:
+    """a, b and `over_seeds(several[a] - several[b])` for all pairs, of two seeds or more; pairs are many.
+
+    All of it is linear but the variances, and those of all differences are one product of matrices. The images'
+    share is that of `over_seeds` to some millionths, which is how exactly `_variances_of_pairs` has it.
+    """
+    resampled = np.stack([one.resampled for one in several])
+    middles = np.add.reduce(resampled, axis=1) / resampled.shape[1]
+    resampled -= middles[:, None]
+    of_seeds_alone = np.stack([_variances_of_pairs(of_one) for of_one in resampled.transpose(1, 0, 2)], axis=-1)
+    share = _share_of_images(_variances_of_pairs(middles), of_seeds_alone)
+    apart = middles - np.array([one.value for one in several])[:, None]
+    of_seeds = _of_seeds(several)
+    for a, b in combinations(range(len(several)), 2):
+        value = several[a].value - several[b].value
+        yield a, b, value + share[a, b] * (apart[a] - apart[b]) + (of_seeds[a] - of_seeds[b])
+
+
+def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
+    """(…) how much of the middles' deviations is the images' own, from variances: their (…), and (…, S) of seeds
+    about them.
+    """
+    seeds = of_seeds_alone.shape[-1]
+    alone = np.add.accumulate(of_seeds_alone, axis=-1)[..., -1] / (seeds * (seeds - 1))  # in this order everywhere
+    lost = np.divide(alone, of_images, out=np.ones_like(alone), where=of_images != 0)
+    share: Floats = np.sqrt(np.maximum(0.0, 1.0 - lost))
+    return share
+
+
+def _of_seeds(several: Sequence[SeedMeans]) -> Floats:
+    """(M, R) deviations of each mean over seeds that are the seeds' share."""
+    weights = seed_weights(*several[0].resampled.shape)
+    deviations: Floats = np.add.reduce(weights * np.stack([one.values for one in several])[..., None], axis=1)
+    return deviations
 
 
 @lru_cache(maxsize=8)
@@ -258,16 +302,38 @@ def _uniforms(bits: np.random.PCG64, number: int) -> Floats:
     return uniform
 
 
-def _variances(values: Floats) -> list[float]:
-    """Of each row of (M, R) values."""
-    centred = values - (_sums(values) / values.shape[1])[:, None]
-    found: list[float] = (_sums(centred * centred) / values.shape[1]).tolist()
-    return found
+def _variances(values: Floats) -> Floats:
+    """(…) of the (…, R) values."""
+    centred = _centred(values)
+    centred *= centred
+    variances: Floats = _sums(centred) / values.shape[-1]
+    return variances
+
+
+def _variances_of_pairs(values: Floats) -> Floats:
+    """(M, M) of the difference of each two rows of (M, R) values: V(a) + V(b) − 2 Cov(a, b).
+
+    Values are taken to as many digits as leave sums of R products exact, whoever adds them up.
+    """
+    centred = _centred(values)
+    digits = (_DIGITS[np.float64] - values.shape[1].bit_length()) // 2
+    largest = max(float(np.abs(centred).max()), float(np.finfo(np.float32).tiny))
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - digits)
+    whole = np.round(centred / unit)
+    products = whole @ whole.T
+    own = np.diagonal(products)
+    variances: Floats = (own[:, None] + own - 2 * products) * (unit * unit / values.shape[1])
+    return variances
+
+
+def _centred(values: Floats) -> Floats:
+    centred: Floats = values - (_sums(values) / values.shape[-1])[..., None]
+    return centred
 
 
 def _sums(values: Floats) -> Floats:
-    """(M,) of (M, R) values, in an order that is everywhere the same: every 64th one, then these one by one."""
-    whole = values.shape[1] // 64 * 64
-    parts = np.add.reduce(values[:, :whole].reshape(len(values), -1, 64), axis=1)
-    sums: Floats = np.add.accumulate(np.concatenate([parts, values[:, whole:]], axis=1), axis=1)[:, -1]
+    """(…) of (…, R) values, in an order that is everywhere the same: every 64th one, then these one by one."""
+    whole = values.shape[-1] // 64 * 64
+    parts = np.add.reduce(values[..., :whole].reshape(*values.shape[:-1], -1, 64), axis=-2)
+    sums: Floats = np.add.accumulate(np.concatenate([parts, values[..., whole:]], axis=-1), axis=-1)[..., -1]
     return sums

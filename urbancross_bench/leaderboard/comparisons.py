@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from urbancross_bench.evaluation.significance import (
     tie_groups,
     verdict,
 )
-from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
+from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds, paired_over_seeds
 from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.leaderboard.rows import Row
 
@@ -132,10 +131,8 @@ def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[
 def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:
     if len(means[0].values) < FEWEST_SEEDS:
         return [None] * len(means)
-    pairs = list(combinations(range(len(means)), 2))
+    p_values = {(a, b): p_value(resampled) for a, b, resampled in paired_over_seeds(means)}
     told_apart = np.zeros((len(means), len(means)), dtype=bool)
-    for (a, b), adjusted in zip(
-        pairs, holm([p_value(over_seeds(means[a] - means[b])) for a, b in pairs]), strict=True
-    ):
+    for (a, b), adjusted in zip(p_values, holm([*p_values.values()]), strict=True):
         told_apart[a, b] = told_apart[b, a] = adjusted <= ALPHA
     return tie_groups([one.value for one in means], told_apart)

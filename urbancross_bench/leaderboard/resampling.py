@@ -7,10 +7,12 @@ many are one product of matrices; the numbers then lie in a temporary file, whic
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from threading import Lock
 from typing import Any
 
@@ -23,6 +25,7 @@ from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.records import ScoreRecord
 
 Floats = NDArray[np.float64]
+Sizes = tuple[bytes, int]  # queries of each image: in lowest terms, as bytes, and how many times those they are
 
 
 class Spool:
@@ -94,8 +97,8 @@ class OfSplit:
     """
 
     def __init__(self, scores: Sequence[SeedScore]) -> None:
-        self._sizes: dict[bytes, int] = {}  # queries of each image, as bytes → number of this column
-        self._numbers: list[Floats] = []
+        self._lowest: dict[bytes, Floats] = {}  # queries of each image, in lowest terms
+        self._sizes: dict[bytes, Sizes] = {}
         self._sums = {score: self._read(score) for score in scores}
 
     def keep(self, scores: Sequence[SeedScore], metric: str, spool: Spool) -> None:
@@ -107,13 +110,13 @@ class OfSplit:
     def resample(self, wanted: Sequence[tuple[SeedScore, str]], resamples: int) -> list[Floats]:
         """(R,) of each: a metric of one of the scores, over resampled images."""
         columns = [self._columns(score, metric) for score, metric in wanted]
-        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)  # numbers of sizes → which have these
+        alike: dict[tuple[Sizes, ...], list[int]] = defaultdict(list)  # → which have these
         for index, of_one in enumerate(columns):
             alike[(*of_one,)].append(index)
         found: dict[int, Floats] = {}
         for sizes, some in alike.items():
             scores, metrics = zip(*(wanted[index] for index in some), strict=True)
-            stacked = [self._numbers[number] for number in sizes]
+            stacked = [self._lowest[lowest] * times for lowest, times in sizes]
             stacked += [column for index in some for column in columns[index].values()]
             facts, means, done = scores[0].score.content, np.empty((len(some), resamples)), 0
             draws = resampled_images(facts["images"], facts["draws"], resamples)
@@ -127,20 +130,31 @@ class OfSplit:
             found |= zip(some, means, strict=True)
         return [found[index] for index in range(len(wanted))]
 
-    def _columns(self, score: SeedScore, metric: str) -> dict[int, Floats]:
-        """Number of the sizes → (N,) sums. Parts of the same are one: the mean of sums is the sum of means."""
-        columns: dict[int, Floats] = {}
+    def _columns(self, score: SeedScore, metric: str) -> dict[Sizes, Floats]:
+        """Sizes → (N,) sums. Parts whose sizes are in proportion are one: the mean of sums is the sum of means."""
+        parts: dict[bytes, list[tuple[int, Floats]]] = defaultdict(list)
         for part in score.parts(metric):
-            number, sums = self._sums[score][part]
-            columns[number] = columns[number] + sums if number in columns else sums
+            (lowest, times), sums = self._sums[score][part]
+            parts[lowest].append((times, sums))
+        columns = {}
+        for lowest, some in parts.items():
+            all_times = math.lcm(*(times for times, _ in some))
+            raised = (sums if times == all_times else sums * (all_times // times) for times, sums in some)
+            columns[lowest, all_times] = reduce(np.add, raised)
         return columns
 
-    def _read(self, score: SeedScore) -> dict[str, tuple[int, Floats]]:
+    def _read(self, score: SeedScore) -> dict[str, tuple[Sizes, Floats]]:
         found = {}
         for name, pair in score.score.image_sums().items():
             sums, sizes = np.ascontiguousarray(pair.T)
-            number = self._sizes.setdefault(sizes.tobytes(), len(self._numbers))
-            if number == len(self._numbers):
-                self._numbers.append(sizes)
-            found[name] = number, sums
+            found[name] = self._sizes_of(sizes), sums
         return found
+
+    def _sizes_of(self, sizes: Floats) -> Sizes:
+        if (key := sizes.tobytes()) not in self._sizes:
+            whole = sizes.astype(np.int64)
+            times = max(1, int(np.gcd.reduce(whole))) if (whole == sizes).all() else 1
+            lowest = sizes / times
+            self._sizes[key] = lowest.tobytes(), times
+            self._lowest[self._sizes[key][0]] = lowest
+        return self._sizes[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -14,14 +14,14 @@ import numpy as np
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, interval, over_seeds
+from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, each_over_seeds, interval
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import Record, route, sources
 
-_AT_ONCE = 10  # rows, by each thread: bounds the memory of resampling
+_AT_ONCE = 25  # rows, by each thread: bounds the memory of resampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,12 +183,12 @@ class Row:
         if self.complete and len(self.seeds) == 1:
             return self.seeds[0].estimate(metric)
         if metric not in self._estimates and (means := self.means(metric)) is not None:
-            self.remember(metric, means)
+            self.remember(metric, estimate_of(means))
         return self._estimates.get(metric)
 
-    def remember(self, metric: str, means: SeedMeans) -> None:
-        """The estimate of a metric, from its mean of each seed."""
-        self._estimates[metric] = estimate_of(means)
+    def remember(self, metric: str, estimate: Estimate) -> None:
+        """The estimate of a metric."""
+        self._estimates[metric] = estimate
 
     def chance(self, metric: str) -> float | None:
         """What a random order scores."""
@@ -224,8 +224,16 @@ class Row:
 
 def estimate_of(means: SeedMeans) -> Estimate:
     """The mean over seeds with its interval."""
-    low, high = interval(over_seeds(means))
-    return Estimate(means.value, low, high)
+    [estimate] = _estimates_of([means])
+    return estimate
+
+
+def _estimates_of(several: Sequence[SeedMeans]) -> Iterator[Estimate]:
+    """Of each the mean over seeds with its interval."""
+    for _, alike in groupby(several, key=lambda means: len(means.values)):
+        some = [*alike]
+        for means, resampled in zip(some, each_over_seeds(some), strict=True):
+            yield Estimate(means.value, *interval(resampled))
 
 
 def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ()) -> None:
@@ -247,17 +255,16 @@ def _resample_some(rows: Sequence[Row], metric: str, details: Sequence[str], spo
     sums = OfSplit([seed for row in rows if row.complete for seed in row.seeds])
     whole = [row for row in rows if row.values(metric) is not None]
     sums.keep([seed for row in whole for seed in row.seeds], metric, spool)
-    for row in whole:
-        row.estimate(metric)
-    wanted = [
-        (row, name, np.array(found))
-        for name in details
-        for row in rows
-        if len(row.seeds) > 1 and (found := row.values(name)) is not None
+    several = [row for row in whole if len(row.seeds) > 1]
+    wanted = [(row, metric, means) for row in several if (means := row.means(metric))]
+    found = [(row, name, found) for name in details for row in several if (found := row.values(name)) is not None]
+    resampled = iter(sums.resample([(seed, name) for row, name, _ in found for seed in row.seeds], RESAMPLES))
+    wanted += [
+        (row, name, SeedMeans(np.array(values), np.stack([next(resampled) for _ in values])))
+        for row, name, values in found
     ]
-    resampled = iter(sums.resample([(seed, name) for row, name, _ in wanted for seed in row.seeds], RESAMPLES))
-    for row, name, values in wanted:
-        row.remember(name, SeedMeans(values, np.stack([next(resampled) for _ in row.seeds])))
+    for (row, name, _), estimate in zip(wanted, _estimates_of([means for *_, means in wanted]), strict=True):
+        row.remember(name, estimate)
 
 
 def make_rows(
@@ -359,39 +366,3 @@ def groups_of(rows: Iterable[Row], within: Callable[[Row], str] = lambda row: ""
 def stand_twice(group: Sequence[Row]) -> bool:
     """Whether two of a method's rows are of one scenario's same domain: then their measures differ."""
     return len({(row.scenario, row.score["domain"]) for row in group}) < len(group)
-
-
-class Peers:
-    """Rows by what they may be compared with, to find a baseline among them."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
-        for row in rows:
-            for key in ("label", "name"):
-                self._rows[row.peers, key, row.run["adaptation"][key]].append(row)
-
-    def baseline(self, row: Row, adaptation: str) -> Row | None:
-        """The row of the baseline method that a row is compared with: same comparison, selector and measure.
-
-        The method is found by the grid's label for it, else by its plugin's name where only one row has that.
-        """
-        for key in ("label", "name"):
-            found = self._rows.get((row.peers, key, adaptation), [])
-            alike = [other for other in found if other.trials == row.trials]
-            found = alike if len(found) > 1 else found
-            if len(found) == 1:
-                return found[0]
-        return None
-
-
-def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> SeedMeans | None:
-    """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken, and
-    where one test split stands twice.
-    """
-    if stand_twice(group):
-        return None
-    pairs = [(row, base) for row in group if (base := peers.baseline(row, baseline)) and base is not row]
-    whole = len(pairs) == len(group) and all(row.is_paired(base, metric) for row, base in pairs)
-    if not whole or len({row.numbers for row in group}) > 1:
-        return None
-    return SeedMeans.average(found for row, base in pairs if (found := row.difference(base, metric)))

@@ -19,19 +19,17 @@ from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
 from urbancross_bench.leaderboard.comparisons import Difference, Standing, detectable, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
+from urbancross_bench.leaderboard.peers import Peers, paired_differences
 from urbancross_bench.leaderboard.rows import (
-    Peers,
     Row,
     estimate_of,
     groups_of,
     make_rows,
     measure_cells,
     method_cells,
-    paired_differences,
     resample_rows,
     stand_twice,
 )
-from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
@@ -56,8 +54,7 @@ def make_tables(
     resample_rows(everywhere, view.metric, view.details)
     peers = Peers(rows)
     tested = _tested(rows, peers, view)
-    found = shared_out(lambda row: _difference([row], peers, view, tested), rows)
-    differences = dict(zip(rows, found, strict=True))
+    differences = {row: _difference([row], peers, view, tested) for row in rows}
     notes, matrix = _notes(records, rows, differences, view), matrix_lines(rows, view)
     return [
         _table("summary", f"{view.title}: cross-domain scenarios", _means(rows, peers, view), notes),
@@ -164,7 +161,7 @@ def _means(rows: Sequence[Row], peers: Peers, view: View, by: str = "") -> list[
         for group in groups
     ]
     chosen = [group if is_whole else None for group, is_whole in zip(groups, whole, strict=True)]
-    differences = shared_out(lambda group: _difference(group, peers, view) if group else None, chosen)
+    differences = [_difference(group, peers, view) if group else None for group in chosen]
     judged = verdicts(_unless_reference(differences, [group[0] for group in groups], view))
     means, ranks = _standings(groups, chosen, view)
     lines: list[tuple[tuple[str, str, str, bool, float], Line]] = []
@@ -205,7 +202,7 @@ def _standings(
         fields.setdefault(_field(group), []).append(index)
     for members in fields.values():
         some = [chosen[index] for index in members]
-        means = shared_out(lambda group: _over_scenarios(group, view.metric) if group else None, some)
+        means = [_over_scenarios(group, view.metric) if group else None for group in some]
         firsts = [groups[index][0] for index in members]
         found = standings(_unless_reference(means, firsts, view))
         for index, whole, mean, rank in zip(members, some, means, found, strict=True):

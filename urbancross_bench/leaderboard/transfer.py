@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from urbancross_bench.evaluation import transfer
 from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
 from urbancross_bench.interfaces.renderer import Cell, Estimate
+from urbancross_bench.leaderboard.peers import Peers, paired_differences
 from urbancross_bench.leaderboard.rows import (
-    Peers,
     Row,
     estimate_of,
     groups_of,
     measure_cells,
     method_cells,
-    paired_differences,
 )
 from urbancross_bench.leaderboard.view import View
 
