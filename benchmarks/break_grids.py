@@ -1,4 +1,4 @@
-"""Kill a grid of 24 cells again and again: `python benchmarks/break_grids.py --kills 50 --seed 0`.
+"""Kill a grid of 16 cells again and again: `python benchmarks/break_grids.py --kills 50 --seed 0`.
 
 What is killed, and what has to hold afterwards, is in tests/broken_grids.py: workers, the command, or its whole
 process group at random moments; then the store is damaged. Each round kills `--each` times in a folder of its own,

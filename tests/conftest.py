@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 from PIL import Image
 
 from urbancross_bench.cli.app import main
+
+# The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (130, 130, 130)}
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -137,16 +144,38 @@ class Outcome:
     result: Result
 
 
+def outcome_of(folder: Path, file: Path, *options: str) -> Outcome:
+    """Run a grid, in a process of its own."""
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Outcome]) -> Outcome:
+    """What is made in a folder of this name: once for all processes that the tests are dealt out to."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    kept = folder / "outcome.pickle"
+    with FileLock(folder.with_suffix(".lock")):
+        if not kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            kept.write_bytes(pickle.dumps(make(folder)))
+    found: Outcome = pickle.loads(kept.read_bytes())
+    return found
+
+
 @pytest.fixture(scope="session")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A grid of two domains, three methods, two seeds and three selectors, run once. Look, do not touch."""
-    folder = tmp_path_factory.mktemp("outcome")
-    budget = {"steps": 2, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2}
-    selectors = ["last", "source_val", "target_oracle"]
-    file = write_grid(folder, write_domains(folder), seeds=[0, 1], selectors=selectors, budget=budget)
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+
+    def make(folder: Path) -> Outcome:
+        budget = {"steps": 2, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2}
+        selectors = ["last", "source_val", "target_oracle"]
+        file = write_grid(folder, write_domains(folder), seeds=[0, 1], selectors=selectors, budget=budget)
+        return outcome_of(folder, file)
+
+    return made_once(tmp_path_factory, "outcome", make)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

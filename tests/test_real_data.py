@@ -28,16 +28,22 @@ def mean_mr(records: list[Record], **wanted: str) -> tuple[float, float]:
 
 
 def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> None:
-    countries = "domains=[synthetic/nordia,synthetic/meridia]"
-    fewer = ("--set", "seeds=[0]", "--set", "adaptations=[source_only,oracle]", "--set", countries)
+    ways = [f"{{source: synthetic/nordia, target: synthetic/{target}}}" for target in ("nordia", "meridia")]
+    few = {
+        "seeds": "[0]",
+        "adaptations": "[source_only, oracle]",
+        "domains": "[synthetic/nordia, synthetic/meridia]",
+        "scenarios": f"[{', '.join(ways)}]",
+    }
+    fewer = [word for name, value in few.items() for word in ("--set", f"{name}={value}")]
     result = cli("run", "quickstart", "--out", tmp_path, *fewer, "--device", "cpu")
     assert result.status == 0, result.err
     records = read_records([tmp_path])
-    assert len(records) == 2 + 2 * 2
+    assert len(records) == 1 + 2
     inside, chance = mean_mr(records, kind="in_domain", adaptation="source_only")
     across, _ = mean_mr(records, kind="cross_domain", adaptation="source_only")
     oracle, _ = mean_mr(records, kind="cross_domain", adaptation="oracle")
-    assert inside > oracle > across > 3 * chance
+    assert inside > oracle > across > 2.5 * chance
     assert inside > 1.5 * across
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from unittest import SkipTest
 
 import numpy as np
 import pytest
-from conftest import Outcome, Result, write_domains, write_grid
+from conftest import Outcome, Result, made_once, outcome_of, write_domains, write_grid
 
 import urbancross_bench.testing as kit
 from urbancross_bench.errors import PluginError
@@ -173,16 +172,14 @@ def run(folder: Path, plugins: list[str], adaptations: list[str]) -> Outcome:
     """A grid of one scenario."""
     scenarios = [{"source": "plain", "target": "dark"}]
     file = write_grid(folder, write_domains(folder), plugins=plugins, adaptations=adaptations, scenarios=scenarios)
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
-    done = subprocess.run([*command, "--time-limit", "10"], capture_output=True, text=True, check=False)
-    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+    return outcome_of(folder, file, "--time-limit", "10")
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A grid of all hostile adaptations beside a good one. Look, do not touch."""
     plugins = [str(ZOO / f"{name}.py") for name in ADAPTATIONS]
-    return run(tmp_path_factory.mktemp("zoo"), plugins, [*ADAPTATIONS, "source_only"])
+    return made_once(tmp_path_factory, "zoo", lambda folder: run(folder, plugins, [*ADAPTATIONS, "source_only"]))
 
 
 @pytest.mark.parametrize("name", ADAPTATIONS)

@@ -82,8 +82,7 @@ def held_after(work: Callable[[], Any], times: int = 2) -> list[int]:
     Counts what Python and numpy allocate, and torch's tensors on any device.
     """
     work()
-    gc.collect()
-    gc.freeze()  # what is there already is not looked at again and again
+    gc.freeze()  # what is there already is not looked at, which would take most of the time
     tracemalloc.start()
     try:
         found, before = [], _held()
