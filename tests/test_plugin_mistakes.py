@@ -77,6 +77,19 @@ def test_registering_amiss_is_an_error_that_names_the_file(
         ),
         ("slip_options", ', options="NAME:MineOptions"', "", r'name the latter: .*"slip_options:MineOptions"'),
         ("slip_class", '"NAME:Mine"', '"NAME:Min"', "cannot be loaded from slip_class:Min"),
+        (
+            "slip_loss",
+            "    options_type",
+            "    def loss(self, batch): pass\n    options_type",
+            r"Mine\.loss must take \(self, source, target, progress\); it takes \(self, batch\)",
+        ),
+        (
+            "slip_static",
+            "    options_type",
+            "    @staticmethod\n    def loss(source, target): pass\n    options_type",
+            r"Mine\.loss must take \(source, target, progress\); it takes \(source, target\)",
+        ),
+        ("slip_method", "    options_type", "    extend = 3\n    options_type", r"Mine\.extend must be a method"),
     ],
 )
 def test_a_class_that_is_none_of_its_kind_is_an_error_that_names_the_plugin(
@@ -86,6 +99,12 @@ def test_a_class_that_is_none_of_its_kind_is_an_error_that_names_the_plugin(
     resolved = written(name, old, new).resolve("adaptation", Reference("mine", None, options))
     with pytest.raises(PluginError, match=f"adaptation 'mine' of file .*{says}"):
         resolved.build()
+
+
+def test_a_method_may_call_its_parameters_what_it_likes(written: Written) -> None:
+    own = "    def loss(self, here, *rest, more=1): pass\n    def prepare(self, *all, **named): pass\n"
+    registry = written("free_names", "    options_type", f"{own}    options_type")
+    registry.resolve("adaptation", "mine[weight=1.0]").build()
 
 
 def test_a_type_error_within_a_constructor_is_its_own(written: Written) -> None:

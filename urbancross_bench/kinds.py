@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from urbancross_bench import interfaces
@@ -19,12 +21,37 @@ def misfit(kind: str, found: object, options_type: type[Options]) -> str:
         return f"{name} is not a subclass of urbancross_bench.interfaces.{base.__name__}"
     if left := getattr(found, "__abstractmethods__", None):
         return f"{found.__name__} does not define {', '.join(sorted(left))}"
+    for name, method in inspect.getmembers(base, inspect.isfunction):
+        if not name.startswith("_") and (why := _called_otherwise(found, name, method)):
+            return why
     wanted: type[Options] = found.options_type  # type: ignore[attr-defined] # the base has it
     if wanted is not base.options_type and not issubclass(options_type, wanted):
         return (
             f"it is registered with {options_type.__name__}, and its class says options_type = {wanted.__name__}; "
             f'name the latter: register(…, options="{wanted.__module__}:{wanted.__name__}")'
         )
+    return ""
+
+
+def _called_otherwise(found: type, name: str, method: Callable[..., Any]) -> str:
+    """Why a class's own method cannot be called as its base's is; empty if it can."""
+    own = inspect.getattr_static(found, name)
+    if own is method:
+        return ""
+    if not callable(getattr(found, name)):
+        return f"{found.__name__}.{name} must be a method; it is {own!r}"
+    wanted, parameters = inspect.signature(method), inspect.signature(getattr(found, name))
+    expected = [one for one in wanted.parameters.values() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if isinstance(own, staticmethod | classmethod):
+        expected = expected[1:]
+    try:
+        parameters.bind(
+            *(one.name for one in expected if one.kind is not one.KEYWORD_ONLY),
+            **{one.name: None for one in expected if one.kind is one.KEYWORD_ONLY},
+        )
+    except TypeError:
+        takes = ", ".join(map(str, parameters.parameters))
+        return f"{found.__name__}.{name} must take ({', '.join(one.name for one in expected)}); it takes ({takes})"
     return ""
 
 
