@@ -28,9 +28,10 @@ from urbancross_bench.interfaces import Board, Cell, Domain, Estimate, ImageSour
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.leaderboard.view import DEFAULT
 from urbancross_bench.records import read_records
+from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
 from urbancross_renderers.html.site import Html
-from urbancross_renderers.html.tables import labels
+from urbancross_renderers.html.tables import labels, shown_table
 
 Cli = Callable[..., Result]
 WITHOUT_TORCH = (
@@ -258,14 +259,25 @@ def test_rows_of_two_protocols_are_told_apart_in_every_plot() -> None:
     assert [row[1][0].value for row in drawn.maps[1].rows] == [None, 70.0]
 
 
-def test_cells_of_an_ablation_are_told_apart_by_their_factors() -> None:
-    columns = ["encoder", "selector", "weight=", "on=", "seeds", "mean mR"]
+def test_lines_of_an_ablation_are_read_by_what_they_change() -> None:
+    changes = ["base", "weight=1", "on=no", "weight=1, on=no"]
+    columns = ["encoder", "selector", "change", "weight=", "on=", "seeds", "mean mR"]
     rows: list[list[Cell]] = [
-        ["clip", "last", weight, on, 3, Estimate(1.0, None, None)] for weight in (0.1, 1) for on in ("yes", "no")
+        ["clip", "last", change, "0.1", "yes", 3, Estimate(1.0, None, None)] for change in changes
     ]
-    wanted = [f"clip · weight={weight} · on={on}" for weight in (0.1, 1) for on in ("yes", "no")]
-    assert labels(Table("ablation", "t", columns, rows, []), rows) == wanted
+    table = Table("ablation", "t", columns, rows, [])
+    assert labels(table, rows) == [f"clip · {change}" for change in changes]
+    shown = shown_table(table)
+    assert [column.name for column in shown.columns][:2] == ["change", "mean mR"]
+    assert [row[0].value for row in shown.rows] == changes
     assert labels(Table("t", "t", ["name", "mR"], [["a", 1.0]], []), [["a", 1.0]]) == ["a"]
+
+
+def test_an_effect_that_is_not_told_from_zero_is_hollow() -> None:
+    effect = Estimate(1.0, -1.0, 3.0)
+    rows: list[list[Cell]] = [["clip", "order=none", effect, said] for said in ("better", "not shown")]
+    [plot] = forests(Table("ablation_effects", "t", ["encoder", "change", "effect", "verdict"], rows, []), rows)
+    assert ["sure" in line.drawing for line in plot.lines] == [True, False]
 
 
 def test_what_is_read_first_stands_first(site: Path) -> None:

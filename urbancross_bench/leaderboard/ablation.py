@@ -126,6 +126,12 @@ class _Block:
         found = [one for cell in cells if (one := self._against_first(cell, [*changed])) is not None]
         return SeedMeans.average(found) if len(found) == len(cells) else None
 
+    def change(self, cell: Combination) -> str:
+        """What a cell has other than the base."""
+        base = self.cells[0]
+        changed = [self.text(place, level) for place, level in enumerate(cell) if level != base[place]]
+        return ", ".join(changed) or "base"
+
     def text(self, place: int, level: str) -> str:
         """A factor with its level."""
         return f"{[*self.ablation.factors][place]}={level}"
@@ -189,6 +195,7 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
         lines.append(
             {
                 **block.said(cell),
+                CHANGE: block.change(cell),
                 **{f"{factor}=": level for factor, level in zip(block.ablation.factors, cell, strict=True)},
                 "scenarios": len(rows),
                 "seeds": min((len(row.seeds) for row in rows), default=0),
@@ -265,10 +272,9 @@ def _panels_of_cells(lines: Sequence[Line]) -> list[Panel]:
     panels = []
     for heading, several in itertools.groupby(lines, _heading):
         base, *others = several
-        dots = [Dot(f"base: {_levels(base, factors)}", None, f"{mean} {in_words(base[mean], signed=False)}")]
-        for line in others:
-            changed = [factor for factor in factors if line[factor] != base[factor]]
-            dots.append(_dot(_levels(line, changed), line[DIFFERENCE], line[VERDICT]))
+        levels = ", ".join(f"{factor}{base[factor]}" for factor in factors)
+        dots = [Dot(f"base: {levels}", None, f"{mean} {in_words(base[mean], signed=False)}")]
+        dots += [_dot(str(line[CHANGE]), line[DIFFERENCE], line[VERDICT]) for line in others]
         panels.append(Panel(heading, dots))
     return panels
 
@@ -289,7 +295,3 @@ def _dot(label: str, found: Cell, verdict: Cell) -> Dot:
 def _heading(line: Line) -> str:
     names = ("encoder", "adaptation", "selector", "protocol", "ties")
     return " · ".join(str(line[name]) for name in names if name in line)
-
-
-def _levels(line: Line, factors: Sequence[str]) -> str:
-    return ", ".join(f"{factor}{line[factor]}" for factor in factors)

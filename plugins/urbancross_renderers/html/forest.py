@@ -15,6 +15,7 @@ from urbancross_renderers.html.tables import labels
 MOST = 40  # rows of a plot
 _TICKS = 4
 _VERDICT, _SURE = "verdict", ("better", "worse")
+_SIGNED = ("Δ", "effect")  # columns of differences begin so
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def forests(table: Table, rows: Sequence[Sequence[Cell]]) -> list[Forest]:
 def _forest(table: Table, rows: Sequence[Sequence[Cell]], column: str) -> Forest | None:
     place = table.columns.index(column)
     judged = table.columns.index(_VERDICT) if _VERDICT in table.columns else None
-    signed = column.startswith("Δ")
+    signed = column.startswith(_SIGNED)
     known: list[tuple[str, Estimate, bool]] = []
     for label, row in zip(labels(table, rows), rows, strict=True):
         cell = row[place]
@@ -57,7 +58,7 @@ def _forest(table: Table, rows: Sequence[Sequence[Cell]], column: str) -> Forest
         return None
     axis = Axis.over([one for _, one, _ in known[:MOST]], zero=signed)
     lines = [Line(label, one, _drawn(one, axis, sure)) for label, one, sure in known[:MOST]]
-    title = f"{column}: difference to the baseline, filled where it is told from zero" if signed else column
+    title = f"{column}: filled where it is told from zero" if signed else column
     return Forest(title, axis.drawn(), lines, len(known) - len(lines))
 
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.interfaces.renderer import printable
 
-_HEAD = ("adaptation", "scenario")  # what a reader looks for in a row: these, a number with its interval,
-_NEXT = ("selector", "protocol")  # and by what it was chosen and measured
+# What a reader looks for in a row: these, a number with its interval, and by what it was chosen and measured.
+_HEAD, _NEXT = ("adaptation", "change", "scenario"), ("selector", "protocol")
 # What may tell rows apart, the most telling first.
 _NAMES = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training", "steps", "data")
 _OF_RUNS = ("scenario", "encoder", "adaptation")  # what names the runs of a row
@@ -67,7 +67,7 @@ def labels(table: Table, rows: Sequence[Sequence[Cell]], *, within: str = "") ->
 
     within: a column; rows that differ there need not be told apart.
     """
-    first, *others = [[_part(name, row[table.columns.index(name)]) for row in rows] for name in _telling(table)]
+    first, *others = [[_text(row[table.columns.index(name)]) for row in rows] for name in _telling(table)]
     groups = [row[table.columns.index(within)] for row in rows] if within else [None] * len(rows)
 
     def told(texts: Sequence[str]) -> int:
@@ -87,10 +87,8 @@ def _telling(table: Table) -> list[str]:
     return [*known, *(name for name in left if name not in known)] or [*table.columns[:1]]
 
 
-def _part(name: str, cell: Cell) -> str:
-    """A part of a label; a factor of an ablation (`weight=`) says its name."""
-    text = "" if cell is None else printable(str(cell))
-    return f"{printable(name)}{text}" if name.endswith("=") else text
+def _text(cell: Cell) -> str:
+    return "" if cell is None else printable(str(cell))
 
 
 def filtered(address: str, *words: str) -> str:
