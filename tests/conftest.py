@@ -20,7 +20,8 @@ from PIL import Image
 
 from urbancross_bench.cli.app import main
 
-# The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile.
+# The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile. Read
+# when torch is imported, by the processes that tests start too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (130, 130, 130)}
@@ -160,7 +161,9 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         if not kept.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            kept.write_bytes(pickle.dumps(make(folder)))
+            written = folder / "outcome.partial"
+            written.write_bytes(pickle.dumps(make(folder)))
+            written.replace(kept)
     found: Outcome = pickle.loads(kept.read_bytes())
     return found
 

@@ -31,14 +31,15 @@ def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
     limits = ("--time-limit", "10", "--memory-limit", "2")
     assert broken.run("moods", *limits, environment={"MOODS": ",".join(MOODS)}) == 1
     said = broken.said[-1]
-    assert "6 ok, 6 failed, 2 timeout, 2 oom" in said.replace("\n", " ")
+    seeds = len(SEEDS)
+    assert f"{3 * seeds} ok, {3 * seeds} failed, {seeds} timeout, {seeds} oom" in said.replace("\n", " ")
     failures = [json.loads(file.read_text()) for file in (broken.folder / "moods" / "runs").glob("*/failure.json")]
     errors = Counter(failure["error"].partition(" (")[0].partition(" of memory")[0] for failure in failures)
-    assert errors["RuntimeError: I do not feel like it"] == len(SEEDS)
-    assert errors["the process died without a word"] == len(SEEDS)
-    assert errors["its process ended before it did"] == len(SEEDS)
-    assert errors["took longer than 10 seconds, the time limit"] == len(SEEDS)
-    assert sum(count for error, count in errors.items() if error.startswith("took 2.")) == len(SEEDS)
+    assert errors["RuntimeError: I do not feel like it"] == seeds
+    assert errors["the process died without a word"] == seeds
+    assert errors["its process ended before it did"] == seeds
+    assert errors["took longer than 10 seconds, the time limit"] == seeds
+    assert sum(count for error, count in errors.items() if error.startswith("took 2.")) == seeds
     assert {"I do not feel like it" in failure["traceback"] for failure in failures if failure["traceback"]} == {
         True
     }
@@ -132,7 +133,7 @@ def test_a_second_interrupt_does_not_wait(broken: BrokenGrid) -> None:
     plugins = ("--set", "plugins=[moody_plugin.py,endless.py]", "--track-patience", "3600")
     process = broken.start("endless", *plugins)
     assert process.stdout is not None
-    next(line for line in process.stdout if "[1/16]" in line)
+    next(line for line in process.stdout if "[1/" in line)
     process.send_signal(signal.SIGINT)
     pipe.read_bytes()  # until the tracker has opened it
     process.send_signal(signal.SIGINT)

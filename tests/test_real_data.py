@@ -43,7 +43,7 @@ def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> N
     inside, chance = mean_mr(records, kind="in_domain", adaptation="source_only")
     across, _ = mean_mr(records, kind="cross_domain", adaptation="source_only")
     oracle, _ = mean_mr(records, kind="cross_domain", adaptation="oracle")
-    assert inside > oracle > across > 2.5 * chance
+    assert inside > oracle > across > 2.5 * chance  # measured 2.8 times
     assert inside > 1.5 * across
 
 

@@ -17,7 +17,12 @@ from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import ScoreRecord, read_records
 
 IMAGES, DRAWS = 40, 7
-PARTS = {"one": None, "two": None, "odd": None, "alike": ["one", "one2"], "mixed": ["one", "odd", "two"]}
+PARTS = {
+    **dict.fromkeys(("one", "two", "odd", "gaps", "shares", "six", "ten")),
+    "alike": ["one", "one2"],
+    "mixed": ["one", "odd", "two"],
+    "in proportion": ["ten", "one", "six", "gaps", "shares", "two"],
+}
 
 
 class MadeUp(ScoreRecord):
@@ -26,7 +31,10 @@ class MadeUp(ScoreRecord):
     def _sums(self) -> dict[str, np.ndarray]:
         generator = np.random.default_rng(self.content["seed"])
         queries = {"one": np.ones(IMAGES), "one2": np.ones(IMAGES), "two": np.full(IMAGES, 2.0)}
+        queries |= {"six": np.full(IMAGES, 6.0), "ten": np.full(IMAGES, 10.0)}
         queries["odd"] = 1.0 + np.arange(IMAGES) % 3
+        queries["gaps"] = 4.0 * (np.arange(IMAGES) % 3 > 0)
+        queries["shares"] = np.where(np.arange(IMAGES) % 2, 0.5, 2.0)
         return {
             f"image_sums.{name}": np.stack([generator.random(IMAGES) * 100 / 3, number], axis=1)
             for name, number in queries.items()
@@ -50,13 +58,13 @@ def alone(score: SeedScore, metric: str, resamples: int) -> np.ndarray:
 @pytest.mark.parametrize("resamples", [30, 4500])
 def test_metrics_of_many_scores_equal_each_alone_in_the_order_asked_for(resamples: int) -> None:
     scores = [made_up(seed) for seed in range(3)]
-    wanted = [(score, metric) for metric in ("mixed", "one", "alike", "odd") for score in reversed(scores)]
+    wanted = [(score, metric) for metric in PARTS for score in reversed(scores)]
     found = OfSplit(scores).resample(wanted, resamples)
     assert len(found) == len(wanted)
     for (score, metric), values in zip(wanted, found, strict=True):
         assert values == pytest.approx(alone(score, metric, resamples), rel=1e-12), metric
     [first] = OfSplit(scores[:1]).resample([(scores[0], "mixed")], resamples)
-    assert first.tobytes() == found[2].tobytes()
+    assert first.tobytes() == found[wanted.index((scores[0], "mixed"))].tobytes()
     assert OfSplit(scores).resample([], resamples) == []
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from urbancross_bench.evaluation import statistics
 from urbancross_bench.evaluation.statistics import (
     SeedMeans,
+    each_over_seeds,
     image_sums,
     interval,
     over_seeds,
@@ -207,6 +208,37 @@ def test_pairs_are_what_each_is_alone(seeds: int) -> None:
         alone = over_seeds(several[a] - several[b])
         assert np.abs(resampled - alone).max() <= 1e-5 * np.ptp(alone)
     assert not found[0, 4].any()
+    for one, alone in zip(each_over_seeds(several), map(over_seeds, several), strict=True):
+        assert one.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5])
+def test_ties_of_equal_seeds_are_nought(seeds: int) -> None:
+    """What no training moves: two methods then differ by the images drawn alone, often by nothing."""
+    hits = np.zeros((2, 300))
+    hits[0, :3] = 1
+    means = [one_query_each(row) * 100 / 3 for row in hits]
+    mine, theirs = (
+        SeedMeans(np.full(seeds, row.mean() * 100 / 3), np.stack([resampled] * seeds))
+        for row, resampled in zip(hits, means, strict=True)
+    )
+    none = means[0] == means[1]
+    assert 0 < none.sum() < len(none)
+    [(_, _, paired)] = paired_over_seeds([mine, theirs])
+    for found in (over_seeds(mine - theirs), paired):
+        assert ((found == 0) == none).all()
+
+
+@pytest.mark.parametrize("resamples", [3, 4095, 10_000])
+def test_variances_of_pairs_are_the_same_in_any_order(resamples: int) -> None:
+    generator = np.random.default_rng(resamples)
+    values = generator.integers(0, 10**6, size=(5, resamples)) * np.array([[1.0], [1.0], [1e6], [0.0], [1.0]])
+    values[4] = values[0] + 1
+    found = statistics._variances_of_pairs(values)
+    assert found == pytest.approx(np.var(values[:, None] - values, axis=-1), rel=1e-5, abs=1e-9)
+    for _ in range(5):
+        order = generator.permutation(resamples)
+        assert statistics._variances_of_pairs(values[:, order]).tobytes() == found.tobytes()
 
 
 def test_means_are_taken_seed_by_seed() -> None:

@@ -185,34 +185,37 @@ def over_seeds(means: SeedMeans) -> Floats:
 
 
 def each_over_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
-    """(R,) `over_seeds` of each of several, which have as many seeds and resamples."""
+    """(R,) `over_seeds` of each of several, at least one, which have as many seeds and resamples.
+
+    Where all seeds and resamples are the same number, so is the result: differences of nought stay nought.
+    """
     seeds = len(several[0].values)
     resampled = np.stack([one.resampled for one in several])
     if seeds == 1:
         return [*resampled[:, 0]]
     middle = np.add.reduce(resampled, axis=1) / seeds
     resampled -= middle[:, None]
-    share = _share_of_images(_variances(middle), _variances(resampled))
+    share = _share_of_images(_variances(middle), _variances(resampled))[:, None]
     values = np.array([one.value for one in several])[:, None]
-    return [*(values + share[:, None] * (middle - values) + _of_seeds(several))]
+    return [*(share * middle + (1.0 - share) * values + _of_seeds(several))]
 
 
 def paired_over_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats]]:
     """a, b and `over_seeds(several[a] - several[b])` for all pairs, of two seeds or more; pairs are many.
 
     All of it is linear but the variances, and those of all differences are one product of matrices. The images'
-    share is that of `over_seeds` to some millionths, which is how exactly `_variances_of_pairs` has it.
+    share is that of `over_seeds` to some millionths, unless a difference varies less than a thousandth of what its
+    methods do: that is how exactly `_variances_of_pairs` has it.
     """
-    resampled = np.stack([one.resampled for one in several])
-    middles = np.add.reduce(resampled, axis=1) / resampled.shape[1]
-    resampled -= middles[:, None]
-    of_seeds_alone = np.stack([_variances_of_pairs(of_one) for of_one in resampled.transpose(1, 0, 2)], axis=-1)
-    share = _share_of_images(_variances_of_pairs(middles), of_seeds_alone)
-    apart = middles - np.array([one.value for one in several])[:, None]
+    seeds = len(several[0].values)
+    middles = np.stack([np.add.reduce(one.resampled, axis=0) / seeds for one in several])
+    of_each_seed = (np.stack([one.resampled[seed] for one in several]) - middles for seed in range(seeds))
+    of_seeds_alone = np.stack([_variances_of_pairs(deviations) for deviations in of_each_seed], axis=-1)
+    shares = _share_of_images(_variances_of_pairs(middles), of_seeds_alone)
     of_seeds = _of_seeds(several)
     for a, b in combinations(range(len(several)), 2):
-        value = several[a].value - several[b].value
-        yield a, b, value + share[a, b] * (apart[a] - apart[b]) + (of_seeds[a] - of_seeds[b])
+        value, share = several[a].value - several[b].value, shares[a, b]
+        yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value + (of_seeds[a] - of_seeds[b])
 
 
 def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
@@ -228,8 +231,13 @@ def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
 
 def _of_seeds(several: Sequence[SeedMeans]) -> Floats:
     """(M, R) deviations of each mean over seeds that are the seeds' share."""
-    weights = seed_weights(*several[0].resampled.shape)
-    deviations: Floats = np.add.reduce(weights * np.stack([one.values for one in several])[..., None], axis=1)
+    seeds, resamples = several[0].resampled.shape
+    weights = seed_weights(seeds, resamples)
+    # From the first seed: weights sum to nought but for rounding, which equal seeds are not to show.
+    values = np.stack([one.values - one.values[0] for one in several])
+    deviations = np.zeros((len(several), resamples))
+    for seed in range(1, seeds):
+        deviations += weights[seed] * values[:, seed, None]
     return deviations
 
 
@@ -313,16 +321,16 @@ def _variances(values: Floats) -> Floats:
 def _variances_of_pairs(values: Floats) -> Floats:
     """(M, M) of the difference of each two rows of (M, R) values: V(a) + V(b) − 2 Cov(a, b).
 
-    Values are taken to as many digits as leave sums of R products exact, whoever adds them up.
+    Each row is taken to as many digits as leave sums of R products exact, whoever adds them up.
     """
     centred = _centred(values)
     digits = (_DIGITS[np.float64] - values.shape[1].bit_length()) // 2
-    largest = max(float(np.abs(centred).max()), float(np.finfo(np.float32).tiny))
-    unit = math.ldexp(1.0, math.frexp(largest)[1] - digits)
-    whole = np.round(centred / unit)
-    products = whole @ whole.T
-    own = np.diagonal(products)
-    variances: Floats = (own[:, None] + own - 2 * products) * (unit * unit / values.shape[1])
+    largest = np.maximum(np.abs(centred).max(axis=1), np.finfo(np.float32).tiny)
+    unit = np.ldexp(1.0, np.frexp(largest)[1] - digits)
+    whole = np.round(centred / unit[:, None])
+    covariances = whole @ whole.T * unit[:, None] * unit
+    own = np.diagonal(covariances)
+    variances: Floats = np.maximum(0.0, own[:, None] + own - 2.0 * covariances) / values.shape[1]
     return variances
 
 

@@ -25,7 +25,7 @@ from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.records import ScoreRecord
 
 Floats = NDArray[np.float64]
-Sizes = tuple[bytes, int]  # queries of each image: in lowest terms, as bytes, and how many times those they are
+Sizes = tuple[bytes, int]  # queries of each image: in lowest terms, as bytes, and the factor that gives them
 
 
 class Spool:
@@ -110,7 +110,7 @@ class OfSplit:
     def resample(self, wanted: Sequence[tuple[SeedScore, str]], resamples: int) -> list[Floats]:
         """(R,) of each: a metric of one of the scores, over resampled images."""
         columns = [self._columns(score, metric) for score, metric in wanted]
-        alike: dict[tuple[Sizes, ...], list[int]] = defaultdict(list)  # → which have these
+        alike: dict[tuple[Sizes, ...], list[int]] = defaultdict(list)  # sizes → which have these
         for index, of_one in enumerate(columns):
             alike[(*of_one,)].append(index)
         found: dict[int, Floats] = {}

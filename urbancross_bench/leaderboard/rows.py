@@ -187,7 +187,7 @@ class Row:
         return self._estimates.get(metric)
 
     def remember(self, metric: str, estimate: Estimate) -> None:
-        """The estimate of a metric."""
+        """Keep the estimate of a metric."""
         self._estimates[metric] = estimate
 
     def chance(self, metric: str) -> float | None:
@@ -256,15 +256,19 @@ def _resample_some(rows: Sequence[Row], metric: str, details: Sequence[str], spo
     whole = [row for row in rows if row.values(metric) is not None]
     sums.keep([seed for row in whole for seed in row.seeds], metric, spool)
     several = [row for row in whole if len(row.seeds) > 1]
-    wanted = [(row, metric, means) for row in several if (means := row.means(metric))]
-    found = [(row, name, found) for name in details for row in several if (found := row.values(name)) is not None]
-    resampled = iter(sums.resample([(seed, name) for row, name, _ in found for seed in row.seeds], RESAMPLES))
-    wanted += [
-        (row, name, SeedMeans(np.array(values), np.stack([next(resampled) for _ in values])))
-        for row, name, values in found
-    ]
+    wanted = [(row, metric, means) for row in several if (means := row.means(metric)) is not None]
+    wanted += _means_of_details(several, details, sums)
     for (row, name, _), estimate in zip(wanted, _estimates_of([means for *_, means in wanted]), strict=True):
         row.remember(name, estimate)
+
+
+def _means_of_details(
+    rows: Sequence[Row], details: Sequence[str], sums: OfSplit
+) -> Iterator[tuple[Row, str, SeedMeans]]:
+    found = [(row, name, values) for name in details for row in rows if (values := row.values(name)) is not None]
+    resampled = iter(sums.resample([(seed, name) for row, name, _ in found for seed in row.seeds], RESAMPLES))
+    for row, name, values in found:
+        yield row, name, SeedMeans(np.array(values), np.stack([next(resampled) for _ in values]))
 
 
 def make_rows(

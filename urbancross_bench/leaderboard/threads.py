@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
-
 Part = TypeVar("Part")
 Out = TypeVar("Out")
 
@@ -16,6 +14,5 @@ THREADS = 2  # each part in work takes memory
 
 def shared_out(work: Callable[[Part], Out], parts: Iterable[Part]) -> list[Out]:
     """What the work gives for each part, in order; for work in which Python itself has little to do."""
-    # Within a thread BLAS is to use no further ones: they would wait for each other, and count while they wait.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return [*pool.map(work, parts)]
