@@ -240,12 +240,20 @@ def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_pa
     out = tmp_path / "out"
     file = grid(
         scenarios=[{"source": "plain", "target": "dark"}],
-        adaptations=["dann"],
+        adaptations=["dann", "source_only"],
         selectors=["last", "source_val"],
-        search={"trials": 4, "space": {"dann": {"weight": [1.0, 1e38]}}},
+        budget={"steps": 4, "batch_size": 8, "target_batch_size": 4, "clip_norm": 1e9},
+        # Of so large a rate the losses stay finite, and embeddings do not.
+        search={
+            "trials": 4,
+            "space": {"dann": {"weight": [1.0, 1e38]}, "source_only": {"learning_rate": [1000.0]}},
+        },
     )
     assert cli("run", file, "--out", out).status == 0
-    [record] = read_records([out])
+    record, other = sorted(read_records([out]), key=lambda record: record.spec["adaptation"]["label"])
+    assert [trial.get("learning_rate") for trial in other.spec["search"]["trials"]][1:] == [1000.0]
+    assert {one["trial"] for one in score(other, "source_val")["candidates"]} == {0}
+    assert "adapt 1" in json.loads((other.folder / "curve.json").read_text())
     assert [trial.get("weight") for trial in record.spec["search"]["trials"]] == [None, 1e38]
     assert {one["trial"] for one in score(record, "source_val")["candidates"]} == {0}
     curves = json.loads((record.folder / "curve.json").read_text())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import RunError
@@ -21,9 +23,11 @@ class Choice:
         resolved = job.planned("selector", job.work["selector"], job.facts["selector"])
         self._job = job
         self._needs = resolved.plugin.registration.needs
+        diverged = [self._diverged(trial) for trial in range(len(job.group("test")))]
         self._places = [
             (trial, number, said)
             for trial, folder in enumerate(job.group("test"))
+            if not diverged[trial]
             for number, said in enumerate(candidates_of(folder))
         ]
         selector: Selector = resolved.build()
@@ -31,9 +35,8 @@ class Choice:
             float(score) for score in selector.scores([self._candidate(*place) for place in self._places])
         ]
         finite = [score for score in self.scores if math.isfinite(score)]
-        diverged = [problem for folder in job.group("test") if (problem := diverged_in(folder))]
-        if diverged and not finite:
-            raise RunError(diverged[0])
+        if any(diverged) and not finite:
+            raise RunError(next(filter(None, diverged)))
         if len(self.scores) != len(self._places) or not finite:
             raise RunError(
                 f"selector {job.work['selector']!r} gave {len(self.scores)} scores for {len(self._places)} "
@@ -49,15 +52,22 @@ class Choice:
             for (trial, _, said), s in zip(self._places, self.scores, strict=True)
         ]
 
+    def _folders(self, role: str, trial: int) -> Sequence[Path]:
+        folders = self._job.group(role)
+        each = len(folders) // self._job.work["trials"]
+        return folders[trial * each : (trial + 1) * each]
+
+    def _diverged(self, trial: int) -> str:
+        """How a trial diverged, as any of what is looked at shows; empty where none does."""
+        roles = {"test", *("target_val" if need == "target_unpaired" else need for need in self._needs)}
+        folders = [folder for role in sorted(roles) for folder in self._folders(role, trial)]
+        return next(filter(None, map(diverged_in, folders)), "")
+
     def _candidate(self, trial: int, number: int, said: dict[str, Any]) -> Candidate:
         """The validation features that the selector declared to need, and no others."""
 
         def of(role: str) -> list[Features]:
-            folders = self._job.group(role)
-            each = len(folders) // self._job.work["trials"]
-            return [
-                read_embedded(folder, number).features for folder in folders[trial * each : (trial + 1) * each]
-            ]
+            return [read_embedded(folder, number).features for folder in self._folders(role, trial)]
 
         shown: dict[str, Any] = {}
         if "source_val" in self._needs:

@@ -31,6 +31,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.selector import Features
 from urbancross_bench.modelling.answers import extended
 from urbancross_bench.modelling.checkpoints import load_weights
+from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.runtime import configure
 
@@ -48,11 +49,15 @@ def embed(job: Job) -> None:
         load_weights(model, file)
         with safe_open(file, framework="numpy") as opened:
             name = opened.metadata()["name"]
-        features, exact = _features(job, model, split, precision), None
-        if precision != "float32" and job.facts["drift"]:
-            exact = _features(job, model, split.part(sampled(len(split.images))), "float32")
+        step, exact = int(file.name.split("-")[1]), None
+        try:
+            features = _features(job, model, split, precision)
+            if precision != "float32" and job.facts["drift"]:
+                exact = _features(job, model, split.part(sampled(len(split.images))), "float32")
+        except DivergedError as error:  # with finite losses; a search passes it over like any other
+            return write_embedded(job.out, [], f"{error}, at step {step}")
         scale = float(model.logit_scale.detach().exp())
-        embedded.append(Embedded(int(file.name.split("-")[1]), name, scale, features, exact))
+        embedded.append(Embedded(step, name, scale, features, exact))
         job.say((number + 1) / len(candidates))
     write_embedded(job.out, embedded, diverged_as(job.inputs["model"]))
 

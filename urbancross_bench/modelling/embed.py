@@ -12,8 +12,8 @@ from torch import Tensor
 from xxhash import xxh3_128_digest
 
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken
-from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
+from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
 from urbancross_bench.modelling.runtime import autocast, lowered
 
@@ -157,7 +157,7 @@ class _Once:
 def _finite(what: str, features: Tensor) -> Tensor:
     bad = int((~features.isfinite().all(dim=1)).sum())
     if bad:
-        raise RunError(
+        raise DivergedError(
             f"{bad} of {len(features)} {what} embeddings hold NaN or infinity; the encoder has diverged"
         )
     return features
