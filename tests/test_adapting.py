@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -258,6 +259,22 @@ def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_pa
     assert {one["trial"] for one in score(record, "source_val")["candidates"]} == {0}
     curves = json.loads((record.folder / "curve.json").read_text())
     assert {"pretrain", "adapt", "adapt 1"} == curves.keys()
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({"rank": {"low": 1, "high": 4}}, r"trial \d+ draws rank=.*'rank' of adaptation 'lora'.*list the values"),
+        ({"rank": [8, 0]}, r"trial \d+ draws rank=0: option 'rank' .* greater than 0"),
+        ({"rnak": [1, 2]}, 'draws rnak=.*Did you mean "rank"'),
+    ],
+)
+def test_what_a_search_draws_is_said_where_it_does_not_fit(
+    grid: GridWriter, cli: Cli, space: dict[str, object], says: str
+) -> None:
+    search = {"trials": 4, "space": {"lora": space}}
+    told = cli("plan", grid(adaptations=["lora"], selectors=["source_val"], search=search)).err
+    assert re.search(rf"search\.space: lora: {says}", told), told
 
 
 @pytest.mark.slow

@@ -308,6 +308,8 @@ def test_targets_choose_matrices_and_frozen_ones_are_left_alone() -> None:
     assert text == {name for name in updated(TINY, "") if ".text." in name}
     with pytest.raises(UsageError, match=r"targets=\*conv\*; there are 8: clip\.visual.*…"):
         with_lora(TINY, 'targets="*conv*"')
+    with pytest.raises(UsageError, match=r"no trainable matrix matches '\*typo\*' of targets"):
+        with_lora(TINY, 'targets="*attn*,*typo*"')
     with pytest.raises(UsageError, match="there are 0: none"):
         with_lora(TINY.replace("]", ',frozen_towers="image,text"]'))
 

@@ -246,14 +246,14 @@ def test_embedded_images_are_the_fusion_of_the_parts(pairs: tuple[PackedSplit, P
     torch.testing.assert_close(fused, plain + masked_mean(ragged, present), atol=1e-5, rtol=1e-4)
 
 
-def store(folder: Path, reference: str, *, caption_aware: bool = False) -> Path:
-    """Quarters of each image as its segments; none of the first."""
+def store(folder: Path, reference: str, *, caption_aware: bool = False, split: str = "") -> Path:
+    """Quarters of each image, or of each of one split, as its segments; none of the first."""
     [some] = read_domains([reference], Registry.discover()).values()
     rows = []
     for index, name in enumerate(some.image_names):
         height, width = some.images.read(index).shape[:2]
         regions = []
-        for quarter in range(index % 4):
+        for quarter in range(index % 4 if not split or index in some.splits[split] else 0):
             mask = np.zeros((height, width), dtype=bool)
             rows_, columns = divmod(quarter, 2)
             mask[rows_ * height // 2 :, columns * width // 2 :] = True
@@ -263,6 +263,22 @@ def store(folder: Path, reference: str, *, caption_aware: bool = False) -> Path:
     folder.mkdir()
     write_store(folder, SegmentStore({"segmenter": "quarters"}, caption_aware, [], rows))
     return folder
+
+
+def test_segments_of_the_training_split_serve_training_alone(
+    grid: Callable[..., Path], domains: dict[str, str], cli: Cli, tmp_path: Path
+) -> None:
+    some = {"plain": str(store(tmp_path / "segments", domains["plain"], split="train"))}
+    file = grid(
+        encoders={"plain": FUSED.format(""), "fused": FUSED.format(",fusion=mean")},
+        adaptations=["source_only"],
+        scenarios=[{"source": "plain", "target": "dark"}],
+        pretraining={"steps": 1, "batch_size": 8, "segment_weight": 1.0},
+        segments=some,
+    )
+    told = cli("plan", file)
+    assert "1 to do" in told.out
+    assert "no image of domain 'plain' in val, test has any; make them with `data segment" in told.out
 
 
 FUSED = "sam_fused[architecture=urbancross-tiny,most=2{}]"

@@ -90,6 +90,21 @@ def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "says"),
+    [
+        ("{source: a, target: b, share: 2}", "scenarios.0.share: Input should be less than or equal to 1"),
+        ("{source: a, target: b, shares: 1}", "scenarios.0: unknown key 'shares'. Did you mean \"share\"?"),
+        ("{source: a, target: [b]}", "scenarios.0.target: Input should be a valid string"),
+    ],
+)
+def test_a_mistake_within_a_scenario_is_told_alone(load, scenario: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError) as caught:
+        load(GOOD.replace("name: g", f"name: g\nscenarios: [{scenario}]"))
+    assert str(caught.value).endswith(f"g.yaml:2: {says}")
+    assert "\n" not in str(caught.value)
+
+
 def test_an_override_is_blamed_for_itself(load) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=r"^--set budget.stepz: budget: unknown key 'stepz'"):
         load(GOOD, "budget.stepz=3")

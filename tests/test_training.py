@@ -181,6 +181,11 @@ class Stopping(list[float]):
         super().append(fraction)
 
 
+def test_an_encoder_that_is_frozen_whole_says_what_to_do() -> None:
+    with pytest.raises(RunError, match=r"nothing to train: .* freeze fewer"):
+        make_optimiser([{"params": []}], Budget(steps=2, batch_size=1))
+
+
 def test_restored_moments_lie_in_memory_as_their_weights_do() -> None:
     """Files hold every tensor in one order; AdamW in one kernel, as on CUDA, takes none but the weights' own."""
     convolution = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)

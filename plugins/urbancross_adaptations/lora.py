@@ -59,6 +59,9 @@ class Lora(SourceOnly):
                 f"adaptation 'lora': none of the encoder's trainable matrices matches targets="
                 f"{','.join(o.targets)}; there are {len(matrices)}: {names}{', …' if len(matrices) > 3 else ''}"
             )
+        idle = [pattern for pattern in o.targets if not any(fnmatchcase(m[0], pattern) for m in matrices)]
+        if idle and "targets" in o.model_fields_set:  # of the default's two, each is for other encoders
+            raise UsageError(f"adaptation 'lora': no trainable matrix matches {idle[0]!r} of targets")
         for _, module, own in found:
             register_parametrization(module, own, LowRank(getattr(module, own), o.rank, o.alpha))
         return model

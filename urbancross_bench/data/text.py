@@ -113,7 +113,9 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"file {file} does not exist (relative paths start at URBANCROSS_DATA)") from None
+        raise DataError(
+            f"file {file} does not exist (relative paths start at URBANCROSS_DATA, a grid's exclusions beside it)"
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"file {file} cannot be read: {error}") from error
 

@@ -93,7 +93,15 @@ class PlannedMethod:
             problem = error.errors()[0]["msg"]
             raise UsageError(f"search.space: {self.name}: {RATE} {rate!r}: {problem}") from None
         reference = Reference(written.name, written.member, {**written.options, **drawn})
-        return Trial(registry.resolve("adaptation", str(reference)), budget)
+        try:
+            return Trial(registry.resolve("adaptation", str(reference)), budget)
+        except UsageError as error:
+            told = ", ".join(f"{option}={value!r}" for option, value in drawn.items())
+            ranges = any(isinstance(values, Range) for values in space.values())
+            hint = "; a range gives real numbers: list the values of an option that takes others" if ranges else ""
+            raise UsageError(
+                f"search.space: {self.name}: trial {number + 1} draws {told}: {error}{hint}"
+            ) from error
 
     @staticmethod
     def _key(trial: Trial) -> str:

@@ -70,11 +70,12 @@ def _lacking(encoder: PlannedEncoder, domain: PlannedDomain, *, secret: bool) ->
             f"encoder {encoder.name!r} uses segments, and domain {domain.name!r} has none; "
             "make some with `data segment` and name them under `segments`"
         )
-    bare = [name for name, split in domain.splits.items() if not any(split.segments)]
+    used = domain.splits if encoder.at_retrieval else ("train",)
+    bare = [name for name in used if not any(domain.splits[name].segments)]
     if bare:
         return (
             f"encoder {encoder.name!r} uses segments, and no image of domain {domain.name!r} in {', '.join(bare)} "
-            "has any; were they made of some splits only?"
+            f"has any; make them with `data segment {domain.name} --split {bare[0]}`, into the same store"
         )
     if secret and segments.caption_aware and not use.caption_aware:
         return (

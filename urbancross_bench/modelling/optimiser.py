@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.specs import Training
 
@@ -17,7 +18,7 @@ from urbancross_bench.specs import Training
 def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.optim.Optimizer:
     """AdamW with decay on matrices only: gains, biases and the logit scale are left alone.
 
-    Each group keeps the learning rate it came with as `initial_lr`.
+    Each group keeps the learning rate it came with as `initial_lr`. Raises RunError if there is nothing to train.
     """
     split = []
     for group in groups:
@@ -28,6 +29,11 @@ def make_optimiser(groups: Sequence[dict[str, Any]], recipe: Training) -> torch.
         split.append({"weight_decay": recipe.weight_decay, **group, "params": matrices})
         split.append({**group, "params": others, "weight_decay": 0.0})
     split = [group for group in split if group["params"]]
+    if not split:
+        raise RunError(
+            "there is nothing to train: the encoder's weights are all frozen, by its options freeze or "
+            "frozen_towers; freeze fewer, give it a head, or pre-train and adapt in 0 steps"
+        )
     on_card = all(p.is_cuda for group in split for p in group["params"])  # one kernel for all that is trained
     return torch.optim.AdamW(split, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=on_card)
 

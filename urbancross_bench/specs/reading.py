@@ -49,7 +49,7 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         grid = Grid.model_validate(content)
     except ValidationError as error:
         set_keys = {override.partition("=")[0].strip() for override in overrides}
-        problems = [_explain(path, tree, set_keys, problem) for problem in error.errors()]
+        problems = [_explain(path, tree, set_keys, problem) for problem in _telling(error.errors())]
         raise UsageError("\n".join(problems)) from None
     folder = path.resolve().parent
     return grid.model_copy(
@@ -75,6 +75,20 @@ def _override(content: dict[str, Any], override: str) -> None:
         place[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _telling(problems: Sequence[Any]) -> list[Any]:
+    """Without what the other branches of a union say where one got further, and so says what is meant."""
+    deepest: dict[Any, int] = {}
+    for problem in problems:
+        if any(_is_union_tag(part) for part in problem["loc"]):
+            key = problem["loc"][: next(i for i, part in enumerate(problem["loc"]) if _is_union_tag(part))]
+            deepest[key] = max(deepest.get(key, 0), len(problem["loc"]))
+    return [
+        problem
+        for problem in problems
+        if all(problem["loc"][: len(key)] != key or len(problem["loc"]) == depth for key, depth in deepest.items())
+    ]
 
 
 def _explain(path: Path, tree: yaml.Node, set_keys: set[str], problem: Any) -> str:
