@@ -266,7 +266,7 @@ def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_pa
     [
         ({"rank": {"low": 1, "high": 4}}, r"trial \d+ draws rank=.*'rank' of adaptation 'lora'.*list the values"),
         ({"rank": [8, 0]}, r"trial \d+ draws rank=0: option 'rank' .* greater than 0"),
-        ({"rnak": [1, 2]}, 'draws rnak=.*Did you mean "rank"'),
+        ({"rnak": [1, 2]}, r'trial \d+ draws rnak=.*Did you mean "rank"'),
     ],
 )
 def test_what_a_search_draws_is_said_where_it_does_not_fit(
