@@ -172,7 +172,7 @@ def test_the_curve_says_what_happened(searched: Outcome) -> None:
         ({"search": {"trials": 1, "space": {"dann": {"weight": [1]}}}}, "trials"),
         ({"search": {"trials": 2, "space": {"dann": {"weight": {"low": 2, "high": 1}}}}}, "low must be less"),
         ({"adaptations": ["csls[base=csls]"]}, "is a calibration too"),
-        ({"adaptations": ["csls[base=dan]"]}, "dan"),
+        ({"adaptations": ["csls[base=dan]"]}, "base of adaptation 'csls[base=dan]': there is no adaptation 'dan'"),
         ({"budget": {"steps": 1, "epochs": 1}}, "either steps or epochs"),
         (
             {"budget": {"epochs": 1, "batch_size": 12, "checkpoints": 9}},

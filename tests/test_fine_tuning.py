@@ -351,3 +351,17 @@ def test_adapters_lower_the_loss_they_are_trained_by() -> None:
     assert training.context.pair_loss(Drawn(training.model, *inputs)).item() < 0.7 * before
     assert F.cosine_similarity(batch.image_features, Drawn(training.model, *inputs).image_features).min() < 0.99
     assert small.logit_scale.item() == scale
+
+
+@pytest.mark.parametrize(
+    ("written", "same", "other"),
+    [
+        ("adapters[kind=linear]", "adapters[kind=linear,bottleneck=4]", "adapters[bottleneck=4]"),
+        ("align_statistics", "align_statistics[shrinkage=0.5]", "align_statistics[whitening=true,shrinkage=0.5]"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_not_part_of_the_key(written: str, same: str, other: str) -> None:
+    first, second, third = (
+        REGISTRY.resolve("adaptation", one).options.identity() for one in (written, same, other)
+    )
+    assert first == second != third

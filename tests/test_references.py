@@ -43,3 +43,10 @@ scalars = st.one_of(
 def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
     reference = Reference("name", "member", options)
     assert Reference.parse(str(reference)) == reference
+
+
+def test_a_value_that_yaml_takes_for_a_sign_of_its_own_is_to_be_quoted() -> None:
+    with pytest.raises(UsageError, match=r'put it in quotes: targets="\*"$') as caught:
+        Reference.parse("lora[targets=*]")
+    assert "\n" not in str(caught.value)
+    assert Reference.parse('lora[targets="*"]').options == {"targets": "*"}

@@ -278,7 +278,7 @@ def test_segments_of_the_training_split_serve_training_alone(
     )
     told = cli("plan", file)
     assert "1 to do" in told.out
-    assert "no image of domain 'plain' in val, test has any; make them with `data segment" in told.out
+    assert "no image of domain 'plain' in val, test has any; make them of all splits" in told.out
 
 
 FUSED = "sam_fused[architecture=urbancross-tiny,most=2{}]"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import SkipTest
@@ -127,7 +127,7 @@ def test_the_kit_catches_metrics() -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The beasts that are no adaptation, as distributions on Python's path; the folder."""
     for name in OTHERS:
         (tmp_path / f"{name}.py").write_text((ZOO / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
@@ -136,9 +136,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-dist\nVersion: 1.0\n")
         (about / "entry_points.txt").write_text(f"[urbancross_bench]\n{name} = {name}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in [one for one in sys.modules if one in {file.stem for file in ZOO.glob("*.py")}]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path
+    for name in OTHERS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield tmp_path
+    for name in OTHERS:
+        sys.modules.pop(name, None)
 
 
 def test_installed_ones_cost_themselves_only(installed: Path) -> None:

@@ -47,7 +47,11 @@ class Reference:
             try:
                 options[option["key"]] = yaml.safe_load(option["value"])
             except (yaml.YAMLError, ValueError) as error:
-                raise UsageError(f"the value of {option['key']!r} in {text!r} is not YAML: {error}") from error
+                value = option["value"].strip()
+                raise UsageError(
+                    f"the value of {option['key']!r} in {text!r} is not YAML; put it in quotes: "
+                    f'{option["key"]}="{value}"'
+                ) from error
             rest = rest[option.end() :]
         return cls(match["name"], match["member"], options)
 

@@ -311,7 +311,8 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
             name = plugin.registration.name
             raise UsageError(f"{title} needs the option {option!r}: write {name}[{option}=…]") from None
         where = f"option {option!r} of {title}" if option else title
-        raise UsageError(f"{where}: {problem['msg']} (got {problem['input']!r})") from None
+        said = problem["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {said} (got {problem['input']!r})") from None
 
 
 def load_file(path: Path) -> ModuleType:

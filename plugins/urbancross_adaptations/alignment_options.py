@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
@@ -72,6 +72,10 @@ class StatisticsImagesOptions(OneSide):
     shrinkage: float = Field(
         default=0.1, ge=0, lt=1, description="of whitening: how far covariances are drawn to multiples of identity"
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Means alone have no covariances to shrink."""
+        return super().identity() | {"shrinkage": self.shrinkage if self.whitening else None}
 
 
 class StatisticsOptions(BothSides, StatisticsImagesOptions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -59,6 +59,10 @@ class AdapterOptions(Options):
     )
     bottleneck: PositiveInt = Field(default=64, description="inner width of kind=residual")
     rate_factor: PositiveFloat = Field(default=10.0, description=_RATE)
+
+    def identity(self) -> dict[str, Any]:
+        """A linear head has no bottleneck."""
+        return super().identity() | {"bottleneck": self.bottleneck if self.kind == "residual" else None}
 
 
 def _split(value: object) -> object:

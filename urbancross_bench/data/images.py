@@ -227,6 +227,8 @@ class NoImages(ImageSource):
 
 def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
     """The files of a zip by the last part of their names."""
+    if not file.exists():
+        raise DataError(f"images {file} do not exist; name their folder or a zip of them")
     try:
         with zipfile.ZipFile(file) as opened:
             infos = opened.infolist()

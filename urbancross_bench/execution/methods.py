@@ -37,7 +37,10 @@ class PlannedMethod:
         self.resolved = registry.resolve("adaptation", grid.adaptations[name])
         options = self.resolved.options
         base = options.base if isinstance(options, CalibrationOptions) else None
-        self.trained = registry.resolve("adaptation", base) if base else self.resolved
+        try:
+            self.trained = registry.resolve("adaptation", base) if base else self.resolved
+        except UsageError as error:
+            raise UsageError(f"base of adaptation {name!r}: {error}") from error
         if base and isinstance(self.trained.options, CalibrationOptions):
             raise UsageError(f"adaptation {name!r}: its base {base!r} is a calibration too; name one that trains")
         self.calibrates = setting_of(self.resolved) == "test_time"

@@ -75,7 +75,7 @@ def _lacking(encoder: PlannedEncoder, domain: PlannedDomain, *, secret: bool) ->
     if bare:
         return (
             f"encoder {encoder.name!r} uses segments, and no image of domain {domain.name!r} in {', '.join(bare)} "
-            f"has any; make them with `data segment {domain.name} --split {bare[0]}`, into the same store"
+            "has any; make them of all splits, with `data segment` and no --split"
         )
     if secret and segments.caption_aware and not use.caption_aware:
         return (
