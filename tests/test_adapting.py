@@ -170,10 +170,12 @@ def test_the_curve_says_what_happened(searched: Outcome) -> None:
         ({"search": {"trials": 3, "space": {"csls": {"k": [1]}}}}, "'csls' only calibrates; search its base"),
         ({"search": {"trials": 3, "space": {"zero_shot": {"k": [1]}}}}, "'zero_shot' is not trained"),
         ({"search": {"trials": 1, "space": {"dann": {"weight": [1]}}}}, "trials"),
+        ({"search": {"trials": 2, "space": {"dann": {"weight": [2]}}}}, "last looks at no features, and so takes"),
         ({"search": {"trials": 2, "space": {"dann": {"weight": {"low": 2, "high": 1}}}}}, "low must be less"),
         ({"adaptations": ["csls[base=csls]"]}, "is a calibration too"),
         ({"adaptations": ["csls[base=dan]"]}, "base of adaptation 'csls[base=dan]': there is no adaptation 'dan'"),
         ({"budget": {"steps": 1, "epochs": 1}}, "either steps or epochs"),
+        ({"budget": {"steps": 1, "decay": 0.5}}, "decay is of schedule: step"),
         (
             {"budget": {"epochs": 1, "batch_size": 12, "checkpoints": 9}},
             "9 checkpoints do not fit into the 1",

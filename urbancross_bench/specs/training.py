@@ -54,6 +54,8 @@ class Training(Spec):
             raise ValueError("say how long to train: either steps or epochs")
         if (self.schedule == "step") != (self.decay_every is not None):
             raise ValueError("schedule: step and decay_every go together")
+        if self.schedule != "step" and self.decay != type(self).model_fields["decay"].default:
+            raise ValueError("decay is of schedule: step; the others have none")
         return self
 
     def in_steps(self, steps_per_pass: int) -> Self:
