@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -144,10 +145,13 @@ def test_workers_and_kills_leave_no_trace(tiles: str, cut: Callable[..., Result]
     command = [sys.executable, "-m", "urbancross_bench", "data", "segment", tiles, "--out", tmp_path / "killed"]
     segmenter = f"striped[waits={tmp_path / 'pipe'},waits_at=6]"
     options = ["--segmenter", segmenter, "--plugin", PLUGIN, "--batch", "2", "--count", "3", "--device", "cpu"]
-    running = subprocess.Popen([*map(str, command), *map(str, options)], stderr=subprocess.DEVNULL)
+    words = [*map(str, command), *map(str, options)]
+    running = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
     with (tmp_path / "pipe").open("rb"):  # opens when the fourth batch of five has begun, and holds it up
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)  # the process that waits at the pipe would wait for ever
     assert not (tmp_path / "killed" / "segments.json").exists()
     assert len(list((tmp_path / "killed" / ".partial").glob("*.json"))) == 3
     with pytest.raises(DataError, match=r"unfinished one: it lacks segments\.json"):
