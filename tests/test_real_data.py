@@ -28,7 +28,7 @@ def mean_mr(records: list[Record], **wanted: str) -> tuple[float, float]:
 
 
 def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> None:
-    ways = [f"{{source: synthetic/nordia, target: synthetic/{target}}}" for target in ("nordia", "meridia")]
+    ways = [f"{{source: synthetic/meridia, target: synthetic/{target}}}" for target in ("meridia", "nordia")]
     few = {
         "seeds": "[0]",
         "adaptations": "[source_only, oracle]",
@@ -43,7 +43,7 @@ def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> N
     inside, chance = mean_mr(records, kind="in_domain", adaptation="source_only")
     across, _ = mean_mr(records, kind="cross_domain", adaptation="source_only")
     oracle, _ = mean_mr(records, kind="cross_domain", adaptation="oracle")
-    assert inside > oracle > across > 2.5 * chance  # measured 2.8 times
+    assert inside > oracle > across > 3 * chance
     assert inside > 1.5 * across
 
 

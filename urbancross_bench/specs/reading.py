@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def _telling(problems: Sequence[Any]) -> list[Any]:
     """Without what the other branches of a union say where one got further, and so says what is meant."""
     deepest: dict[Any, int] = {}
     for problem in problems:
-        if any(_is_union_tag(part) for part in problem["loc"]):
-            key = problem["loc"][: next(i for i, part in enumerate(problem["loc"]) if _is_union_tag(part))]
+        key = (*takewhile(lambda part: not _is_union_tag(part), problem["loc"]),)
+        if len(key) < len(problem["loc"]):
             deepest[key] = max(deepest.get(key, 0), len(problem["loc"]))
     return [
         problem
