@@ -82,12 +82,6 @@ class PlannedMethod:
                 break
             trial = self._drawn(space, number, grid, budget, registry)
             trials.setdefault(self._key(trial), trial)
-        selectors = [registry.resolve("selector", name) for name in grid.selectors]
-        if not any(selector.plugin.registration.needs for selector in selectors):
-            raise UsageError(
-                f"search: {', '.join(grid.selectors)} looks at no features, and so takes the first trial; add a "
-                "selector that can choose, such as source_val"
-            )
         return tuple(trials.values())
 
     def _drawn(

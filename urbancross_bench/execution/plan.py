@@ -111,6 +111,11 @@ class _Planner:
         }
         self._methods = {name: PlannedMethod(name, grid, registry) for name in grid.adaptations}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
+        if grid.search and not any(selector.plugin.registration.needs for selector in self._selectors):
+            raise UsageError(
+                f"search: {', '.join(grid.selectors)} looks at no features, and so takes the first trial; add a "
+                "selector that can choose, such as source_val"
+            )
         metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         self._metrics = sorted(metrics, key=lambda metric: canonical_json(metric.identity()))  # order moves no key
         registry.resolve("executor", grid.executor)
