@@ -42,14 +42,16 @@ class Probes:
 
     def __init__(self, vector: Ints, threshold: Floats) -> None:
         """From any number of vectors with a threshold each; `place` says which probe each became."""
-        in_order = bool((vector[1:] > vector[:-1]).all())  # sorting would take most of the time
-        order = np.arange(len(vector)) if in_order else np.lexsort((threshold, vector))
-        v, t = vector[order], threshold[order]
-        new = np.ones(len(order), dtype=bool)
-        new[1:] = (v[1:] != v[:-1]) | (t[1:] != t[:-1])
-        self.vector, self.threshold = v[new], t[new]
-        self.place = np.empty(len(order), dtype=np.int64)
-        self.place[order] = np.cumsum(new) - 1
+        if bool((vector[1:] > vector[:-1]).all()):  # sorting would take most of the time
+            self.vector, self.threshold, self.place = vector, threshold, np.arange(len(vector))
+        else:
+            order = np.lexsort((threshold, vector))
+            v, t = vector[order], threshold[order]
+            new = np.ones(len(order), dtype=bool)
+            new[1:] = (v[1:] != v[:-1]) | (t[1:] != t[:-1])
+            self.vector, self.threshold = v[new], t[new]
+            self.place = np.empty(len(order), dtype=np.int64)
+            self.place[order] = np.cumsum(new) - 1
         self.above = np.zeros(len(self.vector), dtype=np.int64)
         self.equal = np.zeros(len(self.vector), dtype=np.int64)
 

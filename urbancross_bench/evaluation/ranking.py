@@ -247,15 +247,14 @@ class _Queries:
 
         best = np.full(queries.items, -np.inf)
         np.maximum.at(best, query, score)
-        attains = score == best[query]
+        attains = np.flatnonzero(score == best[query])
+        attaining = query[attains]
         self._queries = queries
         self._right = np.bincount(query, minlength=queries.items)
-        self._tied_positives = np.bincount(query[attains], minlength=queries.items)
+        self._tied_positives = np.bincount(attaining, minlength=queries.items)
         self.probes = Probes(queries.vector_of_item, best)
-        pairs = self.probes.place[query[attains]] * len(gallery) + gallery.vector_of_item[right[attains]]
-        pairs.sort()  # np.unique hashes, which takes ten times as long
-        probe, vector = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], len(gallery))
-        self.attained = probe, vector
+        vector = gallery.vector_of_item[right[attains]]
+        self.attained = _different(self.probes.place[attaining], vector, len(gallery))
 
     def ranking(
         self,
@@ -282,6 +281,16 @@ class _Queries:
             ties=ties,
             k=k,
         )
+
+
+def _different(probe: Ints, vector: Ints, vectors: int) -> tuple[Ints, Ints]:
+    """Pairs of a probe and one of some vectors, each once, in order."""
+    pairs = probe * vectors + vector
+    if bool((pairs[1:] > pairs[:-1]).all()):  # as most data sets are
+        return probe, vector
+    pairs.sort()  # np.unique hashes, which takes ten times as long
+    probe, vector = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], vectors)
+    return probe, vector
 
 
 def _named(name: str, ties: str) -> tuple[str, str]:
