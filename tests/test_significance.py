@@ -138,7 +138,7 @@ def test_minimum_detectable_is_quantiles_times_the_standard_error(freedom: int, 
 
 
 def test_intervals_hold_the_truth_and_equal_methods_stay_equal() -> None:
-    """A share of benchmarks/coverage.py, with bounds that a wrong method misses: see the next test."""
+    """A share of benchmarks/intervals.py, with bounds that a wrong method misses: see the next test."""
     world, generator = World(images=80, seeds=3, seed_sd=0.6), np.random.default_rng(1)
     (means, differences, tables, single, swapped), size, _ = equal_methods(world, 150, generator)
     assert 92.5 <= means <= 98.5

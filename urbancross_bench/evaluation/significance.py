@@ -7,7 +7,7 @@ Two tests on the same queries, for two questions:
 * `paired_permutation`, which swaps whole images between the methods: do these very models differ, on images like
   these? It takes the seeds as given. Swapping seeds as well would be a test of the methods, but three seeds have
   eight swaps, whose smallest p is a quarter. Read as a verdict on methods it calls equal ones different far
-  too often (`benchmarks/coverage.py` shows how often).
+  too often (`benchmarks/intervals.py` shows how often).
 
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap, 1993 (bootstrap, p of a resample count); Holm, A
 Simple Sequentially Rejective Multiple Test Procedure, 1979.

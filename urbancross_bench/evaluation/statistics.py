@@ -174,7 +174,7 @@ def over_seeds(means: SeedMeans) -> Floats:
     V(images) − V(interaction), as in the analysis of variance of two crossed random factors. The seeds' share is
     Student's t with S − 1 degrees of freedom times the standard error of the seeds' means, which holds the
     interaction already. The sum of both is the Behrens–Fisher distribution. Its 95 % intervals cover 95 to
-    98 % with three seeds, 95 to 97 with five (`benchmarks/coverage.py`), and at no level less than they say. Of
+    98 % with three seeds, 95 to 97 with five (`benchmarks/intervals.py`), and at no level less than they say. Of
     one seed: the images' deviation alone, for the population of images and this very model.
 
     Not used, since they fail that: drawing seeds with replacement (too narrow), Satterthwaite's degrees of freedom

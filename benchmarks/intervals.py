@@ -1,4 +1,4 @@
-"""Do intervals and tests keep their word? `python benchmarks/coverage.py`, a few minutes; `--quick`: seconds.
+"""Do intervals and tests keep their word? `python benchmarks/intervals.py`, a few minutes; `--quick`: seconds.
 
 Methods with known true scores are simulated: images differ in difficulty, suit some methods more than others, and
 have five captions each; seeds of training are better or worse everywhere, and lucky or unlucky image by image. A
