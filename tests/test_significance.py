@@ -24,7 +24,7 @@ from urbancross_bench.evaluation.statistics import interval
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from coverage import BASE, World, equal_methods, planted_gap, simulate
+from intervals import BASE, World, equal_methods, planted_gap, simulate
 
 
 def test_p_counts_resamples_beyond_zero() -> None:
