@@ -29,6 +29,7 @@ class StripedOptions(SegmenterOptions):
     dies_once: str | None = None
     waits: str | None = None
     waits_at: int = -1
+    notes: str | None = None
     fails_to_load: bool = False
     dies_loading: bool = False
 
@@ -53,6 +54,9 @@ class Striped(Segmenter):
         options: Any = self.options
         for image in images:
             first = int(image[0, 0, 0])
+            if options.notes:
+                with Path(options.notes).open("a") as file:
+                    print(first, file=file)
             if first == options.refuses:
                 raise DataError(f"tile {first} has no stripes")
             if first == options.dies:

@@ -26,6 +26,7 @@ PUBLIC_KIT = (
     "data.readers",
     "modelling.losses",
     "modelling.checkpoints",
+    "modelling.formats",
     "modelling.heads",
     "modelling.transport",
     "execution.worker",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +180,49 @@ def test_every_fault_of_a_file_has_its_own_words(fault: str, file: Path) -> None
     with pytest.raises(UsageError, match=FAULTS[fault]) as caught:
         load(REFERENCE)
     assert str(file) in str(caught.value)
+
+
+ASKING_TORCH = {"half an old file", "a list", "a tensor", "no state", "nothing"}
+
+
+@pytest.mark.parametrize("fault", FAULTS.keys() - ASKING_TORCH)
+def test_what_torch_need_not_be_asked_is_told_when_planning(fault: str, file: Path) -> None:
+    file.write_bytes(faulty(fault, file))
+    with pytest.raises(UsageError, match=FAULTS[fault]) as caught:
+        resolve(REFERENCE).options.weights()
+    assert str(file) in str(caught.value)
+
+
+def test_a_plan_ends_at_a_file_that_is_no_weights_without_torch(
+    file: Path, grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    torn = "openclip[architecture=urbancross-tiny,checkpoint=torn.safetensors]"
+    towerless = "sam_fused[architecture=urbancross-tiny,checkpoint=whole.safetensors,tower=checkpoint]"
+    absent = "openclip[architecture=urbancross-tiny,checkpoint=absent.safetensors]"
+    save_file(STATE, tmp_path / "whole.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-1])
+    sound = "openclip[architecture=urbancross-tiny,checkpoint=whole.safetensors]"
+    grids = [str(grid(encoders={"one": encoder})) for encoder in (sound, torn, towerless, absent)]
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from urbancross_bench.cli.app import main
+for grid in {grids}:
+    sys.argv = ["urbancross-bench", "plan", grid, "--out", {str(tmp_path / "out")!r}]
+    try:
+        main()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code or 0
+    print("STATUS", status, file=sys.stderr, flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = [" ".join(part.split()) for part in done.stderr.split("STATUS")]
+    assert [part[:1] for part in said[1:]] == ["0", "2", "2", "2"], done.stderr
+    assert re.search(r"torn\.safetensors is damaged or cut short: .*; fetch it again", said[1])
+    assert "whole.safetensors: it holds none, no tensor whose name starts with clip_img_seg." in said[2]
+    assert "absent.safetensors does not exist" in said[3]
+    assert not (tmp_path / "out" / "store").exists()
 
 
 def test_flipped_bytes_are_no_weights(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
         resolve(reference).identity()
     (tmp_path / "a" / "open_clip_model.safetensors").rename(tmp_path / "a" / "one.pt")
     assert resolve(reference).options.weight_files == [tmp_path / "a" / "one.pt"]
-    (tmp_path / "a" / "two.pt").touch()
+    shutil.copyfile(tmp_path / "a" / "one.pt", tmp_path / "a" / "two.pt")
     with pytest.raises(UsageError, match=r"holds several weights: one.pt, two.pt; name one with checkpoint"):
         resolve(reference).options.weights()
     named = resolve(reference.replace("]", f",checkpoint={tmp_path / 'a' / 'two.pt'}]"))

@@ -118,7 +118,8 @@ class Distribution:
         (self.package / "__init__.py").write_text(FACE, encoding="utf-8")
         data = "from urbancross_datasets.karpathy import Karpathy\n\n\nclass Mine(Karpathy):\n    pass\n"
         (self.package / "data.py").write_text(data, encoding="utf-8")
-        (self.package / "deep" / "__init__.py").write_text("from elsewhere.deep import helper\n", encoding="utf-8")
+        deep = "from elsewhere.deep import helper\n\nE = A = S = M = helper.WEIGHT  # a plan loads none of them\n"
+        (self.package / "deep" / "__init__.py").write_text(deep, encoding="utf-8")
         (self.package / "deep" / "helper.py").write_text("WEIGHT = 1\n", encoding="utf-8")
         (self._info / "entry_points.txt").write_text(
             "[urbancross_bench]\nelsewhere = elsewhere\n", encoding="utf-8"

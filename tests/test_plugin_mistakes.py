@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from urbancross_bench.execution.items import SplitItems, rank_features
 from urbancross_bench.interfaces import Adaptation, Features, Options
 from urbancross_bench.modelling import answers
 from urbancross_bench.references import Reference
-from urbancross_bench.registry import Registry
+from urbancross_bench.registry import Provider, Registry
 
 Written = Callable[[str, str, str], Registry]
 RIGHT = """
@@ -76,7 +78,6 @@ def test_registering_amiss_is_an_error_that_names_the_file(
             "must take the options",
         ),
         ("slip_options", ', options="NAME:MineOptions"', "", r'name the latter: .*"slip_options:MineOptions"'),
-        ("slip_class", '"NAME:Mine"', '"NAME:Min"', "cannot be loaded from slip_class:Min"),
         (
             "slip_loss",
             "    options_type",
@@ -99,6 +100,74 @@ def test_a_class_that_is_none_of_its_kind_is_an_error_that_names_the_plugin(
     resolved = written(name, old, new).resolve("adaptation", Reference("mine", None, options))
     with pytest.raises(PluginError, match=f"adaptation 'mine' of file .*{says}"):
         resolved.build()
+
+
+PACKAGE = """
+from urbancross_bench.interfaces import hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [
+        register(name.lower(), f"slips.{module}:{name}", setting="source_only", summary="x")
+        for module, name in [TARGETS]
+    ]
+"""
+MODULES = {
+    "plain": "import torch\nclass Mine: ...\n",
+    "again": "from .plain import *\n",
+    "aliased": "import torch\nfrom .plain import Mine as Yours\n",
+    "asked": "import torch\ndef __getattr__(n):\n    if n[0] == 'Y': return 3\n    raise AttributeError\n",
+    "made": "import torch\nglobals().update({'yOURS'.swapcase(): 3})\n",
+    "broken": "import nothing_like_it\n",
+    "leaves": "import sys; sys.exit(0)\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("plain:Min", """is registered as slips.plain:Min, and that module has no 'Min'. Did you mean "Mine"?"""),
+        ("plain:Mine", ""),
+        ("again:Mine", ""),
+        ("again:Min", "no 'Min'"),
+        ("aliased:Yours", ""),
+        ("asked:Yours", ""),
+        ("asked:Hers", "no 'Hers'"),
+        ("made:Yours", ""),
+        ("broken:Mine", ""),
+        ("leaves:Mine", ""),
+        ("absent:Mine", "is registered as slips.absent:Mine, and there is no module 'slips.absent'"),
+    ],
+)
+def test_a_plan_knows_of_a_class_that_is_not_there_and_of_none_that_may_be(
+    target: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, _, name = target.partition(":")
+    (tmp_path / "slips").mkdir()
+    for file, source in MODULES.items():
+        (tmp_path / "slips" / f"{file}.py").write_text(source)
+    (tmp_path / "slips" / "__init__.py").write_text(PACKAGE.replace("TARGETS", repr((module, name))))
+    monkeypatch.syspath_prepend(tmp_path)
+    for loaded in [one for one in sys.modules if one.partition(".")[0] == "slips"]:
+        monkeypatch.delitem(sys.modules, loaded)
+    registry = Registry()
+    provider = Provider("slips", "slips", "1", "slips")
+    registry.add(provider, lambda: importlib.import_module("slips"), strict=True)
+    if said:
+        with pytest.raises(PluginError) as caught:
+            registry.resolve("adaptation", name.lower())
+        assert str(caught.value).startswith(f"adaptation '{name.lower()}' of slips 1 (slips) ")
+        assert said in str(caught.value)
+    else:
+        registry.resolve("adaptation", name.lower())
+    # Nothing is loaded but for a class that is not named.
+    assert ("slips.plain" in sys.modules) is (target in {"plain:Min", "again:Mine", "again:Min"})
+
+
+def test_a_class_that_its_own_file_lacks_is_told(written: Written) -> None:
+    registry = written("slip_class", '"NAME:Mine"', '"NAME:Min"')
+    with pytest.raises(PluginError, match=r"that module has no 'Min'\. Did you mean \"Mine"):
+        registry.resolve("adaptation", "mine[weight=1.0]")
 
 
 def test_a_method_may_call_its_parameters_what_it_likes(written: Written) -> None:

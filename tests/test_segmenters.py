@@ -159,10 +159,53 @@ def test_weights_that_do_not_fit_are_refused(weights: Path, tmp_path: Path) -> N
     for name in ("trap", "short"):
         with pytest.raises(UsageError, match=f"checkpoint .*{name}.pth cannot be read"):
             Sam(options(tmp_path / f"{name}.pth")).load("cpu")
+        if name == "short":  # which is seen before anything is built; a pickle has to be opened
+            with pytest.raises(UsageError, match=r"short\.pth is damaged or cut short"):
+                options(tmp_path / f"{name}.pth").weights()
     with pytest.raises(UsageError, match="does not exist"):
         options(tmp_path / "none.pth").weights()
     with pytest.raises(UsageError, match='Did you mean "vit_b"'):
         SamOptions(architecture="vitb").config  # noqa: B018
+
+
+@pytest.mark.parametrize("kind", [Sam, SegmentAnything])
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_weights_of_another_published_model_are_named(name: str, kind: Any, weights: Path, tmp_path: Path) -> None:
+    sound = torch.load(weights, weights_only=True)
+    width = SamConfig(**SamOptions(architecture=name).config).vision_config.hidden_size
+    bias, first = "image_encoder.patch_embed.proj.bias", "image_encoder.patch_embed.proj.weight"
+    # The sizes of the published tower, its numbers all one and the same.
+    more = {f"image_encoder.blocks.{n}.norm1.bias": torch.zeros(1).expand(width) for n in (90, 91, 92, 93)}
+    state = {n: v for n, v in sound.items() if n not in ("mask_decoder.iou_token.weight", bias)}
+    state |= {first: torch.zeros(1).expand(width, *sound[first].shape[1:]), **more}
+    torch.save(state, tmp_path / "sam.pth")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(UsageError) as caught:
+        kind(options(tmp_path / "sam.pth")).load("cpu")
+    words = str(caught.value)
+    start, asked = f"checkpoint {tmp_path / 'sam.pth'}", f"{tmp_path / 'config.json'}"
+    assert f"{start} does not fit {asked}: of " in words
+    assert "1 of another shape (" in words
+    assert "2 missing (" in words
+    assert "4 surplus (" in words
+    assert words.count(".norm1.bias" if kind is SegmentAnything else ".layer_norm1.bias") == 3
+    assert words.endswith(f"Its width of {width} is that of architecture={name}.")
+    assert "allow_missing" not in words
+
+
+def test_the_command_says_which_model_the_weights_are_of(
+    weights: Path, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    domain = f"karpathy[file={write_karpathy(tmp_path / 'tiles', images=10)}]"
+    state = torch.load(weights, weights_only=True)
+    state["image_encoder.patch_embed.proj.weight"] = torch.zeros(1).expand(1024, 3, 16, 16)
+    torch.save(state, tmp_path / "sam_large.pth")
+    segmenter = f"sam[checkpoint={tmp_path / 'sam_large.pth'},architecture={weights.with_name('config.json')}]"
+    result = cli("data", "segment", domain, "--segmenter", segmenter, "--out", tmp_path / "s", "--device", "cpu")
+    assert result.status == 2, result.err
+    assert "sam_large.pth does not fit" in result.err
+    assert "Its width of 1024 is that of architecture=vit_l." in " ".join(result.err.split())
+    assert not (tmp_path / "s" / "segments.json").exists()
 
 
 def test_what_lies_at_a_path_counts_and_not_the_path(weights: Path, tmp_path: Path) -> None:

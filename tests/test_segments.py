@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,21 +144,21 @@ def test_workers_and_kills_leave_no_trace(tiles: str, cut: Callable[..., Result]
     assert tree(tmp_path / "two") == tree(tmp_path / "whole")
     os.mkfifo(tmp_path / "pipe")
     command = [sys.executable, "-m", "urbancross_bench", "data", "segment", tiles, "--out", tmp_path / "killed"]
-    segmenter = f"striped[waits={tmp_path / 'pipe'},waits_at=6]"
+    segmenter = f"striped[waits={tmp_path / 'pipe'},waits_at=2]"
     options = ["--segmenter", segmenter, "--plugin", PLUGIN, "--batch", "2", "--count", "3", "--device", "cpu"]
     words = [*map(str, command), *map(str, options)]
     running = subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
-    with (tmp_path / "pipe").open("rb"):  # opens when the fourth batch of five has begun, and holds it up
+    with (tmp_path / "pipe").open("rb"):  # opens when the fifth batch of six has begun, and holds it up
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
     with contextlib.suppress(ProcessLookupError):
         os.killpg(running.pid, signal.SIGKILL)  # the process that waits at the pipe would wait for ever
     assert not (tmp_path / "killed" / "segments.json").exists()
-    assert len(list((tmp_path / "killed" / ".partial").glob("*.json"))) == 3
+    assert len(list((tmp_path / "killed" / ".partial").glob("*.json"))) == 4
     with pytest.raises(DataError, match=r"unfinished one: it lacks segments\.json"):
         read_store(tmp_path / "killed")
     result = cut(tiles, "killed")
-    assert "segmenting: 6 of 10" in result.err
+    assert "segmenting: 7 of 10" in result.err
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
     again = cut(tiles, "killed")
     assert again.status == 0
@@ -214,6 +215,88 @@ def test_a_store_is_made_in_one_way_only(tiles: str, cut: Callable[..., Result],
     assert (result.status, "made otherwise (count: 3, now 4)" in result.err) == (2, True)
     after = tree(tmp_path / "store")
     assert {name: after[name] for name in before} == before
+
+
+def counted(tmp_path: Path) -> list[int]:
+    """The images that the segmenter was given since it was last asked, in order."""
+    file = tmp_path / "given"
+    names = sorted(map(int, file.read_text().split())) if file.exists() else []
+    file.unlink(missing_ok=True)
+    return names
+
+
+def test_splits_are_added_to_a_store_and_nothing_is_done_twice(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    notes = f"notes={tmp_path / 'given'}"
+    for splits, out in (("val,train", "both"), ("train,val,test", "three"), (None, "all")):
+        assert cut(tiles, out, *(["--split", splits] if splits else [])).status == 0
+    for split, done, given, said, same in (
+        ("train", "4 of 4", [0, 3, 6, 9], ["train"], None),
+        ("val", "4 of 7", [1, 4, 7], ["train", "val"], "both"),
+        ("train", "7 of 7", [], ["train", "val"], "both"),
+        ("test", "7 of 10", [2, 5, 8], ["train", "val", "test"], "three"),
+        ("", "10 of 10", [], [], "all"),
+        ("val", "10 of 10", [], [], "all"),
+    ):
+        result = cut(tiles, "store", *(["--split", split] if split else []), options=notes)
+        assert result.status == 0, result.err
+        assert f"segmenting: {done}" in result.err
+        assert counted(tmp_path) == given
+        assert json.loads((tmp_path / "store" / "segments.json").read_text())["splits"] == said
+        assert same is None or tree(tmp_path / "store") == tree(tmp_path / same)
+    assert "made otherwise" in cut(tiles, "both", "--split", "test", count=4).err
+
+
+def test_a_store_is_the_same_however_the_command_that_adds_to_it_ends(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = f"notes={tmp_path / 'given'}"
+    cut(tiles, "whole", "--split", "train,test")
+    cut(tiles, "store", "--split", "train")
+    before = tree(tmp_path / "store")
+    # One of the new images fails: what was there and what is new stay, the failed batch is tried again alone.
+    result = cut(tiles, "store", "--split", "test", options="refuses=5")
+    assert (result.status, "FAILED t05.png" in result.err) == (1, True)
+    assert cut(tiles, "store", "--split", "test", options=notes).status == 0
+    assert counted(tmp_path) == [2, 5]
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+    # Killed at each of the steps that put the new store in the old one's place.
+    replace = Path.replace
+    for fatal in (1, 2):
+        shutil.rmtree(tmp_path / "store")
+        for name, content in before.items():
+            (tmp_path / "store").mkdir(exist_ok=True)
+            (tmp_path / "store" / name).write_bytes(content)
+        steps = iter(range(1, 100))
+
+        def replaced(self: Path, target: Path, steps: Iterator[int] = steps, fatal: int = fatal) -> Path:
+            if self.parent == tmp_path / "store" and next(steps) == fatal:
+                raise KeyboardInterrupt
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+        assert cut(tiles, "store", "--split", "test").status == 130
+        monkeypatch.setattr(Path, "replace", replace)
+        assert cut(tiles, "store", "--split", "train", options=notes).status == 0
+        assert counted(tmp_path) == []
+        assert len(rows(tmp_path / "store")) == (4 if fatal == 1 else 7)
+        assert cut(tiles, "store", "--split", "test", options=notes).status == 0
+        assert counted(tmp_path) == []
+        made = tree(tmp_path / "store")
+        assert {name: content for name, content in made.items() if name[0] != "."} == tree(tmp_path / "whole")
+
+
+def test_of_a_store_that_changed_images_only_their_batches_are_made_anew(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "store", "--split", "train")
+    Image.fromarray(tile(77)).save(tmp_path / "tiles" / "images" / "t03.png")
+    assert cut(tiles, "store", "--split", "test", options=f"notes={tmp_path / 'given'}").status == 0
+    assert counted(tmp_path) == [0, 2, 5, 8, 77]
+    cut(tiles, "whole", "--split", "train,test")
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

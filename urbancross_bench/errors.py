@@ -14,6 +14,14 @@ class UsageError(UrbanCrossError):
     """A grid, option, reference or command-line argument is wrong."""
 
 
+class OptionError(UsageError):
+    """A plugin's option has a value that it does not take; `option` is empty where several do not fit together."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class DataError(UrbanCrossError):
     """A file of a dataset is missing, damaged or not what it should be."""
 

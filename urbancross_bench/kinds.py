@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from urbancross_bench import interfaces
-from urbancross_bench.errors import PluginError
+from urbancross_bench.errors import PluginError, did_you_mean
 from urbancross_bench.interfaces.options import Options
+
+
+def misspelt(target: str) -> str:
+    """Why there is no class of a target `module:name`, where that is told at little cost; empty if it may be.
+
+    A module is loaded only if its source does not so much as name the class, and then to be sure: there are other
+    ways to define one. Why a module cannot be loaded is for whoever needs it to say.
+    """
+    module, _, name = target.partition(":")
+    package = module.rpartition(".")[0]
+    try:
+        if module not in sys.modules:
+            if package and package not in sys.modules:
+                return ""  # to find the module would load the package
+            spec = importlib.util.find_spec(module)
+            if spec is None:
+                return f"is registered as {target}, and there is no module {module!r}"
+            source = Path(spec.origin).read_text(encoding="utf-8") if spec.origin else name
+            if re.search(rf"\b{re.escape(name)}\b", source):
+                return ""
+        found = importlib.import_module(module)
+        if hasattr(found, name):
+            return ""
+    except (Exception, SystemExit):
+        return ""
+    own = [one for one, value in vars(found).items() if getattr(value, "__module__", None) == module]
+    return f"is registered as {target}, and that module has no {name!r}.{did_you_mean(name, own)}"
 
 
 def misfit(kind: str, found: object, options_type: type[Options]) -> str:

@@ -22,11 +22,11 @@ from pydantic import ValidationError
 from urbancross_bench import hookspecs
 from urbancross_bench.declarations import IncompatibleError, check_api, check_declarations
 from urbancross_bench.disabling import disabled
-from urbancross_bench.errors import PluginError, UsageError, did_you_mean
+from urbancross_bench.errors import OptionError, PluginError, UsageError, did_you_mean
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
-from urbancross_bench.kinds import build
+from urbancross_bench.kinds import build, misspelt
 from urbancross_bench.references import Reference
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
@@ -83,6 +83,11 @@ class Plugin:
         """What identifies the plugin's code in keys: see `identity.code_version`."""
         module = self.registration.target.partition(":")[0]
         return code_version(module.partition(".")[0], self.provider.distribution)
+
+    @cached_property
+    def misspelt(self) -> str:
+        """Why its target cannot be right, as far as that is told without loading it; empty if it may be."""
+        return misspelt(self.registration.target)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.registration.name!r} of {self.provider}"
@@ -275,10 +280,15 @@ class Registry:
         return [replace(reference, member=member) for member in members] if members else [reference]
 
     def resolve(self, kind: str, reference: Reference | str) -> Resolved:
-        """Find a reference's plugin and check member and options; loads nothing but the options model."""
+        """Find a reference's plugin and check member and options; loads nothing but the options model.
+
+        Raises UsageError for what the reference says, PluginError for a plugin whose class is seen to be missing.
+        """
         if isinstance(reference, str):
             reference = Reference.parse(reference)
         plugin = self.find(kind, reference.name)
+        if plugin.misspelt:
+            raise PluginError(f"{plugin} {plugin.misspelt}")
         members = plugin.registration.members
         if members and reference.member is None:
             raise UsageError(
@@ -306,13 +316,14 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
         title = f"{plugin.kind} {plugin.registration.name!r}"
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(option, plugin.options_type.model_fields) or " It takes no options."
-            raise UsageError(f"{title} has no option {option!r}.{hint}") from None
+            raise OptionError(option, f"{title} has no option {option!r}.{hint}") from None
         if problem["type"] == "missing":
             name = plugin.registration.name
-            raise UsageError(f"{title} needs the option {option!r}: write {name}[{option}=…]") from None
+            raise OptionError(option, f"{title} needs the option {option!r}: write {name}[{option}=…]") from None
         where = f"option {option!r} of {title}" if option else title
         said = problem["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{where}: {said} (got {problem['input']!r})") from None
+        name = str(next(iter(problem["loc"]), ""))
+        raise OptionError(name, f"{where}: {said} (got {problem['input']!r})") from None
 
 
 def load_file(path: Path) -> ModuleType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -110,15 +110,18 @@ class ClipModel(nn.Module, ABC):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, D) features of pixels, or of the features that a frozen tower made of them."""
-        features: Tensor = self.image_head(images if images.ndim == 2 else self._encode_pixels(images))
+        features: Tensor = self.image_head(images if images.ndim == 2 else self.oriented(self.encode_view, images))
         return features
 
-    def _encode_pixels(self, images: Tensor) -> Tensor:
-        """From above no side is up, so that all eight orientations may have a say."""
+    def oriented(self, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """(B, D) features that `encode` gives of pixels, outside training as means over the orientations.
+
+        From above no side is up, so that all eight may have a say.
+        """
         if self.training or self._orientations == 1:
-            return self.encode_view(images)
+            return encode(images)
         views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
-        return torch.stack([F.normalize(self.encode_view(view), dim=1) for view in views]).mean(dim=0)
+        return torch.stack([F.normalize(encode(view), dim=1) for view in views]).mean(dim=0)
 
     def train(self, mode: bool = True) -> ClipModel:
         """As `torch.nn.Module`, but a frozen batch normalisation keeps its running statistics too.

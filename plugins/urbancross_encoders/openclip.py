@@ -43,7 +43,17 @@ class OpenClip(Encoder):
             if read is not None:
                 where = f"encoder 'openclip' cannot load {named(files)} into {options.architecture}"
                 _take(clip, read, options, where)
+                self.take_segment_tower(clip, read)
         return OpenClipModel(clip, _tokenizer(options), options)
+
+    def take_segment_tower(self, clip: nn.Module, read: ReadCheckpoint) -> None:
+        """What becomes of the segment tower that a checkpoint may hold beside `clip`: told to be left out."""
+        if read.segment_state is not None:
+            name = cast(OpenClipOptions, self.options).weight_files[0].name
+            print(
+                f"{name}: {len(read.segment_state)} tensors of a segment tower are left out; "
+                "sam_fused[tower=checkpoint,…] takes it"
+            )
 
 
 class OpenClipModel(ClipModel):
@@ -157,8 +167,6 @@ def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str)
         allow_surplus=options.allow_surplus,
     )
     clip.load_state_dict({names[name]: value for name, value in fitted.items()}, strict=False)
-    if read.segment_state is not None:
-        print(f"{options.weight_files[0].name}: {len(read.segment_state)} tensors of a segment tower are left out")
 
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:

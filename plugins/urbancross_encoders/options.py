@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
+from urbancross_bench.modelling.formats import kind_of
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
 from urbancross_encoders.weight_files import (
     digests_of,
@@ -82,8 +83,17 @@ class ClipOptions(EncoderOptions):
 
     @cached_property
     def hashed(self) -> dict[Path, str]:
-        """The files of the first weights with their hashes, taken once: what is loaded must still have them."""
+        """The files of the first weights with their hashes, taken once: what is loaded must still have them.
+
+        Raises UsageError for a file that is seen to be no weights without torch.
+        """
+        self.check_files()
         return digests_of(self.weight_files)
+
+    def check_files(self) -> None:
+        """Raise UsageError for files of weights that are cut short, say, or something else."""
+        for path in self.weight_files:
+            kind_of(path, unsafe_pickle=self.unsafe_pickle)
 
     @property
     def weight_files(self) -> list[Path]:
@@ -101,6 +111,10 @@ class ClipOptions(EncoderOptions):
     def _preprocessing_of_weights(self) -> Preprocessing:
         raise NotImplementedError
 
+    def idle(self) -> Mapping[str, str]:
+        """Only an adapter has an inner width."""
+        return {} if self.head == "residual" else {"bottleneck": f"head={self.head}"}
+
     def identity(self) -> dict[str, Any]:
         """What the weights, their preprocessing and their tokenizer are; no name and no path of a file.
 
@@ -114,8 +128,9 @@ class ClipOptions(EncoderOptions):
             "freeze": sorted(self.freeze),
             "frozen_towers": sorted(self.frozen_towers),
             "head": self.head,
-            "bottleneck": self.bottleneck if self.head == "residual" else None,
+            "bottleneck": self.bottleneck,
             "allow_missing": sorted(self.allow_missing),
+            **dict.fromkeys(self.idle()),
         }
 
     def tower_identity(self) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.identity import digest, file_digest
 from urbancross_bench.interfaces import SegmenterOptions, Weights
+from urbancross_bench.modelling.formats import kind_of
 
-_VISION = {
+VISION = {  # width, layers, heads and layers that see the whole image
     "vit_b": (768, 12, 12, [2, 5, 8, 11]),
     "vit_l": (1024, 24, 16, [5, 11, 17, 23]),
     "vit_h": (1280, 32, 16, [7, 15, 23, 31]),
 }
+_DEFAULT = "vit_b"
 _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -54,6 +56,11 @@ class SamOptions(SegmenterOptions):
         path = data_path(self.checkpoint) if self.checkpoint else None
         return path if path and path.is_dir() else None
 
+    @property
+    def asked(self) -> str:
+        """The architecture, as the user said it."""
+        return f"the config.json of {self.folder.name}" if self.folder else self.architecture or _DEFAULT
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The architecture in the terms of transformers' `SamConfig`. Raises UsageError if there is none."""
@@ -63,13 +70,13 @@ class SamOptions(SegmenterOptions):
             )
         if self.folder:
             return _read_config(self.folder / "config.json")
-        name = self.architecture or "vit_b"
-        if name in _VISION:
-            width, layers, heads, global_layers = _VISION[name]
+        name = self.architecture or _DEFAULT
+        if name in VISION:
+            width, layers, heads, global_layers = VISION[name]
             vision = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
             return {"vision_config": {**vision, "global_attn_indexes": global_layers, "mlp_dim": 4 * width}}
         if not name.endswith(".json"):
-            raise UsageError(f"segmenter: there is no architecture {name!r}.{did_you_mean(name, _VISION)}")
+            raise UsageError(f"segmenter: there is no architecture {name!r}.{did_you_mean(name, VISION)}")
         return _read_config(data_path(name))
 
     @property
@@ -92,6 +99,7 @@ class SamOptions(SegmenterOptions):
         path = self.weights_file
         if path is None:
             return Weights("untrained", "random")
+        kind_of(path)  # what is no weights is told before a model is built
         return Weights("pretrained", path.name if self.folder is None else path.parent.name, self._file_hash)
 
     @cached_property

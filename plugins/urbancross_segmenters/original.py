@@ -45,7 +45,7 @@ class SegmentAnything(Segmenter):
                     f"segmenter 'segment_anything' reads the authors' weights; {options.weights_file} has the "
                     "names of transformers, which segmenter 'sam' reads"
                 )
-            fill(model, state, options.weights_file)
+            fill(model, state, options.weights_file, options.asked)
         self._generator = SamAutomaticMaskGenerator(
             model.to(device).eval(),
             points_per_side=options.points_per_side,

@@ -80,7 +80,8 @@ class Sam(Segmenter):
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"segmenter 'sam' cannot build the architecture: {error}") from error
         if options.weights_file:
-            fill(self._model, as_transformers(read_weights(options.weights_file)), options.weights_file)
+            state = as_transformers(read_weights(options.weights_file))
+            fill(self._model, state, options.weights_file, options.asked)
         self._model.to(device).eval()
         self._side = int(self._model.config.vision_config.image_size)
         self._processor = SamImageProcessorPil(

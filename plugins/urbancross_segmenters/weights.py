@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from urbancross_bench.errors import UsageError
+from urbancross_bench.modelling.checkpoints import fitting
+from urbancross_segmenters.options import VISION
 
 # The authors' names on the left. Of a head's three layers, transformers calls the outer ones by what they do.
 _RENAMED = [
@@ -39,6 +41,8 @@ _RENAMED = [
     (r"(mlps\.\d|prediction_head)\.layers\.2\.", r"\1.proj_out."),
     (r"(mlps\.\d|prediction_head)\.layers\.1\.", r"\1.layers.0."),
 ]
+# The image tower's first layer, by either name: (width, 3, patch, patch).
+_PATCHES = ("image_encoder.patch_embed.proj.weight", "vision_encoder.patch_embed.projection.weight")
 _PROMPT, _IMAGE = (
     f"{place}.positional_embedding" for place in ("prompt_encoder.shared_embedding", "shared_image_embedding")
 )
@@ -77,12 +81,20 @@ def is_original(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("image_encoder.") for name in state)
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
-    """Load weights, all of them and no others. Raises UsageError saying what does not fit."""
+def fill(model: nn.Module, state: Mapping[str, Tensor], file: Path, asked: str) -> None:
+    """Load weights, all of them and no others.
+
+    Raises UsageError with what does not fit the architecture that was `asked` for, and which one would.
+    """
+    where = f"segmenter: checkpoint {file} does not fit {asked}"
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
-        raise UsageError(
-            f"segmenter: checkpoint {file} does not fit the architecture: {' '.join(problems)[:500]}"
-        ) from error
+        model.load_state_dict(fitting(state, model.state_dict(), where))
+    except UsageError as error:
+        raise UsageError(f"{error}{_published(state, asked)}") from None
+
+
+def _published(state: Mapping[str, Tensor], asked: str) -> str:
+    """A word on which of the published models the weights are of, where it is not that which was asked for."""
+    width = next((value.shape[0] for name, value in state.items() if name in _PATCHES and value.ndim == 4), 0)
+    found = next((name for name, sizes in VISION.items() if sizes[0] == width), asked)
+    return "" if found == asked else f" Its width of {width} is that of architecture={found}."

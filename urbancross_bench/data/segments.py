@@ -3,7 +3,7 @@
 A store is a folder with two files. `masks.jsonl` has a line per image, in the domain's order: its name and digest,
 and its size with its regions as `data.masks` writes them, or why it failed; with them a hash of its captions where
 these had a say. `segments.json` says how all of it was made (`making`), and the SHA-256 of the former; it is
-written last, so that a store without it is unfinished.
+put in place last, so that a store without it is unfinished.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def captions_key(captions: Sequence[str]) -> str:
 
 
 def write_store(folder: Path, store: SegmentStore) -> None:
-    """Write a store in place of one that may be there; cut short, it leaves none."""
-    manifest, masks = folder / MANIFEST, folder / MASKS
-    manifest.unlink(missing_ok=True)
+    """Write a store in place of one that may be there.
+
+    Cut short, it leaves that, or none where there was none; or what `complete_writing` makes the new one of.
+    """
     # Escaped, since a name may hold bytes that are no text.
     content = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in store.rows).encode("ascii")
-    _replace(masks, content)
     said = {
         "schema": SCHEMA,
         "making": dict(store.making),
@@ -93,15 +93,27 @@ def write_store(folder: Path, store: SegmentStore) -> None:
         "failed": len(store.failures),
         "masks_sha256": hashlib.sha256(content).hexdigest(),
     }
-    unfinished = manifest.with_suffix(".tmp")
-    write_json(unfinished, said)
-    unfinished.replace(manifest)
+    masks, manifest = _unfinished(folder)
+    masks.write_bytes(content)
+    write_json(manifest, said)
+    masks.replace(folder / MASKS)
+    manifest.replace(folder / MANIFEST)
 
 
-def _replace(file: Path, content: bytes) -> None:
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(file)
+def complete_writing(folder: Path) -> None:
+    """Put a manifest in its place that a killed `write_store` did not; only where nobody else writes."""
+    _, manifest = _unfinished(folder)
+    try:
+        said = json.loads(manifest.read_text(encoding="utf-8"))
+        whole = said["masks_sha256"] == hashlib.sha256((folder / MASKS).read_bytes()).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if whole:
+        manifest.replace(folder / MANIFEST)
+
+
+def _unfinished(folder: Path) -> tuple[Path, Path]:
+    return (folder / MASKS).with_suffix(".tmp"), (folder / MANIFEST).with_suffix(".tmp")
 
 
 def read_store(folder: Path) -> SegmentStore:

@@ -1,9 +1,9 @@
 """Making something of every item with a model, in processes of their own, so that nothing finished is lost.
 
-Items are taken in fixed runs of consecutive ones, the batches. What a finished batch gave is kept in a file of
-its own, `FOLDER/.partial/<key>.json`, named by everything it may depend on: what is made and how (`identity`),
-and which items, with their content. So results depend neither on kills nor on the number of processes, and of
-another identity, or of items that have changed, nothing is believed.
+Items are taken in fixed runs of consecutive ones of a group, the batches. What a finished batch gave is kept in
+a file of its own, `FOLDER/.partial/<key>.json`, named by everything it may depend on: what is made and how
+(`identity`), and which items, with their content. So results depend neither on kills nor on the number of
+processes, and of another identity, or of items that have changed, nothing is believed.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
+def tidy(folder: Path) -> None:
+    """Remove the place of finished batches if it has none: a call that makes nothing cannot say whose they are."""
+    if not any((folder / PARTIAL).glob("*.json")):
+        forget(folder)
+
+
 def make(
     maker: Maker,
     items: Mapping[str, str],
@@ -82,6 +88,8 @@ def make(
     workers: int = 1,
     threads: int = 1,
     device: str = "auto",
+    groups: Mapping[str, str] | None = None,
+    known: Mapping[str, str] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Made:
     """Make every item that is not there yet; to be called while `holding` the folder.
@@ -90,6 +98,8 @@ def make(
     identity: plain JSON values, everything else that may change a result. Batch and threads are added here, the
     latter because they change sums on a CPU.
     workers: processes, each with a model of its own; on several CUDA devices they are spread.
+    groups: name → a group. Whole groups may be left to later calls: no batch holds items of two.
+    known: name → what an earlier call made of the item, of the same content, identity, batch, threads and groups.
     report: told how many items are done, those of earlier calls included, and how many there are.
 
     A batch that raises is tried again item by item, so that a bad item costs itself. A batch whose process dies is
@@ -98,7 +108,10 @@ def make(
     """
     facts = {"identity": dict(identity), "threads": threads}
     place = folder / PARTIAL
-    batches = [_Batch(part, facts, place) for part in _parts(list(items.items()), batch)]
+    batches = [_Batch(part, facts, place) for part in _parts(items, batch, groups or {})]
+    for one in batches:
+        if known and all(name in known for name in one.names):
+            one.keep([(known[name], "") for name in one.names])
     results = {b.key: kept for b in batches if (kept := b.kept()) is not None}
     todo = [b for b in batches if b.key not in results]
     done = sum(map(len, results.values()))
@@ -109,9 +122,9 @@ def make(
         results[finished.key] = result
         done += len(result)
         report(done, len(items))
-    outcomes = [(name, *out) for b in batches for name, out in zip(b.names, results[b.key], strict=True)]
-    failures = {name: reason for name, text, reason in outcomes if text is None}
-    return Made([text for _, text, _ in outcomes], failures)
+    outcomes = {name: out for b in batches for name, out in zip(b.names, results[b.key], strict=True)}
+    failures = {name: outcomes[name][1] for name in items if outcomes[name][0] is None}
+    return Made([outcomes[name][0] for name in items], failures)
 
 
 _Outcome = tuple[str | None, str]  # what was made of an item, or None and the reason
@@ -142,8 +155,11 @@ class _Batch:
             unfinished.replace(self._file)
 
 
-def _parts(items: Sequence[tuple[str, str]], size: int) -> list[Sequence[tuple[str, str]]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> list[Sequence[tuple[str, str]]]:
+    apart: dict[str, list[tuple[str, str]]] = {}
+    for item in items.items():
+        apart.setdefault(groups.get(item[0], ""), []).append(item)
+    return [some[start : start + size] for some in apart.values() for start in range(0, len(some), size)]
 
 
 @dataclass(frozen=True)

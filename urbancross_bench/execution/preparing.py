@@ -68,7 +68,7 @@ def run_frozen_towers(job: Job) -> None:
 
 
 def embed_frozen_segments(job: Job) -> None:
-    """What a frozen segment tower makes of a split's segments: the image tower as first loaded, or pre-trained."""
+    """What a frozen segment tower makes of a split's segments: as first loaded, or the pre-trained image tower."""
     model = cast(SegmentEncoder, _first_model(job))
     if "start" in job.inputs:
         load_weights(model, job.inputs["start"] / "weights.safetensors")

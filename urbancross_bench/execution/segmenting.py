@@ -18,12 +18,13 @@ from urbancross_bench.data.segments import (
     SegmentStore,
     captions_key,
     captions_of,
+    complete_writing,
     read_store,
     write_store,
 )
 from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.making import Work, forget, holding, make
+from urbancross_bench.execution.making import Work, forget, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import DISTRIBUTION, decoders
 from urbancross_bench.identity import canonical_json, code_version, key_of
@@ -165,27 +166,28 @@ def segment(
 ) -> SegmentStore:
     """Fill the segment store in `folder`, going on where an earlier call ended; nothing is done twice.
 
-    splits: those whose images are wanted; all images if there are none. Raises UsageError for a folder that holds
-    another store, DataError for a domain whose images are not all there.
+    splits: those whose images are wanted, beside those that are there already; all images if there are none. The
+    store is the same whether its splits came at once or one after the other. Raises UsageError for a folder that
+    holds segments made otherwise, DataError for a domain whose images are not all there.
     """
     contents = _contents(domain, splits, choice)
     making = making_of(segmenter, registry, choice, sizing)
     with holding(folder):
-        if (folder / MANIFEST).exists():
-            stored = read_store(folder)
-            if stored.making != making:
-                raise UsageError(
-                    f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
-                    "choose another --out"
-                )
-            if sorted(stored.splits) != sorted(splits):
-                raise UsageError(
-                    f"{folder} holds segments of {', '.join(stored.splits) or 'all splits'}; choose another --out"
-                )
-            if not stored.failures and {row["image"]: _said(row) for row in stored.rows} == contents:
-                report(len(contents), len(contents))
-                forget(folder)
-                return stored
+        complete_writing(folder)
+        stored = read_store(folder) if (folder / MANIFEST).exists() else None
+        if stored and stored.making != making:
+            raise UsageError(
+                f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
+                "choose another --out"
+            )
+        wanted = _with_stored(splits, stored)
+        if wanted != list(splits):
+            contents = _contents(domain, wanted, choice)
+        known = _known(stored, contents)
+        if stored and list(stored.splits) == wanted and len(known) == len(contents) == len(stored.rows):
+            report(len(contents), len(contents))
+            tidy(folder)
+            return stored
         made = make(
             Segmenting(domain_reference, segmenter, list(plugins), choice, contents),
             {name: key_of(content) for name, content in contents.items()},
@@ -195,6 +197,8 @@ def segment(
             workers=sizing.workers,
             threads=sizing.threads,
             device=sizing.device,
+            groups=_memberships(domain),
+            known=known,
             report=report,
         )
         rows = [
@@ -205,10 +209,9 @@ def segment(
             }
             for (name, content), text in zip(contents.items(), made.texts, strict=True)
         ]
-        store = SegmentStore(making, caption_aware=choice.by_caption, splits=list(splits), rows=rows)
+        store = SegmentStore(making, caption_aware=choice.by_caption, splits=wanted, rows=rows)
         write_store(folder, store)
-        if not made.failures:
-            forget(folder)
+        forget(folder)  # of a store with failures, too: what it holds is known to the next call
     return store
 
 
@@ -283,6 +286,32 @@ def _content(domain: Domain, index: int, captions: Sequence[Sequence[str]] | Non
     """What the segments of an image depend on, hashed; `captions`, of every image, where they have a say."""
     content = {"digest": domain.images.digest(index)}
     return content if captions is None else {**content, "captions": captions_key(captions[index])}
+
+
+def _with_stored(splits: Sequence[str], stored: SegmentStore | None) -> list[str]:
+    """The splits of a store that gets further ones, in the order of `SPLITS`; empty for all images."""
+    if not splits or (stored and not stored.splits):
+        return []
+    return [name for name in SPLITS if name in {*splits, *(stored.splits if stored else ())}]
+
+
+def _known(stored: SegmentStore | None, contents: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Name → what `Segmenting` said of an image that has not changed since."""
+    rows = [row for row in (stored.rows if stored else ()) if "failure" not in row]
+    return {
+        row["image"]: canonical_json({name: row[name] for name in ("size", "regions")})
+        for row in rows
+        if contents.get(row["image"]) == _said(row)
+    }
+
+
+def _memberships(domain: Domain) -> dict[str, str]:
+    """Name → the splits of an image. Images alike in this are asked for together, in whatever order splits are."""
+    of: dict[str, list[str]] = {name: [] for name in domain.image_names}
+    for split in SPLITS:
+        for index in domain.splits.get(split, np.empty(0, np.int64)).tolist():
+            of[domain.image_names[index]].append(split)
+    return {name: " ".join(splits) for name, splits in of.items()}
 
 
 def _said(row: Mapping[str, Any]) -> dict[str, str]:

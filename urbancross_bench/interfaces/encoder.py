@@ -30,7 +30,8 @@ class SegmentUse:
     """How an encoder uses the segments of an image.
 
     most: how many of an image's segments it takes; those that show the largest area.
-    tower: what encodes them. `start`: the image tower as it was first loaded, frozen. `pretrained`: as the grid's
+    tower: what encodes them. `start`: the image tower as it was first loaded, frozen. `checkpoint`: a tower of
+        their own that came with the first weights, frozen. `pretrained`: the image tower as the grid's
         pre-training left it, frozen, so that pre-training itself sees no segments. `shared`: the image tower as it
         is at each step. Features of a frozen tower are computed once and kept.
     at_retrieval: an image's embedding is made with its segments. Otherwise they have a part in training alone.
@@ -39,7 +40,7 @@ class SegmentUse:
     """
 
     most: int
-    tower: Literal["start", "pretrained", "shared"]
+    tower: Literal["start", "checkpoint", "pretrained", "shared"]
     at_retrieval: bool
     caption_aware: bool = False
 
@@ -177,7 +178,7 @@ class SegmentEncoder(DualEncoder, Protocol):
         ...
 
     def encode_segment(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, D) features of (B, 3, H, W) segments, by the image tower as it is now, without any fusion."""
+        """(B, D) features of (B, 3, H, W) segments, by what encodes them as it is now, without any fusion."""
         ...
 
 

@@ -89,14 +89,15 @@ def fitting(
     expected: Mapping[str, Tensor],
     where: str,
     *,
-    allow_missing: Iterable[str] = (),
-    allow_surplus: Iterable[str] = (),
+    allow_missing: Iterable[str] | None = None,
+    allow_surplus: Iterable[str] | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of `state` that a model with the tensors `expected` takes: all of them, or an error.
 
-    `allow_missing` and `allow_surplus` are fnmatch patterns of names that may be absent from either side. Raises
-    UsageError that starts with `where`, lists the first names of each kind, and counts them. Other shapes are
-    never allowed, nor is a state that has no name in common with the model.
+    `allow_missing` and `allow_surplus` are fnmatch patterns of names that may be absent from either side; None
+    where a user has no such options, and so is not told of them. Raises UsageError that starts with `where`, lists
+    the first names of each kind, and counts them. Other shapes are never allowed, nor is a state that has no name
+    in common with the model.
     """
     missing = [name for name in expected if name not in state]
     surplus = [name for name in state if name not in expected]
@@ -111,17 +112,19 @@ def fitting(
     other = [name for name in common if state[name].shape != expected[name].shape]
     if other:
         shown = [f"{name} is {_size(state[name])}, the model wants {_size(expected[name])}" for name in other]
-        problems.append(f"{len(other)} of another shape ({_first(shown)}); is it another architecture?")
-    refused = [name for name in missing if not _matches(name, allow_missing)]
-    beyond = [name for name in surplus if not _matches(name, allow_surplus)]
+        problems.append(f"{len(other)} of another shape ({_first(shown)})")
+    refused = [name for name in missing if not _matches(name, allow_missing or ())]
+    beyond = [name for name in surplus if not _matches(name, allow_surplus or ())]
     if refused:
         problems.append(f"{len(refused)} missing ({_first(refused)})")
     if beyond:
         problems.append(f"{len(beyond)} surplus ({_first(beyond)})")
     if problems:
         advice = _renamed(refused, beyond, state, expected)
-        if not advice and (refused or beyond):
+        if not advice and (refused or beyond) and not (allow_missing is allow_surplus is None):
             advice = "; allow_missing and allow_surplus take patterns of names that may differ"
+        if other:
+            advice += "; is it another architecture?"
         raise UsageError(f"{where}: of {len(expected)} tensors, {', '.join(problems)}{advice}")
     return {name: state[name] for name in common}
 

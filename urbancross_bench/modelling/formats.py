@@ -1,0 +1,71 @@
+"""What a file of weights is, as far as its first bytes and its table of contents say. No torch."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from safetensors import SafetensorError, safe_open
+
+from urbancross_bench.errors import UsageError
+
+_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+
+Kind = Literal["safetensors", "torch", "torchscript", "pickle"]
+
+
+def kind_of(path: Path, *, unsafe_pickle: bool = False) -> Kind:
+    """What a file is, by content: a zip of torch is `torch`, torch's older files are `pickle`.
+
+    Raises UsageError naming the file for one that is absent, empty, truncated, a web page, a pointer or no weights
+    at all, and for a program unless `unsafe_pickle`. What is told by a table of contents is told; the tensors
+    themselves, and all of a pickle, are not looked at.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head:
+        raise UsageError(f"{path} is empty; fetch it again")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE):
+        raise UsageError(f"{path} is a web page, not weights; fetch the file itself, not the page that shows it")
+    if head.startswith(b"version https://git-lfs"):
+        raise UsageError(f"{path} is a Git LFS pointer, not weights; `git lfs pull` fetches the file")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        names_in(path)
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return _archive(path, unsafe_pickle)
+    if head.startswith(b"\x80"):
+        return "pickle"
+    raise UsageError(f"{path} is neither safetensors nor a file of torch.save")
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of the tensors of a safetensors file. Raises UsageError for one that is damaged or cut short."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is damaged or cut short: {error}; fetch it again") from error
+
+
+def _archive(path: Path, unsafe_pickle: bool) -> Kind:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UsageError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        if not unsafe_pickle:
+            raise UsageError(
+                f"{path} is a TorchScript archive, a program beside its weights; save its state dict as "
+                "safetensors, or give unsafe_pickle=true if you trust where it comes from"
+            )
+        return "torchscript"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    what = "numpy arrays" if any(name.endswith(".npy") for name in names) else "other files"
+    raise UsageError(f"{path} is a zip of {what}, not a file of torch.save")
