@@ -30,6 +30,7 @@ from urbancross_bench.interfaces import ImageFormat
 from urbancross_bench.interfaces.selector import Features
 from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.losses import info_nce
+from urbancross_bench.modelling.runtime import configure
 from urbancross_bench.registry import Registry
 
 RSICD = Path(__file__).parent.parent.parent / "shared" / "data" / "rsicd" / "dataset_rsicd.json"
@@ -75,6 +76,7 @@ def usual(model: torch.nn.Module, split: PackedSplit) -> tuple[Tensor, Tensor]:
 
 def ours(precision: str) -> Callable[[torch.nn.Module, PackedSplit], tuple[Tensor, Tensor]]:
     def embed(model: torch.nn.Module, split: PackedSplit) -> tuple[Tensor, Tensor]:
+        configure(torch.get_num_threads(), 0)  # as a worker does
         return (
             embed_images(model, split.images, DEVICE, precision),  # type: ignore[arg-type]
             embed_texts(model, split.captions, DEVICE, precision),  # type: ignore[arg-type]

@@ -51,7 +51,8 @@ def expanded(ablation: Mapping[str, Any], **changes: Any) -> Ablating:
 
 
 def options(reference: str) -> dict[str, Any]:
-    return installed().resolve("adaptation", reference).options.identity()
+    """As they are, but for the variant that set some of them."""
+    return installed().resolve("adaptation", reference).options.model_dump(exclude={"variant"})
 
 
 THREE = {"order": ["nearest", "random", "none"], "weighted": ["both", "none"], "triplet": [1.0, 0.5]}
@@ -96,6 +97,18 @@ def test_names_say_what_is_changed_and_what_is_there_is_not_added() -> None:
     assert [*in_a_list.cells][1] == "urbancross[triplet=0.5,order=random]"
 
 
+def test_what_the_entry_sets_of_a_part_goes_where_a_level_takes_the_part_out() -> None:
+    """By itself such an option is refused, since it does nothing."""
+    factors = {"order": ["nearest", "none"], "triplet": [1, 0]}
+    written = {"mine": "urbancross[first_share=0.3,negatives=source]"}
+    found = expanded({"of": "mine", "factors": factors, "design": "factorial"}, adaptations=written)
+    assert found.grid.adaptations == written | {
+        "mine[triplet=0]": "urbancross[first_share=0.3,triplet=0]",
+        "mine[order=none]": "urbancross[negatives=source,order=none]",
+        "mine[order=none,triplet=0]": "urbancross[order=none,triplet=0]",
+    }
+
+
 def test_the_base_may_be_another_than_the_entry() -> None:
     found = expanded({"of": "urbancross", "factors": {"triplet": [0.5, 1]}})
     assert [*found.cells] == ["urbancross[triplet=0.5]", "urbancross"]
@@ -129,6 +142,14 @@ def test_every_cell_is_searched_like_the_entry() -> None:
         (
             {"of": "urbancross", "factors": {"triplet": [1, 0], "adversarial": [1, 0]}, "design": "factorial"},
             ["triplet=0, adversarial=0", "nothing would be trained"],
+        ),
+        (
+            {
+                "of": "urbancross",
+                "factors": {"triplet": [1, 0], "first_margin": [0.1, 0.2]},
+                "design": "factorial",
+            },
+            ["triplet=0, first_margin=0.1 and triplet=0, first_margin=0.2 are the same", "design: one_at_a_time"],
         ),
         ({"of": "mine", "factors": {"weighted": ["both", "none"]}}, ["would be called 'mine[weighted=none]'"]),
         ({"of": "searched", "factors": {"triplet": [1, 0.5]}}, ["'triplet'", "search.space searches 'searched'"]),

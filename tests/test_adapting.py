@@ -266,17 +266,43 @@ def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_pa
 @pytest.mark.parametrize(
     ("space", "says"),
     [
-        ({"rank": {"low": 1, "high": 4}}, r"trial \d+ draws rank=.*'rank' of adaptation 'lora'.*list the values"),
-        ({"rank": [8, 0]}, r"trial \d+ draws rank=0: option 'rank' .* greater than 0"),
-        ({"rnak": [1, 2]}, r'trial \d+ draws rnak=.*Did you mean "rank"'),
+        ({"rank": {"low": 1, "high": 4}}, r"rank=2\.8\d+: option 'rank' of adaptation 'lora': .*list the values"),
+        ({"rank": [8, 0]}, r"rank=0: option 'rank' .* greater than 0 \(got 0\)$"),
+        ({"rnak": [1, 2]}, r"rnak=1: adaptation 'lora' has no option 'rnak'\. Did you mean \"rank\"\?$"),
+        ({"alpha": {"low": 0, "high": 4}}, r"alpha=0\.0: .*greater than 0 \(got 0\.0\)$"),
+        (
+            {"alpha": {"low": 1, "high": 1e308}, "learning_rate": [0.1, -1]},
+            r"learning_rate=-1: .* of the budget: ",
+        ),
+        ({"alpha": {"low": -1, "high": 0, "log": False}}, r"alpha=-1\.0: .*greater than 0 \(got -1\.0\)$"),
+        ({"learning_rate": {"low": 0, "high": 1}}, r"learning_rate=0\.0: learning_rate of the budget: .*greater"),
+        ({"rank": [8, "many"], "alpha": [0, 2]}, r"rank='many': .*integer.*; alpha=0: .*greater than 0"),
     ],
 )
-def test_what_a_search_draws_is_said_where_it_does_not_fit(
+def test_every_value_of_a_search_is_checked(
     grid: GridWriter, cli: Cli, space: dict[str, object], says: str
 ) -> None:
-    search = {"trials": 4, "space": {"lora": space}}
-    told = cli("plan", grid(adaptations=["lora"], selectors=["source_val"], search=search)).err
-    assert re.search(rf"search\.space: lora: {says}", told), told
+    """Two trials draw one of the values at most, which one the seed says: it is not to matter."""
+    for seed in range(3):
+        search = {"trials": 2, "seed": seed, "space": {"lora": space}}
+        told = cli("plan", grid(adaptations=["lora"], selectors=["source_val"], search=search))
+        assert told.status == 2
+        assert re.search(rf"grid 'tiny': search\.space: lora: {says}", told.err.strip()), told.err
+
+
+def test_whether_values_of_a_search_fit_together_is_seen_when_they_are_drawn(grid: GridWriter, cli: Cli) -> None:
+    def told(adaptation: str, space: dict[str, list[float]]) -> Result:
+        search = {"trials": 2, "space": {"urbancross": space}}
+        adaptations = {"urbancross": f"urbancross[{adaptation}]"}
+        return cli("plan", grid(adaptations=adaptations, selectors=["source_val"], search=search))
+
+    # Each nought is one that the other could make up for.
+    one = told("pairs=0", {"adversarial": [0], "triplet": [0]})
+    assert (one.status, "trial 2 draws adversarial=0, triplet=0: " in one.err) == (2, True), one.err
+    assert told("pairs=0", {"adversarial": [0], "triplet": [1, 2]}).status == 0
+    # Nothing can make up for it.
+    alone = told("pairs=0,triplet=0", {"adversarial": [1, 2, 0]})
+    assert (alone.status, "urbancross: adversarial=0: adaptation" in alone.err) == (2, True), alone.err
 
 
 @pytest.mark.slow

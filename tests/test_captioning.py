@@ -231,15 +231,21 @@ def test_images_with_metadata_become_a_dataset_of_urbancross(cli: Cli, tmp_path:
 def test_metadata_that_is_none_is_an_error(cli: Cli, tmp_path: Path) -> None:
     images, metadata = write_loose(tmp_path, zipped=False)
     command = ("data", "caption", "--images", images, "--metadata", metadata, "--out", tmp_path / "a.csv")
-    garbled = {"a1_FI_17": {"center_tags": 1}}
-    for content, expected in (([], "holds a list"), ({"a1_FI_17": 3}, "garbled"), (garbled, "garbled")):
+    layout = "SkyScript's metadata is one object, image → "
+    others = {"images": [{"filename": "a1_FI_17.jpg"}], "dataset": "rsicd", "x": 1, "y": 2}
+    for content, expected, says_layout in (
+        ([], "holds a list", True),
+        ({}, "no entry for any of 14 images, 'a0_FI_17.jpg' the first; its keys are none; ", True),
+        (others, "the first; its keys are 'images', 'dataset', 'x', …; ", True),
+        ({"a1_FI_17": 3}, "entry 'a1_FI_17.jpg' is garbled, a int", True),
+        ({"a1_FI_17": {"caption": "a school", "box": []}}, "'a1_FI_17.jpg' has 'caption', 'box'", True),
+        ({"a1_FI_17": {"center_tags": 1}}, "a1_FI_17.jpg: center_tags or surrounding_tags are garbled", False),
+    ):
         write_json(metadata, content)
         result = cli(*command)
-        assert (result.status, expected in result.err) == (2, True), result.err
-    write_json(metadata, {})
-    result = cli(*command)
-    assert (result.status, "not written" in result.out) == (1, True)
-    assert not (tmp_path / "a.csv").exists()
+        assert (result.status, f"{metadata}" in result.err, expected in result.err) == (2, True, True), result.err
+        assert (layout in result.err) == says_layout
+        assert not (tmp_path / "a.csv").exists()
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ LINES = [
     Line("Grid.disjoint_halves", {"disjoint_halves": True}, "", METHOD),
     # Encoders.
     Line("Grid.encoders", {"encoders.frozen": FROZEN + ",head=residual]"}, "", TRAINING),
-    Line("Grid.encoders", {"encoders.frozen": FROZEN + ",head=linear,bottleneck=3]"}),
+    Line("Grid.encoders", {"encoders.frozen": FROZEN + ",head=linear,bottleneck=64]"}),  # as by default
     Line("Grid.encoders", {"encoders.frozen": FROZEN + ",head=linear,orientations=8]"}, "towers", TRAINING),
     Line(
         "Grid.encoders",

@@ -1279,6 +1279,11 @@ def test_names_and_metadata_of_skyscript_tell_where_and_when(tmp_path: Path) -> 
     write_json(file, [])
     with pytest.raises(DataError, match=r"meta\.json holds a list"):
         read(reference, metadata=str(file))
+    write_json(file, {"images": [{"filename": "a100011518_FI_17.png"}]})
+    with pytest.raises(
+        DataError, match=r"meta\.json has no entry for any of 15 images, .* its keys are 'images'; Sky"
+    ):
+        read(reference, metadata=str(file))
 
 
 def test_integration_is_the_three_countries(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
@@ -73,9 +74,9 @@ class StatisticsImagesOptions(OneSide):
         default=0.1, ge=0, lt=1, description="of whitening: how far covariances are drawn to multiples of identity"
     )
 
-    def identity(self) -> dict[str, Any]:
+    def idle(self) -> Mapping[str, str]:
         """Means alone have no covariances to shrink."""
-        return super().identity() | {"shrinkage": self.shrinkage if self.whitening else None}
+        return {} if self.whitening else {"shrinkage": "whitening=false"}
 
 
 class StatisticsOptions(BothSides, StatisticsImagesOptions):

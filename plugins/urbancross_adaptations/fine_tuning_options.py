@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from urbancross_bench.interfaces import Options
 
@@ -33,7 +34,15 @@ class ProbingThenFineTuningOptions(Options):
     rate_factor: PositiveFloat = Field(default=10.0, description=_RATE)
 
 
-Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+def _different(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if len(set(shares)) < len(shares):
+        raise ValueError("a share stands twice")
+    return shares
+
+
+Shares = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), AfterValidator(_different)
+]
 
 
 class InterpolationOptions(Options):
@@ -43,12 +52,6 @@ class InterpolationOptions(Options):
         default=(0.25, 0.75, 1.0, 0.5),
         description="shares of the trained weights to choose from; the last is the default",
     )
-
-    @model_validator(mode="after")
-    def _all_differ(self) -> Self:
-        if len(set(self.alphas)) < len(self.alphas):
-            raise ValueError("alphas: a share stands twice")
-        return self
 
 
 class AdapterOptions(Options):
@@ -60,9 +63,9 @@ class AdapterOptions(Options):
     bottleneck: PositiveInt = Field(default=64, description="inner width of kind=residual")
     rate_factor: PositiveFloat = Field(default=10.0, description=_RATE)
 
-    def identity(self) -> dict[str, Any]:
+    def idle(self) -> Mapping[str, str]:
         """A linear head has no bottleneck."""
-        return super().identity() | {"bottleneck": self.bottleneck if self.kind == "residual" else None}
+        return {"bottleneck": "kind=linear"} if self.kind == "linear" else {}
 
 
 def _split(value: object) -> object:
@@ -82,3 +85,8 @@ class LoraOptions(Options):
         description="patterns of the matrices that are updated; those that the encoder freezes are not",
     )
     rate_factor: PositiveFloat = Field(default=10.0, description=_RATE)
+
+    def needs(self) -> frozenset[str]:
+        """The patterns that are not given are of towers; those that are may be of heads on frozen ones."""
+        given = self.targets != type(self).model_fields["targets"].default
+        return frozenset() if given else frozenset({"trained_tower"})

@@ -58,11 +58,13 @@ class UrbanCross(Adaptation):
     options_type = UrbanCrossOptions
 
     def prepare(self, model: DualEncoder, context: Context) -> None:
-        """Build the discriminator."""
+        """Build the discriminator, where there is anything for it to do."""
         self.o = cast(UrbanCrossOptions, self.options)
         self._pair_loss, self._log = context.pair_loss, context.log
-        made = _TwoOutputs if self.o.reversal == "none" else Discriminator
-        self.discriminator = made(context.width).to(context.device)
+        self.discriminator = nn.Module()
+        if self.o.adversarial:
+            made = _TwoOutputs if self.o.reversal == "none" else Discriminator
+            self.discriminator = made(context.width).to(context.device)
 
     def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
         """The encoder at the budget's learning rate, the discriminator at its own unless that is the budget's."""

@@ -102,6 +102,29 @@ class UrbanCrossOptions(Options):
             raise ValueError("adversarial, triplet and pairs are all 0, so nothing would be trained")
         return self
 
+    def idle(self) -> Mapping[str, str]:
+        """What belongs to a part that is switched off: to the sampler, a loss, or the weights of rows."""
+        losses = [loss for loss in ("adversarial", "triplet") if getattr(self, loss)]
+        weighed = [loss for loss in losses if self.weighted in ("both", loss)]
+        targets_weighed = "adversarial" in weighed or (weighed and self.source_weights == "target")
+        compared = weighed or self.order in ("nearest", "reversed")
+        same_weights = {"none": "weighted=none", "both": "adversarial=0 and triplet=0"}.get(
+            self.weighted, f"weighted={self.weighted} and {self.weighted}=0"
+        )
+        passes = self.order != "none" or self.triplet or (targets_weighed and self.sums == "slice")
+        parts: list[tuple[Any, str, tuple[str, ...]]] = [
+            (self.order != "none", "order=none", ("first_share", "share_step")),
+            (passes, "order=none and triplet=0", ("restart",)),
+            (compared, f"order={self.order} and {same_weights}", ("similarity",)),
+            (losses, "adversarial=0 and triplet=0", ("weighted",)),
+            (targets_weighed, "source_weights=own and weights of the triplet alone", ("sums",)),
+            (weighed, same_weights, ("sums", "source_weights")),
+            (self.adversarial, "adversarial=0", ("domains_of", "reversal", "discriminator_learning_rate")),
+            (self.triplet, "triplet=0", ("negatives", "first_margin", "margin_step", "last_margin")),
+            (self.pairs, "pairs=0", ("pairs_scale",)),
+        ]
+        return {name: why for on, why, names in parts if not on for name in names}
+
     def identity(self) -> dict[str, Any]:
         """The options without the variant: a variant and the same options spelled out are one run."""
         return {name: value for name, value in super().identity().items() if name != "variant"}

@@ -20,10 +20,10 @@ from urbancross_bench.data.readers import (
     finish,
     images_place,
     list_files,
+    metadata_entries,
     name_facts,
     open_images,
     read_csv,
-    read_json,
     tag_text,
 )
 from urbancross_bench.errors import DataError
@@ -67,13 +67,18 @@ class UrbanCross(Dataset):
             ],
             "refined captions",
         )
-        metadata = _metadata(data_path(options.metadata)) if options.metadata else {}
+        rows = [
+            (f"{file}:{line}", row["image_name"].strip(), row["description"])
+            for line, row in read_csv(file, ["image_name", "description"])
+        ]
+        entries = dict[str, Any]()
+        if options.metadata:
+            entries = metadata_entries(data_path(options.metadata), [name for _, name, _ in rows])
         builder = DomainBuilder(country)
         builder.encoding(file)
-        for line, row in read_csv(file, ["image_name", "description"]):
-            where, name = f"{file}:{line}", row["image_name"].strip()
-            image = builder.row(name, "", where, **_facts(name, metadata, options.metadata))
-            builder.caption(image, row["description"], where)
+        for where, name, caption in rows:
+            image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))
+            builder.caption(image, caption, where)
         images = images_place(options.images, folder)
         domain = finish(
             builder,
@@ -86,10 +91,9 @@ class UrbanCross(Dataset):
         return _with_segments(domain, folder)
 
 
-def _facts(name: str, metadata: dict[str, Any], file: str | None) -> dict[str, Any]:
-    """What name and metadata of an image say: country, year, place, tags."""
+def _facts(name: str, entry: Any, file: str | None) -> dict[str, Any]:
+    """What name and entry of an image say: country, year, place, tags."""
     facts = name_facts(name)
-    entry = metadata.get(name) or metadata.get(PurePosixPath(name).stem)
     if entry is None:
         return facts
     try:
@@ -97,13 +101,6 @@ def _facts(name: str, metadata: dict[str, Any], file: str | None) -> dict[str, A
         return facts | box_facts(entry["bbox"]) | {"tags": tags}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: entry {name!r} lacks or garbles {error}") from error
-
-
-def _metadata(file: Path) -> dict[str, Any]:
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds a {type(content).__name__}, not an object with an entry per image")
-    return content
 
 
 def _with_segments(domain: Domain, folder: Path) -> Domain:

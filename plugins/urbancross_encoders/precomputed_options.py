@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -94,6 +94,10 @@ class PrecomputedOptions(EncoderOptions):
         status: Literal["pretrained", "untrained"] = "untrained" if self.width else "pretrained"
         return Weights(status, " + ".join(names), _hash(self.hashed.values()))
 
+    def idle(self) -> Mapping[str, str]:
+        """Only an adapter has an inner width."""
+        return {} if self.head == "residual" else {"bottleneck": f"head={self.head}"}
+
     def identity(self) -> dict[str, Any]:
         """What the files hold, and the head; `surplus` decides whether they are taken, not what is."""
         return {
@@ -103,8 +107,9 @@ class PrecomputedOptions(EncoderOptions):
             },
             "head": self.head,
             "width": self.width,
-            "bottleneck": self.bottleneck if self.head == "residual" else None,
+            "bottleneck": self.bottleneck,
             "logit_scale": self.logit_scale,
+            **dict.fromkeys(self.idle()),
         }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from urbancross_bench.evaluation import Ranking
 from urbancross_bench.evaluation.positions import average_precisions
-from urbancross_bench.interfaces import Metric, QueryScores
+from urbancross_bench.interfaces import PERCENT, Metric, QueryScores
 
 
 class AveragePrecision(Metric):
@@ -15,6 +15,6 @@ class AveragePrecision(Metric):
     def score(self, ranking: Ranking) -> Mapping[str, QueryScores]:
         """AP@R of each query, times 100."""
         return {
-            "i2t_mAP@R": QueryScores("i2t", 100.0 * average_precisions(ranking, "i2t")),
-            "t2i_mAP@R": QueryScores("t2i", 100.0 * average_precisions(ranking, "t2i")),
+            "i2t_mAP@R": QueryScores("i2t", 100.0 * average_precisions(ranking, "i2t"), bounds=PERCENT),
+            "t2i_mAP@R": QueryScores("t2i", 100.0 * average_precisions(ranking, "t2i"), bounds=PERCENT),
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from urbancross_bench.evaluation import Direction, Ranking
 from urbancross_bench.evaluation.positions import graded_gains
-from urbancross_bench.interfaces import Metric, QueryScores
+from urbancross_bench.interfaces import PERCENT, Metric, QueryScores
 
 
 class Graded(Metric):
@@ -16,7 +16,7 @@ class Graded(Metric):
         """nDCG of each query, times 100."""
         directions: tuple[Direction, ...] = ("i2t", "t2i")
         return {
-            f"{direction}_nDCG@{k}": QueryScores(direction, 100.0 * gains)
+            f"{direction}_nDCG@{k}": QueryScores(direction, 100.0 * gains, bounds=PERCENT)
             for direction in directions
             for k, gains in graded_gains(ranking, direction, (5, 10)).items()
         }

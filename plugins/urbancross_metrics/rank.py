@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from urbancross_bench.evaluation import Ranking
-from urbancross_bench.interfaces import Metric, QueryScores
+from urbancross_bench.interfaces import PERCENT, Metric, QueryScores
 
 
 class Rank(Metric):
@@ -14,8 +14,8 @@ class Rank(Metric):
     def score(self, ranking: Ranking) -> Mapping[str, QueryScores]:
         """Ranks and reciprocal ranks under the ranking's tie rule."""
         return {
-            "i2t_MRR": QueryScores("i2t", 100.0 * ranking.i2t.reciprocal_ranks),
-            "t2i_MRR": QueryScores("t2i", 100.0 * ranking.t2i.reciprocal_ranks),
+            "i2t_MRR": QueryScores("i2t", 100.0 * ranking.i2t.reciprocal_ranks, bounds=PERCENT),
+            "t2i_MRR": QueryScores("t2i", 100.0 * ranking.t2i.reciprocal_ranks, bounds=PERCENT),
             "i2t_mean_rank": QueryScores("i2t", ranking.i2t.ranks, higher_is_better=False),
             "t2i_mean_rank": QueryScores("t2i", ranking.t2i.ranks, higher_is_better=False),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from urbancross_bench.evaluation import Ranking
-from urbancross_bench.interfaces import Metric, QueryScores
+from urbancross_bench.interfaces import PERCENT, Metric, QueryScores
 
 
 class Recall(Metric):
@@ -13,8 +13,12 @@ class Recall(Metric):
 
     def score(self, ranking: Ranking) -> Mapping[str, QueryScores]:
         """hit@K of each query, times 100."""
-        to_texts = {f"i2t_R@{k}": QueryScores("i2t", 100.0 * ranking.i2t.hits(k)) for k in (1, 5, 10)}
-        to_images = {f"t2i_R@{k}": QueryScores("t2i", 100.0 * ranking.t2i.hits(k)) for k in (1, 5, 10)}
+        to_texts = {
+            f"i2t_R@{k}": QueryScores("i2t", 100.0 * ranking.i2t.hits(k), bounds=PERCENT) for k in (1, 5, 10)
+        }
+        to_images = {
+            f"t2i_R@{k}": QueryScores("t2i", 100.0 * ranking.t2i.hits(k), bounds=PERCENT) for k in (1, 5, 10)
+        }
         return to_texts | to_images
 
     def averages(self) -> Mapping[str, Sequence[str]]:

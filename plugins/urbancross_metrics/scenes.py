@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from urbancross_bench.evaluation import Ranking
 from urbancross_bench.evaluation.scenes import scene_precisions
-from urbancross_bench.interfaces import Metric, QueryScores
+from urbancross_bench.interfaces import PERCENT, Metric, QueryScores
 
 
 class Scenes(Metric):
@@ -16,9 +16,11 @@ class Scenes(Metric):
         """Precision by scene class of each query, times 100."""
         cuts = (1, 5, 10)
         to_texts = {
-            f"i2t_scene@{r}": QueryScores("i2t", 100.0 * scene_precisions(ranking, "i2t", r)) for r in cuts
+            f"i2t_scene@{r}": QueryScores("i2t", 100.0 * scene_precisions(ranking, "i2t", r), bounds=PERCENT)
+            for r in cuts
         }
         to_images = {
-            f"t2i_scene@{r}": QueryScores("t2i", 100.0 * scene_precisions(ranking, "t2i", r)) for r in cuts
+            f"t2i_scene@{r}": QueryScores("t2i", 100.0 * scene_precisions(ranking, "t2i", r), bounds=PERCENT)
+            for r in cuts
         }
         return to_texts | to_images

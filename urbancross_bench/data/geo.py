@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.data.nearest import nearest
+from urbancross_bench.data.text import read_json
+from urbancross_bench.errors import DataError
 
 RADIUS = 6371.0  # kilometres, of the sphere that distances are measured on
 
@@ -97,6 +100,41 @@ def name_facts(name: str) -> dict[str, Any]:
         return {}
     country = match["source"] if match["source"].isalpha() else None
     return {"country": country, "year": 2000 + int(match["year"])}
+
+
+def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Name of an image → its entry in SkyScript's metadata json, where it stands with or without its ending.
+
+    Images may lack an entry. Raises DataError naming the file where all do, or where no entry has tags: it is
+    another file than was meant.
+    """
+    layout = (
+        "SkyScript's metadata is one object, image → "
+        '{"bbox": […], "center_tags": {key: value}, "surrounding_tags": [{key: value}, …]}'
+    )
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file} holds a {type(content).__name__}, not an object with an entry per image; {layout}"
+        )
+    sought = {name: content.get(name) or content.get(PurePosixPath(name).stem) for name in names}
+    found = {name: entry for name, entry in sought.items() if entry is not None}
+    if names and not found:
+        keys = ", ".join(repr(key) for key in list(content)[:3]) or "none"
+        raise DataError(
+            f"{file} has no entry for any of {len(sought):,} images, {names[0]!r} the first; its keys are {keys}"
+            f"{', …' if len(content) > 3 else ''}; {layout}"
+        )
+    for name, entry in found.items():
+        if not isinstance(entry, dict):
+            raise DataError(f"{file}: entry {name!r} is garbled, a {type(entry).__name__}; {layout}")
+    if found and not any({"center_tags", "surrounding_tags"} & entry.keys() for entry in found.values()):
+        name, entry = next(iter(found.items()))
+        raise DataError(
+            f"{file}: no entry of these images has center_tags or surrounding_tags; {name!r} has "
+            f"{', '.join(map(repr, entry)) or 'nothing'}; {layout}"
+        )
+    return found
 
 
 def tag_text(centre: Mapping[str, str], surroundings: list[Mapping[str, str]]) -> str:

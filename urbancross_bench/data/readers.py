@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from urbancross_bench.data.builder import DomainBuilder
 from urbancross_bench.data.feature_files import PromptBundle, read_bundle, read_features
 from urbancross_bench.data.features import FeatureRows, StoredImages
-from urbancross_bench.data.geo import box_facts, name_facts, tag_text
+from urbancross_bench.data.geo import box_facts, metadata_entries, name_facts, tag_text
 from urbancross_bench.data.images import FileImages, is_file, list_files, open_images, read_file
 from urbancross_bench.data.index import signature, verifying
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
@@ -42,6 +42,7 @@ __all__ = [
     "images_place",
     "is_file",
     "list_files",
+    "metadata_entries",
     "name_facts",
     "open_images",
     "read_bundle",

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float] | tuple[None, None]
+Bounds = tuple[float, float] | None
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -109,18 +110,25 @@ def resampled_sums(columns: Floats, draws: Counts) -> Iterator[Floats]:
     return _totals(columns, draws.slices(), draws.images)
 
 
-def interval(resampled: Floats, level: float = LEVEL) -> Interval:
+def interval(resampled: Floats, level: float = LEVEL, *, bounds: Bounds = None) -> Interval:
     """The percentile interval of R resampled values: the k-th smallest and the k-th largest of them.
 
     k is the whole part of (R + 1)(1 − level) / 2, so that the interval leaves out zero exactly if
     `significance.p_value` is at most 1 − level. (None, None) if all values are the same but for rounding: one
     image, or all images alike, say nothing of how images differ.
+
+    bounds: between which the true value lies for sure, such as 0 and 100 of a recall; an end beyond is put there.
+    Student's t of few seeds knows nothing of them. What is cut off cannot be true, so an interval covers the truth
+    exactly as often as before.
     """
     if all_alike(resampled):
         return None, None
     k = max(1, int((len(resampled) + 1) * (1 - level) / 2))
     ends = np.partition(resampled, (k - 1, len(resampled) - k))
-    return float(ends[k - 1]), float(ends[-k])
+    low, high = float(ends[k - 1]), float(ends[-k])
+    if bounds is None:
+        return low, high
+    return min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0])
 
 
 def all_alike(resampled: Floats) -> bool:
@@ -134,13 +142,18 @@ class SeedMeans:
     """A mean per seed of training, and each of them over the same resamples of images.
 
     values: (S,); resampled: (S, R). The difference of two methods is `mine - theirs`, seed by seed.
+    bounds: those of the values, where they have any; of a difference of two recalls they are −100 and 100.
     """
 
     values: Floats
     resampled: Floats
+    bounds: Bounds = None
 
     def __sub__(self, other: SeedMeans) -> SeedMeans:
-        return SeedMeans(self.values - other.values, self.resampled - other.resampled)
+        bounds: Bounds = None
+        if self.bounds and other.bounds:
+            bounds = self.bounds[0] - other.bounds[1], self.bounds[1] - other.bounds[0]
+        return SeedMeans(self.values - other.values, self.resampled - other.resampled, bounds)
 
     @property
     def value(self) -> float:
@@ -155,14 +168,23 @@ class SeedMeans:
         """
         each = iter(several)
         first = next(each)
-        values, resampled, number = first.values.copy(), first.resampled.copy(), 1
+        values, resampled, bounds = first.values.copy(), first.resampled.copy(), [first.bounds]
         for one in each:
             values += one.values
             resampled += one.resampled
-            number += 1
-        values /= number
-        resampled /= number
-        return SeedMeans(values, resampled)
+            bounds.append(one.bounds)
+        values /= len(bounds)
+        resampled /= len(bounds)
+        return SeedMeans(values, resampled, mean_bounds(bounds))
+
+
+def mean_bounds(several: Sequence[Bounds]) -> Bounds:
+    """Of a mean of several values; None where one of them has none."""
+    known = [bounds for bounds in several if bounds is not None]
+    if not known or len(known) < len(several):
+        return None
+    lows, highs = zip(*known, strict=True)
+    return math.fsum(lows) / len(lows), math.fsum(highs) / len(highs)
 
 
 def over_seeds(means: SeedMeans) -> Floats:

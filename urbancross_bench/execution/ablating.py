@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from urbancross_bench.errors import UsageError
@@ -82,12 +82,13 @@ class _Expansion:
             meaning = self._meaning(self._resolved(changed), space)
             name = standing.get(meaning) or self._new_name(changed)
             if name in cells:
+                other_design = ", or take design: one_at_a_time" if self._ablation.design == "factorial" else ""
                 raise UsageError(
                     f"ablation of {of!r}: {_said(cells[name])} and {_said(levels)} are the same {self._kind}; "
-                    "remove one of the levels"
+                    f"remove one of the levels{other_design}"
                 )
             if meaning not in standing:
-                added[name] = str(self._reference(changed))
+                added[name] = str(self._shortest(changed))
                 standing[meaning] = name
             cells[name] = levels
         return Ablating(self._with(added), cells)
@@ -130,10 +131,15 @@ class _Expansion:
         written = self._written
         return Reference(written.name, written.member, {**written.options, **levels})
 
+    def _shortest(self, changed: Levels) -> Reference:
+        """Without what the entry sets and does nothing here: a level may take out the part it belongs to."""
+        reference, idle = self._reference(changed), self._resolved(changed).options.idle()
+        return replace(reference, options={o: v for o, v in reference.options.items() if o not in idle})
+
     def _new_name(self, changed: Levels) -> str:
         of = self._ablation.of
         named = self._entries[of] != of  # a name of the user's own, not the reference itself
-        name = str(Reference(of, options=changed) if named else self._reference(changed))
+        name = str(Reference(of, options=changed) if named else self._shortest(changed))
         if name in self._entries:
             raise UsageError(
                 f"ablation of {of!r}: {_said(changed)} would be called {name!r}, as another {self._kind} of the "

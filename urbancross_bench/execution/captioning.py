@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from urbancross_bench.data.geo import tag_text
+from urbancross_bench.data.geo import metadata_entries, tag_text
 from urbancross_bench.data.images import list_files, open_images
 from urbancross_bench.data.paths import data_folder
-from urbancross_bench.data.text import read_json
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
 from urbancross_bench.execution.making import Made, Work, forget, holding, make
@@ -181,12 +180,8 @@ def _loose(place: Path, metadata: Path | None) -> Pictures:
         raise DataError(f"{place} holds no image ({', '.join(_PICTURES)})")
     if not place.is_dir():
         names = _below_one_folder(names)
-    entries = read_json(metadata) if metadata else {}
-    if not isinstance(entries, dict):
-        raise DataError(f"{metadata} holds a {type(entries).__name__}, not an object with an entry per image")
-    tags = [
-        _tags(entries.get(name) or entries.get(PurePosixPath(name).stem), f"{metadata}: {name}") for name in names
-    ]
+    entries = metadata_entries(metadata, names) if metadata else {}
+    tags = [_tags(entries.get(name), f"{metadata}: {name}") for name in names]
     return Pictures(names, tags, open_images(place, names))
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import OptionError, PluginError, UsageError
 from urbancross_bench.identity import canonical_json, derive_seed
 from urbancross_bench.interfaces.options import CalibrationOptions
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Budget, Grid, Range, Search
+
+_BETWEEN = 0.6180339887  # a share of a range at which there is hardly ever a whole number
+_OF_RANGES = "; a range gives real numbers: list the values of an option that takes others"
 
 RATE = "learning_rate"  # in a search's space: of the budget, not of the adaptation
 
@@ -43,11 +46,13 @@ class PlannedMethod:
             raise UsageError(f"base of adaptation {name!r}: {error}") from error
         if base and isinstance(self.trained.options, CalibrationOptions):
             raise UsageError(f"adaptation {name!r}: its base {base!r} is a calibration too; name one that trains")
+        for resolved in (self.resolved, self.trained):
+            refuse_idle(resolved)
         self.calibrates = setting_of(self.resolved) == "test_time"
         self.trained_setting = setting_of(self.trained)
         self.setting = union(setting_of(self.resolved), self.trained_setting)
         self.access = SETTINGS[self.trained_setting]
-        self.needs = self.trained.plugin.registration.needs
+        self.needs = self.trained.plugin.registration.needs | self.trained.options.needs()
         self.trials = self._trials(grid, registry)
 
     def identity(self) -> dict[str, Any]:
@@ -75,6 +80,7 @@ class PlannedMethod:
         if still:
             raise UsageError(f"search.space: adaptation {self.name!r} is not trained; nothing can be searched")
         assert grid.search is not None
+        self._check_values(space, grid, budget, registry)
         trials = {self._key(trial): trial for trial in [Trial(self.trained, budget)]}
         # Drawn anew where it was drawn before, so that trials are as many trainings; a small space may have fewer.
         for number in range(1, 100 * grid.search.trials):
@@ -88,27 +94,62 @@ class PlannedMethod:
         self, space: Mapping[str, Any], number: int, grid: Grid, budget: Budget, registry: Registry
     ) -> Trial:
         assert grid.search is not None
-        drawn, written = _drawn(space, number, grid.search), self.trained.reference
-        rate = drawn.pop(RATE, budget.learning_rate)
+        drawn = _drawn(space, number, grid.search)
         try:
-            budget = Budget.model_validate(budget.model_dump() | {RATE: rate})
-        except ValidationError as error:
-            problem = error.errors()[0]["msg"]
-            raise UsageError(f"search.space: {self.name}: {RATE} {rate!r}: {problem}") from None
-        reference = Reference(written.name, written.member, {**written.options, **drawn})
-        try:
-            return Trial(registry.resolve("adaptation", str(reference)), budget)
+            return self._trial(drawn, budget, registry)
         except UsageError as error:
             told = ", ".join(f"{option}={value!r}" for option, value in drawn.items())
-            ranges = any(isinstance(values, Range) for values in space.values())
-            hint = "; a range gives real numbers: list the values of an option that takes others" if ranges else ""
             raise UsageError(
-                f"search.space: {self.name}: trial {number + 1} draws {told}: {error}{hint}"
+                f"grid {grid.name!r}: search.space: {self.name}: trial {number + 1} draws {told}: {error}"
             ) from error
+
+    def _check_values(self, space: Mapping[str, Any], grid: Grid, budget: Budget, registry: Registry) -> None:
+        """Raise UsageError for the values that an option does not take, whether any trial draws them or not.
+
+        Whether options fit together is seen when they are drawn, unless there is but one.
+        """
+        single = len(space.keys() - {RATE}) == 1
+        problems: dict[str, str] = {}
+        for option, values in space.items():
+            for value, hint in _listed(values):
+                try:
+                    self._trial({option: value}, budget, registry)
+                except UsageError as error:
+                    if single or not isinstance(error, OptionError) or error.option == option:
+                        problems.setdefault(f"{error}{hint}", f"{option}={value!r}")
+                        if isinstance(values, Range):  # another of its values says no more
+                            break
+        if problems:
+            said = "; ".join(f"{value}: {why}" for why, value in problems.items())
+            raise UsageError(f"grid {grid.name!r}: search.space: {self.name}: {said}")
+
+    def _trial(self, changes: Mapping[str, Any], budget: Budget, registry: Registry) -> Trial:
+        """The method as written with other options, and another learning rate where that is among them."""
+        written, options = self.trained.reference, {**changes}
+        if RATE in options:
+            rate = options.pop(RATE)
+            try:
+                budget = Budget.model_validate(budget.model_dump() | {RATE: rate})
+            except ValidationError as error:
+                problem = error.errors()[0]
+                raise OptionError(RATE, f"{RATE} of the budget: {problem['msg']} (got {rate!r})") from None
+        reference = Reference(written.name, written.member, {**written.options, **options})
+        return Trial(registry.resolve("adaptation", str(reference)), budget)
 
     @staticmethod
     def _key(trial: Trial) -> str:
         return canonical_json([trial.resolved.identity(), trial.budget.learning_rate])
+
+
+def refuse_idle(resolved: Resolved) -> None:
+    """Raise UsageError where an option is given that does nothing as the others stand, but for its default."""
+    plugin, fields = resolved.plugin, resolved.plugin.options_type.model_fields
+    for name, why in resolved.options.idle().items():
+        if name not in fields:
+            raise PluginError(f"{plugin}: idle() of its options names {name!r}, which is none of them")
+        default = fields[name].get_default(call_default_factory=True)
+        if name in resolved.reference.options and getattr(resolved.options, name) != default:
+            raise UsageError(f"{plugin.kind} '{resolved.reference}': {name} does nothing with {why}; leave it out")
 
 
 def setting_of(resolved: Resolved) -> str:
@@ -126,6 +167,13 @@ def _drawn(space: Mapping[str, Any], trial: int, search: Search) -> dict[str, An
         share = float(np.random.Generator(np.random.PCG64(seed)).random())
         found[option] = _within(values, share) if isinstance(values, Range) else values[int(share * len(values))]
     return found
+
+
+def _listed(values: Any) -> list[tuple[Any, str]]:
+    """The values of a list, or both ends of a range and one between, with what a problem with it hints at."""
+    if isinstance(values, Range):
+        return [(values.low, ""), (values.high, ""), (_within(values, _BETWEEN), _OF_RANGES)]
+    return [(value, "") for value in values]
 
 
 def _within(values: Range, share: float) -> float:

@@ -12,7 +12,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.ablating import Ablating, with_ablation
 from urbancross_bench.execution.domains import open_domains
-from urbancross_bench.execution.methods import PlannedMethod, Trial, setting_of
+from urbancross_bench.execution.methods import PlannedMethod, Trial, refuse_idle, setting_of
 from urbancross_bench.execution.skipping import reason_to_skip
 from urbancross_bench.execution.specification import Specification
 from urbancross_bench.execution.stage import Stage
@@ -119,6 +119,9 @@ class _Planner:
         metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         self._metrics = sorted(metrics, key=lambda metric: canonical_json(metric.identity()))  # order moves no key
         registry.resolve("executor", grid.executor)
+        encoders = [encoder.resolved for encoder in self._encoders.values()]
+        for resolved in (*encoders, *self._selectors, *metrics):
+            refuse_idle(resolved)
         self._domains = open_domains(grid, registry)
         for encoder in self._encoders.values():
             encoder.check_items(self._domains.by_name.values())

@@ -16,6 +16,7 @@ from urbancross_bench.evaluation.statistics import (
     Counts,
     image_sums,
     interval,
+    mean_bounds,
     resampled_images,
     resampled_means,
 )
@@ -115,16 +116,19 @@ def _values(metric: Metric, ranking: Ranking, resamples: Counts) -> tuple[dict[s
     chance = {name: _mean(_sums(one, ranking)) for name, one in chances.items()}
     resampled = resampled_means(sums, resamples)
     better = {name: bool(one.higher_is_better) for name, one in scores.items()}
+    bounds = {name: one.bounds for name, one in scores.items()}
     for name, parts in averages.items():
         means[name] = float(np.mean([means[part] for part in parts]))
         chance[name] = float(np.mean([chance[part] for part in parts]))
         resampled[name] = np.mean([resampled[part] for part in parts], axis=0)
         better[name] = all(better[part] for part in parts)
+        bounds[name] = mean_bounds([bounds[part] for part in parts])
     entries: dict[str, Any] = {}
     for name, mean in means.items():
         low, high = interval(resampled[name])
         entries[name] = {"value": mean, "low": low, "high": high, "chance": chance[name]}
         entries[name] |= {"higher_is_better": better[name], "parts": averages.get(name, [])}
+        entries[name] |= {"bounds": bounds[name]}
     return entries, sums
 
 
@@ -153,7 +157,20 @@ def _checked(scores: Any, ranking: Ranking) -> dict[str, QueryScores]:
                 f"it has the shape {values.shape}, of {values.dtype}"
             )
         checked[name] = replace(one, values=values.astype(np.float64))
+        _check_bounds(name, checked[name])
     return checked
+
+
+def _check_bounds(name: str, scores: QueryScores) -> None:
+    if scores.bounds is None:
+        return
+    low, high = scores.bounds
+    least, greatest = float(scores.values.min(initial=low)), float(scores.values.max(initial=high))
+    slack = 1e-9 * (high - low)  # of rounding
+    if not (low < high and low - slack <= least and greatest <= high + slack):
+        raise PluginError(
+            f"value {name!r} has the bounds {low:g} and {high:g}, and goes from {least:g} to {greatest:g}"
+        )
 
 
 def _sums(scores: QueryScores, ranking: Ranking) -> Floats:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from urbancross_bench.errors import nearest
 from urbancross_bench.execution.domains import Domains, PlannedDomain
 from urbancross_bench.execution.methods import PlannedMethod
-from urbancross_bench.execution.supply import PlannedEncoder
+from urbancross_bench.execution.supply import TRAINED_TOWER, PlannedEncoder
 from urbancross_bench.interfaces.settings import Access
 from urbancross_bench.specs import Scenario
 
@@ -29,6 +29,10 @@ def reason_to_skip(
     if reason:
         return reason
     missing = needs - encoder.provides - OF_THE_HARNESS
+    if missing == {TRAINED_TOWER}:
+        return (
+            f"encoder {encoder.name!r} has no tower to train, and adaptation {method.name!r} trains nothing else"
+        )
     if missing:
         near = nearest(min(missing), encoder.provides | OF_THE_HARNESS)
         hint = f" (is {near!r} meant?)" if near is not None else ""

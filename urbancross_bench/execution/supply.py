@@ -15,6 +15,8 @@ from urbancross_bench.interfaces.weights import Weights
 from urbancross_bench.registry import Resolved
 from urbancross_bench.specs import Grid
 
+TRAINED_TOWER = "trained_tower"  # what an adaptation may need that the harness sees for itself
+
 
 class PlannedEncoder:
     """An encoder of the grid, and what its options answer. Raises PluginError where they do not."""
@@ -26,9 +28,10 @@ class PlannedEncoder:
         self.name = name
         self.resolved = resolved
         self.reference = str(resolved.reference)
-        self.provides = resolved.plugin.registration.provides
         self.format: ImageFormat | None = self._asked("what images it wants", options.image_format)
         self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen)
+        trained = set() if {"image", "text"} <= self.frozen else {TRAINED_TOWER}
+        self.provides = resolved.plugin.registration.provides | trained
         self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)
         self.weights: Weights = self._asked("where its weights come from", options.weights)
         if not isinstance(self.weights, Weights):

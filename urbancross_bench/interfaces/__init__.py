@@ -37,7 +37,7 @@ from urbancross_bench.interfaces.evidence import (
     TopList,
 )
 from urbancross_bench.interfaces.executor import Event, Executor, Task
-from urbancross_bench.interfaces.metric import Metric, QueryScores
+from urbancross_bench.interfaces.metric import PERCENT, Metric, QueryScores
 from urbancross_bench.interfaces.options import CalibrationOptions, Options
 from urbancross_bench.interfaces.registration import API_VERSION, Registration, hookimpl, register
 from urbancross_bench.interfaces.renderer import Board, Cell, Estimate, Renderer, Table
@@ -49,6 +49,7 @@ from urbancross_bench.interfaces.weights import Weights
 
 __all__ = [
     "API_VERSION",
+    "PERCENT",
     "SETTINGS",
     "SPLITS",
     "Access",

@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from urbancross_bench.evaluation.ranking import Ranking
 from urbancross_bench.interfaces.options import Options
 
+PERCENT = (0.0, 100.0)  # bounds of a share in percent
+
 
 @dataclass(frozen=True, eq=False)
 class QueryScores:
     """One value per query; the metric is their mean.
 
     `values` is (Q,) float64, in order of the queries of `ranking.i2t` or `ranking.t2i` (under the protocol
-    `classic` those are the N images and the M texts).
+    `classic` those are the N images and the M texts). `bounds`: the least and the greatest value that a query can
+    have, (0, 100) of a percentage; there intervals are cut. Values beyond them are an error.
     """
 
     direction: Literal["i2t", "t2i"]
     values: NDArray[np.float64]
     higher_is_better: bool = True
+    bounds: tuple[float, float] | None = None
 
 
 class Metric(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +19,19 @@ class Options(BaseModel):
         They enter the keys under which results are stored. Override it where an option is a path:
         what lies at the path counts (its hash), the path itself does not.
         """
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json") | dict.fromkeys(self.idle())
+
+    def idle(self) -> Mapping[str, str]:
+        """Options that do nothing as the others stand, each with what makes it so: `{"inner": "kind=linear"}`.
+
+        They are no part of the identity, and a grid that gives one another value than its default is refused. What
+        a search draws is not: there an option may be idle in one trial and not in another.
+        """
+        return {}
+
+    def needs(self) -> frozenset[str]:
+        """Of an adaptation: what it needs as its options stand, beside what it is registered with."""
+        return frozenset()
 
 
 class CalibrationOptions(Options):

@@ -57,7 +57,7 @@ class Difference:
         """The difference whose mean of each seed this is, in a family of so many comparisons."""
         resampled, seeds = over_seeds(means), len(means.values)
         p = p_value(resampled) if seeds >= FEWEST_SEEDS else None
-        estimate = Estimate(means.value, *interval(resampled))
+        estimate = Estimate(means.value, *interval(resampled, bounds=means.bounds))
         least = minimum_detectable(resampled, 1 if p is None else comparisons)
         return Difference(estimate, seeds, p, least, higher_is_better)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans, each_over_seeds, interval
+from urbancross_bench.evaluation.statistics import RESAMPLES, Bounds, SeedMeans, each_over_seeds, interval
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
@@ -171,7 +171,12 @@ class Row:
         resampled = np.empty((len(values), resamples))
         for seed, into in zip(self.seeds, resampled, strict=True):
             seed.resampled(metric, into)
-        return SeedMeans(np.array(values), resampled)
+        return SeedMeans(np.array(values), resampled, self.limits(metric))
+
+    def limits(self, metric: str) -> Bounds:
+        """Between which the metric lies; None where it has no bounds, and in records that do not say."""
+        found = self.score["metrics"][metric].get("bounds")
+        return None if found is None else (float(found[0]), float(found[1]))
 
     def values(self, metric: str) -> list[float] | None:
         """The metric's mean of each seed, as recorded; None where a seed or the metric is missing."""
@@ -233,7 +238,7 @@ def _estimates_of(several: Sequence[SeedMeans]) -> Iterator[Estimate]:
     for _, alike in groupby(several, key=lambda means: len(means.values)):
         some = [*alike]
         for means, resampled in zip(some, each_over_seeds(some), strict=True):
-            yield Estimate(means.value, *interval(resampled))
+            yield Estimate(means.value, *interval(resampled, bounds=means.bounds))
 
 
 def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ()) -> None:
@@ -268,7 +273,8 @@ def _means_of_details(
     found = [(row, name, values) for name in details for row in rows if (values := row.values(name)) is not None]
     resampled = iter(sums.resample([(seed, name) for row, name, _ in found for seed in row.seeds], RESAMPLES))
     for row, name, values in found:
-        yield row, name, SeedMeans(np.array(values), np.stack([next(resampled) for _ in values]))
+        stacked = np.stack([next(resampled) for _ in values])
+        yield row, name, SeedMeans(np.array(values), stacked, row.limits(name))
 
 
 def make_rows(

@@ -235,7 +235,7 @@ def _field(group: Sequence[Row]) -> str:
 
 def _mean(rows: Sequence[Row], means: SeedMeans | None, metric: str) -> Estimate:
     if means is not None:
-        return estimate_of(SeedMeans(means.values, means.resampled[:, :RESAMPLES]))
+        return estimate_of(SeedMeans(means.values, means.resampled[:, :RESAMPLES], means.bounds))
     return Estimate(float(np.mean([e.value for row in rows if (e := row.estimate(metric))])))
 
 
