@@ -68,7 +68,9 @@ def count(
             once = gallery.weights[vector] > 0
             query, vector = query[once], vector[once]
             score = queries.scores(gallery, query, vector)
-            best.append((query.cpu().numpy(), vector.cpu().numpy(), score.cpu().numpy()))
+            order = score.argsort(descending=True)
+            order = order[query[order].argsort(stable=True)]  # on the host this would take most of all time
+            best.append(tuple(column[order].cpu().numpy() for column in (query, vector, score)))
     for lists, pairs in zip(tops or (), best, strict=True):
         lists.give(*pairs)
     x.fill()

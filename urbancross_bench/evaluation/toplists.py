@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,6 +54,7 @@ class TopLists:
         self._error = np.zeros(len(queries))  # of a float32 product
         self._score_factor = 1.0  # of scores and products that are kept
         self._found: list[tuple[NDArray[np.int32], NDArray[np.int32], Floats, NDArray[np.bool_]]] = []
+        self._given: tuple[Ints, Ints, Floats] | None = None
         # The items of each gallery vector in order: of equal scores the earlier items go first.
         self._items_in_order = np.argsort(gallery.vector_of_item, kind="stable")
         self._start = np.cumsum(gallery.weights) - gallery.weights
@@ -113,9 +114,10 @@ class TopLists:
             self._prune()
 
     def give(self, query: Ints, vector: Ints, score: Floats) -> None:
-        """All pairs that may be among the best, with their scores by the definition, found by other means."""
-        exact = np.ones(len(query), dtype=bool)
-        self._found.append((query.astype(np.int32), vector.astype(np.int32), score, exact))
+        """All pairs that may be among the best, found by other means, with their scores by the definition: query
+        by query, in order, and the best first.
+        """
+        self._given = query, vector, score
 
     def _prune(self) -> None:
         """Forget pairs that better ones have overtaken."""
@@ -132,7 +134,7 @@ class TopLists:
         score[~exact] = self._pair_scores(*doubtful) * self._score_factor
         order = np.lexsort((self._items_in_order[self._start[vector]], -score, query))
         query, vector, score = query[order], vector[order], score[order]
-        best = np.arange(len(query)) - np.searchsorted(query, query) < self.kept
+        best = _places(query) < self.kept
         self._found = [(query[best], vector[best], score[best], np.ones(np.count_nonzero(best), dtype=bool))]
 
     def lists(self) -> tuple[Ints, NDArray[np.bool_]]:
@@ -140,21 +142,37 @@ class TopLists:
 
         The last column says so of the first item that no longer stands in the list.
         """
+        items = np.empty((len(self._queries), self._size), dtype=np.int64)
+        tied = np.empty(items.shape, dtype=bool)
+        for number, ranked in enumerate(self._from_given() if self._given else self._from_found()):
+            part = slice(number * _QUERIES, (number + 1) * _QUERIES)
+            items[part], tied[part] = self._items(*ranked)
+        return items, tied
+
+    def _from_given(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """What `_decided` gives, of some queries at a time."""
+        assert self._given is not None
+        queries, vectors, scores = self._given
+        ends = np.searchsorted(queries, np.arange(0, len(self._queries) + _QUERIES, _QUERIES))
+        for start, stop in pairwise(ends.tolist()):
+            query, score = queries[start:stop], scores[start:stop]
+            falls = np.ones(len(query), dtype=bool)
+            falls[1:] = (query[1:] != query[:-1]) | (score[1:] != score[:-1])
+            yield query, vectors[start:stop], np.cumsum(falls)
+
+    def _from_found(self) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """What `_decided` gives, of some queries at a time."""
         self._prune()
         queries, vectors, scores, exacts = self._found.pop()
         part_of = (queries // _QUERIES).astype(np.uint16)
         order = by_number(part_of)
         ends = np.searchsorted(part_of[order], np.arange(1 + -(-len(self._queries) // _QUERIES)))
-        items = np.empty((len(self._queries), self._size), dtype=np.int64)
-        tied = np.empty(items.shape, dtype=bool)
         for number, (start, stop) in enumerate(pairwise(ends.tolist())):
             pairs = order[start:stop]
             pairs = pairs[np.argsort(-scores[pairs])]
             pairs = pairs[by_number(queries[pairs] - number * _QUERIES)]
             query, vector = queries[pairs].astype(np.int64), vectors[pairs].astype(np.int64)
-            part = slice(number * _QUERIES, (number + 1) * _QUERIES)
-            items[part], tied[part] = self._items(*self._decided(query, vector, scores[pairs], exacts[pairs]))
-        return items, tied
+            yield self._decided(query, vector, scores[pairs], exacts[pairs])
 
     def _decided(
         self, query: Ints, vector: Ints, score: Floats, exact: NDArray[np.bool_]
@@ -183,12 +201,18 @@ class TopLists:
         query, level = query[pair], level[pair]
         item = self._items_in_order[self._start[vector[pair]] + within]
         item = item[_within(level, item)]
-        place = np.arange(len(query)) - np.searchsorted(query, query)
+        place = _places(query)
         same = np.zeros(len(query), dtype=bool)
         same[:-1] = level[1:] == level[:-1]
         listed = place < self._size
         shape = (-1, self._size)
         return item[listed].reshape(shape), same[listed].reshape(shape)
+
+
+def _places(group: NDArray[np.integer]) -> Ints:
+    """(P,) how many members of the same group stand before each; groups stand in order."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    return np.arange(len(group)) - np.repeat(starts, np.diff(starts, append=len(group)))
 
 
 def _within(group: Ints, key: NDArray[np.generic]) -> Ints:
