@@ -17,7 +17,7 @@ import pytest
 import torch
 from ranking_oracle import any_seeded_case, differences
 
-from urbancross_bench.evaluation import evaluate_retrieval, fused, screening
+from urbancross_bench.evaluation import evaluate_retrieval, fused, screening, toplists
 from urbancross_bench.evaluation.compiling import _tried, kernels_work
 from urbancross_bench.evaluation.screening import FLOAT16, Block, scaled
 from urbancross_bench.evaluation.vectors import Vectors
@@ -104,6 +104,7 @@ def test_counts_and_lists_are_those_of_blocks(
         wanted = evaluate_retrieval(left, right, owner, top=top)
     assert not launched
     monkeypatch.setattr(fused, "_PAIRS", 70 * 96)  # three launches, the first a short one
+    monkeypatch.setattr(toplists, "_QUERIES", 32)
     found = evaluate_retrieval(left, right, owner, top=top, device=device)
     assert launched == ["counted"]
     for one, other in ((found.i2t, wanted.i2t), (found.t2i, wanted.t2i)):
