@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 from urbancross_bench.data.masks import from_counts
 from urbancross_bench.data.segments import open_segments, read_store
 from urbancross_bench.errors import DataError
+from urbancross_bench.execution import making
 from urbancross_bench.interfaces import Domain, ImageSource
 from urbancross_bench.registry import Registry
 
@@ -174,7 +176,9 @@ def test_a_process_that_dies_costs_its_image_or_nothing(
     assert tree(tmp_path / "once") == tree(tmp_path / "whole")
     result = cut(tiles, "always", options="dies=5")
     assert result.status == 1
-    assert "FAILED t05.png: the process died (signal 9" in result.err
+    log = tmp_path / "always" / ".partial" / "log"
+    assert re.search(rf"FAILED t05\.png: the process died \(signal 9.*\); see {log}$", result.err, re.MULTILINE)
+    assert log.exists()
     left = rows(tmp_path / "always")
     assert [row["image"] for row in left if "failure" in row] == ["t05.png"]
     whole = rows(tmp_path / "whole")
@@ -279,6 +283,7 @@ def test_a_store_is_the_same_however_the_command_that_adds_to_it_ends(
         monkeypatch.setattr(Path, "replace", replaced)
         assert cut(tiles, "store", "--split", "test").status == 130
         monkeypatch.setattr(Path, "replace", replace)
+        assert len(read_store(tmp_path / "store").rows) == (4 if fatal == 1 else 7)  # in a grid, meanwhile
         assert cut(tiles, "store", "--split", "train", options=notes).status == 0
         assert counted(tmp_path) == []
         assert len(rows(tmp_path / "store")) == (4 if fatal == 1 else 7)
@@ -297,6 +302,52 @@ def test_of_a_store_that_changed_images_only_their_batches_are_made_anew(
     assert counted(tmp_path) == [0, 2, 5, 8, 77]
     cut(tiles, "whole", "--split", "train,test")
     assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def test_where_an_image_has_left_the_domain_the_batches_after_it_are_made_anew(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    """What a model sees together moves last bits."""
+    cut(tiles, "store")
+    file = tmp_path / "tiles" / "dataset.json"
+    entries = [entry for entry in json.loads(file.read_text())["images"] if entry["filename"] != "t03.png"]
+    file.write_text(json.dumps({"images": entries}))
+    assert cut(tiles, "store", options=f"notes={tmp_path / 'given'}").status == 0
+    assert counted(tmp_path) == [0, 6, 9]
+    cut(tiles, "whole")
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def test_an_image_that_has_moved_to_another_split_is_made_anew(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "store")
+    file = tmp_path / "tiles" / "dataset.json"
+    file.write_text(file.read_text().replace('"t09.png", "split": "train"', '"t09.png", "split": "val"'))
+    assert cut(tiles, "store", options=f"notes={tmp_path / 'given'}").status == 0
+    assert counted(tmp_path) == [6, 7, 9]
+    cut(tiles, "whole")
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def test_what_a_killed_call_made_of_one_split_outlasts_a_call_for_another(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes, keep = f"notes={tmp_path / 'given'}", making._Batch.keep
+    cut(tiles, "store", "--split", "train")
+
+    def killed(self: Any, result: Any) -> None:
+        keep(self, result)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making._Batch, "keep", killed)
+    assert cut(tiles, "store", "--split", "test", options=notes).status == 130
+    monkeypatch.undo()
+    counted(tmp_path)
+    for split, given in (("val", [1, 4, 7]), ("test", [8])):
+        assert cut(tiles, "store", "--split", split, options=notes).status == 0
+        assert counted(tmp_path) == given
+    assert not (tmp_path / "store" / ".partial").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Segment stores: which regions of a domain's images are its segments, and how they came to be.
 
 A store is a folder with two files. `masks.jsonl` has a line per image, in the domain's order: its name and digest,
-and its size with its regions as `data.masks` writes them, or why it failed; with them a hash of its captions where
-these had a say. `segments.json` says how all of it was made (`making`), and the SHA-256 of the former; it is
-put in place last, so that a store without it is unfinished.
+its splits, and its size with its regions as `data.masks` writes them, or why it failed; with them a hash of its
+captions where these had a say. `segments.json` says how all of it was made (`making`), and the SHA-256 of the
+former; it is put in place last, so that a store without it is unfinished.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,8 +39,8 @@ class SegmentStore:
     """What stands in a store.
 
     `splits`: those whose images were segmented; all images if it is empty. `rows`: one per image, as JSON values,
-    with `image`, `digest`, `captions` where the choice looked at them (`captions_key`), and either `size` (H, W)
-    and `regions`, or `failure`, the reason.
+    with `image`, the `splits` that it is in, `digest`, `captions` where the choice looked at them
+    (`captions_key`), and either `size` (H, W) and `regions`, or `failure`, the reason.
     """
 
     making: Mapping[str, Any]
@@ -103,24 +104,15 @@ def write_store(folder: Path, store: SegmentStore) -> None:
 def complete_writing(folder: Path) -> None:
     """Put a manifest in its place that a killed `write_store` did not; only where nobody else writes."""
     _, manifest = _unfinished(folder)
-    try:
-        said = json.loads(manifest.read_text(encoding="utf-8"))
-        whole = said["masks_sha256"] == hashlib.sha256((folder / MASKS).read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if whole:
-        manifest.replace(folder / MANIFEST)
-
-
-def _unfinished(folder: Path) -> tuple[Path, Path]:
-    return (folder / MASKS).with_suffix(".tmp"), (folder / MANIFEST).with_suffix(".tmp")
+    with suppress(OSError, ValueError):
+        if _fits(_content(manifest), (folder / MASKS).read_bytes()):
+            manifest.replace(folder / MANIFEST)
 
 
 def read_store(folder: Path) -> SegmentStore:
     """What `write_store` wrote. Raises DataError naming the folder if it is no store, or not whole."""
     try:
-        said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        content = (folder / MASKS).read_bytes()
+        said, masks = _content(folder / MANIFEST), (folder / MASKS).read_bytes()
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is no segment store, or an unfinished one: it lacks {Path(error.filename).name}; "
@@ -133,15 +125,30 @@ def read_store(folder: Path) -> SegmentStore:
         raise DataError(
             f"segment store {folder} is of schema {schema!r}, this version reads {SCHEMA}; make it anew"
         )
-    if hashlib.sha256(content).hexdigest() != said.get("masks_sha256"):
+    for other in (_unfinished(folder)[1], folder / MANIFEST):  # it is being replaced, or that was cut short
+        with suppress(OSError, ValueError):
+            said = said if _fits(said, masks) else _content(other)
+    if not _fits(said, masks):
         raise DataError(
             f"segment store {folder}: {MASKS} is damaged or cut short; remove the store and make it anew"
         )
     try:
-        rows = [json.loads(line) for line in content.splitlines()]
+        rows = [json.loads(line) for line in masks.splitlines()]
         return SegmentStore(said["making"], bool(said["caption_aware"]), said["splits"], rows)
     except (KeyError, ValueError) as error:
         raise DataError(f"segment store {folder} is damaged: {error!r}") from error
+
+
+def _unfinished(folder: Path) -> tuple[Path, Path]:
+    return (folder / MASKS).with_suffix(".tmp"), (folder / MANIFEST).with_suffix(".tmp")
+
+
+def _content(manifest: Path) -> Any:
+    return json.loads(manifest.read_text(encoding="utf-8"))
+
+
+def _fits(said: Any, masks: bytes) -> bool:
+    return isinstance(said, dict) and said.get("masks_sha256") == hashlib.sha256(masks).hexdigest()
 
 
 def open_segments(folder: Path, domain: Domain) -> Segments:

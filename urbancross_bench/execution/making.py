@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -48,10 +48,25 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """`texts`: one per item, in their order, None where it failed; `failures`: the reason by name."""
+    """`texts`: one per item, in their order, None where it failed; `failures`: the reason by name.
+
+    `kept`: the files of its finished batches.
+    """
 
     texts: list[str | None]
     failures: dict[str, str]
+    kept: Sequence[Path] = ()
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier call of the same identity, batch and threads made: its items with their groups, as they were
+    then, and the text of each that did not fail.
+    """
+
+    items: Mapping[str, str]
+    groups: Mapping[str, str]
+    texts: Mapping[str, str]
 
 
 @contextmanager
@@ -72,8 +87,10 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
 
 
-def tidy(folder: Path) -> None:
-    """Remove the place of finished batches if it has none: a call that makes nothing cannot say whose they are."""
+def tidy(folder: Path, kept: Iterable[Path] = ()) -> None:
+    """Remove some finished batches, and their place if it has no others: those of a call that was killed, say."""
+    for file in kept:
+        file.unlink(missing_ok=True)
     if not any((folder / PARTIAL).glob("*.json")):
         forget(folder)
 
@@ -89,7 +106,7 @@ def make(
     threads: int = 1,
     device: str = "auto",
     groups: Mapping[str, str] | None = None,
-    known: Mapping[str, str] | None = None,
+    earlier: Earlier | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Made:
     """Make every item that is not there yet; to be called while `holding` the folder.
@@ -99,7 +116,7 @@ def make(
     latter because they change sums on a CPU.
     workers: processes, each with a model of its own; on several CUDA devices they are spread.
     groups: name → a group. Whole groups may be left to later calls: no batch holds items of two.
-    known: name → what an earlier call made of the item, of the same content, identity, batch, threads and groups.
+    earlier: what need not be made again; of batches that are others now nothing is believed.
     report: told how many items are done, those of earlier calls included, and how many there are.
 
     A batch that raises is tried again item by item, so that a bad item costs itself. A batch whose process dies is
@@ -109,10 +126,8 @@ def make(
     facts = {"identity": dict(identity), "threads": threads}
     place = folder / PARTIAL
     batches = [_Batch(part, facts, place) for part in _parts(items, batch, groups or {})]
-    for one in batches:
-        if known and all(name in known for name in one.names):
-            one.keep([(known[name], "") for name in one.names])
-    results = {b.key: kept for b in batches if (kept := b.kept()) is not None}
+    known = _known(earlier, batch, facts, place) if earlier else {}
+    results = {b.key: kept for b in batches if (kept := known.get(b.key) or b.kept()) is not None}
     todo = [b for b in batches if b.key not in results]
     done = sum(map(len, results.values()))
     report(done, len(items))
@@ -124,7 +139,7 @@ def make(
         report(done, len(items))
     outcomes = {name: out for b in batches for name, out in zip(b.names, results[b.key], strict=True)}
     failures = {name: outcomes[name][1] for name in items if outcomes[name][0] is None}
-    return Made([outcomes[name][0] for name in items], failures)
+    return Made([outcomes[name][0] for name in items], failures, [b.file for b in batches])
 
 
 _Outcome = tuple[str | None, str]  # what was made of an item, or None and the reason
@@ -136,12 +151,12 @@ class _Batch:
     def __init__(self, items: Sequence[tuple[str, str]], facts: Mapping[str, Any], place: Path) -> None:
         self.names = [name for name, _ in items]
         self.key = key_of({**facts, "items": [list(item) for item in items]})
-        self._file = place / f"{self.key}.json"
+        self.file = place / f"{self.key}.json"
 
     def kept(self) -> list[_Outcome] | None:
         """What an earlier call made of the items; None if nothing whole is there, or one of them failed."""
         try:
-            texts = json.loads(self._file.read_text(encoding="utf-8"))
+            texts = json.loads(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         whole = isinstance(texts, list) and len(texts) == len(self.names)
@@ -150,9 +165,9 @@ class _Batch:
     def keep(self, result: Sequence[_Outcome]) -> None:
         """Write the file, whole or not at all; not if an item failed, so that the batch is tried again."""
         if all(text is not None for text, _ in result):
-            unfinished = self._file.with_suffix(".tmp")
+            unfinished = self.file.with_suffix(".tmp")
             write_json(unfinished, [text for text, _ in result])
-            unfinished.replace(self._file)
+            unfinished.replace(self.file)
 
 
 def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> list[Sequence[tuple[str, str]]]:
@@ -160,6 +175,13 @@ def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> li
     for item in items.items():
         apart.setdefault(groups.get(item[0], ""), []).append(item)
     return [some[start : start + size] for some in apart.values() for start in range(0, len(some), size)]
+
+
+def _known(earlier: Earlier, size: int, facts: Mapping[str, Any], place: Path) -> dict[str, list[_Outcome]]:
+    """Key → outcomes of the earlier call's batches in which nothing failed."""
+    batches = [_Batch(part, facts, place) for part in _parts(earlier.items, size, earlier.groups)]
+    whole = [b for b in batches if all(name in earlier.texts for name in b.names)]
+    return {b.key: [(earlier.texts[name], "") for name in b.names] for b in whole}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from urbancross_bench.data.segments import (
 )
 from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.making import Work, forget, holding, make, tidy
+from urbancross_bench.execution.making import Earlier, Work, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import DISTRIBUTION, decoders
 from urbancross_bench.identity import canonical_json, code_version, key_of
@@ -183,8 +183,8 @@ def segment(
         wanted = _with_stored(splits, stored)
         if wanted != list(splits):
             contents = _contents(domain, wanted, choice)
-        known = _known(stored, contents)
-        if stored and list(stored.splits) == wanted and len(known) == len(contents) == len(stored.rows):
+        groups = _memberships(domain)
+        if stored and list(stored.splits) == wanted and _is_of(stored, contents, groups):
             report(len(contents), len(contents))
             tidy(folder)
             return stored
@@ -197,13 +197,14 @@ def segment(
             workers=sizing.workers,
             threads=sizing.threads,
             device=sizing.device,
-            groups=_memberships(domain),
-            known=known,
+            groups=groups,
+            earlier=_earlier(stored) if stored else None,
             report=report,
         )
         rows = [
             {
                 "image": name,
+                "splits": groups[name],
                 **content,
                 **({"failure": made.failures[name]} if text is None else json.loads(text)),
             }
@@ -211,7 +212,8 @@ def segment(
         ]
         store = SegmentStore(making, caption_aware=choice.by_caption, splits=wanted, rows=rows)
         write_store(folder, store)
-        forget(folder)  # of a store with failures, too: what it holds is known to the next call
+        if not made.failures:  # else what they name, the log of a process that died, is there to be read
+            tidy(folder, made.kept)
     return store
 
 
@@ -295,14 +297,25 @@ def _with_stored(splits: Sequence[str], stored: SegmentStore | None) -> list[str
     return [name for name in SPLITS if name in {*splits, *(stored.splits if stored else ())}]
 
 
-def _known(stored: SegmentStore | None, contents: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Name → what `Segmenting` said of an image that has not changed since."""
-    rows = [row for row in (stored.rows if stored else ()) if "failure" not in row]
-    return {
-        row["image"]: canonical_json({name: row[name] for name in ("size", "regions")})
-        for row in rows
-        if contents.get(row["image"]) == _said(row)
+def _is_of(stored: SegmentStore, contents: Mapping[str, Mapping[str, str]], groups: Mapping[str, str]) -> bool:
+    """Whether a store is what would be made of these images; stores once did not say of which splits each is."""
+    said = {
+        row["image"]: _said(row) for row in stored.rows if row.get("splits") in (None, groups.get(row["image"]))
     }
+    return not stored.failures and len(stored.rows) == len(said) and [*said.items()] == [*contents.items()]
+
+
+def _earlier(stored: SegmentStore) -> Earlier:
+    rows = {row["image"]: row for row in stored.rows if "splits" in row}
+    return Earlier(
+        {name: key_of(_said(row)) for name, row in rows.items()},
+        {name: row["splits"] for name, row in rows.items()},
+        {
+            name: canonical_json({"size": row["size"], "regions": row["regions"]})
+            for name, row in rows.items()
+            if "failure" not in row
+        },
+    )
 
 
 def _memberships(domain: Domain) -> dict[str, str]:
