@@ -269,13 +269,15 @@ def test_a_trial_that_diverges_is_passed_over(grid: GridWriter, cli: Cli, tmp_pa
         ({"rank": {"low": 1, "high": 4}}, r"rank=2\.8\d+: option 'rank' of adaptation 'lora': .*list the values"),
         ({"rank": [8, 0]}, r"rank=0: option 'rank' .* greater than 0 \(got 0\)$"),
         ({"rnak": [1, 2]}, r"rnak=1: adaptation 'lora' has no option 'rnak'\. Did you mean \"rank\"\?$"),
-        ({"alpha": {"low": 0, "high": 4}}, r"alpha=0\.0: .*greater than 0 \(got 0\.0\)$"),
         (
             {"alpha": {"low": 1, "high": 1e308}, "learning_rate": [0.1, -1]},
             r"learning_rate=-1: .* of the budget: ",
         ),
         ({"alpha": {"low": -1, "high": 0, "log": False}}, r"alpha=-1\.0: .*greater than 0 \(got -1\.0\)$"),
-        ({"learning_rate": {"low": 0, "high": 1}}, r"learning_rate=0\.0: learning_rate of the budget: .*greater"),
+        (
+            {"learning_rate": {"low": -1, "high": 1}},
+            r"learning_rate=-1\.0: learning_rate of the budget: .*greater",
+        ),
         ({"rank": [8, "many"], "alpha": [0, 2]}, r"rank='many': .*integer.*; alpha=0: .*greater than 0"),
     ],
 )
@@ -300,9 +302,55 @@ def test_whether_values_of_a_search_fit_together_is_seen_when_they_are_drawn(gri
     one = told("pairs=0", {"adversarial": [0], "triplet": [0]})
     assert (one.status, "trial 2 draws adversarial=0, triplet=0: " in one.err) == (2, True), one.err
     assert told("pairs=0", {"adversarial": [0], "triplet": [1, 2]}).status == 0
+    assert told("triplet=0", {"adversarial": [0], "triplet": [1]}).status == 0
     # Nothing can make up for it.
     alone = told("pairs=0,triplet=0", {"adversarial": [1, 2, 0]})
     assert (alone.status, "urbancross: adversarial=0: adaptation" in alone.err) == (2, True), alone.err
+
+
+def test_the_ends_of_a_range_need_not_be_values(grid: GridWriter, cli: Cli) -> None:
+    """A share above 0, from 0 on."""
+    search = {"trials": 3, "space": {"urbancross": {"first_share": {"low": 0, "high": 1}, "triplet": [1, 2]}}}
+    told = cli("plan", grid(adaptations=["urbancross"], selectors=["source_val"], search=search))
+    assert told.status == 0, told.err
+
+
+ORDERED = """
+from pydantic import field_validator
+from urbancross_bench.interfaces import Options, hookimpl, register
+from urbancross_adaptations.supervised import SourceOnly
+
+class Ordered(Options):
+    first: float = 1
+    last: float = 2
+
+    @field_validator("last")
+    @classmethod
+    def _in_order(cls, last, info):
+        if last < info.data["first"]:
+            raise ValueError("last lies before first")
+        return last
+
+class InOrder(SourceOnly):
+    options_type = Ordered
+
+@hookimpl
+def register_adaptations():
+    made = dict(options="ordered:Ordered", setting="source_only", needs={"gradients"}, summary="In order.")
+    return [register("in_order", "ordered:InOrder", **made)]
+"""
+
+
+def test_a_validator_may_look_at_other_options_of_a_search(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "ordered.py").write_text(ORDERED)
+
+    def told(space: dict[str, list[float]]) -> Result:
+        search = {"trials": 4, "space": {"in_order": space}}
+        plugins = {"plugins": ["ordered.py"], "adaptations": ["in_order"], "selectors": ["source_val"]}
+        return cli("plan", grid(**plugins, search=search))
+
+    assert told({"first": [0, 0.1], "last": [0.5, 3]}).status == 0
+    assert "last=0.5: option 'last' of" in told({"last": [0.5, 3]}).err
 
 
 @pytest.mark.slow

@@ -123,16 +123,40 @@ def test_percentages_have_bounds_and_ranks_have_none() -> None:
 METRICS = ("recall", "rank")
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 99.0), (1.0, 100.0), (100.0, 0.0)])
-def test_values_beyond_the_bounds_they_have_are_an_error(monkeypatch: Any, bounds: tuple[float, float]) -> None:
-    class Broken(Metric):
+def scored_with(bounds: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    class Bounded(Metric):
         def score(self, ranking: Any) -> dict[str, QueryScores]:
             return {"x": QueryScores("i2t", 100.0 * ranking.i2t.hits(1), bounds=bounds)}
 
     resolved = Registry.discover().resolve("metric", "recall")
-    monkeypatch.setattr(type(resolved), "build", lambda self: Broken(Options()))
+    monkeypatch.setattr(type(resolved), "build", lambda self: Bounded(Options()))
     same = np.eye(4, dtype=np.float32)
     ranking = evaluate_retrieval(same, same[[0, 1, 3, 2]], np.arange(4))
-    found, _ = metric_values(ranking, [resolved], draws=0)
-    [problem] = found["failed"].values()
-    assert f"value 'x' has the bounds {bounds[0]:g} and {bounds[1]:g}, and goes from" in problem
+    return metric_values(ranking, [resolved], draws=0)[0]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ((0.0, 99.0), "0 and 99, which must be finite and in order, and goes from 0 to 100"),
+        ((1.0, 100.0), "1 and 100, which"),
+        ((100.0, 0.0), "100 and 0, which"),
+        ((0.0, np.inf), "0 and inf, which"),
+        ((0.0, np.nan), "0 and nan, which"),
+        ((0.0, 50.0, 100.0), "(0.0, 50.0, 100.0), not two numbers"),
+        (100.0, "100.0, not two numbers"),
+    ],
+)
+def test_bounds_that_cannot_be_cost_their_metric_alone(
+    monkeypatch: pytest.MonkeyPatch, bounds: Any, said: str
+) -> None:
+    [problem] = scored_with(bounds, monkeypatch)["failed"].values()
+    assert f"value 'x' has the bounds {said}" in problem
+
+
+@pytest.mark.parametrize("bounds", [np.array([0, 100], np.float32), [np.int64(0), 100], (1e-8, 100 - 1e-8)])
+def test_bounds_are_numbers_of_any_kind_and_values_may_be_rounded(
+    monkeypatch: pytest.MonkeyPatch, bounds: Any
+) -> None:
+    found = scored_with(bounds, monkeypatch)
+    assert json.loads(json.dumps(found["metrics"]["x"]["bounds"])) == [float(bounds[0]), float(bounds[1])]

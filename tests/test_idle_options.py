@@ -181,7 +181,12 @@ def test_a_grid_that_gives_an_idle_option_is_refused(grid: GridWriter, cli: Cli)
     assert refused.err.strip().endswith(f"{named}: first_share does nothing with order=none; leave it out")
     calibrated = told("csls[base='urbancross[pairs_scale=2]']")
     assert (calibrated.status, "pairs_scale does nothing with pairs=0" in calibrated.err) == (2, True)
-    for fine in ("urbancross[order=none,first_share=0.2]", "urbancross[variant=october_2024,order=none]"):
+    for fine in (
+        "urbancross[order=none,first_share=0.2]",
+        "urbancross[variant=october_2024,order=none]",
+        "urbancross[variant=october_2024,weighted=none,sums=nearest]",
+        "urbancross[variant=april_2024,order=none,share_step=0]",
+    ):
         assert told(fine).status == 0
 
 
@@ -221,6 +226,26 @@ def test_a_search_may_draw_what_is_idle_in_one_trial_and_not_in_another(grid: Gr
     result = cli("plan", file, "--json")
     assert result.status == 0, result.err
     assert sum(stage["kind"] == "adapt" for stage in json.loads(result.out)["stages"]) == 3
+
+
+def test_a_search_over_what_is_idle_in_all_trials_is_refused(grid: GridWriter, cli: Cli) -> None:
+    def told(adaptation: str, space: dict[str, list[Any]], **more: Any) -> Result:
+        search = {"trials": 5, "space": {"mine": space}}
+        return cli("plan", grid(adaptations={"mine": adaptation}, selectors=["source_val"], search=search, **more))
+
+    one = told("urbancross[variant=april_2024]", {"first_margin": [0.1, 0.2]})
+    assert (
+        one.status,
+        "search.space: mine: first_margin does nothing with triplet=0; leave it out" in one.err,
+    ) == (
+        2,
+        True,
+    ), one.err
+    # As written it does nothing, and in other trials it does.
+    assert told("urbancross[order=none,first_share=0.4]", {"order": ["nearest", "random"]}).status == 0
+    # A cell of an ablation has its entry's search.
+    ablation = {"of": "mine", "factors": {"triplet": [1, 0]}}
+    assert told("urbancross", {"first_margin": [0.1, 0.2]}, ablation=ablation).status == 0
 
 
 # What an encoder has no tower for.

@@ -323,6 +323,8 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
         where = f"option {option!r} of {title}" if option else title
         said = problem["msg"].removeprefix("Value error, ")
         name = str(next(iter(problem["loc"]), ""))
+        if problem["type"] in ("value_error", "assertion_error"):  # of a validator, which may look at others too
+            name = ""
         raise OptionError(name, f"{where}: {said} (got {problem['input']!r})") from None
 
 

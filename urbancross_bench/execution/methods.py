@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Budget, Grid, Range, Search
 
 _BETWEEN = 0.6180339887  # a share of a range at which there is hardly ever a whole number
+_INSIDE = 1e-6  # a share so near to an end that what lies nearer is hardly ever drawn
 _OF_RANGES = "; a range gives real numbers: list the values of an option that takes others"
 
 RATE = "learning_rate"  # in a search's space: of the budget, not of the adaptation
@@ -46,14 +47,16 @@ class PlannedMethod:
             raise UsageError(f"base of adaptation {name!r}: {error}") from error
         if base and isinstance(self.trained.options, CalibrationOptions):
             raise UsageError(f"adaptation {name!r}: its base {base!r} is a calibration too; name one that trains")
-        for resolved in (self.resolved, self.trained):
-            refuse_idle(resolved)
         self.calibrates = setting_of(self.resolved) == "test_time"
         self.trained_setting = setting_of(self.trained)
         self.setting = union(setting_of(self.resolved), self.trained_setting)
         self.access = SETTINGS[self.trained_setting]
         self.needs = self.trained.plugin.registration.needs | self.trained.options.needs()
         self.trials = self._trials(grid, registry)
+        if self.trained is not self.resolved:
+            refuse_idle(self.resolved)
+        refuse_idle(self.trained, [trial.resolved for trial in self.trials])
+        self._check_search(grid)
 
     def identity(self) -> dict[str, Any]:
         """What the method is, with what is trained for it."""
@@ -109,16 +112,23 @@ class PlannedMethod:
         Whether options fit together is seen when they are drawn, unless there is but one.
         """
         single = len(space.keys() - {RATE}) == 1
+
+        def refusal(option: str, value: Any) -> UsageError | None:
+            try:
+                self._trial({option: value}, budget, registry)
+            except UsageError as error:
+                if single or not isinstance(error, OptionError) or error.option == option:
+                    return error
+            return None
+
         problems: dict[str, str] = {}
         for option, values in space.items():
-            for value, hint in _listed(values):
-                try:
-                    self._trial({option: value}, budget, registry)
-                except UsageError as error:
-                    if single or not isinstance(error, OptionError) or error.option == option:
-                        problems.setdefault(f"{error}{hint}", f"{option}={value!r}")
-                        if isinstance(values, Range):  # another of its values says no more
-                            break
+            for value, drawn, hint in _listed(values):
+                error = refusal(option, value)
+                if error and (drawn == value or refusal(option, drawn)):
+                    problems.setdefault(f"{error}{hint}", f"{option}={value!r}")
+                    if isinstance(values, Range):  # another of its values says no more
+                        break
         if problems:
             said = "; ".join(f"{value}: {why}" for why, value in problems.items())
             raise UsageError(f"grid {grid.name!r}: search.space: {self.name}: {said}")
@@ -136,20 +146,40 @@ class PlannedMethod:
         reference = Reference(written.name, written.member, {**written.options, **options})
         return Trial(registry.resolve("adaptation", str(reference)), budget)
 
+    def _check_search(self, grid: Grid) -> None:
+        """Raise UsageError for options of the space that do nothing in any trial.
+
+        The cells of an ablation have their entry's search, whatever part of it they take out.
+        """
+        space = grid.search.space.get(self.name, {}) if grid.search and not grid.ablation else {}
+        for option, why in _idle_in_all([trial.resolved for trial in self.trials]).items():
+            if option in space:
+                where = f"grid {grid.name!r}: search.space: {self.name}"
+                raise UsageError(f"{where}: {option} does nothing with {why}; leave it out")
+
     @staticmethod
     def _key(trial: Trial) -> str:
         return canonical_json([trial.resolved.identity(), trial.budget.learning_rate])
 
 
-def refuse_idle(resolved: Resolved) -> None:
-    """Raise UsageError where an option is given that does nothing as the others stand, but for its default."""
-    plugin, fields = resolved.plugin, resolved.plugin.options_type.model_fields
-    for name, why in resolved.options.idle().items():
-        if name not in fields:
+def refuse_idle(resolved: Resolved, trials: Sequence[Resolved] = ()) -> None:
+    """Raise UsageError where an option is given that does nothing as the others stand, but for what it is anyway.
+
+    trials: those of a search, of which it may do something in one.
+    """
+    plugin, given = resolved.plugin, resolved.reference.options
+    for name, why in _idle_in_all([resolved, *trials]).items():
+        if name not in plugin.options_type.model_fields:
             raise PluginError(f"{plugin}: idle() of its options names {name!r}, which is none of them")
-        default = fields[name].get_default(call_default_factory=True)
-        if name in resolved.reference.options and getattr(resolved.options, name) != default:
+        others = {option: value for option, value in given.items() if option != name}
+        anyway = plugin.options_type.model_validate(others)  # a variant sets others than the defaults
+        if name in given and getattr(resolved.options, name) != getattr(anyway, name):
             raise UsageError(f"{plugin.kind} '{resolved.reference}': {name} does nothing with {why}; leave it out")
+
+
+def _idle_in_all(several: Sequence[Resolved]) -> dict[str, str]:
+    idle = [one.options.idle() for one in several]
+    return {name: why for name, why in idle[0].items() if all(name in one for one in idle)}
 
 
 def setting_of(resolved: Resolved) -> str:
@@ -169,11 +199,15 @@ def _drawn(space: Mapping[str, Any], trial: int, search: Search) -> dict[str, An
     return found
 
 
-def _listed(values: Any) -> list[tuple[Any, str]]:
-    """The values of a list, or both ends of a range and one between, with what a problem with it hints at."""
-    if isinstance(values, Range):
-        return [(values.low, ""), (values.high, ""), (_within(values, _BETWEEN), _OF_RANGES)]
-    return [(value, "") for value in values]
+def _listed(values: Any) -> list[tuple[Any, Any, str]]:
+    """The values of a list, or both ends of a range and one between, each with one that is drawn like it, and what
+    a problem with it hints at. An end itself is hardly ever drawn.
+    """
+    if not isinstance(values, Range):
+        return [(value, value, "") for value in values]
+    between = _within(values, _BETWEEN)
+    ends = (values.low, _within(values, _INSIDE), ""), (values.high, _within(values, 1 - _INSIDE), "")
+    return [*ends, (between, between, _OF_RANGES)]
 
 
 def _within(values: Range, share: float) -> float:

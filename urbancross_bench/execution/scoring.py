@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from urbancross_bench.errors import PluginError
 from urbancross_bench.evaluation.floors import chance_ranking
 from urbancross_bench.evaluation.ranking import DirectionRanking, Ranking
 from urbancross_bench.evaluation.statistics import (
+    Bounds,
     Counts,
     image_sums,
     interval,
@@ -156,21 +158,25 @@ def _checked(scores: Any, ranking: Ranking) -> dict[str, QueryScores]:
                 f"value {name!r} is not one finite number for each of {queries[0]} queries of {one.direction}: "
                 f"it has the shape {values.shape}, of {values.dtype}"
             )
-        checked[name] = replace(one, values=values.astype(np.float64))
-        _check_bounds(name, checked[name])
+        values = values.astype(np.float64)
+        checked[name] = replace(one, values=values, bounds=_bounds(name, one.bounds, values))
     return checked
 
 
-def _check_bounds(name: str, scores: QueryScores) -> None:
-    if scores.bounds is None:
-        return
-    low, high = scores.bounds
-    least, greatest = float(scores.values.min(initial=low)), float(scores.values.max(initial=high))
+def _bounds(name: str, said: Any, values: Floats) -> Bounds:
+    if said is None:
+        return None
+    try:
+        low, high = (float(end) for end in said)
+    except (TypeError, ValueError):
+        raise PluginError(f"value {name!r} has the bounds {said!r}, not two numbers") from None
     slack = 1e-9 * (high - low)  # of rounding
-    if not (low < high and low - slack <= least and greatest <= high + slack):
+    if not (math.isfinite(slack) and low < high and low - slack <= values.min() and values.max() <= high + slack):
         raise PluginError(
-            f"value {name!r} has the bounds {low:g} and {high:g}, and goes from {least:g} to {greatest:g}"
+            f"value {name!r} has the bounds {low:g} and {high:g}, which must be finite and in order, and goes "
+            f"from {values.min():g} to {values.max():g}"
         )
+    return low, high
 
 
 def _sums(scores: QueryScores, ranking: Ranking) -> Floats:

@@ -22,7 +22,7 @@ class QueryScores:
 
     `values` is (Q,) float64, in order of the queries of `ranking.i2t` or `ranking.t2i` (under the protocol
     `classic` those are the N images and the M texts). `bounds`: the least and the greatest value that a query can
-    have, (0, 100) of a percentage; there intervals are cut. Values beyond them are an error.
+    have, both finite, (0, 100) of a percentage; there intervals are cut. Values beyond them are an error.
     """
 
     direction: Literal["i2t", "t2i"]
