@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Outcome, Result, tree
 
 from urbancross_bench import api
@@ -140,6 +141,32 @@ def test_grids_are_read_as_the_command_reads_them() -> None:
         api.Grid.from_yaml("quickstart", "budget.stpes=3")
     with pytest.raises(DataError, match="holds no record"):
         api.records(PAGE.parent)
+
+
+def test_a_mapping_is_a_grid_and_its_mistakes_are_named(outcome: Outcome, tmp_path: Path) -> None:
+    content = yaml.safe_load(outcome.file.read_text(encoding="utf-8"))
+    assert api.plan(content, outcome.out).equals(api.plan(outcome.file, outcome.out))
+    content["budget"]["stpes"] = 3
+    with pytest.raises(UsageError, match=r"^grid: budget: unknown key 'stpes'\. Did you mean \"steps\"\?"):
+        api.plan(content)
+
+
+def test_one_needs_no_list(outcome: Outcome, tmp_path: Path) -> None:
+    """The letters of a string are not meant."""
+    one = api.rescore(outcome.out, metrics="rank", plugins=())
+    assert one.equals(api.rescore(outcome.out, metrics=["rank"]))
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out, out, symlinks=True)
+    [first, *_] = api.plan(outcome.file, out)["run"]
+    assert {*api.run(outcome.file, out, only=first)["run"]} == {first}
+    with pytest.raises(UsageError, match="a -> b"):
+        api.compare("urbancross", "source_only", outcome.out, selector="last", scenarios="a -> b")
+
+
+def test_a_device_that_cannot_be_is_refused_before_anything_is_begun(outcome: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no device 'gpu'; known: auto, cpu, cuda, cuda:N"):
+        api.run(outcome.file, tmp_path / "out", device="gpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_ranking_is_the_one_of_evaluation() -> None:

@@ -185,7 +185,7 @@ def test_every_fault_of_a_file_has_its_own_words(fault: str, file: Path) -> None
 ASKING_TORCH = {"half an old file", "a list", "a tensor", "no state", "nothing"}
 
 
-@pytest.mark.parametrize("fault", FAULTS.keys() - ASKING_TORCH)
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - ASKING_TORCH))
 def test_what_torch_need_not_be_asked_is_told_when_planning(fault: str, file: Path) -> None:
     file.write_bytes(faulty(fault, file))
     with pytest.raises(UsageError, match=FAULTS[fault]) as caught:

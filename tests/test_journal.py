@@ -131,6 +131,7 @@ def test_the_command_line_can_be_typed_again() -> None:
     )
     module = command_line(["/x/urbancross_bench/__main__.py", "run", "quickstart"])
     assert module == f"{sys.executable} -m urbancross_bench run quickstart"
+    assert command_line(["my script.py", "7"]) == f"{sys.executable} 'my script.py' 7"
 
 
 class Kept(EntryListener):

@@ -142,9 +142,22 @@ def test_protocols_and_presets(files: Files, cli: Cli) -> None:
     assert found["row_diagonal"]["queries"]["i2t"] == 90
     chance = found["row_diagonal"]["metrics"]["mR"]["chance"]
     assert found["row_diagonal"]["floors"]["random"]["mR"] == pytest.approx(chance)
-    conflict = cli("score", *files.arguments(protocol="urbancross_released", ties="pessimistic"))
-    assert conflict.status == 2
-    assert "brings the tie rule 'optimistic'" in conflict.err
+    for ties in ("pessimistic", "expected"):
+        conflict = cli("score", *files.arguments(protocol="urbancross_released", ties=ties))
+        assert conflict.status == 2
+        assert "brings the tie rule 'optimistic'; give --protocol row_diagonal for others" in conflict.err
+
+
+@pytest.mark.parametrize("ties", ["optimistic", "pessimistic"])
+def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, ties: str) -> None:
+    """Other floors go by the tie rule, and say so."""
+    more = {"captions": files.folder / "captions.txt", "classes": files.folder / "classes.txt", "ties": ties}
+    found = json.loads(cli("score", *files.arguments(**more), "--json").out)
+    assert found["floors"]["random"]["mR"] == pytest.approx(found["metrics"]["mR"]["chance"])
+    assert found["floors"]["class_oracle"]["mR"] == (100 if ties == "optimistic" else 0)
+    lines = cli("score", *files.arguments(**more)).out.splitlines()[-4:]
+    assert [line.endswith(f", ties {ties}") for line in lines] == [False, True, True, True]
+    assert lines[0].endswith("random order")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +169,9 @@ def test_protocols_and_presets(files: Files, cli: Cli) -> None:
         ({"images": "both.npz:image"}, "has no array 'image'; name one of images, texts"),
         ({"images": "map.npy"}, "map.npy must be a non-empty matrix"),
         ({"images": "objects.npy"}, "objects.npy cannot be read"),
+        ({"images": "renamed.npy"}, "renamed.npy is an archive of arrays, whose ending is .npz"),
+        ({"images": "renamed.npz"}, "renamed.npz is a single array, whose ending is .npy"),
+        ({"images": "texts.npy", "texts": "images.npy"}, "are --images and --texts swapped?"),
         ({"map": "captions.txt"}, "captions.txt cannot be read"),
         ({"map": "floats.json"}, "floats.json must be a list of integers"),
         ({"map": "short.json"}, "short.json must hold one integer each for 90 rows"),
@@ -173,6 +189,8 @@ def test_protocols_and_presets(files: Files, cli: Cli) -> None:
 def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], message: str) -> None:
     folder = files.folder
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    shutil.copy(folder / "both.npz", folder / "renamed.npy")
+    shutil.copy(folder / "images.npy", folder / "renamed.npz")
     contents = {"floats": [0.0] * 90, "short": [0], "astray": [*range(31)] * 3, "bare": [0] * 90, "huge": [2**70]}
     for name, content in contents.items():
         content = content[:90] if name == "astray" else content

@@ -42,10 +42,11 @@ __all__ = [
 ]
 
 
-def plan(grid: Grid | str | Path, out: str | Path | None = None) -> pd.DataFrame:
+def plan(grid: Grid | Mapping[str, Any] | str | Path, out: str | Path | None = None) -> pd.DataFrame:
     """What `run` would do: a row per run of the grid, with its `state` (`run`, `reused` or `skipped`) and reason.
 
-    grid: a grid, the file of one, or the name of a built-in one. out: the output folder, by default runs/NAME.
+    grid: a grid, what the file of one would hold, a file, or the name of a built-in one. out: the output folder,
+    by default runs/NAME.
     Raises UsageError or DataError naming what is wrong with the grid or its data.
     """
     import pandas as pd
@@ -71,7 +72,7 @@ def plan(grid: Grid | str | Path, out: str | Path | None = None) -> pd.DataFrame
 
 
 def run(
-    grid: Grid | str | Path,
+    grid: Grid | Mapping[str, Any] | str | Path,
     out: str | Path | None = None,
     *,
     device: str = "auto",
@@ -104,13 +105,13 @@ def run(
             registry,
             folder,
             device=device,
-            only=only,
+            only=_several(only),
             store=_path(store),
             limits=Limits(save_every, time_limit, memory, retries),
-            track=track,
+            track=_several(track),
             track_patience=track_patience,
         )
-    keys = set(only) or {planned.key for planned in made.runs}
+    keys = set(_several(only)) or {planned.key for planned in made.runs}
     return _frame_of(record for record in read_records([folder]) if record.folder.name in keys)
 
 
@@ -146,7 +147,7 @@ def leaderboard(
     from urbancross_bench.registry import Registry
 
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
-    folders, registry = [Path(place) for place in places], Registry.discover(plugins)
+    folders, registry = [Path(place) for place in places], Registry.discover(_several(plugins))
     if out is None:
         tables = board_tables(read_all(folders), shown, columns_of(shown, registry))
     else:
@@ -170,8 +171,8 @@ def rescore(
 
     from urbancross_bench.cli.rescore import rescored_by
 
-    scores = rescored_by([Path(place) for place in places], metrics, ties, plugins)
-    names = ("encoder", "adaptation", "seed", "selector", "protocol", "ties")
+    scores = rescored_by([Path(place) for place in places], _several(metrics), ties, _several(plugins))
+    names = ("encoder", "adaptation", "seed", "domain", "selector", "protocol", "ties")
     return pd.DataFrame(
         {"run": score["run"], "score": score["score"], **_route(score["scenario"])}
         | {name: score[name] for name in names}
@@ -200,7 +201,7 @@ def compare(
     from urbancross_bench.leaderboard import comparing
     from urbancross_bench.leaderboard.pairing import Wanted
 
-    wanted = Wanted(metric, protocol, selector, tuple(scenarios))
+    wanted = Wanted(metric, protocol, selector, _several(scenarios))
     sides = sides_of(str(a), str(b), [Path(place) for place in places], wanted)
     found = comparing.compare(sides, str(a), str(b), wanted)
     frame = _frame(comparing.table_of(found))
@@ -245,7 +246,7 @@ def search(
 
     from urbancross_bench.cli.search import searched
 
-    files = [Path(image) for image in images]
+    files = [Path(image) for image in _several(images)]
     _, _, found = searched(Path(out), texts, files, run, domain, selector, top, device)
     return pd.DataFrame(
         {
@@ -261,8 +262,17 @@ def search(
     )
 
 
-def _grid(grid: Grid | str | Path) -> Grid:
+def _grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
+    from urbancross_bench.specs.reading import grid_of
+
+    if isinstance(grid, Mapping):
+        return grid_of(grid)
     return grid if isinstance(grid, Grid) else Grid.from_yaml(grid)
+
+
+def _several(values: str | Path | Collection[Any]) -> tuple[Any, ...]:
+    """Several, or one that is not in a list: a string's letters are never meant."""
+    return (values,) if isinstance(values, (str, Path)) else tuple(values)
 
 
 def _path(place: str | Path | None) -> Path | None:

@@ -39,7 +39,7 @@ def misspelt(target: str) -> str:
             return ""
     except (Exception, SystemExit):
         return ""
-    own = [one for one, value in vars(found).items() if getattr(value, "__module__", None) == module]
+    own = [one for one, value in vars(found).items() if isinstance(value, type) and value.__module__ == module]
     return f"is registered as {target}, and that module has no {name!r}.{did_you_mean(name, own)}"
 
 

@@ -99,7 +99,7 @@ class SamOptions(SegmenterOptions):
         path = self.weights_file
         if path is None:
             return Weights("untrained", "random")
-        kind_of(path)  # what is no weights is told before a model is built
+        kind_of(path, unsafe_pickle=None)  # what is no weights is told before a model is built
         return Weights("pretrained", path.name if self.folder is None else path.parent.name, self._file_hash)
 
     @cached_property

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.modelling.checkpoints import fitting
+from urbancross_bench.modelling.checkpoints import fitting, read_checkpoint
 from urbancross_segmenters.options import VISION
 
 # The authors' names on the left. Of a head's three layers, transformers calls the outer ones by what they do.
@@ -49,16 +45,8 @@ _PROMPT, _IMAGE = (
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; of a .pth nothing but tensors is read. Raises UsageError naming the file."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
-        raise UsageError(f"segmenter: checkpoint {file} cannot be read: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"segmenter: checkpoint {file} holds more than tensors by name; export its state_dict")
-    return state
+    """The tensors of a file by name. Raises UsageError naming the file."""
+    return read_checkpoint(file, unsafe_pickle=None).state
 
 
 def as_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

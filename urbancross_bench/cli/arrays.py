@@ -24,9 +24,15 @@ def read_matrix(place: str) -> Any:
         match path.suffix:
             case ".npy":
                 large = path.stat().st_size > _MAPPED
-                return np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+                found = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
+                if not isinstance(found, np.ndarray):
+                    raise DataError(f"{path} is an archive of arrays, whose ending is .npz")
+                return found
             case ".npz":
-                with np.load(path, allow_pickle=False) as archive:
+                archive = np.load(path, allow_pickle=False)
+                if isinstance(archive, np.ndarray):
+                    raise DataError(f"{path} is a single array, whose ending is .npy")
+                with archive:
                     return archive[_named(place, name, archive.files)]
             case ".safetensors":
                 from safetensors import safe_open

@@ -28,5 +28,5 @@ def distance(
     if json_:
         print(json.dumps(found, indent=1, allow_nan=False))
     else:
-        print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0: alike, 2: told apart without error)")
+        print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0 or less: alike, 2: told apart without error)")
         print(f"squared MMD      {found['squared_mmd']:.3g} (about 0: alike)")

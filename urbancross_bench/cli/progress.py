@@ -184,6 +184,10 @@ def print_table(table: Table) -> None:
 
 def _text(cell: Cell) -> str:
     if isinstance(cell, Estimate):
-        rest = "" if cell.low is None or cell.high is None else f" ({cell.low:.1f} to {cell.high:.1f})"
-        return f"{cell.value:.1f}{rest}"
-    return "–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell)
+        rest = "" if cell.low is None or cell.high is None else f" ({_number(cell.low)} to {_number(cell.high)})"
+        return f"{_number(cell.value)}{rest}"
+    return "–" if cell is None else _number(cell) if isinstance(cell, float) else str(cell)
+
+
+def _number(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # no −0

@@ -39,8 +39,10 @@ Entry = dict[str, Any]
 def command_line(arguments: Sequence[str] | None = None) -> str:
     """What to type in a shell to start this process again; `arguments` are by default its own."""
     first, *rest = sys.argv if arguments is None else arguments
-    module = Path(first).name == "__main__.py"  # as `python -m` leaves it
-    return shlex.join([sys.executable, "-m", Path(first).parent.name, *rest] if module else [first, *rest])
+    if Path(first).name == "__main__.py":  # as `python -m` leaves it
+        return shlex.join([sys.executable, "-m", Path(first).parent.name, *rest])
+    script = [sys.executable] if Path(first).suffix == ".py" else []
+    return shlex.join([*script, first, *rest])
 
 
 class EntryListener(Listener):

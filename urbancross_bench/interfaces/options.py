@@ -24,8 +24,8 @@ class Options(BaseModel):
     def idle(self) -> Mapping[str, str]:
         """Options that do nothing as the others stand, each with what makes it so: `{"inner": "kind=linear"}`.
 
-        They are no part of the identity, and a grid that gives one another value than it has anyway is refused. What
-        a search draws is not: there an option may be idle in one trial and not in another.
+        They are no part of the identity, and a grid that gives one another value than it has anyway is refused.
+        What a search draws is not: there an option may be idle in one trial and not in another.
         """
         return {}
 

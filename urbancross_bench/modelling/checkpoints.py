@@ -57,12 +57,12 @@ class ReadCheckpoint:
     layout: str
 
 
-def read_checkpoint(path: Path, *, unsafe_pickle: bool = False) -> ReadCheckpoint:
+def read_checkpoint(path: Path, *, unsafe_pickle: bool | None = False) -> ReadCheckpoint:
     """Read weights of any layout in use: safetensors or torch, plain or inside a training checkpoint.
 
     The content decides, not the file's suffix. Tensors of torch files are mapped, not read: copy them before the
-    file may change. Nothing that could run code is unpickled unless `unsafe_pickle` says so. Raises UsageError
-    that names the file and what is wrong with it.
+    file may change. Nothing that could run code is unpickled unless `unsafe_pickle` says so (None: there is no
+    option of that name to be told of). Raises UsageError that names the file and what is wrong with it.
     """
     content = read_content(path, unsafe_pickle=unsafe_pickle)
     layout = []

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.modelling.formats import kind_of
+from urbancross_bench.modelling.formats import instead, kind_of
 
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # A best score kept as a numpy number is common in training checkpoints, and as harmless as a float.
@@ -29,7 +29,7 @@ _NUMPY: list[Any] = [
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 
 
-def read_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
+def read_content(path: Path, *, unsafe_pickle: bool | None = False) -> Any:
     """What a file of weights holds: named tensors, or whatever a training script saved around them.
 
     A torch file is read with `weights_only`; `unsafe_pickle` lets it run what it likes. Raises UsageError naming
@@ -48,23 +48,23 @@ def read_content(path: Path, *, unsafe_pickle: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not unsafe_pickle, mmap=kind == "torch")
     except Exception as error:
         # Errors of any type: with `unsafe_pickle` the file's own code may raise what it wants.
-        raise UsageError(_complaint(path, error)) from error
+        raise UsageError(_complaint(path, error, unsafe_pickle)) from error
 
 
 def _scripted(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         state = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     except Exception as error:
-        raise UsageError(_complaint(path, error)) from error
+        raise UsageError(_complaint(path, error, True)) from error
     return {name: value for name, value in state.items() if name not in _OPENAI_NUMBERS}
 
 
-def _complaint(path: Path, error: Exception) -> str:
+def _complaint(path: Path, error: Exception, unsafe_pickle: bool | None) -> str:
     text = str(error)
     named = _GLOBAL.search(text)
     if isinstance(error, pickle.UnpicklingError) and (named or "nsupported" in text):
         return (
             f"{path} is a pickle that may run code when opened ({named[1] if named else 'not only tensors'}); "
-            "save its state dict as safetensors, or give unsafe_pickle=true if you trust where it comes from"
+            f"{instead(unsafe_pickle)}"
         )
     return f"{path} is damaged, cut short, or not weights: {text.splitlines()[0] if text else repr(error)}"

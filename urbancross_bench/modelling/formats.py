@@ -15,12 +15,13 @@ _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
 Kind = Literal["safetensors", "torch", "torchscript", "pickle"]
 
 
-def kind_of(path: Path, *, unsafe_pickle: bool = False) -> Kind:
+def kind_of(path: Path, *, unsafe_pickle: bool | None = False) -> Kind:
     """What a file is, by content: a zip of torch is `torch`, torch's older files are `pickle`.
 
-    Raises UsageError naming the file for one that is absent, empty, truncated, a web page, a pointer or no weights
-    at all, and for a program unless `unsafe_pickle`. What is told by a table of contents is told; the tensors
-    themselves, and all of a pickle, are not looked at.
+    unsafe_pickle: whether a program may be opened; None where a user has no such option, and so is not told of it.
+    Raises UsageError naming the file for one that is absent, empty, truncated, a web page, a pointer, no weights
+    at all, or a program. What is told by a table of contents is told; the tensors themselves, and all of a
+    pickle, are not looked at.
     """
     try:
         with path.open("rb") as file:
@@ -52,7 +53,13 @@ def names_in(path: Path) -> list[str]:
         raise UsageError(f"{path} is damaged or cut short: {error}; fetch it again") from error
 
 
-def _archive(path: Path, unsafe_pickle: bool) -> Kind:
+def instead(unsafe_pickle: bool | None) -> str:
+    """What to do with a file that may run code."""
+    trusting = "" if unsafe_pickle is None else ", or give unsafe_pickle=true if you trust where it comes from"
+    return f"save its state dict as safetensors{trusting}"
+
+
+def _archive(path: Path, unsafe_pickle: bool | None) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -61,8 +68,7 @@ def _archive(path: Path, unsafe_pickle: bool) -> Kind:
     if any(name.endswith("/constants.pkl") for name in names):
         if not unsafe_pickle:
             raise UsageError(
-                f"{path} is a TorchScript archive, a program beside its weights; save its state dict as "
-                "safetensors, or give unsafe_pickle=true if you trust where it comes from"
+                f"{path} is a TorchScript archive, a program beside its weights; {instead(unsafe_pickle)}"
             )
         return "torchscript"
     if any(name.endswith("/data.pkl") for name in names):

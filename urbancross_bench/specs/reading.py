@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,14 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     _refuse_repeated_keys(path, tree, set())
     for override in overrides:
         _override(content, override)
-    try:
-        grid = Grid.model_validate(content)
-    except ValidationError as error:
-        set_keys = {override.partition("=")[0].strip() for override in overrides}
-        problems = [_explain(path, tree, set_keys, problem) for problem in _telling(error.errors())]
-        raise UsageError("\n".join(problems)) from None
+    set_keys = {override.partition("=")[0].strip() for override in overrides}
+
+    def where(names: Sequence[str | int]) -> str:
+        key = ".".join(str(name) for name in names)
+        blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
+        return f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
+
+    grid = grid_of(content, where)
     folder = path.resolve().parent
     return grid.model_copy(
         update={
@@ -60,6 +62,20 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
             "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
         }
     )
+
+
+def grid_of(
+    content: Mapping[str, Any], where: Callable[[Sequence[str | int]], str] = lambda names: "grid"
+) -> Grid:
+    """The grid of what a file would hold; paths in it are taken from the working folder.
+
+    where: what an error calls the place that some keys lead to. Raises UsageError naming the key and the nearest
+    known key.
+    """
+    try:
+        return Grid.model_validate(content)
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(problem, where) for problem in _telling(error.errors()))) from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -92,19 +108,17 @@ def _telling(problems: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _explain(path: Path, tree: yaml.Node, set_keys: set[str], problem: Any) -> str:
+def _explain(problem: Any, where: Callable[[Sequence[str | int]], str]) -> str:
     """One problem as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
     names = [part for part in problem["loc"] if not _is_union_tag(part)]
-    key = ".".join(str(name) for name in names)
-    blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
-    where = f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
+    key, place = ".".join(str(name) for name in names), where(names)
     if problem["type"] == "extra_forbidden":
         section = ".".join(str(name) for name in names[:-1])
         hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
-        return f"{where}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
+        return f"{place}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
     if problem["type"] == "missing":
-        return f"{where}: {key} is missing"
-    return f"{where}: {f'{key}: ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
+        return f"{place}: {key} is missing"
+    return f"{place}: {f'{key}: ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
 
 
 def _is_union_tag(part: str | int) -> bool:
