@@ -17,6 +17,7 @@ from torch import Tensor
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.records import read_records
+from urbancross_encoders.sam_fused import SegmentTower
 
 IMAGES, SEGMENTS = theirs(seed=1), theirs(seed=2)
 OF_SEGMENTS = "clip_img_seg."
@@ -68,6 +69,25 @@ def test_all_orientations_of_a_segment_have_a_say_where_those_of_an_image_do(fil
     once, turned = model.encode_segment(pictures()), model.encode_segment(pictures().rot90(1, (2, 3)).flip(3))
     torch.testing.assert_close(once, turned, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(once, torch.nn.functional.normalize(SEGMENTS.encode_image(pictures()), dim=1), 1e-2)
+
+
+@torch.inference_mode()
+def test_copies_of_a_model_share_the_tower_and_it_goes_where_images_are(file: Path) -> None:
+    torch.save(released(), file)
+    model = load(OWN)
+    [tower] = [part for part in vars(model).values() if isinstance(part, SegmentTower)]
+    assert tower in vars(copy.deepcopy(model)).values()
+    assert tower(pictures().to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("tower", ["start", "checkpoint"])
+def test_a_file_that_is_cut_short_is_told_whichever_tower_is_taken(tower: str, file: Path) -> None:
+    save_file(released(), file.with_suffix(".safetensors"))
+    whole = file.with_suffix(".safetensors").read_bytes()
+    file.with_suffix(".safetensors").write_bytes(whole[: len(whole) // 2])
+    reference = OWN.replace("w.pt", "w.safetensors").replace("=checkpoint]", f"={tower}]")
+    with pytest.raises(UsageError, match=r"w\.safetensors is damaged or cut short"):
+        resolve(reference).options.weights()
 
 
 def refused(state: dict[str, Tensor], file: Path, more: str = "") -> str:

@@ -176,6 +176,7 @@ def segment(
         complete_writing(folder)
         stored = read_store(folder) if (folder / MANIFEST).exists() else None
         if stored and stored.making != making:
+            tidy(folder)
             raise UsageError(
                 f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
                 "choose another --out"
