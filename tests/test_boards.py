@@ -20,6 +20,7 @@ from conftest import Result, tree
 from made_up_records import edit, write_run, write_runs
 from safetensors.numpy import load_file, save_file
 
+from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.leaderboard.build import board_tables, build
 from urbancross_bench.leaderboard.committed import read_all
@@ -356,6 +357,79 @@ def test_all_boards_of_a_folder_are_built_and_checked(board: Path, cli: Cli) -> 
     assert "published.md is missing" in result.err
     assert cli("leaderboard", "build", board.parent / "boards").status == 0
     assert "2 checked" in cli("leaderboard", "check", board.parent / "boards").out
+
+
+def test_a_board_stands_for_its_records(board: Path, runs: Path, tmp_path: Path, cli: Cli) -> None:
+    """Wherever an output folder does."""
+    frame = api.records(board)
+    assert frame.equals(api.records(board / "records"))
+    assert len(frame) == 27
+    for place in (board, board / "records"):
+        assert (
+            "27 runs and 27 scores" in cli("leaderboard", "add", place, "--to", tmp_path / place.name / "new").out
+        )
+    assert (
+        cli("leaderboard", "build", board, "--out", tmp_path / "tables", "--view", board / "view.yaml").status == 0
+    )
+    assert generated(tmp_path / "tables") == generated(board)
+    edit(board / "records" / "form.json", schema=9)
+    with pytest.raises(DataError, match="says schema 9"):
+        api.records(board)
+    empty = tmp_path / "empty" / "records"
+    empty.mkdir(parents=True)
+    assert "a board or a bundle's folder" in cli("rescore", empty.parent).err
+
+
+def test_committed_records_cannot_be_scored_anew(board: Path, cli: Cli) -> None:
+    for place in (board, board / "records"):
+        result = cli("rescore", place, "--metric", "rank")
+        assert (result.status, result.out) == (2, "")
+        assert f"{sorted((board / 'records').iterdir())[0].parent}" in result.err
+        assert "is a committed record, of a board or a bundle" in result.err
+        assert "give the output folder of its grid" in result.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_numbers, r"score\.json was edited: its hash is not the one in SHA256SUMS"),
+        (repack, r"images\.safetensors\.xz was edited"),
+        (lambda b: one(b, "*/run.json").with_name("x.json").touch(), r"x\.json is not among SHA256SUMS"),
+        (lambda b: one(b, "*/curve.json").unlink(), r"curve\.json is gone"),
+        (lambda b: (b / "records" / "SHA256SUMS").unlink(), r"SHA256SUMS cannot be read"),
+    ],
+)
+def test_nothing_is_built_from_records_that_were_touched(  # type: ignore[no-untyped-def]
+    board: Path, tmp_path: Path, cli: Cli, damage, message: str
+) -> None:
+    damage(board)
+    before = tree(board)
+    for command in (("build", board), ("build", board, "--out", tmp_path / "x")):
+        result = cli("leaderboard", *command)
+        assert result.status == 2
+        assert re.search(message, result.err), result.err
+        assert "Fetch the records as they were" in result.err
+    assert tree(board) == before
+    assert not (tmp_path / "x").exists()
+
+
+def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Path, cli: Cli) -> None:
+    """Neither of the board nor of what is added; records that are gone, or their hashes, come back."""
+    shutil.copytree(board, tmp_path / "edited")
+    change_numbers(tmp_path / "edited")
+    before = tree(tmp_path / "edited")
+    for source, target in ((runs, tmp_path / "edited"), (tmp_path / "edited", tmp_path / "new")):
+        result = cli("leaderboard", "add", source, "--to", target)
+        assert (result.status, "score.json was edited" in result.err) == (2, True)
+    assert tree(tmp_path / "edited") == before
+    assert not (tmp_path / "new").exists()
+    whole = tree(board)
+    shutil.rmtree(one(board, "*"))
+    assert cli("leaderboard", "add", runs, "--to", board).status == 0
+    (board / "records" / "SHA256SUMS").unlink()
+    assert cli("leaderboard", "add", runs, "--to", board).status == 0
+    assert tree(board) == whole
+    assert cli("leaderboard", "check", board).status == 0
 
 
 def test_a_bomb_is_not_unpacked(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import Outcome, Result
+from conftest import Outcome, Result, tree
 from made_up_records import edit, write_runs
 from safetensors.numpy import load_file, save_file
 
@@ -146,6 +146,47 @@ def test_without_a_kept_grid_it_says_how_to_keep_one(cli: Cli, tmp_path: Path) -
     (tmp_path / "out" / "grids" / "tiny.json").write_text('{"schema": 1, "grid": {"name": 3}, "runs": {}}')
     result = cli("export", "bundle", tmp_path / "out", tmp_path / "b.zip")
     assert (result.status, "tiny.json cannot be read" in result.err) == (2, True)
+
+
+def test_a_bundle_takes_the_place_of_a_bundle_alone(
+    outcome: Outcome, bundle: Path, cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / bundle.name
+    index = json.loads(members(bundle)["bundle.json"])
+    with zipfile.ZipFile(file, "w") as opened:  # an older one
+        opened.writestr("bundle.json", json.dumps(index | {"schema": 0, "made_by": "urbancross-bench 0.0.1"}))
+    for _ in range(2):
+        assert cli("export", "bundle", outcome.out, file).status == 0
+        assert file.read_bytes() == bundle.read_bytes()
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as opened:
+        opened.writestr("notes.txt", "mine")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as opened:
+        opened.writestr("bundle.json", "[]")
+    (tmp_path / "text.zip").write_text("no zip")
+    (tmp_path / "folder.zip").mkdir()
+    before = tree(tmp_path)
+    for name in ("notes", "other", "text", "folder"):
+        result = cli("export", "bundle", outcome.out, tmp_path / f"{name}.zip")
+        assert result.status == 2
+        assert f"{name}.zip is there already" in result.err
+        assert "remove it or name another" in result.err
+    assert tree(tmp_path) == before
+
+
+def test_the_folder_of_a_bundle_stands_for_its_records(
+    outcome: Outcome, bundle: Path, cli: Cli, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(bundle) as opened:
+        opened.extractall(tmp_path / "bundle")
+    said = [
+        json.loads(cli("compare", "oracle", "source_only", place, "--json", "--top", 0).out)
+        for place in (outcome.out, tmp_path / "bundle")
+    ]
+    assert said[0] == said[1]
+    held = json.loads(cli("verify", bundle, tmp_path / "bundle", "--json").out)
+    assert {name: count for name, count in held["counts"].items() if count} == {"same": 48}
+    result = cli("rescore", tmp_path / "bundle")
+    assert (result.status, "is a committed record" in result.err) == (2, True)
 
 
 # What is not believed

@@ -299,6 +299,30 @@ def test_the_command_reads_committed_records_too(tmp_path: Path, cli: Cli) -> No
     assert said[0] == said[1]
 
 
+def test_the_command_replaces_its_own_files_alone(tmp_path: Path, cli: Cli) -> None:
+    for method, hits in (("dann", [100.0, 0.0]), ("coral", [0.0, 0.0])):
+        write_run(tmp_path, method, 0, hits)
+    ranks, drawing = tmp_path / "ranks.csv", tmp_path / "ranks.svg"
+    command = ("compare", "dann", "coral", tmp_path)
+    for _ in range(2):
+        result = cli(*command, "--queries", ranks, "--plot", drawing)
+        assert result.status == 0, result.err
+    for option, file in (("--queries", ranks), ("--plot", drawing)):
+        for mine in ("image,caption\n1,2\n", "", f"mine\n{file.read_text()}", "<svg >\n<circle/></svg>"):
+            other = tmp_path / f"mine{file.suffix}"
+            other.write_text(mine)
+            result = cli(*command, option, other)
+            assert result.status == 2
+            assert f"{other} is there already" in result.err
+            assert other.read_text() == mine
+    result = cli(*command, "--queries", tmp_path / "new.csv", "--plot", tmp_path / "q.png")
+    assert result.status == 2
+    assert re.search(r"--plot \S+q\.png: name a picture \(\.svg\)", result.err)
+    assert not (tmp_path / "new.csv").exists()
+    assert not (tmp_path / "q.png").exists()
+    assert cli(*command, "--queries", "/dev/null").status == 0
+
+
 def test_the_command_compares_two_folders(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
     shutil.copytree(outcome.out / "runs", tmp_path / "copy")
     result = cli("compare", outcome.out, tmp_path / "copy", "--json", "--top", 3)

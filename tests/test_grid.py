@@ -288,6 +288,7 @@ def test_combinations_that_cannot_work_are_skipped_with_the_reason(
 ) -> None:
     (tmp_path / "picky.py").write_text(
         "from urbancross_bench.interfaces import hookimpl, register\n"
+        "class P: ...\n"
         "@hookimpl\n"
         "def register_adaptations():\n"
         "    return [register('picky', 'picky:P', setting='source_only', needs={'segments'}, summary='x')]\n"

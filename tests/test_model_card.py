@@ -140,3 +140,29 @@ def test_the_card_is_printed_unless_it_is_to_be_written(cli: Cli, tmp_path: Path
     assert (result.status, result.out) == (0, text)
     result = cli("export", "model-card", out, "none")
     assert (result.status, "0 keys of runs begin with none" in result.err) == (2, True)
+
+
+def test_a_card_takes_the_place_of_a_card_alone(cli: Cli, tmp_path: Path) -> None:
+    out = made_up(tmp_path)
+    run, text = card_of(out, cli, tmp_path)
+    place = tmp_path / "card" / "README.md"
+    place.write_text(text.replace("---\n", "---\nlicense: mit\n", 1), encoding="utf-8")
+    command = ("export", "model-card", out, run.folder.name, "--to", place.parent)
+    assert cli(*command).status == 0
+    assert place.read_text(encoding="utf-8") == text
+    _, front, _ = text.split("---\n", 2)
+    for mine in (
+        "# My model\n",
+        "",
+        f"# Mine\n---\n{front}---\n",
+        "---\ntags: [x]\n---\n",
+        "---\n]\n---\n",
+        "---\n",
+    ):
+        place.write_text(mine, encoding="utf-8")
+        result = cli(*command)
+        assert result.status == 2
+        assert f"{place} is there already" in result.err
+        assert place.read_text(encoding="utf-8") == mine
+    place.write_bytes(b"\xff")
+    assert cli(*command).status == 2

@@ -302,18 +302,44 @@ def test_graded_relevance_pools_the_captions_of_equal_images(files: Files, cli: 
     assert json.loads(result.out)["gallery"]["t2i"] == 15
 
 
-def test_rescoring_names_what_it_cannot_read(
+def test_rescoring_does_without_an_embedding_that_was_damaged(
     outcome: Outcome, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(outcome.out, tmp_path / "out")
-    monkeypatch.chdir(tmp_path / "out" / "runs")
-    assert cli("rescore", ".", "--metric", "map").status == 0
-    for file in (tmp_path / "out" / "store" / "embed").glob("*/features.safetensors"):
+    """It costs the values of its own run, every time with a word of it, and `run` makes it anew."""
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out, out)
+    monkeypatch.chdir(out / "runs")
+    options = ("rescore", ".", "--metric", "map", "--json")
+    before = {one["score"]: one for one in json.loads(cli(*options).out)}
+    run = read_records([out])[3]
+    keys = {score.content["features"] for score in run.scores}
+    scores = [score for record in read_records([out]) for score in record.scores]
+    sharing = {score.content["run"] for score in scores if score.content["features"] in keys}
+    for key in keys:
+        file = out / "store" / "embed" / key / "features.safetensors"
         file.write_bytes(file.read_bytes()[:100])
-    result = cli("rescore", ".", "--metric", "map")
-    assert result.status == 2
-    assert "was scored from cannot be read" in result.err
-    assert cli("rescore", ".", "--metric", "recall").status == 0
+    for _ in range(2):
+        result = cli(*options)
+        assert result.status == 0, result.err
+        for one in json.loads(result.out):
+            if one["run"] in sharing:
+                assert (one["metrics"], one["lacking"]) == ({}, {"map": "embeddings"})
+            else:
+                assert one == before[one["score"]]
+        told = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+        assert len(told) == len(sharing)
+        assert all(any(key[:12] in line for line in told) for key in sharing)
+        assert f"seed {run.spec['seed']}" in result.err
+        assert "was damaged, and set aside" in told[0]
+        assert "Run its grid again" in told[0]
+    assert cli("rescore", ".", "--metric", "recall").err == ""
+    again = ("run", outcome.file, "--out", out, "--set", "metrics=[recall, map]", "--only", run.folder.name)
+    assert cli(*again).status == 0
+    found = [one for one in json.loads(cli(*options).out) if one["run"] == run.folder.name]
+    assert len(found) == 2 * len(run.scores)
+    for one in found:
+        if one["score"] in before:
+            assert one == before[one["score"]]
 
 
 def test_rescoring_gives_what_scoring_would_have(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:

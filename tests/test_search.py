@@ -270,3 +270,22 @@ def test_files_are_written_as_asked(outcome: Outcome, cli: Cli, tmp_path: Path) 
         assert "licence: none is stated; ask it before you show the images to others" in result.out
     assert (tmp_path / "new" / "found.html").read_text().count("<img") == 3
     assert Image.open(tmp_path / "found.png").size[0] == 5 * 208 + 16
+
+
+def test_a_page_or_picture_takes_the_place_of_its_like_alone(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    run = the_run(outcome.out, "urbancross").folder.name
+    command = ("search", outcome.out, "a green place .", "--run", run, "--top", 1, "--to")
+    for name in ("found.html", "found.png", "found.jpg", "found.webp"):
+        for _ in range(2):
+            result = cli(*command, tmp_path / name)
+            assert result.status == 0, result.err
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.jpg")
+    (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "found.png").read_bytes()[:8])
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for name in ("mine.png", "mine.jpg", "mine.html", "torn.png"):
+        result = cli(*command, tmp_path / name)
+        assert result.status == 2
+        assert f"{tmp_path / name} is there already" in result.err
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

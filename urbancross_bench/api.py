@@ -116,7 +116,7 @@ def run(
 
 
 def records(*places: str | Path) -> pd.DataFrame:
-    """The records below some folders (outputs of grids, or boards' `records`): a row per score.
+    """The records below some folders (outputs of grids, boards, unpacked bundles): a row per score.
 
     A run without a score is one row. Columns: what the run was (`run` is its key), how it was scored, and for each
     metric its value and its 95 % interval: `mR`, `mR low`, `mR high`; NaN where they are not known.

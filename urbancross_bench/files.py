@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from urbancross_bench.errors import UsageError
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain JSON values, readably and in one way only."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def keep_others(place: Path, ours: Callable[[Path], bool]) -> None:
+    """Raise UsageError for a file or folder that is there and is not `ours` to replace.
+
+    `ours` may raise OSError or ValueError. What is neither, such as /dev/stdout, may be written to.
+    """
+    if not place.is_dir():
+        try:
+            if not place.is_file() or ours(place):
+                return
+        except (OSError, ValueError):
+            pass
+    raise UsageError(f"{place} is there already, and this command has not written it; remove it or name another")
 
 
 def publish(folder: Path, place: Path) -> None:

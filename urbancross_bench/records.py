@@ -6,7 +6,8 @@
                    failure.json        where it failed, with the traceback
                    scores/<score key>/ score.json, queries.safetensors, items.json
 
-A directory is written beside its final place and renamed into it. Scores are never changed.
+A directory is written beside its final place and renamed into it. Scores are never changed, but for one with a
+metric that failed: it is replaced once that was tried again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,12 @@ class Record:
             raise DataError(f"record {file} cannot be read: {error}") from error
 
 
+def failed_metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`metric flaky: OSError('…')`: which metrics failed in scores, and why, each different reason once."""
+    failed = [one for score in scores for one in score.get("failed", {}).items()]
+    return list(dict.fromkeys(f"metric {name}: {why}" for name, why in failed))
+
+
 def sources(scenario: Mapping[str, Any]) -> str:
     """`nordia + costara`: where a record's scenario comes from, in words."""
     return " + ".join(scenario["source"])
@@ -135,8 +142,15 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
     return Record(folder, spec, tuple(scores))
 
 
+def runs_of(place: Path) -> Path:
+    """Where the runs lie that a folder stands for: an output has them in `runs`, a board or an unpacked bundle in
+    `records`; any other folder holds them itself.
+    """
+    return next((place / name for name in ("runs", "records") if (place / name).is_dir()), place)
+
+
 def read_records(places: Sequence[Path]) -> list[Record]:
-    """All records below some folders (each the output of a grid, or its `runs`), in order of their keys.
+    """All records below some folders, each of which `runs_of` leads to, in order of their keys.
 
     A run that stands in several folders counts once, with the scores of all of them; where copies differ, the
     choice depends on their content, never on the order of the folders. Raises DataError for a folder without any.
@@ -144,11 +158,12 @@ def read_records(places: Sequence[Path]) -> list[Record]:
     found: dict[str, list[Record]] = {}
     shared: dict[bytes, Any] = {}
     for place in places:
-        root = place / "runs" if (place / "runs").is_dir() else place
         with _collecting_nothing():
-            records = [record for folder in _visible(root) if (record := read_record(folder, shared))]
+            records = [record for folder in _visible(runs_of(place)) if (record := read_record(folder, shared))]
         if not records:
-            raise DataError(f"{place} holds no record of a run; give the output folder of a grid")
+            raise DataError(
+                f"{place} holds no record of a run; give the output folder of a grid, a board or a bundle's folder"
+            )
         for record in records:
             found.setdefault(record.folder.name, []).append(record)
     return [_merged(found[key]) for key in sorted(found)]
@@ -180,8 +195,13 @@ def _merged(copies: Sequence[Record]) -> Record:
     for record in copies:
         for score in record.scores if record.ok == best.ok else ():
             scores.setdefault(score.folder.name, []).append(score)
-    chosen = [min(scores[key], key=lambda score: canonical_json(score.content)) for key in sorted(scores)]
+    chosen = [min(scores[key], key=_rank_of_copy) for key in sorted(scores)]
     return Record(best.folder, best.spec, tuple(chosen))
+
+
+def _rank_of_copy(score: ScoreRecord) -> tuple[int, str]:
+    """Of several copies of a score, the one where the fewest metrics failed counts."""
+    return len(score.content.get("failed", ())), canonical_json(score.content)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -204,12 +224,21 @@ def writing_record(place: Path, spec: Mapping[str, Any], status: str) -> Iterato
 
 
 def write_score(place: Path, content: Mapping[str, Any], outputs: Path) -> None:
-    """Write one score from the folder of its `rank` stage, unless it is there already."""
+    """Write one score from the folder of its `rank` stage.
+
+    One that is there already, where a metric failed that does not fail now, is replaced file by file, `score.json`
+    last: whoever reads it meanwhile, or after a kill, finds the old values or the new, beside arrays with the sums
+    of either. So no metric may fail now that did not fail then.
+    """
     with _beside(place) as folder:
         write_json(folder / "score.json", {"schema": SCHEMA, "key": place.name, **content})
         for name in ("queries.safetensors", "items.json"):
             shutil.copyfile(outputs / name, folder / name)
-        publish(folder, place)
+        if not place.exists():
+            publish(folder, place)
+            return
+        for name in ("items.json", "queries.safetensors", "score.json"):
+            publish(folder / name, place / name)
 
 
 @contextmanager

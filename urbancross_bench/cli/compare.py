@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def compare(
-    a: Annotated[
-        str, typer.Argument(metavar="A", help="A method (label, or ENCODER/LABEL), or an output folder.")
-    ],
+    a: Annotated[str, typer.Argument(metavar="A", help="A method (label, or ENCODER/LABEL), or a folder.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another; of two folders equal rows are compared.")],
     places: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PLACE", help="Output folders to look in; by default those below runs."),
+        typer.Argument(
+            metavar="PLACE", help="Output folders or boards to look in; by default outputs below runs."
+        ),
     ] = None,
     metric: Annotated[str, typer.Option(help="What to compare by: mR, i2t_R@1, …")] = "mR",
     protocol: Annotated[str | None, typer.Option(help="Only scores of this protocol.")] = None,
@@ -43,6 +43,7 @@ def compare(
     from urbancross_bench.leaderboard import comparing
     from urbancross_bench.leaderboard.pairing import Wanted
 
+    _check_places(queries, plot)
     wanted = Wanted(metric, protocol, selector, tuple(scenario or ()))
     found = comparing.compare(sides_of(a, b, places or [], wanted), a, b, wanted)
     said = _written(found, queries, plot)
@@ -51,6 +52,21 @@ def compare(
         return
     _show(found, top)
     print("\n".join(said))
+
+
+def _check_places(queries: Path | None, plot: Path | None) -> None:
+    """Raise UsageError for a place where another file stands, and for a picture that is not to be SVG."""
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.files import keep_others
+    from urbancross_bench.leaderboard.queries import is_csv
+    from urbancross_bench.leaderboard.scatter import is_drawing
+
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot {plot}: name a picture (.svg)")
+    if queries is not None:
+        keep_others(queries, is_csv)
+    if plot is not None:
+        keep_others(plot, is_drawing)
 
 
 def sides_of(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:

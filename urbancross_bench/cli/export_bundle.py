@@ -13,7 +13,9 @@ def bundle(
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The output folder of a grid, such as runs/quickstart.")
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="What is written; replaced if it is there.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.zip", help="What is written; an older bundle is replaced.")
+    ],
     drift: Annotated[
         float,
         typer.Option(min=0, metavar="POINTS", help="Of mR that a rerun may be off by; stated inside."),

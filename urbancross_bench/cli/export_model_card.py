@@ -20,8 +20,12 @@ def model_card(
 ) -> None:
     """Write a Hugging Face model card of one run: `model-index`, protocol, data, provenance."""
     from urbancross_bench.execution.choosing import chosen_run
+    from urbancross_bench.execution.model_card import is_card
     from urbancross_bench.execution.model_card import model_card as card
+    from urbancross_bench.files import keep_others
 
+    if to is not None:
+        keep_others(to / "README.md", is_card)
     text = card(out, chosen_run(out, run))
     if to is None:
         print(text, end="")

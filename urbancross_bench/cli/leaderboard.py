@@ -106,7 +106,7 @@ def check(
 
 @app.command()
 def add(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUNS", help="Output folders of grids.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS", help="Output folders of grids, boards, bundles.")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The board's folder; begun if it is not there.")],
 ) -> None:
     """Import records into a board's folder, in a small form. Exit status 1: something speaks against it."""

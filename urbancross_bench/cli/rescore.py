@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,31 +25,45 @@ def rescore(
     plugin: PluginOption = None,
 ) -> None:
     """Score recorded runs by other metrics or another tie rule; trains and changes nothing."""
+    from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
     scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
     if json_:
         print(json.dumps(list(scores), indent=1, ensure_ascii=False, allow_nan=False))
         return
-    for score in scores:
-        names = ("encoder", "adaptation", "selector", "protocol", "ties")
-        print(" · ".join([route(score["scenario"]), *(score[name] for name in names), f"seed {score['seed']}"]))
-        lines = value_lines(score, lambda missing: f"null, for records hold no {missing} and their store is gone")
-        print("\n".join(f"  {line}" for line in lines))
+    for _, group in groupby(scores, key=itemgetter("run")):
+        of_run = [*group]
+        names = ["encoder", "adaptation", "selector", "protocol", "ties"]
+        if len({score["domain"] for score in of_run}) > 1:
+            names.insert(2, "domain")
+        for score in of_run:
+            told = {name: score[name] for name in names} | {"domain": f"on {score['domain']}"}
+            head = [route(score["scenario"]), *(told[name] for name in names), f"seed {score['seed']}"]
+            print(printable(" · ".join(head)))
+            print("\n".join(f"  {line}" for line in value_lines(score, _lacking)))
+
+
+def _lacking(missing: str) -> str:
+    return f"null, for records hold no {missing}, and the store beside them has none"
 
 
 def rescored_by(
     runs: Sequence[Path], metrics: Sequence[str], ties: str | None, plugins: Sequence[str | Path]
 ) -> Iterator[dict[str, Any]]:
-    """See `execution.rescoring.rescored`; what is named is looked up first. Raises UsageError, DataError."""
+    """See `execution.rescoring.rescored`; what is named is looked up first, and warnings go to standard error.
+
+    Raises UsageError, DataError.
+    """
     from urbancross_bench.errors import UsageError, did_you_mean
     from urbancross_bench.evaluation.ties import TIES
     from urbancross_bench.execution.rescoring import rescored
-    from urbancross_bench.records import read_records
+    from urbancross_bench.execution.scoring import resolve_metrics
+    from urbancross_bench.leaderboard.committed import read_all
     from urbancross_bench.registry import Registry
 
     if ties is not None and ties not in TIES:
         raise UsageError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
     registry = Registry.discover(plugins)
-    resolved = [registry.resolve("metric", reference) for reference in metrics]
-    return rescored(read_records(runs), resolved, ties)
+    resolved = resolve_metrics(registry, metrics)
+    return rescored(read_all(runs), resolved, ties, lambda message: print(f"warning: {message}", file=sys.stderr))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,8 +85,8 @@ def run(
         print_table(tables[0])
     statuses = ("ok", "failed", "timeout", "oom", "interrupted", "reused", "skipped")
     said = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
-    print(f"{said}. Records: {folder / 'runs'}" + ("" if only else f". Tables: {folder / 'leaderboard'}"))
-    if set(counts) - {"ok", "reused", "skipped"}:
+    print(f"{said}. Records: {folder / 'runs'}" + (f". Tables: {folder / 'leaderboard'}" if tables else ""))
+    if _not_well(counts):
         raise typer.Exit(1)
 
 
@@ -102,7 +104,8 @@ def run_plan(
 ) -> tuple[Counter[str], list[Table]]:
     """Carry out a plan, shown on standard error, and build its tables unless `only` some runs are wanted.
 
-    How many runs have which status, and the tables. Raises UsageError where no run can be run.
+    How many runs have which status, and the tables: none where runs are not well and none can be built. Raises
+    UsageError where no run can be run.
     """
     from urbancross_bench.cli.progress import make_display
     from urbancross_bench.errors import UsageError
@@ -111,6 +114,8 @@ def run_plan(
     from urbancross_bench.execution.run import run_grid
     from urbancross_bench.execution.tracking import trackers
 
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):  # whether it is there is seen where runs are carried out
+        raise UsageError(f"there is no device {device!r}; known: auto, cpu, cuda, cuda:N")
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
     executor = registry.resolve("executor", plan.grid.executor).build()
@@ -122,7 +127,19 @@ def run_plan(
     listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
     with display:
         counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only)
-    return counts, [] if only else _build_tables(plan, folder, registry)
+    if only:
+        return counts, []
+    try:
+        return counts, _build_tables(plan, folder, registry)
+    except UsageError as error:
+        if not _not_well(counts):
+            raise
+        display.line(f"no tables: {error}")  # that runs are not well is the worse news
+        return counts, []
+
+
+def _not_well(counts: Counter[str]) -> bool:
+    return bool(set(counts) - {"ok", "reused", "skipped"})
 
 
 def _share_store(folder: Path, store: Path) -> None:
@@ -152,13 +169,16 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     from urbancross_bench.execution.recording import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
-    from urbancross_bench.leaderboard.view import DEFAULT, load_view
+    from urbancross_bench.leaderboard.view import DEFAULT, fitted, load_view
+    from urbancross_bench.records import read_record
 
     keys: Collection[str] = {
         key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))
     }
-    view = load_view(DEFAULT)
     with alone_in(folder):
+        found = (read_record(folder / "runs" / planned.key) for planned in plan.runs if planned.key)
+        own = (replace(r, scores=tuple(s for s in r.scores if s.folder.name in keys)) for r in found if r)
+        view = fitted(load_view(DEFAULT), own)
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")

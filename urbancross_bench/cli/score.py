@@ -34,7 +34,10 @@ def score(
     protocol: Annotated[
         str, typer.Option(help="classic, deduplicated, row_diagonal, or a preset: urbancross_released, …")
     ] = "classic",
-    ties: Annotated[str, typer.Option(help="expected, optimistic or pessimistic.")] = "expected",
+    ties: Annotated[
+        str | None,
+        typer.Option(help="expected (by default), optimistic or pessimistic.", show_default=False),
+    ] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric plugin; repeatable.")] = None,
     normalize: Annotated[bool, typer.Option(help="Divide each row by its length first.")] = True,
     device: Annotated[str | None, typer.Option(help="Where to multiply: cpu, cuda, cuda:1.")] = None,
@@ -48,17 +51,20 @@ def score(
     from urbancross_bench.errors import UsageError
     from urbancross_bench.evaluation import evaluate_retrieval
     from urbancross_bench.evaluation.floors import FLOORS, floors, random_floor
-    from urbancross_bench.execution.scoring import score_ranking
+    from urbancross_bench.execution.scoring import resolve_metrics, score_ranking
     from urbancross_bench.identity import derive_seed, digest
     from urbancross_bench.modelling.runtime import resolve_device
     from urbancross_bench.registry import Registry
 
     if device is not None:
         device = str(resolve_device(device))
+    _check_ties(protocol, ties)
     registry = Registry.discover(plugin or [])
-    metrics = [registry.resolve("metric", reference) for reference in metric or ["recall"]]
+    metrics = resolve_metrics(registry, metric or ["recall"])
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
     n, m = len(image_matrix), len(text_matrix)
+    if len(owner) == n != m:
+        raise UsageError(f"{map_} is for {n} texts, and {texts} has {m} rows; are --images and --texts swapped?")
     text_id = None if captions is None else read_lines(captions, m, "texts")
     image_class = None if classes is None else read_lines(classes, n, "images")
     image_id = None if image_ids is None else read_lines(image_ids, n, "images")
@@ -68,7 +74,7 @@ def score(
             text_matrix,
             owner,
             protocol=protocol,
-            ties=ties,
+            ties=ties or "expected",
             normalize=normalize,
             text_id=text_id,
             image_id=image_id,
@@ -82,18 +88,29 @@ def score(
     # Scores of one map are resampled alike, so that their differences are paired.
     draws = derive_seed("resampled images", digest([owner.tobytes()]))
     found, _ = score_ranking(ranking, metrics, draws=draws)
-    found["floors"] = dict.fromkeys(FLOORS) | {"random": random_floor(ranking).as_json()}
+    found["floors"] = dict.fromkeys(FLOORS)
     if ranking.protocol == "classic":
         strings = np.arange(m) if text_id is None else text_id
         known = floors(owner, strings, n, image_class)[ranking.ties].as_json()
         unknown = ("equal_strings", "ceiling") if text_id is None else ()
         found["floors"] = {name: None if name in unknown else floor for name, floor in known.items()}
+    found["floors"] |= {"random": random_floor(ranking).as_json()}  # whatever becomes of ties
     if json_:
         print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         print("\n".join(_lines(found)))
     if found["failed"]:
         raise typer.Exit(1)
+
+
+def _check_ties(protocol: str, ties: str | None) -> None:
+    """Of a preset, which brings its tie rule, no other can be asked for."""
+    from urbancross_bench.errors import UsageError
+    from urbancross_bench.evaluation.protocols import PRESETS
+
+    name, rule = PRESETS.get(protocol, (protocol, ties))
+    if ties not in (None, rule):
+        raise UsageError(f"preset {protocol!r} brings the tie rule {rule!r}; give --protocol {name} for others")
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -108,7 +125,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *value_lines(found, lambda missing: f"null without {_OPTIONS.get(missing, missing)}"),
         "",
     ]
-    lines += [f"{'mR':14}{floor['mR']:8.2f}  {FLOORS[name]}" for name, floor in found["floors"].items() if floor]
+    under = "" if found["ties"] == "expected" else f", ties {found['ties']}"
+    for name, floor in found["floors"].items():
+        if floor:
+            lines.append(f"{'mR':14}{floor['mR']:8.2f}  {FLOORS[name]}{under if name != 'random' else ''}")
     return lines
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from urbancross_bench.records import Record, ScoreRecord
 
 _WIDEST = 100  # characters of a caption in a line
-_PAGES, _PICTURES = (".html", ".htm"), (".png", ".jpg", ".jpeg", ".webp")
 
 
 def search(
@@ -45,10 +44,14 @@ def search(
     json_: JsonOption = False,
 ) -> None:
     """Search a test split that a run has embedded, by texts or images of your own."""
+    from urbancross_bench.cli.search_page import PAGES, PICTURES, is_ours, write_found
     from urbancross_bench.errors import UsageError
+    from urbancross_bench.files import keep_others
 
-    if to is not None and to.suffix.lower() not in _PAGES + _PICTURES:
-        raise UsageError(f"--to {to}: name a page ({', '.join(_PAGES)}) or a picture ({', '.join(_PICTURES)})")
+    if to is not None and to.suffix.lower() not in PAGES + PICTURES:
+        raise UsageError(f"--to {to}: name a page ({', '.join(PAGES)}) or a picture ({', '.join(PICTURES)})")
+    if to is not None:
+        keep_others(to, is_ours)
 
     from urbancross_bench.execution.choosing import named
     from urbancross_bench.interfaces.renderer import printable
@@ -56,7 +59,7 @@ def search(
     record, score, found = searched(out, query or [], image or [], run, domain, selector, top, device)
     about = _about(record, score)
     if to is not None:
-        _write(to, named(record), about, found)
+        write_found(to, named(record), about, found)
     if json_:
         content = {"run": record.folder.name, **about, "queries": [_as_json(one) for one in found]}
         print(json.dumps(content, indent=1, ensure_ascii=False))
@@ -119,16 +122,6 @@ def _about(record: Record, score: ScoreRecord) -> dict[str, str]:
     may = "images and captions may be shown" if shareable else "ask it before you show the images to others"
     about["licence"] = f"{licence or 'none is stated'}; {may}"
     return about
-
-
-def _write(to: Path, title: str, about: dict[str, str], found: list[Found]) -> None:
-    from urbancross_bench.cli.search_page import page, sheet
-
-    to.parent.mkdir(parents=True, exist_ok=True)
-    if to.suffix.lower() in _PAGES:
-        to.write_text(page(title, about, found), encoding="utf-8")
-    else:
-        sheet(title, about, found).save(to)
 
 
 def _as_json(found: Found) -> dict[str, Any]:

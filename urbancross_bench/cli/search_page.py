@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from urbancross_bench.interfaces.renderer import printable
@@ -33,9 +34,38 @@ p { margin: .4rem 0; overflow-wrap: anywhere } .small { font-size: .85rem; color
   .none, img { background: #262d37 }
 }
 """
+PAGES, PICTURES = (".html", ".htm"), (".png", ".jpg", ".jpeg", ".webp")
+_MADE_BY, _SOFTWARE = "urbancross-bench search", 0x0131  # the tag of EXIF for what made a picture
+_GENERATOR, _HEAD = f'<meta name="generator" content="{_MADE_BY}">', 1000  # characters that hold it
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SIDE, _GAP, _COLUMNS, _LINE = 192, 16, 5, 18  # pixels of the sheet
 _WORDS = 30  # characters below a picture
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a page or a picture says that it was made here. Raises OSError, ValueError."""
+    if file.suffix.lower() in PAGES:
+        with file.open(encoding="utf-8") as opened:
+            return _GENERATOR in opened.read(_HEAD)
+
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return bool(picture.getexif().get(_SOFTWARE) == _MADE_BY)
+
+
+def write_found(to: Path, title: str, about: Mapping[str, str], found: Sequence[Found]) -> None:
+    """A page or a picture, by the ending of the file."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.suffix.lower() in PAGES:
+        to.write_text(page(title, about, found), encoding="utf-8")
+        return
+
+    from PIL import Image
+
+    said = Image.Exif()
+    said[_SOFTWARE] = _MADE_BY
+    sheet(title, about, found).save(to, exif=said)
 
 
 def page(title: str, about: Mapping[str, str], found: Sequence[Found]) -> str:
@@ -50,7 +80,7 @@ def page(title: str, about: Mapping[str, str], found: Sequence[Found]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'{_GENERATOR}<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{_text(title)}</h1><dl>{facts}</dl>\n" + "\n".join(parts) + "\n</body></html>\n"
     )

@@ -28,9 +28,9 @@ def verify(
     """Compare a rerun with a bundle: the same, within drift, or different and where. Runs nothing."""
     from urbancross_bench.execution.bundle import opened_bundle
     from urbancross_bench.execution.verifying import verify as verified
-    from urbancross_bench.records import read_records
+    from urbancross_bench.leaderboard.committed import read_all
 
-    rerun = read_records([out])
+    rerun = read_all([out])
     with opened_bundle(bundle) as opened:
         allowed = opened.index["drift"] if drift is None else drift
         found = verified(opened, rerun, allowed)

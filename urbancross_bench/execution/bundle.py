@@ -16,6 +16,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.records import Record
 
 SCHEMA = 1
+MADE_BY = "urbancross-bench "
 INDEX, RECORDS, GRIDS, DATA, ENVIRONMENT = "bundle.json", "records", "grids", "data.json", "environment.json"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
 _LARGEST = 2**33  # bytes that a bundle may unpack to
@@ -59,6 +61,16 @@ def pack_bundle(folder: Path, index: Mapping[str, Any], file: Path) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_bundle(file: Path) -> bool:
+    """Whether a file is a bundle of whatever version of this program. Raises OSError, ValueError."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            index = json.loads(opened.read(INDEX))
+    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, zlib.error) as error:
+        raise ValueError(f"{file} is no bundle") from error
+    return isinstance(index, dict) and str(index.get("made_by", "")).startswith(MADE_BY)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

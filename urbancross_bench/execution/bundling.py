@@ -19,10 +19,10 @@ import yaml
 
 from urbancross_bench import __version__
 from urbancross_bench.errors import DataError, UsageError
-from urbancross_bench.execution.bundle import DATA, ENVIRONMENT, GRIDS, RECORDS, pack_bundle
+from urbancross_bench.execution.bundle import DATA, ENVIRONMENT, GRIDS, MADE_BY, RECORDS, is_bundle, pack_bundle
 from urbancross_bench.execution.keeping import KeptGrid, asked_for, kept_grids
 from urbancross_bench.execution.provenance import plugin_distributions
-from urbancross_bench.files import write_json
+from urbancross_bench.files import keep_others, write_json
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.committed import write_committed
 from urbancross_bench.leaderboard.stored import Exhibits
@@ -42,8 +42,10 @@ class Bundled:
 def write_bundle(out: Path, file: Path, drift: float) -> Bundled:
     """Bundle the grids that were run in a folder with their records. drift: the points of mR that may differ.
 
-    Raises UsageError where no grid is kept, or none of them has a record.
+    An older bundle is replaced. Raises UsageError where no grid is kept, or none of them has a record, and for
+    another file that is there.
     """
+    keep_others(file, is_bundle)
     grids = kept_grids(out)
     if not grids:
         raise UsageError(
@@ -62,7 +64,7 @@ def write_bundle(out: Path, file: Path, drift: float) -> Bundled:
         (folder / "environment.txt").write_text("\n".join([*_distributions(), ""]), encoding="utf-8")
         remarks += _other_versions(records)
         index = {
-            "made_by": f"urbancross-bench {__version__}",
+            "made_by": f"{MADE_BY}{__version__}",
             "drift": drift,
             "grids": {kept.grid.name: [key for key in kept.runs if key in known] for kept in grids},
         }

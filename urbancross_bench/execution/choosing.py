@@ -32,8 +32,11 @@ def chosen_run(out: Path, prefix: str | None) -> Record:
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} runs in {out}" if prefix is None else f"{len(found)} keys of runs begin with {prefix}"
-    best = sorted(found or runs, key=lambda record: (-_mean(record), record.folder.name))
-    lines = [f"  {record.folder.name[:12]}  {_HEADLINE} {_mean(record):5.1f}  {named(record)}" for record in best]
+    listed = [(_headline(record), record) for record in found or runs]
+    listed.sort(key=lambda one: (one[0] is None, -(one[0] or 0.0), one[1].folder.name))
+    lines = [
+        f"  {record.folder.name[:12]}  {_HEADLINE} {_shown(value)}  {named(record)}" for value, record in listed
+    ]
     more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     raise UsageError("\n".join([f"{problem}; name one by its key:", *lines[:_SHOWN], *more]))
 
@@ -56,6 +59,14 @@ def _expect(found: Sequence[ScoreRecord], what: str, wanted: str, known: Sequenc
         raise UsageError(f"the run has no score of {what} {wanted!r}.{did_you_mean(wanted, set(known))}")
 
 
-def _mean(record: Record) -> float:
-    values = [s.content["metrics"][_HEADLINE]["value"] for s in record.scores if _HEADLINE in s.content["metrics"]]
-    return sum(values) / len(values) if values else 0.0
+def _headline(record: Record) -> float | None:
+    """Of the score that is chosen where nobody names one; None where there is none, or it has no such metric."""
+    try:
+        metrics = chosen_score(record, None, None).content["metrics"]
+    except UsageError:
+        return None
+    return float(metrics[_HEADLINE]["value"]) if _HEADLINE in metrics else None
+
+
+def _shown(value: float | None) -> str:
+    return "    –" if value is None else f"{value:5.1f}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import DataError, UsageError
 
 FOLDER = "journal"  # in an output folder
 _GLANCE = 0.2  # seconds to wait for a lock that another reader may be looking at, too
@@ -279,8 +279,22 @@ def _recorded(out: Path, run: Known, *, waits: bool) -> Known:
     status = _read(place / "run.json", "status")
     if status is None or (waits and status != "ok"):
         return run
-    reason = None if status == "ok" else _read(place / "failure.json", "error") or run.reason
-    return replace(run, state=status, reason=reason)
+    if status != "ok":
+        return replace(run, state=status, reason=_read(place / "failure.json", "error") or run.reason)
+    if failed := _failed_metrics(place):
+        return run if waits else replace(run, state="failed", reason=failed)
+    return replace(run, state="ok", reason=None)
+
+
+def _failed_metrics(place: Path) -> str:
+    """Those of a record that is well, with the reasons; empty without any."""
+    from urbancross_bench.records import failed_metrics, read_record  # numpy and all, as late as may be
+
+    try:
+        record = read_record(place)
+    except DataError:
+        return ""
+    return "; ".join(failed_metrics(score.content for score in record.scores)) if record else ""
 
 
 def _read(file: Path, name: str) -> str | None:

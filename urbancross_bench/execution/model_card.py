@@ -53,6 +53,17 @@ def model_card(out: Path, record: Record) -> str:
     )
 
 
+def is_card(file: Path) -> bool:
+    """Whether a file is such a card, by its front matter. Raises OSError, ValueError."""
+    head, front, *_ = [*file.read_text(encoding="utf-8").split("---\n", 2), ""]
+    try:
+        said = yaml.safe_load(front)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no card") from error
+    tags = said.get("tags") if isinstance(said, dict) else None
+    return not head and isinstance(tags, list) and _TAGS[-1] in tags and "model-index" in said
+
+
 def _front(record: Record, scores: Sequence[ScoreRecord]) -> dict[str, Any]:
     """Every text is one line: readers cut the front matter at the next line of hyphens, wherever that stands."""
     results = [_result(score.content) for score in scores]

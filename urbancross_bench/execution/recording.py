@@ -18,7 +18,15 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import CURVE, PARAMETERS, Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event
-from urbancross_bench.records import Record, clear_partial, read_record, write_score, writing_record
+from urbancross_bench.records import (
+    Record,
+    ScoreRecord,
+    clear_partial,
+    failed_metrics,
+    read_record,
+    write_score,
+    writing_record,
+)
 
 
 @contextmanager
@@ -39,10 +47,11 @@ class Recorder:
         with alone_in(self._out):
             clear_partial(self._out / "runs")
 
-    def record(self, run: Run, failures: Mapping[str, Event]) -> None:
+    def record(self, run: Run, failures: Mapping[str, Event]) -> list[str]:
         """Write the record of a run whose stages have all ended. `failures`: those that failed, by key.
 
-        A run is well if its training and one score are; a score that failed is tried again next time. Raises
+        A run is well if its training and one score are; a score that failed, or a metric in one, is tried again
+        next time. Returns which metrics failed, and why, in what is written. Raises
         MissingError for a stage that the store holds no longer, or damaged; RunError if nothing can be written.
         """
         place, failure = self._place(run), next(iter(failures.values()), None)
@@ -50,8 +59,7 @@ class Recorder:
         with self._writing(place):
             present = self._present(place)
             if present is not None and present.ok:  # a selector or protocol is new, or another process was faster
-                self._write_scores(run, good, place)
-                return
+                return self._write_scores(run, good, place, present.scores)
             if any(stage.key in failures for stage in self._trained(run).values()):
                 good = []  # scores of an earlier session, of a training that was lost since and cannot be made
             assert run.spec is not None
@@ -59,9 +67,10 @@ class Recorder:
             with writing_record(place, run.spec, status) as folder:
                 if good:
                     self._write_training(run, folder)
-                    self._write_scores(run, good, folder)
-                elif failure:
+                    return self._write_scores(run, good, folder)
+                if failure:
                     self._write_failure(run, failure, folder)
+        return []
 
     def interrupt(self, run: Run) -> None:
         """Write that a run was begun, and not ended; nothing where it has a record."""
@@ -121,12 +130,20 @@ class Recorder:
         stages = {"pretrain": self._plan.stages[run.trainings[0].inputs["start"]]}
         return stages | {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
 
-    def _write_scores(self, run: Run, scores: Sequence[Score], folder: Path) -> None:
+    def _write_scores(
+        self, run: Run, scores: Sequence[Score], folder: Path, present: Sequence[ScoreRecord] = ()
+    ) -> list[str]:
+        """Those that are not among the `present` ones, or that have failed metrics there. Returns as `record`."""
+        there = {score.folder.name: score.content.get("failed", {}) for score in present}
+        found = []
         for score in scores:
-            if (folder / "scores" / score.key).exists():
+            if there.get(score.key) == {}:
                 continue
             outputs = self._store.find(score.stage.key)
             measured = json.loads((outputs / "score.json").read_text(encoding="utf-8"))
+            found.append(measured)
+            if score.key in there and not measured.get("failed", {}).keys() <= there[score.key].keys():
+                continue  # what is there has a value that this has not
             content: dict[str, Any] = {
                 "run": run.key,
                 "selector": score.selector,
@@ -139,3 +156,4 @@ class Recorder:
                 "parameters": self._read(run.trainings[measured["trial"]], PARAMETERS),
             }
             write_score(folder / "scores" / score.key, content, outputs)
+        return failed_metrics(found)

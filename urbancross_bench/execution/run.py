@@ -17,7 +17,7 @@ from urbancross_bench.execution.plan import Plan
 from urbancross_bench.execution.provenance import remember_git
 from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.scheduler import Limits, Scheduler
-from urbancross_bench.execution.status import status_of
+from urbancross_bench.execution.status import Status, lacks_a_metric, status_of
 from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.executor import Executor
 
@@ -49,6 +49,7 @@ def run_grid(
         recorder.clean()
         keep_grid(plan, out)
         status = status_of(plan, out, only)
+        _forget_failed_metrics(status, store)
         listener.planned(status)
         counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})
         scheduler = Scheduler(status, store, executor, recorder, listener, device, limits)
@@ -62,6 +63,15 @@ def run_grid(
             counts += scheduler.counts
             listener.finished(counts)
     return counts
+
+
+def _forget_failed_metrics(status: Status, store: Store) -> None:
+    """Remove the stored stages that are to be done again; records keep what they had until there is better."""
+    for stage in status.stages:
+        if lacks_a_metric(store, stage):
+            with store.holding(stage.key, wait=False) as free:
+                if free and lacks_a_metric(store, stage):  # no other process has done it again since
+                    store.remove(store.entry(stage.key))
 
 
 @contextmanager

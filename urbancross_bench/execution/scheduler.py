@@ -305,7 +305,7 @@ class Scheduler:
             return
         failures = {key: self._failures[key] for key in sorted(run.stage_keys()) if key in self._failures}
         try:
-            self._recorder.record(run, failures)
+            metrics = self._recorder.record(run, failures)
         except MissingError as error:
             lost = error.keys[0]
             self._remade[lost] += 1
@@ -317,7 +317,12 @@ class Scheduler:
             self._record_if_complete(run)
             return
         failure = next(iter(failures.values()), None)
-        self._ended(run, failure.outcome if failure else "ok", failure.error if failure else None)
+        if failure:
+            if metrics:
+                self._listener.warn(f"{run}: {'; '.join(metrics)}")
+            self._ended(run, failure.outcome, failure.error)
+        else:
+            self._ended(run, "failed" if metrics else "ok", "; ".join(metrics) or None)
 
     def _ended(self, run: Run, status: str, error: str | None) -> None:
         del self._pending[run]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.errors import PluginError
+from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.evaluation.floors import chance_ranking
 from urbancross_bench.evaluation.ranking import DirectionRanking, Ranking
 from urbancross_bench.evaluation.statistics import (
@@ -23,12 +23,24 @@ from urbancross_bench.evaluation.statistics import (
     resampled_means,
 )
 from urbancross_bench.interfaces.metric import Metric, QueryScores
-from urbancross_bench.registry import Resolved
+from urbancross_bench.registry import Registry, Resolved
 
 Arrays = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
 _COUNTS = ("greater", "tied", "tied_positives", "right", "top", "top_tied", "query_row", "gallery_row")
+
+
+def resolve_metrics(registry: Registry, references: Sequence[str]) -> list[Resolved]:
+    """The metrics of a command line. Raises UsageError as `Registry.resolve`, and for one that is named twice."""
+    found: list[Resolved] = []
+    for reference in references:
+        resolved = registry.resolve("metric", reference)
+        twins = [one.reference for one in found if one.identity() == resolved.identity()]
+        if twins:
+            raise UsageError(f"metric {reference!r} is named twice, first as {str(twins[0])!r}; name it once")
+        found.append(resolved)
+    return found
 
 
 def score_ranking(ranking: Ranking, metrics: Sequence[Resolved], *, draws: int) -> tuple[dict[str, Any], Arrays]:
@@ -77,29 +89,40 @@ def metric_values(
     """What metrics say of a ranking, and the sums per image that intervals are made of.
 
     `metrics`: name → value, interval (null where there is none), chance and parts. `lacking`: metric → what it
-    needs and is not there. `failed`: metric → what went wrong; it costs that metric's values only.
+    needs and is not there. `failed`: metric → what went wrong; it costs that metric's values only. A metric that
+    needs nothing is shown no `inputs`, as it would be of a record.
     """
     resamples = resampled_images(ranking.images, draws)
     found: dict[str, dict[str, Any]] = {"metrics": {}, "lacking": {}, "failed": {}}
     kept: dict[str, Floats] = {}
     for resolved in metrics:
         name = str(resolved.reference)
-        missing = sorted(resolved.plugin.registration.needs - _there(ranking))
+        needs = resolved.plugin.registration.needs
+        missing = sorted(needs - _there(ranking))
         if missing:
             found["lacking"][name] = ", ".join(missing)
             continue
         try:
             metric: Metric = resolved.build()
-            values, sums = _values(metric, ranking, resamples)
+            values, sums = _values(metric, ranking if needs else replace(ranking, inputs=None), resamples)
             taken = sorted(values.keys() & found["metrics"].keys())
             if taken:
                 raise PluginError(f"another metric gives a value called {taken[0]!r}, too")
-        except Exception as error:
-            found["failed"][name] = str(error) if isinstance(error, PluginError) else repr(error)
+        except (Exception, SystemExit) as error:
+            said = str(error) if isinstance(error, PluginError) else repr(error)
+            found["failed"][name] = said if needs else said + _undeclared(error)
             continue
         found["metrics"] |= values
         kept |= sums
     return found, kept
+
+
+def _undeclared(error: BaseException) -> str:
+    """What to do, if a metric that is registered as needing nothing may have failed for want of `inputs`."""
+    of_none = isinstance(error, AttributeError | TypeError) and "NoneType" in str(error)
+    if of_none or "needs the embeddings" in str(error):  # the latter of `Ranking.with_inputs`
+        return "; if it looks at ranking.inputs, register it with needs={'embeddings'}"
+    return ""
 
 
 def _values(metric: Metric, ranking: Ranking, resamples: Counts) -> tuple[dict[str, Any], dict[str, Floats]]:
@@ -153,10 +176,15 @@ def _checked(scores: Any, ranking: Ranking) -> dict[str, QueryScores]:
             raise PluginError(f"value {name!r} is no QueryScores of direction i2t or t2i")
         values = np.asarray(one.values)
         queries = (ranking.i2t if one.direction == "i2t" else ranking.t2i).greater.shape
-        if values.shape != queries or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        if values.shape != queries or values.dtype.kind not in "fiub":
             raise PluginError(
                 f"value {name!r} is not one finite number for each of {queries[0]} queries of {one.direction}: "
                 f"it has the shape {values.shape}, of {values.dtype}"
+            )
+        if len(bad := np.flatnonzero(~np.isfinite(values))):
+            raise PluginError(
+                f"value {name!r} is {values[bad[0]]} for query {bad[0]} of {one.direction} (from 0); of its "
+                f"{queries[0]} values {len(bad)} are no finite number"
             )
         values = values.astype(np.float64)
         checked[name] = replace(one, values=values, bounds=_bounds(name, one.bounds, values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from urbancross_bench.records import read_record
 
 @dataclass(frozen=True, eq=False)
 class Status:
-    """A plan against what is there: which runs are reused, skipped, to do, and which stages those need."""
+    """A plan against what is there: which runs are reused, skipped, to do, and which stages those need.
+
+    A score in which a metric failed is to do again, and so is its `rank` stage, though it is stored.
+    """
 
     plan: Plan
     reused: tuple[Run, ...]
@@ -46,16 +50,27 @@ def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
         else:
             todo.append(run)
     wanted = [key for run in todo for key in run.stage_keys()]
-    stored = [key for key, stage in plan.stages.items() if store.has(stage)]
+    again = {score.stage.key for run in todo for score in run.scores if lacks_a_metric(store, score.stage)}
+    stored = [key for key, stage in plan.stages.items() if store.has(stage) and key not in again]
     return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
 
 
 def _is_complete(run: Run, place: Path) -> bool:
-    """Whether there is a record that is well and has every score of the run."""
+    """Whether there is a record that is well and has every score of the run, in none of which a metric failed."""
     try:
         record = read_record(place)
     except DataError:  # said, and mended, by whoever writes it anew
         return False
     if record is None or not record.ok:
         return False
-    return {score.key for score in run.scores} <= {score.folder.name for score in record.scores}
+    well = {score.folder.name for score in record.scores if not score.content.get("failed")}
+    return {score.key for score in run.scores} <= well
+
+
+def lacks_a_metric(store: Store, stage: Stage) -> bool:
+    """Whether a stored `rank` stage holds a score in which a metric failed."""
+    try:
+        content = (store.path(stage.kind, stage.key) / "score.json").read_text(encoding="utf-8")
+        return bool(json.loads(content).get("failed"))
+    except (OSError, ValueError, AttributeError):  # not there, or damaged, which its reader finds
+        return False

@@ -11,7 +11,7 @@ from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.leaderboard.ablation import ablation_plots
-from urbancross_bench.leaderboard.committed import read_all
+from urbancross_bench.leaderboard.committed import expect_unbroken, read_all
 from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
@@ -27,9 +27,10 @@ def build(
     """Write every table of the view in every format into `out`, and return the tables.
 
     only: the keys of the runs and scores to show, where a folder holds others too; None shows all. The bytes
-    depend on the records and the view alone. Raises DataError for a malformed record, UsageError if `out` cannot
-    be written to.
+    depend on the records and the view alone. Raises DataError for a malformed record, and for a committed one that
+    is not what was committed; UsageError if `out` cannot be written to.
     """
+    expect_unbroken(places)
     board = make_board(read_all(places), view, columns_of(view, registry), only)
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]

@@ -20,7 +20,7 @@ import json
 import lzma
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,14 @@ from safetensors.numpy import load, save
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import file_digest
-from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records
+from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records, runs_of
 
 SCHEMA = 2
 FORM, SUMS = "form.json", "SHA256SUMS"
 _COUNTS, _SUMS = "queries.safetensors.xz", "images.safetensors.xz"
 _UNPACKED = 2**31  # bytes that a file of counts may unpack to
 _PARTIAL = ".partial-"
+_SAID = 3  # records named in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def _unpacked(file: Path) -> dict[str, NDArray[Any]]:
 def read_all(places: Sequence[Path]) -> list[Record]:
     """Like `records.read_records`, of committed records too."""
     for place in places:
-        _check_form(place)
+        _check_form(runs_of(place))
     return [replace(record, scores=tuple(map(_compact, record.scores))) for record in read_records(places)]
 
 
@@ -160,18 +161,37 @@ def seal(place: Path) -> None:
     (place / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def broken_seals(place: Path) -> list[str]:
-    """What was done to committed records since they were written, one sentence a file; none for other folders."""
+def expect_unbroken(places: Iterable[Path], *, whole: bool = True) -> None:
+    """Raise DataError naming records of sealed folders that were edited, added or (if `whole`) taken away."""
+    sealed = [root for root in map(runs_of, places) if any((root / name).exists() for name in (FORM, SUMS))]
+    problems = [problem for root in sealed for problem in broken_seals(root, whole=whole)]
+    if problems:
+        more = [f"and {len(problems) - _SAID} more"] if len(problems) > _SAID else []
+        raise DataError(
+            "; ".join([*problems[:_SAID], *more])
+            + ". Fetch the records as they were, or delete their runs' folders "
+            "and `leaderboard add` them anew"
+        )
+
+
+def broken_seals(place: Path, *, whole: bool = True) -> list[str]:
+    """What was done to committed records since they were written, one sentence a file; none for other folders.
+
+    whole: files that are gone count, too.
+    """
+    place = runs_of(place)
     if not (place / FORM).exists() and not any(place.glob(f"*/scores/*/{_COUNTS}")):
         return []
     try:
         lines = (place / SUMS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        return [f"{place / SUMS} cannot be read: {error}"] if whole else []
     except (OSError, UnicodeDecodeError) as error:
         return [f"{place / SUMS} cannot be read: {error}"]
     said = {name: found for line in lines for found, _, name in [line.partition("  ")]}
     there = _files(place)
     problems = [f"record {place / name} is not among {SUMS}" for name in there if name not in said]
-    problems += [f"record {place / name} is gone" for name in sorted(said.keys() - set(there))]
+    problems += [f"record {place / name} is gone" for name in sorted(said.keys() - set(there)) if whole]
     problems += [
         f"record {place / name} was edited: its hash is not the one in {SUMS}"
         for name in there

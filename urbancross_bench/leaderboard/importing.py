@@ -9,7 +9,7 @@ from pathlib import Path
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.leaderboard.boards import VIEW
-from urbancross_bench.leaderboard.committed import content_of, read_all, write_committed
+from urbancross_bench.leaderboard.committed import content_of, expect_unbroken, read_all, write_committed
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
 from urbancross_bench.records import Record, route
@@ -30,14 +30,15 @@ class Added:
 def add(places: Sequence[Path], folder: Path) -> Added:
     """Import what the folder's view shows of some records; all of it, or nothing where a reason speaks against it.
 
-    A folder without a view gets the default one. Raises DataError for malformed records, and UsageError for a view
-    that is not made from the records beside it.
+    A folder without a view gets the default one. Raises DataError for malformed records, and committed ones that
+    were edited, and UsageError for a view that is not made from the records beside it.
     """
     file = folder / VIEW
     view = load_view(file if file.is_file() else DEFAULT)
     target = folder / RECORDS
     if RECORDS not in view.records:
         raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
+    expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     records = shown(read_all(places), view)
     there = read_all([target]) if _has_records(target) else []
     together = shown(read_all([*places, target]), view) if there else records
@@ -107,7 +108,7 @@ def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
         if not row.complete
     ]
     yield from _said(
-        lacking,
+        [*dict.fromkeys(lacking)],  # a source's test split, or another protocol, lacks the same seed
         "lack a seed that other rows of their comparison have",
         "run the missing ones and add all at once, or allow `missing_seeds` in the view: such rows show no number",
         "row",

@@ -25,6 +25,8 @@ Ints = NDArray[np.int64]
 DIRECTIONS = ("i2t", "t2i")
 WON, TIED, LOST = "won", "tied", "lost"
 _SAME = ("query_row", "gallery_row", "right", "image_of_query")  # what makes two rankings ask the same
+_COLUMNS = ("direction", "query", "name", "rank A", "rank B", "A")
+_HEADER = 2000  # characters; a header of ours is shorter
 _RANKS_ALIKE = 1e-9  # relative; means of equal ranks in another order are equal
 
 
@@ -123,13 +125,19 @@ def farthest(pairs: Sequence[_Pair], top: int) -> tuple[list[Asked], list[Asked]
     return lists[0], lists[1]
 
 
+def is_csv(file: Path) -> bool:
+    """Whether `write_csv` wrote a file, by its header. Raises OSError, ValueError."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return opened.readline(_HEADER).rstrip("\n").endswith(f",{','.join(_COLUMNS)}")
+
+
 def write_csv(pairs: Sequence[_Pair], file: TextIO) -> int:
     """Write a line for every query of every pair; return their number. No cell is one a spreadsheet would run."""
     writer, written = csv.writer(file, lineterminator="\n"), 0
     for number, pair in enumerate(pairs):
         cells = pair.cells
         if not written:
-            writer.writerow([*cells, "direction", "query", "name", "rank A", "rank B", "A"])
+            writer.writerow([*cells, *_COLUMNS])
         told = [harmless(text) for text in cells.values()]
         for one in _every(number, pair):
             ranks = (f"{one.a:.4f}", f"{one.b:.4f}")

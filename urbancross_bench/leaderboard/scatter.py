@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from xml.sax import saxutils
 
 import numpy as np
@@ -13,11 +14,18 @@ from urbancross_bench.leaderboard.comparing import Comparison
 from urbancross_bench.leaderboard.queries import LOST, TIED, WON, Queries
 
 _SIDE, _LEFT, _ABOVE, _GAP = 300, 70, 46, 60  # pixels: of a panel, and around it
+_TITLE, _LINE = '<title id="title">Ranks under A, ', 2000  # characters of a line that are looked at
 _ROOM = 100  # characters above the panels
 _CELL = 4  # pixels: queries that fall into one cell are one circle
 _FEW = 500  # queries that are drawn large
 _COLOURS = {WON: "#0b5fa5", TIED: "#6b6b6b", LOST: "#b3460b"}
 _WORDS = {"i2t": "images to texts", "t2i": "texts to images"}
+
+
+def is_drawing(file: Path) -> bool:
+    """Whether `draw` gave what is in a file, by its title. Raises OSError, ValueError."""
+    with file.open(encoding="utf-8") as opened:
+        return opened.readline(_LINE).startswith("<svg ") and opened.readline(_LINE).startswith(_TITLE)
 
 
 def draw(comparison: Comparison) -> str:
@@ -32,7 +40,7 @@ def draw(comparison: Comparison) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" '
         'role="img" aria-labelledby="title desc" font-family="sans-serif" font-size="12">',
-        f'<title id="title">{_escaped(f"Ranks under A, {comparison.a}, against B, {comparison.b}")}</title>',
+        f"{_TITLE}{_escaped(f'{comparison.a}, against B, {comparison.b}')}</title>",
         f'<desc id="desc">{_escaped(_described(comparison))}</desc>',
         f'<rect width="{wide}" height="{tall}" fill="#ffffff"/>',
         f'<text x="{_LEFT}" y="20" font-size="14">{_escaped(_cut(sides))}</text>',

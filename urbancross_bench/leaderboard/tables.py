@@ -32,7 +32,7 @@ from urbancross_bench.leaderboard.rows import (
 )
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, failed_metrics
 
 Line = Mapping[str, Cell]
 Of = TypeVar("Of")
@@ -267,9 +267,9 @@ def _check(rows: Sequence[Row], view: View) -> None:
     metrics = {name: entry for row in rows for name, entry in row.score["metrics"].items()}
     for metric in (view.metric, *view.details):
         if metric not in metrics:
-            raise UsageError(
-                f"view {view.title!r}: no score has the metric {metric!r}.{did_you_mean(metric, metrics)}"
-            )
+            failed = failed_metrics(seed.score.content for row in rows for seed in row.seeds)
+            hint = f" Failed: {'; '.join(failed)}." if failed else did_you_mean(metric, metrics)
+            raise UsageError(f"view {view.title!r}: no score has the metric {metric!r}.{hint}")
     if not metrics[view.metric]["higher_is_better"]:
         raise UsageError(
             f"view {view.title!r}: rows are ordered by a metric of which more is better; name {view.metric!r} "

@@ -84,6 +84,25 @@ def load_view(path: Path) -> View:
     return view
 
 
+def fitted(view: View, records: Iterable[Record]) -> View:
+    """A view that nobody wrote for these records: where they have no values by the name of its metric, another.
+
+    That is the first in their scores of which more is better; the other values are its details then.
+    """
+    known: dict[str, bool] = {}  # whether more is better
+    for record in records:  # seldom more than the first
+        for score in record.scores:
+            known |= {name: entry["higher_is_better"] for name, entry in score.content["metrics"].items()}
+        if known.keys() >= {view.metric, *view.details}:
+            return view
+    if view.metric in known:
+        return view.model_copy(update={"details": tuple(name for name in view.details if name in known)})
+    metric = next((name for name, more in known.items() if more), None)
+    if metric is None:
+        return view
+    return view.model_copy(update={"metric": metric, "details": tuple(name for name in known if name != metric)})
+
+
 def shown(records: Sequence[Record], view: View) -> list[Record]:
     """The records, with the scores, that a view's filters let through. A run without scores counts by its spec.
 
