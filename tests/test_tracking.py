@@ -37,6 +37,12 @@ def register_trackers():
     return [register(NAME, f"{__name__}:Mine", options=f"{__name__}:Where", summary="x")]
 """
 
+BROKEN = """
+class Mine(Tracker):
+    def __init__(self, options):
+        os.no_such_thing()
+"""
+
 # Writes down all it is told, each call a line; says so through a FIFO where `place` is one.
 GOOD = """
 class Mine(Tracker):
@@ -269,7 +275,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_cannot_be_loaded_is_a_warning_while_the_grid_runs(tmp_path: Path) -> None:
-    file, heard = plugin(tmp_path, "broken", ""), Heard()
+    file, heard = plugin(tmp_path, "broken", BROKEN), Heard()
     listener = trackers(["broken"], Registry.discover([file]), [file], tmp_path, heard, patience=60)
     listener.planned(status())
     assert isinstance(listener, Tracking)
