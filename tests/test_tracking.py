@@ -248,7 +248,9 @@ def test_no_process_where_nobody_listens(tmp_path: Path) -> None:
 
 def test_what_cannot_be_told_is_said_before_anything_starts(tmp_path: Path) -> None:
     absent = tmp_path / "absent_tracker.py"
-    absent.write_text(HEADER.replace("NAME", "'absent'").replace("summary", "needs={'no_such_thing'}, summary"))
+    absent.write_text(
+        HEADER.replace("NAME", "'absent'").replace("summary", "needs={'no_such_thing'}, summary") + GOOD
+    )
     registry = Registry.discover([absent])
 
     def start(reference: str) -> Listener:

@@ -29,7 +29,6 @@ from urbancross_bench.execution.plan import Run
 from urbancross_bench.execution.processes import said_exit
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.status import Status
-from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Registry
 
 PATIENCE = 5.0  # seconds
@@ -67,9 +66,9 @@ def trackers(
 
     found = []
     for text in dict.fromkeys(references):
-        _check_packages(registry.find("tracker", Reference.parse(text).name))  # else its class may be missing
         resolved = registry.resolve("tracker", text)
         plugin, registration = resolved.plugin, resolved.plugin.registration
+        _check_packages(plugin)
         written = resolved.reference.options
         name = f"tracker {resolved.reference}"
         found.append(
