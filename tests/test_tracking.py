@@ -269,7 +269,8 @@ def test_what_cannot_be_told_is_said_before_anything_starts(tmp_path: Path) -> N
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from urbancross_bench.execution import tracking
 
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    found = tracking.importlib.util.find_spec
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda n: None if n == "trackio" else found(n))
     with pytest.raises(
         PluginError, match=r"needs the package 'trackio'.* pip install 'urbancross-bench\[trackio\]'"
     ):
