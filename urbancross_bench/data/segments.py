@@ -92,7 +92,7 @@ def write_store(folder: Path, store: SegmentStore) -> None:
         "images": len(store.rows),
         "segments": store.segments,
         "failed": len(store.failures),
-        "masks_sha256": hashlib.sha256(content).hexdigest(),
+        "masks_sha256": _digest(content),
     }
     masks, manifest = _unfinished(folder)
     masks.write_bytes(content)
@@ -105,7 +105,7 @@ def complete_writing(folder: Path) -> None:
     """Put a manifest in its place that a killed `write_store` did not; only where nobody else writes."""
     _, manifest = _unfinished(folder)
     with suppress(OSError, ValueError):
-        if _fits(_content(manifest), (folder / MASKS).read_bytes()):
+        if _fits(_content(manifest), _digest((folder / MASKS).read_bytes())):
             manifest.replace(folder / MANIFEST)
 
 
@@ -125,10 +125,11 @@ def read_store(folder: Path) -> SegmentStore:
         raise DataError(
             f"segment store {folder} is of schema {schema!r}, this version reads {SCHEMA}; make it anew"
         )
+    found = _digest(masks)
     for other in (_unfinished(folder)[1], folder / MANIFEST):  # it is being replaced, or that was cut short
         with suppress(OSError, ValueError):
-            said = said if _fits(said, masks) else _content(other)
-    if not _fits(said, masks):
+            said = said if _fits(said, found) else _content(other)
+    if not _fits(said, found):
         raise DataError(
             f"segment store {folder}: {MASKS} is damaged or cut short; remove the store and make it anew"
         )
@@ -147,8 +148,12 @@ def _content(manifest: Path) -> Any:
     return json.loads(manifest.read_text(encoding="utf-8"))
 
 
-def _fits(said: Any, masks: bytes) -> bool:
-    return isinstance(said, dict) and said.get("masks_sha256") == hashlib.sha256(masks).hexdigest()
+def _digest(masks: bytes) -> str:
+    return hashlib.sha256(masks).hexdigest()
+
+
+def _fits(said: Any, masks_digest: str) -> bool:
+    return isinstance(said, dict) and said.get("masks_sha256") == masks_digest
 
 
 def open_segments(folder: Path, domain: Domain) -> Segments:

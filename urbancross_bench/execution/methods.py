@@ -171,9 +171,11 @@ def refuse_idle(resolved: Resolved, trials: Sequence[Resolved] = ()) -> None:
     for name, why in _idle_in_all([resolved, *trials]).items():
         if name not in plugin.options_type.model_fields:
             raise PluginError(f"{plugin}: idle() of its options names {name!r}, which is none of them")
+        if name not in given:
+            continue
         others = {option: value for option, value in given.items() if option != name}
         anyway = plugin.options_type.model_validate(others)  # a variant sets others than the defaults
-        if name in given and getattr(resolved.options, name) != getattr(anyway, name):
+        if getattr(resolved.options, name) != getattr(anyway, name):
             raise UsageError(f"{plugin.kind} '{resolved.reference}': {name} does nothing with {why}; leave it out")
 
 
