@@ -17,6 +17,7 @@ from made_up_plans import FACTS, Session, make_plan, make_run, make_stage, publi
 from safetensors.numpy import save_file
 
 import urbancross_bench.testing as kit
+from urbancross_bench.api import leaderboard
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.journal import Journal
 from urbancross_bench.execution.scoring import metric_values
@@ -174,6 +175,10 @@ def test_a_metric_that_failed_is_told_of_and_tried_again(plugin: Path, cli: Cli,
         assert f"failed: {why}\n  plain → dark · tiny · source_only · seed 0\n" in told
     assert "1 failed. Records" in result.out
     assert "i2t_MRR" in result.out  # without recall, a table by what there is
+    written = tree(out / "leaderboard")
+    assert cli("leaderboard", "build", out, "--out", tmp_path / "built").status == 0
+    assert tree(tmp_path / "built") == written
+    assert "mean i2t_MRR" in leaderboard(out)["summary"].columns
     [record] = read_records([out])
     assert record.ok
     [score] = record.scores

@@ -6,7 +6,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,16 +168,13 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     from urbancross_bench.execution.recording import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
-    from urbancross_bench.leaderboard.view import DEFAULT, fitted, load_view
-    from urbancross_bench.records import read_record
+    from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
     keys: Collection[str] = {
         key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))
     }
     with alone_in(folder):
-        found = (read_record(folder / "runs" / planned.key) for planned in plan.runs if planned.key)
-        own = (replace(r, scores=tuple(s for s in r.scores if s.folder.name in keys)) for r in found if r)
-        view = fitted(load_view(DEFAULT), own)
+        view = load_view(DEFAULT)
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")

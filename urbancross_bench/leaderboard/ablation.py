@@ -59,7 +59,7 @@ def keep_view(view: View, file: Path) -> None:
 
     Raises UsageError if that cannot be written.
     """
-    content = yaml.safe_dump(view.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = yaml.safe_dump(view.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     try:
         file.write_text(content, encoding="utf-8", newline="\n")
     except OSError as error:

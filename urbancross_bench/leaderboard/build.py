@@ -16,7 +16,7 @@ from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
-from urbancross_bench.leaderboard.view import View, shown
+from urbancross_bench.leaderboard.view import View, fitted, shown
 from urbancross_bench.records import Record
 from urbancross_bench.registry import Registry
 
@@ -43,10 +43,11 @@ def make_board(
 
     columns: what `columns_of` gives.
     """
+    view = fitted(view, _only(records, only))
     kept = [
-        replace(r, scores=tuple(s for s in r.scores if only is None or s.folder.name in only))
-        for r in shown(records, view)
-        if (only is None or r.folder.name in only) and r.spec["encoder"]["weights"]["status"] in view.weights
+        record
+        for record in _only(shown(records, view), only)
+        if record.spec["encoder"]["weights"]["status"] in view.weights
     ]
     evidence = RecordedEvidence(kept, view)
     return Board(view.title, board_tables(records, view, columns, only), view.metric, view.baseline, evidence)
@@ -56,11 +57,21 @@ def board_tables(
     records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
 ) -> list[Table]:
     """The tables of a view over records, committed ones or those of grids; arguments as of `make_board`."""
+    view = fitted(view, _only(records, only))
     records = shown(records, view)
     tables = [marked(table) for table in make_tables(records, view, columns, only)]
     if view.cost:
         tables.append(cost_table([r for r in records if only is None or r.folder.name in only], view))
     return tables
+
+
+def _only(records: Iterable[Record], keys: Container[str] | None) -> Iterator[Record]:
+    """The records, and scores of them, with these keys; with all for None."""
+    for record in records:
+        if keys is None:
+            yield record
+        elif record.folder.name in keys:
+            yield replace(record, scores=tuple(score for score in record.scores if score.folder.name in keys))
 
 
 def renderers_of(view: View, registry: Registry) -> list[Renderer]:

@@ -48,7 +48,7 @@ class View(BaseModel):
     records: tuple[str, ...] = Field(default=("records",), description="folders of records, or of grids' outputs")
     out: Annotated[str, AfterValidator(_inside)] = Field(default=".", description="where the files go")
     filters: Filters = Filters()
-    metric: str = Field(default="mR", description="what rows are ordered and compared by")
+    metric: str = Field(default="mR", description="what rows are ordered and compared by; see `fitted`")
     details: tuple[str, ...] = Field(default=(), description="further metrics, a column each")
     grouping: tuple[Literal["target", "source", "kind"], ...] = Field(
         default=("target",), description="what scenarios have in common, each a table of means over those"
@@ -85,10 +85,12 @@ def load_view(path: Path) -> View:
 
 
 def fitted(view: View, records: Iterable[Record]) -> View:
-    """A view that nobody wrote for these records: where they have no values by the name of its metric, another.
+    """A view that names no metric: where these records have no values of the usual one, another stands for it.
 
     That is the first in their scores of which more is better; the other values are its details then.
     """
+    if "metric" in view.model_fields_set:
+        return view
     known: dict[str, bool] = {}  # whether more is better
     for record in records:  # seldom more than the first
         for score in record.scores:

@@ -7,12 +7,14 @@ import copy
 import ctypes
 import os
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling.attention import join_products
 
 M = TypeVar("M", bound=DualEncoder)
 
@@ -63,7 +65,11 @@ def lowered(model: M, precision: str) -> M:
 
     With weights in float32, autocast rounds them anew for each batch, which on a CPU takes as long as using them.
     """
-    return copy.deepcopy(model).to(torch.bfloat16) if precision == "bfloat16" else model
+    if precision != "bfloat16":
+        return model
+    model = copy.deepcopy(model).to(torch.bfloat16)
+    join_products(cast(nn.Module, model))
+    return model
 
 
 def resolve_device(name: str) -> torch.device:
