@@ -275,6 +275,52 @@ def test_add_never_changes_a_score(board: Path, runs: Path, tmp_path: Path, cli:
     assert tree(board) == before
 
 
+def without_a_metric(file: Path, name: str) -> None:
+    """A score as it is where the metric failed: without the value, and without its sums."""
+    metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+    edit(file, metrics={each: entry for each, entry in metrics.items() if each != name}, failed={"own": "away"})
+    arrays = load_file(file.with_name("queries.safetensors"))
+    arrays.pop(f"image_sums.{name}", None)
+    save_file(arrays, file.with_name("queries.safetensors"))
+
+
+def test_a_metric_that_had_failed_comes_into_the_board(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    def add_to_board(name: str) -> Result:
+        return cli("leaderboard", "add", tmp_path / name, "--to", tmp_path / "board")
+
+    for name in ("then", "now", "moved", "summed", "cured"):
+        shutil.copytree(runs, tmp_path / name)
+    files = {place.name: sorted(place.glob("runs/*/scores/*/score.json"))[0] for place in tmp_path.iterdir()}
+    without_a_metric(files["then"], "t2i_R@10")
+    for name in ("now", "moved", "summed"):
+        edit(files[name], failed={})
+    without_a_metric(files["cured"], "t2i_R@10")
+    edit(files["cured"], failed={})  # nothing was computed
+    moved = json.loads(files["moved"].read_text(encoding="utf-8"))["metrics"]
+    edit(files["moved"], metrics=moved | {"mR": moved["mR"] | {"value": 1.0}})
+    arrays = load_file(files["summed"].with_name("queries.safetensors"))
+    save_file(arrays | {"image_sums.other": np.ones((2, 2))}, files["summed"].with_name("queries.safetensors"))
+
+    assert "27 runs and 27 scores added. Now" in add_to_board("then").out
+    before = tree(tmp_path / "board")
+    for name in ("moved", "summed", "cured"):
+        assert "1 score (" in add_to_board(name).err
+        assert tree(tmp_path / "board") == before
+    result = add_to_board("now")
+    assert "0 runs and 0 scores added, and to 1 scores the values of metrics that had failed. Now" in result.out
+    after = tree(tmp_path / "board")
+    place = f"records/{files['now'].parent.relative_to(tmp_path / 'now' / 'runs')}"
+    changed = {f"{place}/score.json", f"{place}/images.safetensors.xz", "records/SHA256SUMS"}
+    assert {name for name in after if after[name] != before.get(name)} == changed
+    assert before.keys() == after.keys()
+    assert after[f"{place}/score.json"] == files["now"].read_bytes()
+    assert "added. Now" in add_to_board("now").out
+    assert "1 score (" in add_to_board("then").err
+    assert tree(tmp_path / "board") == after
+    assert cli("leaderboard", "build", tmp_path / "board").status == 0
+    assert cli("leaderboard", "check", tmp_path / "board").status == 0
+
+
 def test_a_repeated_run_changes_the_cost_alone(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs, tmp_path / "again")
     for file in (tmp_path / "again").glob("runs/*/provenance.json"):

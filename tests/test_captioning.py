@@ -41,6 +41,26 @@ class Colours(Captioner):
         return [f"{s.tags}:\\n {tuple(map(int, s.pixels[0, 0]))}" for s in subjects]
 '''
 
+DYING_PLUGIN = """
+import os
+
+from urbancross_bench.interfaces import Captioner, hookimpl, register
+
+@hookimpl
+def register_captioners():
+    options = "urbancross_bench.interfaces:CaptionerOptions"
+    return [register(name.lower(), f"dying:{name}", options=options, summary="") for name in ("Dying", "Unloaded")]
+
+class Dying(Captioner):
+    def describe(self, subjects):
+        print("told before it died", flush=True)
+        os._exit(3)
+
+class Unloaded(Dying):
+    def load(self, device):
+        raise KeyError("weights")
+"""
+
 
 def rows(file: Path) -> dict[str, str]:
     """The csv, read by nothing of ours."""
@@ -302,6 +322,39 @@ def test_a_bad_image_costs_itself_and_is_tried_again(
     assert sorted(path.name for path in Path(out).parent.iterdir()) == ["new.csv", "new.csv.json"]
     (tmp_path / "images" / "5.png").write_bytes(encoded(np.ones((4, 4, 3), dtype=np.uint8)))
     assert "have changed since" in cli(*command).err
+
+
+@pytest.mark.parametrize(
+    ("bad", "kept"), [(range(9), 0), ((0, 4, 8), 0), ((5,), 2)], ids=["all", "one of each batch", "one"]
+)
+def test_what_was_captioned_in_vain_leaves_only_what_the_next_call_goes_on_from(
+    cli: Cli, pictures: tuple[str, list[str]], tmp_path: Path, bad: tuple[int, ...], kept: int
+) -> None:
+    out, command = pictures
+    for number in bad:
+        (tmp_path / "images" / f"{number}.png").write_bytes(encoded(np.zeros((4, 4, 3), dtype=np.uint8)))
+    result = cli(*command)
+    assert (result.status, f"captions for {9 - len(bad)} of 9" in result.out) == (1, True)
+    assert Path(out).exists() == (len(bad) < 9)
+    journal = Path(f"{out}.partial")
+    assert journal.exists() == bool(kept)
+    assert len([*journal.glob(".partial/*.json")]) == kept
+
+
+def test_the_log_that_a_failure_names_stays(cli: Cli, pictures: tuple[str, list[str]], tmp_path: Path) -> None:
+    out, command = pictures
+    log = Path(f"{out}.partial") / ".partial" / "log"
+    (tmp_path / "dying.py").write_text(DYING_PLUGIN)
+    command = [*command, "--plugin", str(tmp_path / "dying.py"), "--captioner"]
+    result = cli(*command, "dying")
+    assert (result.status, "captions for 0 of 9" in result.out) == (1, True)
+    assert result.err.count(f"the process died (exit status 3); see {log}") == 9
+    assert "told before it died" in log.read_text()
+    # With a model that cannot be loaded there is nothing to go on from, nor a log to look into.
+    log.unlink()
+    result = cli(*command, "unloaded")
+    assert (result.status, "the model cannot be loaded: KeyError: 'weights'" in result.err) == (2, True)
+    assert not Path(f"{out}.partial").exists()
 
 
 def test_missing_images_are_said_before_anything_is_made(

@@ -23,6 +23,7 @@ from urbancross_bench.execution.journal import Journal
 from urbancross_bench.execution.scoring import metric_values
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
+from urbancross_bench.files import write_json
 from urbancross_bench.leaderboard.view import View, fitted
 from urbancross_bench.records import Record, ScoreRecord, read_record, read_records, write_score
 from urbancross_bench.registry import Registry
@@ -329,15 +330,19 @@ def test_of_copies_of_a_score_the_one_with_most_values_counts(tmp_path: Path) ->
         assert record.scores[0].content["failed"] == {}
 
 
-def test_a_killed_session_tells_of_metrics_too(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_json, lambda file, content: file.write_text(json.dumps(content))])
+def test_a_killed_session_tells_of_metrics_too(
+    cli: Cli, tmp_path: Path, write: Callable[[Path, Any], None]
+) -> None:
     listener = Journal(tmp_path, Heard(), ["urbancross-bench", "run", "g.yaml"])
     listener.planned(status())
     listener.run_started(RUNS[0])
     write_record(tmp_path, RUNS[0], "ok")
-    score = {"schema": 5, "key": "s", "metrics": {}, "failed": {"flaky": "OSError('away')"}}
-    place = tmp_path / "runs" / RUNS[0].key / "scores" / "s"
-    place.mkdir(parents=True)
-    (place / "score.json").write_text(json.dumps(score))
+    score = {"schema": 5, "key": "s", "options": {"failed": {}}, "metrics": {}}
+    for name, failed in (("r", {}), ("s", {"flaky": "OSError('away')"}), (".partial-t", {"other": "x"})):
+        place = tmp_path / "runs" / RUNS[0].key / "scores" / name
+        place.mkdir(parents=True)
+        write(place / "score.json", score | {"key": name, "failed": failed})
     assert listener._file is not None
     assert listener._lock is not None
     listener._file.close()

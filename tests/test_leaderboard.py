@@ -10,12 +10,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Outcome, Result, tree, write_domains, write_grid, write_karpathy
+from made_up_records import write_runs
 from safetensors.numpy import load_file, save_file
 from scipy import stats
 
@@ -53,6 +55,37 @@ def test_same_bytes_from_any_order_hash_seed_and_place(outcome: Outcome, tmp_pat
     assert boards[0] == boards[1] == tree(outcome.out / "leaderboard")
     names = ("matrix", "scenarios", "summary", "transfer")
     assert set(boards[0]) == {f"{name}.{suffix}" for name in names for suffix in ("csv", "md")}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "status", "said"),
+    [
+        ((("a", "b"), ("b", "a")), "ok", "Leaderboard: cross-domain scenarios"),
+        ((("a", "a"), ("b", "b")), "ok", "Leaderboard: every scenario"),
+        ((("a", "b"),), "failed", "no row to show; "),
+    ],
+)
+def test_a_grid_shows_the_first_table_that_has_rows(
+    pairs: tuple[tuple[str, str], ...],
+    status: str,
+    said: str,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tables(*args: object, **options: object) -> tuple[Counter[str], list[Table]]:
+        write_runs(tmp_path, pairs=pairs, methods=["source_only"], status=status)
+        made = build([tmp_path], tmp_path / "out" / "leaderboard", load_view(DEFAULT), Registry.discover())
+        return Counter({status: len(pairs)}), made
+
+    monkeypatch.setattr("urbancross_bench.cli.run.run_plan", tables)
+    result = cli("run", write_grid(tmp_path, write_domains(tmp_path)), "--out", tmp_path / "out")
+    assert result.out.startswith(said), result.err
+    assert "nothing to show" not in result.out
+    assert ("a → a" in result.out) == ("every" in said)
+    file = tmp_path / "out" / "leaderboard" / "summary.md"
+    assert (f"{file} says" in result.out) == (status == "failed")
+    assert ("Runs that did not end well: 3." in file.read_text(encoding="utf-8")) == (status == "failed")
 
 
 def test_building_needs_no_torch(outcome: Outcome, tmp_path: Path) -> None:

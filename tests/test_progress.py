@@ -185,3 +185,11 @@ def test_what_all_rows_share_stands_once(capsys: pytest.CaptureFixture[str]) -> 
     print_table(Table("t", "Title", ["a"], []))
     print_table(Table("t", "Title", ["a"], [["only"]]))
     assert "only" in capsys.readouterr().out
+
+
+def test_a_single_row_that_is_too_wide_stands_on_its_side(capsys: pytest.CaptureFixture[str]) -> None:
+    for columns, wide in ((18, False), (19, True)):
+        names = [f"column {n:02}" for n in range(columns)]
+        print_table(Table("t", "Title", names, [[f"{n:06}" for n in range(columns)]]))
+        lines = capsys.readouterr().out.splitlines()
+        assert ("│ column 03 │ 000003 │" in lines) == wide

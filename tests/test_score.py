@@ -179,6 +179,13 @@ def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, 
         ({"map": "bare.json"}, "29 images have no text"),
         ({"map": "huge.json"}, "huge.json"),
         ({"captions": "classes.txt"}, "classes.txt has 30 lines for 90 texts"),
+        ({"captions": "hole.txt"}, "hole.txt, line 5 is blank; write what belongs there, or remove it"),
+        ({"classes": "spaces.txt"}, "spaces.txt, line 2 is blank"),
+        (
+            {"image_ids": "end.txt"},
+            "end.txt, line 31 is blank; write what belongs there, or remove it if it is none",
+        ),
+        ({"classes": "empty.txt"}, "empty.txt has 0 lines for 30 images"),
         ({"protocol": "deduplicated"}, "needs --captions"),
         ({"protocol": "clasic"}, 'Did you mean "classic"?'),
         ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
@@ -195,6 +202,14 @@ def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], mess
     for name, content in contents.items():
         content = content[:90] if name == "astray" else content
         (folder / f"{name}.json").write_text(json.dumps(content))
+    lines = {
+        "hole": "a\n" * 4 + "\n" + "a\n" * 85,
+        "spaces": "a\r\n \t\r\n" * 15,
+        "end": "a\n" * 30 + "\n",
+        "empty": "",
+    }
+    for name, text in lines.items():
+        (folder / f"{name}.txt").write_text(text, newline="")
     paths = {name: folder / value if "." in value else value for name, value in change.items()}
     result = cli("score", *files.arguments(**paths))
     assert result.status == 2
@@ -284,6 +299,38 @@ def test_a_metric_that_fails_costs_its_own_values(files: Files, cli: Cli) -> Non
     assert found["metrics"] == alone["metrics"]
     text = cli("score", *files.arguments(), *metrics, "--plugin", files.folder / "broken.py").out
     assert "raises: failed, KeyError('cheese')" in text
+
+
+TALKS = """
+from urbancross_bench.interfaces import Metric, QueryScores, hookimpl, register
+
+print("found")
+
+
+@hookimpl
+def register_metrics():
+    return [register("talks", "talks:Talks", summary="Prints.")]
+
+
+class Talks(Metric):
+    def score(self, ranking):
+        print("scoring")
+        return {"talks": QueryScores("i2t", ranking.i2t.hits(1))}
+"""
+
+
+def test_what_a_metric_prints_is_no_part_of_the_json(files: Files, outcome: Outcome, cli: Cli) -> None:
+    (files.folder / "talks.py").write_text(TALKS)
+    more = ("--metric", "talks", "--plugin", files.folder / "talks.py")
+    scored = cli("score", *files.arguments(), *more, "--json")
+    rescored = cli("rescore", outcome.out, *more, "--json")
+    assert (scored.status, rescored.status) == (0, 0), scored.err + rescored.err
+    for content in (json.loads(scored.out), *json.loads(rescored.out)):
+        assert "talks" in content["metrics"]
+    assert {"found", "scoring"} <= {*scored.err.splitlines()}
+    assert "scoring" in rescored.err.splitlines()
+    # For people it stays where it was printed.
+    assert "scoring" in cli("score", *files.arguments(), *more).out.splitlines()
 
 
 def test_captions_from_windows_are_equal_strings_too(files: Files, cli: Cli) -> None:

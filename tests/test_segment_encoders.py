@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import SHARED, Result, write_grid
+from data_files import segments_of, tiles, write_urbancross_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -268,7 +269,8 @@ def store(folder: Path, reference: str, *, caption_aware: bool = False, split: s
 def test_segments_of_the_training_split_serve_training_alone(
     grid: Callable[..., Path], domains: dict[str, str], cli: Cli, tmp_path: Path
 ) -> None:
-    some = {"plain": str(store(tmp_path / "segments", domains["plain"], split="train"))}
+    place = tmp_path / "segments"
+    some = {"plain": str(store(place, domains["plain"], split="train"))}
     file = grid(
         encoders={"plain": FUSED.format(""), "fused": FUSED.format(",fusion=mean")},
         adaptations=["source_only"],
@@ -278,7 +280,25 @@ def test_segments_of_the_training_split_serve_training_alone(
     )
     told = cli("plan", file)
     assert "1 to do" in told.out
-    assert "no image of domain 'plain' in val, test has any; make them of all splits" in told.out
+    command = f"the `data segment` command that made {place} adds them with `--split val,test`"
+    assert f"no image of domain 'plain' in val, test has any; {command}" in told.out
+
+
+def test_segments_that_a_dataset_brings_of_some_splits_are_to_be_made(
+    grid: Callable[..., Path], domains: dict[str, str], cli: Cli, tmp_path: Path
+) -> None:
+    """No command made these, so none adds to them."""
+    some = tiles(20)
+    segments = segments_of(tile for tile in some if tile.split == "train")
+    brought = write_urbancross_tree(tmp_path, some, lists=True, segments=segments)
+    file = grid(
+        domains=domains | {"finland": str(brought)},
+        encoders={"fused": FUSED.format(",fusion=mean,caption_aware=true")},
+        adaptations=["source_only"],
+        scenarios=[{"source": "finland", "target": "dark"}],
+    )
+    wanted = "in val, test has any; make some with `data segment` and name them under `segments`"
+    assert f"no image of domain 'finland' {wanted}" in cli("plan", file).out
 
 
 FUSED = "sam_fused[architecture=urbancross-tiny,most=2{}]"

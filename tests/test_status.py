@@ -166,8 +166,13 @@ def test_a_folder_without_a_journal_is_named(cli: Cli, tmp_path: Path) -> None:
     assert f"error: {tmp_path} holds no journal" in result.err
 
 
-def test_status_imports_nothing_heavy(tmp_path: Path) -> None:
-    begin(tmp_path).finished({})
+@pytest.mark.parametrize("finished", [True, False])
+def test_status_imports_nothing_heavy(tmp_path: Path, finished: bool) -> None:
+    if finished:
+        begin(tmp_path).finished({})
+    else:
+        drop(begin(tmp_path))
+        write_record(tmp_path, RUNS[1], "ok", scores={"mR": 1.0})  # of another session: its record is looked at
     code = f"""
 import sys
 from urbancross_bench.cli.app import main

@@ -67,14 +67,25 @@ def read_map(path: Path) -> NDArray[np.int64]:
 
 
 def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
-    """(count,) an integer per line, equal for equal lines. Raises DataError unless there are as many as `what`."""
+    """(count,) an integer per line, equal for equal lines; what a last newline ends is no further line.
+
+    Raises DataError for a blank line, and unless there are as many lines as `what`.
+    """
     from urbancross_bench.data.floors import numbered
 
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    lines = text.split("\n")[: -1 if text.endswith("\n") else None]
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if blank is not None:  # first of all: a stray one is why there are too many, and blank ones would be equal
+        raise DataError(
+            f"{path}, line {blank} is blank; write what belongs there, "
+            f"or remove it if it is none of the {count} {what}"
+        )
     if len(lines) != count:
         raise DataError(f"{path} has {len(lines)} lines for {count} {what}; give one line each")
     return numbered(line.removesuffix("\r") for line in lines)

@@ -117,4 +117,7 @@ def add(
         print(f"refused: {reason}", file=sys.stderr)
     if added.refused:
         raise typer.Exit(1)
-    print(f"{added.runs} runs and {added.scores} scores added. Now: urbancross-bench leaderboard build {to}")
+    said = f"{added.runs} runs and {added.scores} scores added"
+    if added.completed:
+        said += f", and to {added.completed} scores the values of metrics that had failed"
+    print(f"{said}. Now: urbancross-bench leaderboard build {to}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _SHOWN = 12  # running stages on the screen
+_ENDLESS = 100_000  # columns of a screen that everything fits on
 
 
 def make_display(out: Path) -> PlainDisplay:
@@ -162,7 +163,10 @@ def picture(standing: Standing, now: float) -> RenderableType:
 
 
 def print_table(table: Table) -> None:
-    """A table on the screen; what is the same in all its rows stands above it once."""
+    """A table on the screen; what is the same in all its rows stands below it once.
+
+    A single row that is too wide stands on its side.
+    """
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text  # a plain string would be searched for markup, and `[option=value]` lost
@@ -179,7 +183,13 @@ def print_table(table: Table) -> None:
     for row in table.rows:
         shown.add_row(*(Text(_text(cell)) for cell, same in zip(row, alike, strict=True) if not same))
     # A pipe has no width of its own; eighty columns would tear the cells apart.
-    Console(width=None if sys.stdout.isatty() else 220).print(shown)
+    console = Console(width=None if sys.stdout.isatty() else 220)
+    wide = console.measure(shown, options=console.options.update(width=_ENDLESS)).maximum > console.width
+    if wide and len(table.rows) == 1:
+        shown = RichTable(title=Text(table.title), title_justify="left", show_header=False)
+        for name, cell in zip(table.columns, table.rows[0], strict=True):
+            shown.add_row(Text(name), Text(_text(cell)))
+    console.print(shown)
 
 
 def _text(cell: Cell) -> str:

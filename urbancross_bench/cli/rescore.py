@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.grids import JsonOption, plugins_aside
 from urbancross_bench.cli.plugins import PluginOption
 from urbancross_bench.cli.score import value_lines
 
@@ -28,9 +28,11 @@ def rescore(
     from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
-    scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
+    with plugins_aside(json_):
+        scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
+        found = [*scores] if json_ else []
     if json_:
-        print(json.dumps(list(scores), indent=1, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
         return
     for _, group in groupby(scores, key=itemgetter("run")):
         of_run = [*group]

@@ -80,8 +80,10 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from here", file=sys.stderr)
         raise typer.Exit(130) from None
-    if tables:
-        print_table(tables[0])
+    if shown := next((table for table in tables if table.rows), None):  # without a shift, the one of scenarios
+        print_table(shown)
+    elif tables:
+        print(f"no row to show; {folder / 'leaderboard' / 'summary.md'} says how many runs are left out, and why")
     statuses = ("ok", "failed", "timeout", "oom", "interrupted", "reused", "skipped")
     said = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
     print(f"{said}. Records: {folder / 'runs'}" + (f". Tables: {folder / 'leaderboard'}" if tables else ""))

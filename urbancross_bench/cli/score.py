@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.grids import JsonOption, plugins_aside
 from urbancross_bench.cli.plugins import PluginOption
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
@@ -59,8 +59,9 @@ def score(
     if device is not None:
         device = str(resolve_device(device))
     _check_ties(protocol, ties)
-    registry = Registry.discover(plugin or [])
-    metrics = resolve_metrics(registry, metric or ["recall"])
+    with plugins_aside(json_):
+        registry = Registry.discover(plugin or [])
+        metrics = resolve_metrics(registry, metric or ["recall"])
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
     n, m = len(image_matrix), len(text_matrix)
     if len(owner) == n != m:
@@ -87,7 +88,8 @@ def score(
         raise UsageError(said) from error
     # Scores of one map are resampled alike, so that their differences are paired.
     draws = derive_seed("resampled images", digest([owner.tobytes()]))
-    found, _ = score_ranking(ranking, metrics, draws=draws)
+    with plugins_aside(json_):
+        found, _ = score_ranking(ranking, metrics, draws=draws)
     found["floors"] = dict.fromkeys(FLOORS)
     if ranking.protocol == "classic":
         strings = np.arange(m) if text_id is None else text_id

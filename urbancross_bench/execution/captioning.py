@@ -1,7 +1,8 @@
 """Writing a csv of captions for images: what is captioned, and how the file comes to be, once and whole.
 
 `FILE.csv` has the columns `image_name,description`, as UrbanCross's archives do; `FILE.csv.json` beside it says
-how it was made. Until every image has its caption, finished batches are kept in `FILE.csv.partial`.
+how it was made. Until every image has its caption, finished batches are kept in `FILE.csv.partial`; without any,
+only the log of a process that died stays there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from urbancross_bench.data.images import list_files, open_images
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
-from urbancross_bench.execution.making import Made, Work, forget, holding, make
+from urbancross_bench.execution.making import Made, Work, forget, holding, make, tidy_unless_told
 from urbancross_bench.execution.versions import DISTRIBUTION
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import code_version, derive_seed, key_of
@@ -161,9 +162,10 @@ def caption(
             report=report,
         )
         captioned = _write(out, list(items), made, making)
-    if not made.failures:
-        forget(journal)
-        journal.rmdir()
+        if made.failures:
+            tidy_unless_told(journal, made.failures.values())
+        else:
+            forget(journal)
     return captioned
 
 

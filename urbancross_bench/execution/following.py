@@ -14,11 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.errors import UsageError
 
 FOLDER = "journal"  # in an output folder
 _GLANCE = 0.2  # seconds to wait for a lock that another reader may be looking at, too
 _KNOWN = 0.02  # a stage that is so far tells how long it will take
+_NONE_FAILED = b'\n "failed": {}'  # as `write_json` writes it at the top; one further in stands further right
 
 
 @dataclass
@@ -288,18 +289,26 @@ def _recorded(out: Path, run: Known, *, waits: bool) -> Known:
 
 def _failed_metrics(place: Path) -> str:
     """Those of a record that is well, with the reasons; empty without any."""
-    from urbancross_bench.records import failed_metrics, read_record  # numpy and all, as late as may be
-
-    try:
-        record = read_record(place)
-    except DataError:
+    scores = [file for file in sorted((place / "scores").glob("[!.]*/score.json")) if not _is_well(file)]
+    if not (failed := [found for file in scores if (found := _read(file, "failed"))]):
         return ""
-    return "; ".join(failed_metrics(score.content for score in record.scores)) if record else ""
+    from urbancross_bench.records import failed_metrics  # numpy and all: not for thousands that are well
+
+    return "; ".join(failed_metrics({"failed": one} for one in failed))
 
 
-def _read(file: Path, name: str) -> str | None:
+def _is_well(score: Path) -> bool:
+    """Whether a score says in its very bytes that no metric failed: parsing takes many times as long."""
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))[name])
+        return _NONE_FAILED in score.read_bytes()
+    except OSError:
+        return False
+
+
+def _read(file: Path, name: str) -> Any:
+    """One value of a JSON file; None where there is none."""
+    try:
+        return json.loads(file.read_bytes())[name]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -29,7 +29,7 @@ from urbancross_bench.execution.processes import redirect_output, said_exit
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed, key_of
 
-PARTIAL = ".partial"
+PARTIAL, _LOG = ".partial", "log"
 
 Work = Callable[[Sequence[str]], list[str]]
 """From the names of a batch to one text an item. Raises if one of them cannot be done."""
@@ -83,8 +83,10 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Remove what finished batches left, once nothing of them is needed any more."""
+    """Remove what finished batches left, once nothing of them is needed any more, and the folder if it is bare."""
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def tidy(folder: Path, kept: Iterable[Path] = ()) -> None:
@@ -93,6 +95,13 @@ def tidy(folder: Path, kept: Iterable[Path] = ()) -> None:
         file.unlink(missing_ok=True)
     if not any((folder / PARTIAL).glob("*.json")):
         forget(folder)
+
+
+def tidy_unless_told(folder: Path, reasons: Iterable[str]) -> None:
+    """`tidy`, unless some reason of a failure sends its reader to the log of a process that died."""
+    log = str(folder / PARTIAL / _LOG)
+    if not any(log in reason for reason in reasons):
+        tidy(folder)
 
 
 def make(
@@ -131,12 +140,16 @@ def make(
     todo = [b for b in batches if b.key not in results]
     done = sum(map(len, results.values()))
     report(done, len(items))
-    setup = _Setup(maker, device, threads, key_of(facts), str(place / "log"), _environment())
-    for finished, result in _carried_out(todo, setup, min(workers, len(todo))):
-        finished.keep(result)
-        results[finished.key] = result
-        done += len(result)
-        report(done, len(items))
+    setup = _Setup(maker, device, threads, key_of(facts), str(place / _LOG), _environment())
+    try:
+        for finished, result in _carried_out(todo, setup, min(workers, len(todo))):
+            finished.keep(result)
+            results[finished.key] = result
+            done += len(result)
+            report(done, len(items))
+    except UrbanCrossError as error:
+        tidy_unless_told(folder, [str(error)])
+        raise
     outcomes = {name: out for b in batches for name, out in zip(b.names, results[b.key], strict=True)}
     failures = {name: outcomes[name][1] for name in items if outcomes[name][0] is None}
     return Made([outcomes[name][0] for name in items], failures, [b.file for b in batches])

@@ -12,6 +12,7 @@ from urbancross_bench.interfaces.settings import Access
 from urbancross_bench.specs import Scenario
 
 OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
+_MAKE_SOME = "make some with `data segment` and name them under `segments`"
 
 
 def reason_to_skip(
@@ -70,16 +71,14 @@ def _lacking(encoder: PlannedEncoder, domain: PlannedDomain, *, secret: bool) ->
     use, segments = encoder.segments, domain.domain.segments
     assert use is not None, "only an encoder that uses segments takes any"
     if segments is None:
-        return (
-            f"encoder {encoder.name!r} uses segments, and domain {domain.name!r} has none; "
-            "make some with `data segment` and name them under `segments`"
-        )
+        return f"encoder {encoder.name!r} uses segments, and domain {domain.name!r} has none; {_MAKE_SOME}"
     used = domain.splits if encoder.at_retrieval else ("train",)
     bare = [name for name in used if not any(domain.splits[name].segments)]
     if bare:
+        more = f"the `data segment` command that made {domain.segments} adds them with `--split {','.join(bare)}`"
         return (
             f"encoder {encoder.name!r} uses segments, and no image of domain {domain.name!r} in {', '.join(bare)} "
-            "has any; make them of all splits, with `data segment` and no --split"
+            f"has any; {more if domain.segments else _MAKE_SOME}"
         )
     if secret and segments.caption_aware and not use.caption_aware:
         return (

@@ -20,7 +20,7 @@ import json
 import lzma
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,10 @@ def _check_form(place: Path) -> None:
 
 
 def write_committed(records: Sequence[Record], place: Path) -> None:
-    """Add records to a folder of committed ones, and hash it anew. A run or score that is there already stays."""
+    """Add records to a folder of committed ones, and hash it anew.
+
+    A run or score that is there already stays, but for a score that a new one `completes`.
+    """
     place.mkdir(parents=True, exist_ok=True)
     _check_form(place)
     write_json(place / FORM, {"schema": SCHEMA})
@@ -111,11 +114,18 @@ def _write_run(record: Record, place: Path) -> None:
             _write_provenance(record.folder / "provenance.json", folder / "provenance.json")
             _write_curve(record.folder / "curve.json", folder / "curve.json")
         for score in record.scores:
-            if not (folder / "scores" / score.folder.name).exists():
-                _write_score(score, folder / "scores" / score.folder.name)
+            there = folder / "scores" / score.folder.name
+            if there.exists() and completes(score, _committed(there)):
+                shutil.rmtree(there)
+            if not there.exists():
+                _write_score(score, there)
         if target.exists():
             target.rename(Path(holder) / "old")
         publish(folder, target)
+
+
+def _committed(place: Path) -> ScoreRecord:
+    return CompactScore(place, json.loads((place / "score.json").read_text(encoding="utf-8")))
 
 
 def _write_score(score: ScoreRecord, place: Path) -> None:
@@ -202,9 +212,24 @@ def broken_seals(place: Path, *, whole: bool = True) -> list[str]:
 
 def content_of(score: ScoreRecord) -> str:
     """A hash of what a score says: of its facts, and of its arrays but for top lists."""
-    arrays = _without_tops(score)
-    facts = json.dumps(score.content, sort_keys=True).encode()
-    return hashlib.sha256(facts + save(dict(sorted(arrays.items())))).hexdigest()
+    return _hash(score.content, _without_tops(score))
+
+
+def completes(score: ScoreRecord, there: ScoreRecord) -> bool:
+    """Whether a score is the one that is there, but that metrics which had failed have values now."""
+    before, now = there.content, score.content
+    new = now["metrics"].keys() - before["metrics"].keys()
+    if not new or not now.get("failed", {}).items() < before.get("failed", {}).items():
+        return False
+    kept = {name: entry for name, entry in now["metrics"].items() if name not in new}
+    sums = {IMAGE_SUMS + name for name in new}
+    arrays = {name: array for name, array in _without_tops(score).items() if name not in sums}
+    return _hash({**now, "metrics": kept, "failed": before["failed"]}, arrays) == content_of(there)
+
+
+def _hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    said = json.dumps(facts, sort_keys=True).encode()
+    return hashlib.sha256(said + save(dict(sorted(arrays.items())))).hexdigest()
 
 
 def _files(place: Path) -> list[str]:

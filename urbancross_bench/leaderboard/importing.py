@@ -9,10 +9,16 @@ from pathlib import Path
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.leaderboard.boards import VIEW
-from urbancross_bench.leaderboard.committed import content_of, expect_unbroken, read_all, write_committed
+from urbancross_bench.leaderboard.committed import (
+    completes,
+    content_of,
+    expect_unbroken,
+    read_all,
+    write_committed,
+)
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
-from urbancross_bench.records import Record, route
+from urbancross_bench.records import Record, ScoreRecord, route
 
 RECORDS = "records"
 _NAMED = 3  # runs named under one reason
@@ -20,10 +26,13 @@ _NAMED = 3  # runs named under one reason
 
 @dataclass(frozen=True)
 class Added:
-    """How many runs and scores were new, or why nothing was taken: one sentence a reason."""
+    """How many runs and scores were new, and how many scores that were there got values of metrics which had
+    failed; or why nothing was taken: one sentence a reason.
+    """
 
     runs: int = 0
     scores: int = 0
+    completed: int = 0
     refused: tuple[str, ...] = ()
 
 
@@ -46,14 +55,15 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
     if refused:
         return Added(refused=tuple(refused))
-    new = [record for record in records if not _is_in(record, known)]
+    better = {score.folder for _, score, twin in _twins(records, there) if completes(score, twin)}
+    new = [r for r in records if not _is_in(r, known) or any(score.folder in better for score in r.scores)]
     folder.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         shutil.copyfile(DEFAULT, file)
     write_committed(new, target)
     added = read_all([target])
     scores = sum(len(r.scores) for r in added) - sum(len(r.scores) for r in there)
-    return Added(len(added) - len(there), scores)
+    return Added(len(added) - len(there), scores, len(better))
 
 
 def _has_records(place: Path) -> bool:
@@ -116,19 +126,28 @@ def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
 
 
 def _other_content(records: Sequence[Record], there: Sequence[Record]) -> Iterator[str]:
-    stored = {(r.folder.name, s.folder.name): s for r in there for s in r.scores}
-    moved = []
-    for record in records:
-        for score in record.scores:
-            twin = stored.get((record.folder.name, score.folder.name))
-            if twin is not None and content_of(twin) != content_of(score):
-                moved.append(f"{score.folder.name} of {_name(record)}")
+    moved = [
+        f"{score.folder.name} of {_name(record)}"
+        for record, score, twin in _twins(records, there)
+        if content_of(twin) != content_of(score) and not completes(score, twin)
+    ]
     yield from _said(
         moved,
         "stand there already with other numbers, and scores are never changed",
         "find out why they moved; to replace them, delete their runs' folders first",
         "score",
     )
+
+
+def _twins(
+    records: Sequence[Record], there: Sequence[Record]
+) -> Iterator[tuple[Record, ScoreRecord, ScoreRecord]]:
+    """Each score of some records that is there already, with its record and what is there of it."""
+    stored = {(r.folder.name, s.folder.name): s for r in there for s in r.scores}
+    for record in records:
+        for score in record.scores:
+            if (twin := stored.get((record.folder.name, score.folder.name))) is not None:
+                yield record, score, twin
 
 
 def _said(names: Sequence[str], reason: str, remedy: str, noun: str = "run") -> Iterator[str]:
