@@ -205,6 +205,10 @@ def test_what_captions_and_weights_change_is_made_anew(
     assert open_segments(store, read(reference)).caption_aware
     assert choose(reference, "store", encoders[0], "--workers", 2, "--threads", 1).status == 0
     assert tree(store) == before
+    renamed = weights_of(encoders[0]).with_name("renamed.safetensors")
+    renamed.write_bytes(weights_of(encoders[0]).read_bytes())
+    again = choose(reference, "store", encoders[0].replace(str(weights_of(encoders[0])), str(renamed)))
+    assert (again.status, tree(store) == before) == (0, True), again.err
     changed = [*CAPTIONS[:4], ["bare soil, cranes"], [" ., ;"], *CAPTIONS[6:]]
     old = rows(store)
     write_tiles(tmp_path / "tiles", changed)

@@ -23,7 +23,7 @@ from urbancross_bench.data.domain import Split, split_of
 from urbancross_bench.data.masks import region
 from urbancross_bench.data.pack import pack, pack_segments
 from urbancross_bench.data.packed import PackedSegments, PackedSplit
-from urbancross_bench.data.segments import SegmentStore, write_store
+from urbancross_bench.data.segments import SegmentStore, read_store, write_store
 from urbancross_bench.data.views import source_view
 from urbancross_bench.execution.domains import read_domains
 from urbancross_bench.identity import file_digest
@@ -120,6 +120,30 @@ def test_a_fingerprint_knows_which_image_a_segment_is_of_and_how_it_was_made() -
     for changed in (replace(segments, caption_aware=False), replace(segments, making={"count": 3})):
         other = replace(split, domain=replace(split.domain, segments=changed))
         assert other.segments_fingerprint != split.segments_fingerprint
+
+
+def test_the_name_of_a_weights_file_is_in_no_key(
+    grid: GridWriter, domains: dict[str, str], cli: Cli, tmp_path: Path
+) -> None:
+    place = store(tmp_path / "segments", domains["plain"])
+    file = grid(
+        encoders={"fused": FUSED.format(",fusion=mean")},
+        adaptations=["source_only"],
+        scenarios=[{"source": "plain", "target": "plain"}],
+        segments={"plain": str(place)},
+    )
+
+    def planned(**changes: str) -> list[str]:
+        weights = {"status": "pretrained", "source": "sam.pth", "sha256": "5a"} | changes
+        making = {"weights": weights, "encoder_weights": weights}
+        write_store(place, replace(read_store(place), making=making))
+        plan = json.loads(cli("plan", file, "--json").out)
+        return sorted(one["key"] for one in [*plan["runs"], *plan["stages"]])
+
+    keys = planned()
+    assert len(keys) > 5
+    assert planned(source="sam_renamed.pth") == keys
+    assert planned(sha256="6b") != keys
 
 
 def units(generator: torch.Generator, *shape: int) -> Tensor:

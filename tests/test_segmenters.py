@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import Result, tree, write_karpathy
 from segment_anything import sam_model_registry
 from segment_models import original, write_original
 from transformers import SamConfig, SamModel
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.data.segments import read_store
+from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import Mask
 from urbancross_bench.testing.fixtures.sam import CONFIG, write_tiny_sam
 from urbancross_segmenters.options import SamOptions
@@ -219,6 +223,58 @@ def test_what_lies_at_a_path_counts_and_not_the_path(weights: Path, tmp_path: Pa
     other = write_original(tmp_path / "other", seed=1)
     assert options(other).identity() != options(weights).identity()
     assert options(weights, points_per_side=7).identity() != options(weights).identity()
+
+
+def test_a_store_goes_on_under_another_name_of_its_weights_but_not_with_other_libraries(
+    weights: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = f"karpathy[file={write_karpathy(tmp_path / 'tiles', images=10)}]"
+    said = LOW | {"points_per_side": 2, "architecture": weights.with_name("config.json")}
+    renamed = tmp_path / "renamed.pth"
+    renamed.write_bytes(weights.read_bytes())
+
+    def segment(out: str, *more: str, checkpoint: Path = weights, segmenter: str = "sam") -> Result:
+        chosen = ",".join(f"{name}={value}" for name, value in (said | {"checkpoint": checkpoint}).items())
+        where = ("--segmenter", f"{segmenter}[{chosen}]", "--out", tmp_path / out, "--device", "cpu")
+        return cli("data", "segment", domain, *where, *more)
+
+    def making(out: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((tmp_path / out / "segments.json").read_text())["making"]
+        return found
+
+    assert segment("store", "--split", "train").status == 0
+    assert segment("theirs", "--split", "test", segmenter="segment_anything").status == 0
+    assert making("store")["libraries"].keys() == {"torch", "torchvision", "transformers"}
+    assert making("store")["libraries"]["transformers"] == transformers.__version__
+    assert making("theirs")["libraries"].keys() - making("store")["libraries"].keys() == {"segment-anything"}
+    result = segment("store", "--split", "val", checkpoint=renamed)
+    assert result.status == 0, result.err
+    assert making("store")["weights"]["source"] == "renamed.pth"
+    assert segment("whole", "--split", "train,val", checkpoint=renamed).status == 0
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+    version = importlib.metadata.version
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda name: "99" if name == "torchvision" else version(name))
+        result = segment("store", "--split", "test")
+    assert result.status == 2
+    assert "made otherwise (libraries: {" in result.err
+    assert "'torchvision': '99'" in result.err
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+    # A store from before they were noted is read, and gets nothing more.
+    manifest = tmp_path / "store" / "segments.json"
+    content = json.loads(manifest.read_text())
+    del content["making"]["libraries"]
+    manifest.write_text(json.dumps(content))
+    assert len(read_store(tmp_path / "store").rows) == content["images"]
+    result = segment("store", "--split", "test")
+    assert (result.status, "made otherwise (libraries: not said, now {" in result.err) == (2, True), result.err
+
+
+def test_a_library_that_is_declared_and_missing_is_named() -> None:
+    with pytest.raises(PluginError, match="no-such-library is needed and not installed"):
+        library_versions("torch", "no-such-library")
 
 
 def test_the_command_gives_the_same_with_any_number_of_processes(

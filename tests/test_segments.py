@@ -415,6 +415,26 @@ def test_damaged_stores_are_not_believed(tiles: str, cut: Callable[..., Result],
         read_store(tmp_path / "store")
 
 
+def test_a_store_that_contradicts_itself_is_not_believed(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path
+) -> None:
+    cut(tiles, "store")
+    manifest = tmp_path / "store" / "segments.json"
+    said = json.loads(manifest.read_text())
+    assert "libraries" not in said["making"]  # this segmenter names none, so its earlier stores go on
+    said["making"]["chooser"] = "caption"
+    manifest.write_text(json.dumps(said))
+    with pytest.raises(DataError, match=r"store/segments\.json says caption_aware: false, but chooser: caption"):
+        open_segments(tmp_path / "store", read(tiles))
+    manifest.write_text(json.dumps(said | {"caption_aware": True}))
+    assert read_store(tmp_path / "store").caption_aware
+    manifest.write_text(json.dumps(said | {"making": []}))
+    assert read_store(tmp_path / "store").making == {}
+    manifest.write_text(json.dumps(said | {"making": 3}))
+    with pytest.raises(DataError, match="store is damaged: TypeError"):
+        read_store(tmp_path / "store")
+
+
 def test_the_archive_is_read_back_by_its_reader(cut: Callable[..., Result], tmp_path: Path) -> None:
     finland = tmp_path / "uc" / "Finland"
     (finland / "images").mkdir(parents=True)

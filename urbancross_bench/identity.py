@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from urbancross_bench.errors import PluginError
+
 
 def canonical_json(facts: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN, unicode as it is."""
@@ -40,6 +42,14 @@ def file_digest(path: Path) -> str:
 def derive_seed(*names: Any) -> int:
     """A seed in [0, 2⁶³) that depends on these names alone, so that no other factor can move it."""
     return int.from_bytes(hashlib.blake2b(canonical_json(names).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def library_versions(*distributions: str) -> dict[str, str]:
+    """The version of each of some distributions. Raises PluginError for one that is not installed."""
+    try:
+        return {name: importlib.metadata.version(name) for name in distributions}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise PluginError(f"{error.name} is needed and not installed; `pip install {error.name}`") from None
 
 
 @cache

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import string
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import CaptionerOptions, Weights
 from urbancross_captioners.checkpoint import Checkpoint, open_checkpoint
 
@@ -77,5 +77,5 @@ class InstructBlipOptions(CaptionerOptions):
     def identity(self) -> dict[str, Any]:
         """The content of every file the model is made from, in place of its name, and what computes with it."""
         chosen = self.model_dump(mode="json", exclude={"model", "revision"})
-        libraries = {name: version(name) for name in ("torch", "transformers", "tokenizers")}
+        libraries = library_versions("torch", "transformers", "tokenizers")
         return {**chosen, "files": dict(self.checkpoint.files), "libraries": libraries}

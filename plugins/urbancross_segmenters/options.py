@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -26,6 +27,8 @@ _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 class SamOptions(SegmenterOptions):
     """`sam[checkpoint=sam_vit_b_01ec64.pth]`; the other defaults are those of Segment Anything's generator."""
+
+    libraries: ClassVar[Sequence[str]] = ("torch", "torchvision", "transformers")
 
     checkpoint: str | None = Field(
         default=None,
@@ -111,6 +114,12 @@ class SamOptions(SegmenterOptions):
         """Of checkpoint and architecture, the contents."""
         said = {**super().identity(), "checkpoint": self.weights().sha256}
         return {**said, "architecture": digest([json.dumps(self.config, sort_keys=True).encode()])}
+
+
+class OriginalOptions(SamOptions):
+    """`segment_anything[checkpoint=sam_vit_b_01ec64.pth]`; transformers says what an architecture leaves open."""
+
+    libraries: ClassVar[Sequence[str]] = (*SamOptions.libraries, "segment-anything")
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -22,18 +22,18 @@ from transformers import SamConfig
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
 from urbancross_segmenters.determinism import deterministic_but_for_sums
-from urbancross_segmenters.options import SamOptions
+from urbancross_segmenters.options import OriginalOptions
 from urbancross_segmenters.weights import fill, is_original, read_weights
 
 
 class SegmentAnything(Segmenter):
     """The authors' model and their generator of masks, as they are."""
 
-    options_type = SamOptions
+    options_type = OriginalOptions
 
     def load(self, device: str) -> None:
         """Raises UsageError where the weights cannot be read, are not the authors', or do not fit."""
-        options = cast(SamOptions, self.options)
+        options = cast(OriginalOptions, self.options)
         try:
             model = built(SamConfig(**options.config))
         except (TypeError, ValueError, RuntimeError) as error:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.segments import making_identity
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import canonical_json, digest, key_of
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
@@ -73,7 +74,7 @@ class Split:
         if segments is None:
             return ""
         sets = [sorted(segments.images.digest(number) for number in group) for group in self.segments]
-        return digest([canonical_json([sets, segments.making, segments.caption_aware]).encode()])
+        return digest([canonical_json([sets, making_identity(segments.making), segments.caption_aware]).encode()])
 
 
 def misshapen(domain: object) -> str:

@@ -28,6 +28,7 @@ from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Segments
 
 SCHEMA = 1
+BY_CAPTION = "caption"  # the chooser that sees captions
 MANIFEST, MASKS = "segments.json", "masks.jsonl"
 _WHITE = 255
 _RENDERING = "outside white, the whole image"
@@ -75,6 +76,15 @@ def captions_of(domain: Domain) -> list[list[str]]:
 def captions_key(captions: Sequence[str]) -> str:
     """A hash of an image's captions, whatever their order."""
     return digest(caption.encode("utf-8", "surrogatepass") for caption in sorted(captions))
+
+
+def making_identity(making: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a making counts: not the names of files, which tell a reader where the weights came from."""
+    counts = dict(making)
+    for name in ("weights", "encoder_weights"):
+        if isinstance(said := making.get(name), Mapping):
+            counts[name] = {fact: value for fact, value in said.items() if fact != "source"}
+    return counts
 
 
 def write_store(folder: Path, store: SegmentStore) -> None:
@@ -135,9 +145,16 @@ def read_store(folder: Path) -> SegmentStore:
         )
     try:
         rows = [json.loads(line) for line in masks.splitlines()]
-        return SegmentStore(said["making"], bool(said["caption_aware"]), said["splits"], rows)
-    except (KeyError, ValueError) as error:
+        making, caption_aware = dict(said["making"]), bool(said["caption_aware"])
+        store = SegmentStore(making, caption_aware, said["splits"], rows)
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"segment store {folder} is damaged: {error!r}") from error
+    if making.get("chooser") == BY_CAPTION and not caption_aware:
+        raise DataError(
+            f"{folder / MANIFEST} says caption_aware: false, but chooser: {BY_CAPTION}, which looks at captions; "
+            "it was edited or written wrongly: make the store anew"
+        )
+    return store
 
 
 def _unfinished(folder: Path) -> tuple[Path, Path]:

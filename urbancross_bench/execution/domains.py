@@ -14,7 +14,7 @@ import numpy as np
 from urbancross_bench.data.builder import BARE
 from urbancross_bench.data.domain import Split, check, misshapen, split_of
 from urbancross_bench.data.exclusions import Excluded, without
-from urbancross_bench.data.segments import open_segments
+from urbancross_bench.data.segments import making_identity, open_segments
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.references import Reference
@@ -73,13 +73,13 @@ class PlannedDomain:
 
     @cached_property
     def segments_facts(self) -> dict[str, Any]:
-        """What a record says of the segments of a domain that has some."""
+        """What a record says of the segments of a domain that has some; its key holds it, so no names of files."""
         segments = self.domain.segments
         assert segments is not None
         return {
             "splits": {name: split.segments_fingerprint for name, split in self.splits.items()},
             "images_without": {name: sum(not group for group in s.segments) for name, s in self.splits.items()},
-            "making": dict(segments.making),
+            "making": making_identity(segments.making),
             "caption_aware": segments.caption_aware,
         }
 

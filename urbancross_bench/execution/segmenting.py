@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
 from urbancross_bench.data.segments import (
+    BY_CAPTION,
     MANIFEST,
     SegmentStore,
     captions_key,
     captions_of,
     complete_writing,
+    making_identity,
     read_store,
     write_store,
 )
@@ -27,12 +29,11 @@ from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.making import Earlier, Work, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import DISTRIBUTION, decoders
-from urbancross_bench.identity import canonical_json, code_version, key_of
+from urbancross_bench.identity import canonical_json, code_version, key_of, library_versions
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
 from urbancross_bench.registry import Plugin, Registry
 
-BY_CAPTION = "caption"
 _CHOOSERS = (*CHOOSERS, BY_CAPTION)
 
 
@@ -175,7 +176,7 @@ def segment(
     with holding(folder):
         complete_writing(folder)
         stored = read_store(folder) if (folder / MANIFEST).exists() else None
-        if stored and stored.making != making:
+        if stored and making_identity(stored.making) != making_identity(making):
             tidy(folder)
             raise UsageError(
                 f"{folder} holds segments that were made otherwise ({_difference(stored.making, making)}); "
@@ -193,7 +194,7 @@ def segment(
             Segmenting(domain_reference, segmenter, list(plugins), choice, contents),
             {name: key_of(content) for name, content in contents.items()},
             folder,
-            identity=making,
+            identity=making_identity(making),
             batch=sizing.batch,
             workers=sizing.workers,
             threads=sizing.threads,
@@ -219,7 +220,7 @@ def segment(
 
 
 def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing) -> dict[str, Any]:
-    """Everything that may change which segments an image gets, as JSON values."""
+    """Everything that may change which segments an image gets, as JSON values; see `making_identity`."""
     resolved = registry.resolve("segmenter", segmenter)
     if not isinstance(resolved.options, SegmenterOptions):
         raise PluginError(f"{resolved.plugin}: its options are no SegmenterOptions")
@@ -234,6 +235,8 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         "core": _code("data.masks"),
         "decoders": decoders(),
     }
+    if resolved.options.libraries:  # of a segmenter without any, stores made before these were noted go on
+        making["libraries"] = library_versions(*resolved.options.libraries)
     if choice.encoder is not None:
         encoder = _encoder(registry, choice.encoder)
         making["encoder"] = encoder.identity
@@ -335,7 +338,9 @@ def _said(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first fact in which they differ, in words."""
-    for name in wanted:
-        if stored.get(name) != wanted[name]:
-            return f"{name}: {stored.get(name)!r}, now {wanted[name]!r}"
+    before, now = making_identity(stored), making_identity(wanted)
+    for name in (*now, *before):
+        if before.get(name) != now.get(name):
+            words = [repr(said[name]) if name in said else "not said" for said in (before, now)]
+            return f"{name}: {', now '.join(words)}"
     return "with other facts"

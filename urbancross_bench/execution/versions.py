@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from functools import cache
 
-from urbancross_bench.identity import code_version
+from urbancross_bench.identity import code_version, library_versions
 
 DISTRIBUTION = "urbancross-bench"
 
@@ -26,4 +25,4 @@ def core(room: str) -> str:
 @cache
 def decoders() -> dict[str, str]:
     """What turns files into pixels."""
-    return {name: importlib.metadata.version(name) for name in ("pillow", "tifffile", "imagecodecs")}
+    return library_versions("pillow", "tifffile", "imagecodecs")

@@ -29,7 +29,12 @@ class Mask:
 
 
 class SegmenterOptions(Options):
-    """Options of a segmenter; they also answer, without torch, where its weights come from."""
+    """Options of a segmenter; they also answer, without torch, where its weights come from.
+
+    `libraries`: the distributions that compute its masks. With other versions of these, no store is continued.
+    """
+
+    libraries: ClassVar[Sequence[str]] = ()
 
     def weights(self) -> Weights:
         """The weights; a file is hashed. Raises `UsageError` if it cannot be read."""

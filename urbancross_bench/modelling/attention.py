@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ def join_products(model: nn.Module) -> None:
 
     `nn.MultiheadAttention` puts tokens before the batch first. Without gradients torch then multiplies each place
     of a text by itself, with a copy of the weights for each: a fifth to a third of a text tower's time in bfloat16
-    on a CPU. Only sums may come in another order.
+    on a CPU. Only sums may come in another order. Layers of a class of their own stay as they are.
     """
     for layer in model.modules():
         if type(layer) is nn.MultiheadAttention:
@@ -21,18 +19,30 @@ def join_products(model: nn.Module) -> None:
 
 
 class _Joined(nn.MultiheadAttention):
-    def forward(  # type: ignore[override]
-        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, **more: Any
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if query is key and key is value and not need_weights and self._is_plain(query, **more):
-            return self._joint(query, more.get("attn_mask")), None
-        return super().forward(query, key, value, need_weights=need_weights, **more)
+        """As torch's, which also carries out whatever is asked for beyond heads and an added mask."""
+        itself = query is key and key is value
+        more = need_weights or is_causal or key_padding_mask is not None
+        if itself and not more and self._is_plain(query) and _is_added(attn_mask, query):
+            return self._joint(query, attn_mask), None
+        return super().forward(
+            *(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+        )
 
-    def _is_plain(self, tokens: Tensor, attn_mask: Tensor | None = None, **more: Any) -> bool:
-        """Whether there is nothing but heads, and a mask that is added."""
-        added = attn_mask is None or (attn_mask.dim() == 2 and attn_mask.is_floating_point())
-        usual = self.in_proj_weight is not None and self.bias_k is None and not self.add_zero_attn
-        return self.batch_first and tokens.dim() == 3 and not self.training and added and usual and not more
+    def _is_plain(self, tokens: Tensor) -> bool:
+        """Whether they come as (B, L, W), to heads without further keys or dropout."""
+        usual = self.batch_first and self.bias_k is None and not self.add_zero_attn
+        return usual and not self.training and tokens.dim() == 3 and not tokens.is_nested
 
     def _joint(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, W) of (B, L, W)."""
@@ -40,5 +50,10 @@ class _Joined(nn.MultiheadAttention):
         parts = joint.view(*joint.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         mask = None if mask is None else mask.to(joint.dtype)
         heads = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=mask)
-        attended: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
-        return attended
+        # Its weights alone, as torch does: the layer itself may have hooks.
+        return F.linear(heads.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+
+
+def _is_added(mask: Tensor | None, tokens: Tensor) -> bool:
+    """Whether there is no mask, or one number to add for each two places."""
+    return mask is None or (mask.is_floating_point() and mask.shape == (tokens.shape[1],) * 2)

@@ -128,6 +128,22 @@ class EncoderConformance(PureConformance):
         if not torch.allclose(whole, cut, atol=1e-4, rtol=1e-4):
             broken(f"cut to {length} of {tokens.shape[1]} columns, texts have other features")
 
+    def test_it_embeds_in_bfloat16(self) -> None:
+        """With weights of that type, as grids of that `evaluation_precision` embed, its features are numbers."""
+        import torch
+
+        from urbancross_bench.modelling.runtime import autocast, lowered
+
+        model = self._loaded()
+        if self._format() is None:
+            raise SkipTest("it takes no pixels and no texts")
+        low = lowered(model, "bfloat16")
+        with torch.no_grad(), autocast("bfloat16", torch.device("cpu")):
+            features = low.encode_image(self._images(model)), low.encode_text(self._tokens(model))
+        for name, found in zip(("encode_image", "encode_text"), features, strict=True):
+            if tuple(found.shape) != (_COUNT, model.width) or not bool(found.isfinite().all()):
+                broken(f"in bfloat16 {name} gives {tuple(found.shape)}, or something that is no number")
+
     def test_gradients_reach_both_towers(self) -> None:
         """Where it says that it provides gradients, it can be trained."""
         if "gradients" not in self.resolved.plugin.registration.provides:
