@@ -264,6 +264,16 @@ def test_names_are_allowed_by_pattern_and_no_further(file: Path) -> None:
     assert found["visual.proj"].shape == STATE["visual.proj"].shape
 
 
+def test_weights_that_are_no_numbers_are_refused(file: Path) -> None:
+    spoilt = STATE["visual.proj"].clone()
+    spoilt[0, 0] = torch.nan
+    words = refused(STATE | {"visual.proj": spoilt}, file)
+    assert f"of {len(STATE)} tensors, 1 with values that are no numbers (visual.proj)" in words
+    assert "w.pt" in words
+    unlimited = {"mask": torch.full((2, 2), -torch.inf), "steps": torch.tensor(1)}
+    assert fitting(unlimited, unlimited, "here").keys() == unlimited.keys()
+
+
 def test_other_shapes_are_refused_whatever_is_allowed(file: Path) -> None:
     longer = STATE | {"positional_embedding": torch.ones(99, 32)}
     words = refused(longer, file, REFERENCE.replace("]", ',allow_missing="*",allow_surplus="*"]'))

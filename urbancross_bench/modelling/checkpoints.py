@@ -96,8 +96,8 @@ def fitting(
 
     `allow_missing` and `allow_surplus` are fnmatch patterns of names that may be absent from either side; None
     where a user has no such options, and so is not told of them. Raises UsageError that starts with `where`, lists
-    the first names of each kind, and counts them. Other shapes are never allowed, nor is a state that has no name
-    in common with the model.
+    the first names of each kind, and counts them. Other shapes and NaN are never allowed, nor is a state that has
+    no name in common with the model.
     """
     missing = [name for name in expected if name not in state]
     surplus = [name for name in state if name not in expected]
@@ -115,6 +115,9 @@ def fitting(
         problems.append(f"{len(other)} of another shape ({_first(shown)})")
     refused = [name for name in missing if not _matches(name, allow_missing or ())]
     beyond = [name for name in surplus if not _matches(name, allow_surplus or ())]
+    spoilt = [name for name in common if state[name].is_floating_point() and state[name].isnan().any()]
+    if spoilt:
+        problems.append(f"{len(spoilt)} with values that are no numbers ({_first(spoilt)})")
     if refused:
         problems.append(f"{len(refused)} missing ({_first(refused)})")
     if beyond:
