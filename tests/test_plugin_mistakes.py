@@ -182,6 +182,12 @@ def test_a_type_error_within_a_constructor_is_its_own(written: Written) -> None:
         registry.resolve("adaptation", "mine[weight=1.0]").build()
 
 
+def test_an_option_without_limit_is_none(written: Written) -> None:
+    registry = written("slip_endless", "weight: float", 'weight: float = float("inf")')
+    with pytest.raises(PluginError, match=r"adaptation 'mine' of file .* its option 'weight' is inf.*let None"):
+        registry.resolve("adaptation", "mine")
+
+
 def test_an_option_that_is_needed_is_asked_for_as_it_is_written(written: Written) -> None:
     registry = written("well_made", "Mine.", "Mine.")
     assert registry.resolve("adaptation", "mine[weight=2]").build().options.weight == 2

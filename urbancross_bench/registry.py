@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -76,6 +77,12 @@ class Plugin:
         found = self._import(self.registration.options)
         if not (isinstance(found, type) and issubclass(found, Options)):
             raise PluginError(f"{self}: {self.registration.options} is not a subclass of Options")
+        for name, field in found.model_fields.items():
+            if isinstance(field.default, float) and not math.isfinite(field.default):
+                raise PluginError(
+                    f"{self}: the default of its option {name!r} is {field.default}, and options are finite "
+                    "numbers; let None stand for no limit"
+                )
         return found
 
     @property

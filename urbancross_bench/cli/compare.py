@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.leaderboard.comparing import Comparison
@@ -48,7 +47,7 @@ def compare(
     found = comparing.compare(sides_of(a, b, places or [], wanted), a, b, wanted)
     said = _written(found, queries, plot)
     if json_:
-        print(json.dumps(comparing.as_json(found, top), indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(comparing.as_json(found, top))
         return
     _show(found, top)
     print("\n".join(said))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption, VerifyOption
+from urbancross_bench.cli.grids import VerifyOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def check(
     if out:
         write(checked, out)
     if json_:
-        print(json.dumps(as_json(checked), indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(as_json(checked))
     else:
         lists = str(out) if out else "--out DIR"
         blocks = [_domain(name, found, lists) for name, found in checked.audits.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.maps import degrees, text_map
 from urbancross_bench.cli.plugins import PluginOption
 
@@ -49,7 +48,7 @@ def show(
             table = write_croissant(domain, croissant)
             print(f"described in {croissant}, its captions in {table}", file=sys.stderr)
     if json_:
-        print(json.dumps(cards, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(cards)
 
 
 def _lines(facts: Mapping[str, Any]) -> list[str]:

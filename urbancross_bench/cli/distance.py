@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 
 def distance(
@@ -26,7 +25,7 @@ def distance(
     except ValueError as error:
         raise UsageError(f"{a} and {b}: {error}") from error
     if json_:
-        print(json.dumps(found, indent=1, allow_nan=False))
+        print_json(found)
     else:
         print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0 or less: alike, 2: told apart without error)")
         print(f"squared MMD      {found['squared_mmd']:.3g} (about 0: alike)")

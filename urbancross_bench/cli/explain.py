@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.explaining import Explanation, Thing
@@ -40,7 +40,10 @@ def explain(
         raise UsageError("there is no output folder below runs; name some, or a --grid")
     library = Library(found, plan)
     explanation = explained(library.find(one), library.find(other), library)
-    print(json.dumps(_as_json(explanation), indent=1, ensure_ascii=False) if json_ else _as_text(explanation))
+    if json_:
+        print_json(_as_json(explanation))
+    else:
+        print(_as_text(explanation))
 
 
 def _is_output(place: Path) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,12 +20,6 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one value of the grid; repeatable.")
 ]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read all data again, whatever the index says.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
-
-def plugins_aside(json_: bool) -> AbstractContextManager[object]:
-    """What plugins print in it goes to standard error where JSON is asked for, which a word more would spoil."""
-    return redirect_stdout(sys.stderr) if json_ else nullcontext()
 
 
 def open_grid(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import GridArgument, JsonOption, OutOption, SetOption, VerifyOption, open_grid
+from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.estimates import Estimate
@@ -45,7 +45,7 @@ def plan(
         return
     guessed = estimate(made, status.stages, store, registry)
     if json_:
-        print(json.dumps(_as_json(status, guessed), indent=1, ensure_ascii=False))
+        print_json(_as_json(status, guessed))
         return
     stages = _stage_table(status, guessed)
     print("\n".join([_run_table(status), "", *stages, *made.remarks, summary(status), *_costs(guessed)]))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins_check import check, disable, doctor, enable
 from urbancross_bench.cli.plugins_new import new
 
@@ -41,7 +40,7 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
         errors = [
             {"provider": str(p), "status": p.status, "error": p.error, "traceback": p.traceback} for p in broken
         ]
-        print(json.dumps({"plugins": describe(_all(registry)), "broken": errors}, indent=1, ensure_ascii=False))
+        print_json({"plugins": describe(_all(registry)), "broken": errors})
         return
     width = max((len(found.registration.name) for found in _all(registry)), default=0)
     for found in _all(registry):
@@ -63,7 +62,7 @@ def show(name: str, json_: JsonOption = False, plugin: PluginOption = None) -> N
         known = {p.registration.name for p in _all(registry)}
         raise UsageError(f"there is no plugin {name!r}.{did_you_mean(name, known)}{registry.elsewhere()}")
     if json_:
-        print(json.dumps([_details(p) for p in found], indent=1, ensure_ascii=False))
+        print_json([_details(p) for p in found])
         return
     for p in found:
         _print(p)

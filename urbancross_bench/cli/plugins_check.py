@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.registry import Plugin, Registry
@@ -39,7 +38,7 @@ def check(
         if not json_:
             print("\n".join(lines(subject, kept)), flush=True)
     if json_:
-        print(json.dumps(cards, indent=1, ensure_ascii=False))
+        print_json(cards)
     elif broken:
         print(f"{broken} promises are broken")
     if broken:
@@ -63,7 +62,7 @@ def doctor(
             {"name": p.name, "provider": str(p), "status": p.status, "api": p.api, "error": p.error}
             for p in registry.providers
         ]
-        print(json.dumps({"providers": said, "problems": problems}, indent=1, ensure_ascii=False))
+        print_json({"providers": said, "problems": problems})
     else:
         for provider in registry.providers:
             api = f", for interface {provider.api}" if provider.api else ""

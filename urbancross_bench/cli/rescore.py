@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption, plugins_aside
+from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
 from urbancross_bench.cli.score import value_lines
 
@@ -28,11 +27,9 @@ def rescore(
     from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
-    with plugins_aside(json_):
-        scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
-        found = [*scores] if json_ else []
+    scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
     if json_:
-        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json([*scores])
         return
     for _, group in groupby(scores, key=itemgetter("run")):
         of_run = [*group]

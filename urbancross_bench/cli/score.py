@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption, plugins_aside
+from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
@@ -59,9 +58,8 @@ def score(
     if device is not None:
         device = str(resolve_device(device))
     _check_ties(protocol, ties)
-    with plugins_aside(json_):
-        registry = Registry.discover(plugin or [])
-        metrics = resolve_metrics(registry, metric or ["recall"])
+    registry = Registry.discover(plugin or [])
+    metrics = resolve_metrics(registry, metric or ["recall"])
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
     n, m = len(image_matrix), len(text_matrix)
     if len(owner) == n != m:
@@ -88,8 +86,7 @@ def score(
         raise UsageError(said) from error
     # Scores of one map are resampled alike, so that their differences are paired.
     draws = derive_seed("resampled images", digest([owner.tobytes()]))
-    with plugins_aside(json_):
-        found, _ = score_ranking(ranking, metrics, draws=draws)
+    found, _ = score_ranking(ranking, metrics, draws=draws)
     found["floors"] = dict.fromkeys(FLOORS)
     if ranking.protocol == "classic":
         strings = np.arange(m) if text_id is None else text_id
@@ -98,7 +95,7 @@ def score(
         found["floors"] = {name: None if name in unknown else floor for name, floor in known.items()}
     found["floors"] |= {"random": random_floor(ranking).as_json()}  # whatever becomes of ties
     if json_:
-        print(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(found)
     else:
         print("\n".join(_lines(found)))
     if found["failed"]:

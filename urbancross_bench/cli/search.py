@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.searching import Found, Hit
@@ -62,7 +61,7 @@ def search(
         write_found(to, named(record), about, found)
     if json_:
         content = {"run": record.folder.name, **about, "queries": [_as_json(one) for one in found]}
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print_json(content)
         return
     print("\n".join([named(record), *(f"  {name}: {printable(value)}" for name, value in about.items())]))
     for one in found:

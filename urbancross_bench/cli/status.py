@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.following import Known, Session
@@ -27,7 +26,7 @@ def status(
     found = sessions(out)
     runs = together(out, found)
     if json_:
-        print(json.dumps(_as_json(out, found, runs), indent=1, ensure_ascii=False))
+        print_json(_as_json(out, found, runs))
     else:
         print("\n".join(_as_lines(out, found, runs)))
 

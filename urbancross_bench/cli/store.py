@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +40,7 @@ def ls(
         content: dict[str, Any] = {"store": str(store.root), "kinds": _by_kind(held), "other": _other(store)}
         if stages:
             content["stages"] = [_stage(one) for one in held]
-        print(json.dumps(content, indent=1, ensure_ascii=False))
+        print_json(content)
         return
     print(_stage_table(held) if stages else _kind_table(held))
     print("\nbeside them: " + ", ".join(f"{count} {name}" for name, count in _other(store).items()))
@@ -87,7 +86,10 @@ def gc(
     )
     found = collect(store, rule, now=time.time(), dry_run=dry_run)
     missed = most is not None and found.size > most
-    print(_collected_json(found, dry_run, missed) if json_ else _collected_text(found, dry_run, limit, missed))
+    if json_:
+        print_json(_as_json(found, dry_run, missed))
+    else:
+        print(_collected_text(found, dry_run, limit, missed))
     if missed:
         raise typer.Exit(1)
 
@@ -181,8 +183,8 @@ def _stage_table(held: Sequence[Held]) -> str:
     )
 
 
-def _collected_json(found: Collection, dry_run: bool, missed: bool) -> str:
-    content = {
+def _as_json(found: Collection, dry_run: bool, missed: bool) -> dict[str, Any]:
+    return {
         "dry_run": dry_run,
         "removed": [_short(one) for one in found.removed],
         "busy": [_short(one) for one in found.busy],
@@ -191,7 +193,6 @@ def _collected_json(found: Collection, dry_run: bool, missed: bool) -> str:
         "left": {"stages": len(found.left), "bytes": found.size},
         "limit_missed": missed,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def _short(one: Held) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.grids import JsonOption
+from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.verifying import Verification
@@ -36,7 +35,7 @@ def verify(
         found = verified(opened, rerun, allowed)
     if json_:
         content = {"drift": allowed, "repeated": found.repeated, "counts": _counts(found), **asdict(found)}
-        print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+        print_json(content)
     else:
         print("\n".join(_lines(found, allowed)))
     if not found.repeated:
