@@ -153,25 +153,37 @@ class Recorded(Supervised):
 
 
 class Ours:
-    """Our loop, a step at a time, over what a feed draws."""
+    """Our loop, some steps at a time, over what a feed draws."""
 
-    def __init__(self, model: Any, feed: Any, how: Pretraining, *, segments: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        feed: Any,
+        how: Pretraining,
+        *,
+        at_a_time: int = 1,
+        segments: bool = False,
+        **options: Any,
+    ) -> None:
         kind = Recorded if options.pop("record", False) else Supervised
         self.method = kind(PairLoss(how.loss, model), how.segment_weight if segments else 0.0)
         device = options.setdefault("device", CPU)
         target = Feed(model, None, batch_size=1, augmentation=(), device=device, seed=0, hidden="there is none")
-        # A candidate at each step: the loop stops there and says so, and does nothing else.
+        # The loop stops at a candidate, after waiting for the device, and does nothing else there.
+        self._at_a_time = at_a_time
+        assert how.steps is not None
         options = {
             "precision": "float32",
             "loss_name": how.loss,
-            "candidates": how.steps,
+            "candidates": how.steps // at_a_time,
             "curve": Curve(),
         } | options
         silent = {"report": lambda _: None, "on_pass": lambda _: None}
         self._loop = train(model, self.method, feed, target, how, **options, **silent)
 
     def steps(self, count: int) -> None:
-        for _ in range(count):
+        assert count % self._at_a_time == 0
+        for _ in range(count // self._at_a_time):
             next(self._loop)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
-from side_by_side import CPU, RSICD, SIZE, Ours, Race, built, feed_of, product, recipe, usual
+from side_by_side import CPU, RSICD, SIZE, Ours, Race, built, feed_of, product, recipe, usual, wait
 from test_loading import WITHOUT_GPU
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
+from urbancross_bench.modelling.encoding import compile_blocks
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.losses import info_nce
 from urbancross_bench.modelling.optimiser import make_optimiser
@@ -173,17 +176,23 @@ def race(
     steps: int,
     rounds: int,
 ) -> None:
-    """Ours with `crop` against open_clip with its random crop, `steps` of each a round."""
+    """Ours with `crop` against open_clip with its random crop, `steps` of each a round; on CUDA also compiled."""
     model, how = built(f"openclip[architecture={architecture}]", device), recipe(batch, augmentation=("crop",))
-    peer, feed = OpenClip(model, architecture, precision, device), feed_of(model, split, how, device)
-    length = feed.batch(0)._drawn.tokens.shape[1]  # type: ignore[union-attr]
+    peer = OpenClip(model, architecture, precision, device)
+    length = feed_of(model, split, how, device).batch(0)._drawn.tokens.shape[1]  # type: ignore[union-attr]
     work = {"ours": flops(model, batch, length, device), "open_clip": flops(model, batch, 77, device)}
-    ours = Ours(model, feed, how, precision=precision, device=device)
     loader = peer.loader(split, folder, batch, workers)
-    ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours.steps(steps),
-        "open_clip": lambda: peer.steps(loader, steps),
-    }
+    models = {"ours": model}
+    if device.type == "cuda":
+        models["ours, compiled"] = copy.deepcopy(model)
+        compile_blocks(models["ours, compiled"])
+        work["ours, compiled"] = work["ours"]
+    ways: dict[str, Callable[[], object]] = {}
+    for name, own in models.items():
+        fed = feed_of(own, split, how, device)
+        ours = Ours(own, fed, how, at_a_time=steps, precision=precision, device=device)
+        ways[name] = partial(ours.steps, steps)
+    ways["open_clip"] = lambda: peer.steps(loader, steps)
     if not workers:
         ways["its loader"] = lambda: next(loader)
     ran = Race(ways, {"open_clip": usual, "its loader": usual})
@@ -194,12 +203,25 @@ def race(
     for name, flop in work.items():
         rate = steps * flop / ran.seconds(name)
         lines.append(
-            f"  {name:10} {batch * steps / ran.seconds(name):7.1f} pairs/s, {rate / 1e12:.3f} TFLOP/s, "
+            f"  {name:14} {batch * steps / ran.seconds(name):7.1f} pairs/s, {rate / 1e12:.3f} TFLOP/s, "
             f"{rate / peak:.0%} of a large product's"
         )
-    lines.append(f"  open_clip takes, times as long: {ran.ratios('open_clip', 'ours')}")
+    for name in models:
+        lines.append(f"  open_clip takes, times as long as {name}: {ran.ratios('open_clip', name)}")
     if not workers:
         lines.append(f"  of a step of its, reading takes {ran.ratios('its loader', 'open_clip')}")
+    if device.type == "cuda":
+        lines.extend(f"  {name}, {line}" for name in models for line in kernels(ways[name], steps))
+
+
+def kernels(work: Callable[[], object], steps: int) -> Iterator[str]:
+    """What the device spends most of a step on, in words."""
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        work()
+        wait()
+    events = sorted(seen.key_averages(), key=lambda event: -event.self_device_time_total)
+    yield f"a step, ms on the device: {sum(e.self_device_time_total for e in events) / steps / 1000:.1f}"
+    yield from (f"{e.self_device_time_total / steps / 1000:7.2f} {e.key[:80]}" for e in events[:12])
 
 
 def flops(model: Any, batch: int, length: int, device: torch.device) -> float:
