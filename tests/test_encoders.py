@@ -83,6 +83,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]
         (folder / f"own-{name}.json").write_text(json.dumps(cfg))
         open_clip.add_model_config(folder / f"own-{name}.json")
         other = theirs(f"own-{name}")
+        if name == "CoCa":  # open_clip leaves it as it finds the memory; nothing is embedded by it
+            torch.nn.init.constant_(other.text_decoder.text_projection, torch.nan)
         write_local_dir(
             folder / "dir", cfg, {"mean": [0.1, 0.2, 0.3], "interpolation": "bilinear"}, state_of(other)
         )
@@ -132,7 +134,7 @@ def test_towers_hold_every_parameter_once_and_blocks_run_in_order(
     ours, _ = pairs[name]
     towers = {"image": ours.image_tower, "text": ours.text_tower}
     owned = [id(p) for tower in towers.values() for p in tower.parameters()]
-    rest = [n for n, p in ours.named_parameters() if id(p) not in owned and "text_decoder" not in n]
+    rest = [n for n, p in ours.named_parameters() if id(p) not in owned]
     assert len(owned) == len(set(owned))
     assert set(rest) <= {"clip.logit_scale", "clip.logit_bias"}
     ran: list[nn.Module] = []

@@ -160,6 +160,13 @@ def test_sessions_that_share_a_folder_are_shown_together(
     assert sorted(session["state"] for session in see()["sessions"]) == ["interrupted", "killed"]
 
 
+def test_the_clock_of_files_may_lag(see: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    drop(begin(tmp_path))
+    [file] = (tmp_path / "journal").glob("*.jsonl")
+    os.utime(file, (0, 0))
+    assert [session["state"] for session in see()["sessions"]] == ["killed"]
+
+
 def test_a_folder_without_a_journal_is_named(cli: Cli, tmp_path: Path) -> None:
     result = cli("status", tmp_path)
     assert result.status == 2

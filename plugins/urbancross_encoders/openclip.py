@@ -23,6 +23,7 @@ open_clip.add_model_config(OWN_ARCHITECTURES)
 
 Tokenizer = Callable[[list[str]], Tensor]
 _TEXT = "text."
+_DECODER = "text_decoder"  # of CoCa, which captions by it: no part of any embedding
 
 
 class OpenClip(Encoder):
@@ -118,7 +119,7 @@ def _build(options: OpenClipOptions) -> Any:
     # open_clip warns that weights are random; ours are yet to come, or the record says so.
     logging.disable(logging.WARNING)
     try:
-        return open_clip.create_model(
+        model = open_clip.create_model(
             name,
             load_weights=False,
             pretrained_text=False,
@@ -130,6 +131,9 @@ def _build(options: OpenClipOptions) -> Any:
         raise UsageError(f"encoder 'openclip' cannot build {options.architecture}: {error}") from error
     finally:
         logging.disable(logging.NOTSET)
+    if hasattr(model, _DECODER):
+        delattr(model, _DECODER)
+    return model
 
 
 def _tokenizer(options: OpenClipOptions) -> Tokenizer:
@@ -160,7 +164,7 @@ def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str)
     # A buffer of positions that transformers once saved and no longer has.
     old = {"text.transformer.embeddings.position_ids"} - expected.keys()
     fitted = fitting(
-        {name: value for name, value in state.items() if name not in old},
+        {name: value for name, value in state.items() if name not in old and not name.startswith(f"{_DECODER}.")},
         expected,
         where,
         allow_missing=options.allow_missing,

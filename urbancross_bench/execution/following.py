@@ -211,7 +211,8 @@ def sessions(out: Path) -> list[Session]:
         )
     chosen = [file for file in begun if _is_held(file)]
     if not chosen:  # old journals may be long: of these no more is read than the first line
-        spans = {file: (_seconds(time), file.stat().st_mtime) for file, time in begun.items()}
+        # The file system's clock lags behind ours by some milliseconds: none ended before it began.
+        spans = {file: (at := _seconds(time), max(at, file.stat().st_mtime)) for file, time in begun.items()}
         first, last = max(spans.values(), key=lambda span: span[1])
         chosen = [file for file, span in spans.items() if span[1] >= first and span[0] <= last]
     found = [read_session(file) for file in chosen]
