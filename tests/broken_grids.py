@@ -160,6 +160,7 @@ class BrokenGrid:
             str(self.file),
             "--out",
             str(self.folder / out),
+            *("--device", "cpu"),
         ]
         paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         return subprocess.Popen(

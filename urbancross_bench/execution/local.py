@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -75,6 +76,7 @@ class LocalExecutor(Executor):
         """
         os.environ[PRELOAD] = json.dumps([sys.path, *modules])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
+        forkserver.ensure_running()
 
     def slots(self, device: str, devices: int, threads: int) -> int:
         """One task per GPU, or as many as the option says; on a CPU as many as cores allow."""

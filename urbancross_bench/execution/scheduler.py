@@ -35,7 +35,9 @@ class Limits:
 
 
 def checked_device(name: str) -> str:
-    """The device stages run on, `auto` resolved; needs torch, so asked only when there is something to run."""
+    """The device stages run on, `auto` resolved: that takes torch, so it is asked only when there is work."""
+    if name == "cpu":
+        return name
     from urbancross_bench.modelling.runtime import resolve_device
 
     return str(resolve_device(name))
@@ -84,9 +86,9 @@ class Scheduler:
         for run in list(self._pending):
             self._record_if_complete(run)
         if self._lacks:
+            self._executor.preload(self._status.plan.modules)  # goes on while this process imports torch
             self._device = self._executor.device(self._device) or checked_device(self._device)
             slots = self._executor.slots(self._device, grid.ranks, grid.threads)
-            self._executor.preload(self._status.plan.modules)
         waiting = False
         while self._lacks:
             self._look_elsewhere()
