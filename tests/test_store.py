@@ -210,6 +210,19 @@ def test_without_a_rule_only_rubbish_goes(store: Store, cli: Cli) -> None:
     assert [one.entry.key for one in holdings(store)] == [pack(1).key]
 
 
+def test_how_far_a_training_was_goes_once_it_is_stored(store: Store) -> None:
+    """Killed between the two, it left both; one that was cut may be gone on with, one that runs is left alone."""
+    stages = {name: Stage("adapt", {"content": name}) for name in ("stored", "cut", "old", "running")}
+    for name, stage in stages.items():
+        store.saved(stage.key).mkdir(parents=True)
+        if name in ("stored", "running"):
+            put(store, stage)
+    os.utime(store.saved(stages["old"].key), (NOW, NOW))
+    with held(store, stages["running"].key):
+        store.clean()
+    assert {name for name, stage in stages.items() if store.saved(stage.key).exists()} == {"cut", "running"}
+
+
 def test_logs_of_removed_stages_go_with_them(store: Store) -> None:
     put(store, pack(1))
     store.log(pack(1)).write_text("printed")

@@ -116,13 +116,20 @@ class Store:
             return not free
 
     def clean(self) -> None:
-        """Remove what killed processes left half-written, and what no training has gone on with for two weeks."""
+        """Remove what killed processes left half-written, and how far trainings were.
+
+        The latter of a training that is stored by now (it was killed as it ended), and of one that nobody has gone
+        on with for two weeks.
+        """
         for leftover in self.root.glob(".partial/*-*"):
             self._clear(leftover.name.partition("-")[0])
         for folder in self.root.glob(".saved/*"):
             with contextlib.suppress(FileNotFoundError), self.holding(folder.name, wait=False) as free:
-                if free and time.time() - folder.stat().st_mtime > KEPT:
+                if free and (self._holds(folder.name) or time.time() - folder.stat().st_mtime > KEPT):
                     self.forget(folder.name)
+
+    def _holds(self, key: str) -> bool:
+        return any(self.root.glob(f"[!.]*/{glob.escape(key)}/{_MANIFEST}"))
 
     def _clear(self, key: str) -> None:
         with self.holding(key, wait=False) as free:
