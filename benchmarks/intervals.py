@@ -21,15 +21,14 @@ from urbancross_bench.evaluation.significance import (
     ALPHA,
     holm,
     minimum_detectable,
-    p_value,
     paired_permutation,
     rank_intervals,
 )
+from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.evaluation.statistics import (
     RESAMPLES,
     SeedMeans,
     image_sums,
-    interval,
     over_seeds,
     resampled_images,
     resampled_means,
@@ -114,13 +113,13 @@ def differences(measured: Measured) -> list[SeedMeans]:
 
 def covers(means: SeedMeans, truth: float) -> bool:
     """Whether the interval holds the true value."""
-    low, high = interval(over_seeds(means))
+    low, high = Spread.of(means).interval()
     return low is not None and high is not None and low <= truth <= high
 
 
 def found(measured: Measured) -> list[bool]:
     """Which comparisons with the first method hold after Holm's correction."""
-    return [p <= ALPHA for p in holm([p_value(over_seeds(one)) for one in differences(measured)])]
+    return [p <= ALPHA for p in holm([Spread.of(one).p_value() for one in differences(measured)])]
 
 
 def equal_methods(world: World, times: int, generator: np.random.Generator) -> tuple[list[float], float, float]:
@@ -133,11 +132,11 @@ def equal_methods(world: World, times: int, generator: np.random.Generator) -> t
         means += [covers(one, BASE) for one in measured.means]
         others += [covers(one, 0.0) for one in differences(measured)]
         tables.append(any(found(measured)))
-        resampled = [over_seeds(one) for one in differences(measured)]
-        single += [p_value(one) <= ALPHA for one in resampled]
+        spreads = [Spread.of(one) for one in differences(measured)]
+        single += [one.p_value() <= ALPHA for one in spreads]
         apart = (measured.hits[1] - measured.hits[0]) / world.images
         swapped.append(paired_permutation(apart, number, 999) <= ALPHA)
-        sizes.append([minimum_detectable(resampled[0], tests) or 0.0 for tests in (1, METHODS - 1)])
+        sizes.append([minimum_detectable(spreads[0], tests) or 0.0 for tests in (1, METHODS - 1)])
     shares = [100 * float(np.mean(each)) for each in (means, others, tables, single, swapped)]
     alone, table = np.median(sizes, axis=0)
     return shares, float(alone), float(table)
@@ -148,7 +147,7 @@ def planted_gap(world: World, gap: float, times: int, generator: np.random.Gener
     alone, table = [], []
     for _ in range(times):
         measured = simulate(world, [BASE, BASE + gap] + [BASE] * (METHODS - 2), generator, RESAMPLES)
-        alone.append(p_value(over_seeds(differences(measured)[0])) <= ALPHA)
+        alone.append(Spread.of(differences(measured)[0]).p_value() <= ALPHA)
         table.append(found(measured)[0])
     return 100 * float(np.mean(alone)), 100 * float(np.mean(table))
 

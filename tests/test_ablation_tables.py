@@ -18,13 +18,12 @@ from conftest import Result
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.evaluation.significance import TEST_RESAMPLES, holm, p_value
+from urbancross_bench.evaluation.significance import TEST_RESAMPLES, holm
+from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.evaluation.statistics import (
     RESAMPLES,
     SeedMeans,
     image_sums,
-    interval,
-    over_seeds,
     resampled_images,
     resampled_means,
 )
@@ -197,14 +196,14 @@ def test_effects_are_those_of_the_matrix(interacting: float, kind: str) -> None:
             assert size == pytest.approx(0, abs=1e-9)
 
 
-def resampled(contrast: Mapping[str, Floats], resamples: int = TEST_RESAMPLES) -> Floats:
-    """Resamples of a number per target, seed and image: here the contrast is taken before any resampling."""
+def spread(contrast: Mapping[str, Floats], resamples: int = TEST_RESAMPLES) -> Spread:
+    """That of a number per target, seed and image: here the contrast is taken before any resampling."""
     several = []
     for target, of_seeds in contrast.items():
         draws = resampled_images(of_seeds.shape[1], len(target), resamples)
         many = [resampled_means({"x": sums_of(one)}, draws)["x"] for one in of_seeds]
         several.append(SeedMeans(of_seeds.mean(axis=1), np.stack(many)))
-    return over_seeds(SeedMeans.average(several))
+    return Spread.of(SeedMeans.average(several))
 
 
 def test_intervals_and_verdicts_are_those_of_the_contrast_of_each_image() -> None:
@@ -213,7 +212,7 @@ def test_intervals_and_verdicts_are_those_of_the_contrast_of_each_image() -> Non
     tables = made.tables("factorial")
     cell = {target: {"".join(c): v[target] for c, v in made.values.items()} for target in IMAGES}
     mean, of_base = tables["ablation"][0]["mean mR"], {t: v["00"] for t, v in cell.items()}
-    assert (mean.low, mean.high) == pytest.approx(interval(resampled(of_base, RESAMPLES)), abs=1e-9)
+    assert (mean.low, mean.high) == pytest.approx(spread(of_base, RESAMPLES).interval(), abs=1e-9)
     effects = {
         "f=1": {t: (v["10"] - v["00"] + v["11"] - v["01"]) / 2 for t, v in cell.items()},
         "g=1": {t: (v["01"] - v["00"] + v["11"] - v["10"]) / 2 for t, v in cell.items()},
@@ -222,11 +221,11 @@ def test_intervals_and_verdicts_are_those_of_the_contrast_of_each_image() -> Non
     steps = {name: {t: v[name] - v["00"] for t, v in cell.items()} for name in ("01", "10", "11")}
     for name, column, contrasts in (("ablation_effects", "effect", effects), ("ablation", "Δ base", steps)):
         lines = [line for line in tables[name] if line[column] is not None]
-        draws = [resampled(contrast) for contrast in contrasts.values()]
+        draws = [spread(contrast) for contrast in contrasts.values()]
         for line, drawn in zip(lines, draws, strict=True):
-            low, high = interval(drawn)
+            low, high = drawn.interval()
             assert (line[column].low, line[column].high) == pytest.approx((low, high), abs=1e-9)
-        adjusted = holm([p_value(drawn) for drawn in draws])
+        adjusted = holm([drawn.p_value() for drawn in draws])
         sizes = [np.mean([one.mean() for one in contrast.values()]) for contrast in contrasts.values()]
         words = [
             "not shown" if p > 0.05 else "better" if size > 0 else "worse"
@@ -235,7 +234,7 @@ def test_intervals_and_verdicts_are_those_of_the_contrast_of_each_image() -> Non
         assert [line["verdict"] for line in lines] == words
         if name == "ablation_effects":  # of one line p is below 5 % until it is corrected
             assert words == ["not shown", "better", "not shown"]
-            assert p_value(draws[0]) < 0.05
+            assert draws[0].p_value() < 0.05
 
 
 def test_what_lacks_a_seed_is_null_and_all_that_rests_on_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from made_up_records import IMAGES, PARTS, edit, write_runs
 from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.evaluation import evaluate_retrieval
-from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
+from urbancross_bench.evaluation.spread import Spread
+from urbancross_bench.evaluation.statistics import SeedMeans, interval
 from urbancross_bench.execution.scoring import metric_values
 from urbancross_bench.interfaces import Metric, Options, QueryScores
 from urbancross_bench.registry import Registry
@@ -48,10 +50,12 @@ def test_what_is_cut_off_cannot_be_true() -> None:
 
 def test_two_seeds_leave_the_bounds_and_are_put_back() -> None:
     high, low = of_seeds(99.0, 90.0), of_seeds(1.0, 4.0)
-    assert interval(over_seeds(high))[1] > 110  # type: ignore[operator]
-    assert interval(over_seeds(low))[0] < -5  # type: ignore[operator]
-    assert interval(over_seeds(high), bounds=high.bounds)[1] == 100.0
-    assert interval(over_seeds(low), bounds=low.bounds) == (0.0, interval(over_seeds(low))[1])
+    without = {"high": replace(high, bounds=None), "low": replace(low, bounds=None)}
+    free = {name: Spread.of(means).interval() for name, means in without.items()}
+    assert free["high"][1] > 110  # type: ignore[operator]
+    assert free["low"][0] < -5  # type: ignore[operator]
+    assert Spread.of(high).interval() == (free["high"][0], 100.0)
+    assert Spread.of(low).interval() == (0.0, free["low"][1])
 
 
 def test_bounds_of_differences_and_of_means() -> None:

@@ -21,11 +21,9 @@ from conftest import Outcome, Result
 from safetensors.numpy import load_file, save_file
 
 from urbancross_bench.errors import DataError, UsageError
-from urbancross_bench.evaluation.significance import p_value
+from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.evaluation.statistics import (
     SeedMeans,
-    interval,
-    over_seeds,
     resampled_images,
     resampled_means,
 )
@@ -52,7 +50,7 @@ def direct(a: Sequence[list[float]], b: Sequence[list[float]]) -> tuple[SeedMean
         return SeedMeans(np.mean(hits, axis=1), np.stack([*resampled_means(sums, draws).values()]))
 
     difference = means(a) - means(b)
-    return difference, p_value(over_seeds(difference))
+    return difference, Spread.of(difference).p_value()
 
 
 def test_the_test_is_paired_and_corrected_over_the_scenarios(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_the_test_is_paired_and_corrected_over_the_scenarios(tmp_path: Path) -> 
         assert pair.difference.p == p
         assert pair.adjusted == max(min(1.0, (3 - n) * in_order[n]) for n in range(in_order.index(p) + 1))
         shown = as_json(comparison, 0)["pairs"][comparison.pairs.index(pair)]
-        low, high = interval(over_seeds(difference))
+        low, high = Spread.of(difference).interval()
         assert shown["difference"] == {"value": pytest.approx(difference.value), "low": low, "high": high}
     assert {"better", "not shown"} <= {pair.verdict for pair in comparison.pairs}
     assert comparison.pairs[0].verdict == "better"

@@ -22,8 +22,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import stats
 
 from urbancross_bench.errors import DataError, UsageError
-from urbancross_bench.evaluation.significance import p_value
-from urbancross_bench.evaluation.statistics import interval, over_seeds
+from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.interfaces import Estimate, Options, Table
 from urbancross_bench.leaderboard.build import build
 from urbancross_bench.leaderboard.peers import Peers, paired_differences
@@ -198,7 +197,7 @@ def test_verdicts_are_corrected_over_the_table(outcome: Outcome, cli: Cli, tmp_p
     for row in (row for row in rows if row.method[1] == "urbancross" and row.setting != "oracle"):
         difference = row.difference(Peers(rows).baseline(row, "source_only"), "mR")  # type: ignore[arg-type]
         assert difference is not None
-        p_values[row.scenario, row.score["selector"]] = p_value(over_seeds(difference))
+        p_values[row.scenario, row.score["selector"]] = Spread.of(difference).p_value()
     _, small, large, _ = sorted(p_values.values())
     assert small <= 0.05 / 4
     assert 0.05 / 2 < large < 0.05
@@ -531,8 +530,8 @@ def test_what_adapting_was_worth(cli: Cli, tmp_path: Path) -> None:
     own = [row for row in rows if row.of_source and row.method[1] == "urbancross"]
     difference = paired_differences(own, Peers(rows), "source_only", "mR")
     assert difference is not None
-    low, high = interval(-over_seeds(difference))
-    assert ends == pytest.approx((low or np.nan, high or np.nan), abs=1e-4, nan_ok=True)
+    low, high = Spread.of(difference).interval()
+    assert ends == pytest.approx((-(high or np.nan), -(low or np.nan)), abs=1e-4, nan_ok=True)
     # The tables of targets hold target scores alone.
     assert len(rows_of(tmp_path / "out" / "leaderboard", "scenarios")) == 2 * 3
 

@@ -10,17 +10,18 @@ import pytest
 from scipy import stats
 
 from urbancross_bench.evaluation import statistics
+from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.evaluation.statistics import (
     SeedMeans,
-    each_over_seeds,
     image_sums,
     interval,
     over_seeds,
-    paired_over_seeds,
+    pairs_without_seeds,
     resampled_images,
     resampled_means,
     seed_weights,
     weighted_sums,
+    without_seeds,
 )
 
 RAW = [14849682912918955432, 14903876974979881461, 9506078739185184192]
@@ -163,6 +164,7 @@ def test_of_equal_images_the_interval_is_students() -> None:
     means = SeedMeans(values, np.repeat(values[:, None], 40_000, axis=1))
     half = stats.t(2).ppf(0.975) * stats.sem(values)
     assert interval(over_seeds(means)) == pytest.approx((22 - half, 22 + half), abs=0.05 * half)
+    assert Spread.of(means).interval() == pytest.approx((22 - half, 22 + half), abs=1e-8)
 
 
 def test_of_equal_seeds_the_interval_is_that_of_images() -> None:
@@ -189,7 +191,8 @@ def test_images_and_seeds_add_up_as_in_the_analysis_of_variance() -> None:
     of_seeds = stats.sem(means.values) * stats.t(seeds - 1).rvs(400_000, random_state=0)
     oracle = means.value + np.sqrt(of_images) * generator.normal(size=400_000) + of_seeds
     low, high = np.quantile(oracle, [0.025, 0.975])
-    assert interval(over_seeds(means)) == pytest.approx((low, high), abs=0.03 * (high - low))
+    for found in (interval(over_seeds(means)), Spread.of(means).interval()):
+        assert found == pytest.approx((low, high), abs=0.03 * (high - low))
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -202,14 +205,14 @@ def test_pairs_are_what_each_is_alone(seeds: int) -> None:
         for values, (alone, both) in zip(generator.random((4, seeds)), shares, strict=True)
     ]
     several.append(several[0])
-    found = {(a, b): resampled for a, b, resampled in paired_over_seeds(several)}
+    found = {(a, b): resampled for a, b, resampled in pairs_without_seeds(several)}
     assert list(found) == [*combinations(range(5), 2)]
     for (a, b), resampled in found.items():
-        alone = over_seeds(several[a] - several[b])
+        [alone] = without_seeds([several[a] - several[b]])
         assert np.abs(resampled - alone).max() <= 1e-5 * np.ptp(alone)
     assert not found[0, 4].any()
-    for one, alone in zip(each_over_seeds(several), map(over_seeds, several), strict=True):
-        assert one.tobytes() == alone.tobytes()
+    for one, each in zip(several, without_seeds(several), strict=True):
+        assert without_seeds([one])[0].tobytes() == each.tobytes()
 
 
 @pytest.mark.parametrize("seeds", [3, 4, 5])
@@ -224,7 +227,7 @@ def test_ties_of_equal_seeds_are_nought(seeds: int) -> None:
     )
     none = means[0] == means[1]
     assert 0 < none.sum() < len(none)
-    [(_, _, paired)] = paired_over_seeds([mine, theirs])
+    [(_, _, paired)] = pairs_without_seeds([mine, theirs])
     for found in (over_seeds(mine - theirs), paired):
         assert ((found == 0) == none).all()
 
@@ -268,7 +271,7 @@ def test_sums_are_exact_whatever_the_order_and_the_company() -> None:
 def test_variances_are_those_of_numpy() -> None:
     for resamples in (1, 63, 64, 2000):
         values = np.random.default_rng(0).normal(50, 3, size=(4, resamples))
-        assert statistics._variances(values) == pytest.approx(values.var(axis=1))
+        assert statistics.variances(values) == pytest.approx(values.var(axis=1))
 
 
 def test_weighted_sums_equal_a_product() -> None:

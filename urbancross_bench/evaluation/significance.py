@@ -2,8 +2,8 @@
 
 Two tests on the same queries, for two questions:
 
-* `p_value`, the paired bootstrap over images and seeds: would the difference hold for other images and other
-  seeds of training? Every verdict rests on it.
+* `spread.Spread.p_value`, the paired bootstrap over images with Student's t over seeds: would the difference hold
+  for other images and other seeds of training? Every verdict rests on it.
 * `paired_permutation`, which swaps whole images between the methods: do these very models differ, on images like
   these? It takes the seeds as given. Swapping seeds as well would be a test of the methods, but three seeds have
   eight swaps, whose smallest p is a quarter. Read as a verdict on methods it calls equal ones different far
@@ -15,30 +15,31 @@ Simple Sequentially Rejective Multiple Test Procedure, 1979.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.statistics import LEVEL, Floats, all_alike, interval, weighted_sums
+from urbancross_bench.evaluation.spread import Spread
+from urbancross_bench.evaluation.statistics import (
+    LEVEL,
+    Floats,
+    interval,
+    normal_numbers,
+    variances,
+    weighted_sums,
+)
 
-TEST_RESAMPLES = 10_000  # the smallest p is 2 / 10,001: Holm's correction has room for a table of 250 comparisons
+TEST_RESAMPLES = 10_000
 FEWEST_SEEDS = 3
 ALPHA = 0.05
+_POWER = 0.8
+_EXPERIMENTS = 2000
+_STEPS = [*range(0, _EXPERIMENTS, _EXPERIMENTS // 8), _EXPERIMENTS - 1]
 
 BETTER, WORSE, NOT_SHOWN, TOO_FEW = "better", "worse", "not shown", "too few seeds"
-
-
-def p_value(resampled: Floats) -> float:
-    """Two-sided p of "no difference", from (R,) resamples of a paired difference (`statistics.over_seeds`).
-
-    2 (1 + c) / (1 + R), where c resamples lie at or beyond zero on the rarer side; at most 1. 1 where no interval
-    exists: resamples that are all alike say nothing.
-    """
-    if all_alike(resampled):
-        return 1.0
-    beyond = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
-    return min(1.0, 2 * (1 + beyond) / (1 + len(resampled)))
 
 
 def paired_permutation(differences: Floats, seed: int, resamples: int = TEST_RESAMPLES) -> float:
@@ -113,22 +114,43 @@ def tie_groups(values: Sequence[float], told_apart: NDArray[np.bool_]) -> list[i
     return groups
 
 
-def minimum_detectable(resampled: Floats, comparisons: int = 1) -> float | None:
-    """The true difference that the paired test finds with 80 % power, in the metric's unit.
+def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
+    """The true difference that the paired test finds four times in five, in the metric's unit.
 
     comparisons: over which the test is held to 5 %. The first step of `holm` is meant, at 5 % / comparisons: that
     is what it takes where nothing else differs.
 
-    (z.975 + z.8) · SE where the (R,) resamples of a difference are normal and it stands alone: half the width of
-    their middle 95 %, past which a difference is found, and half of their middle 60 %, within or above which four
-    in five estimates fall. With few seeds both are wider, like those of Student's t. None where there is no
-    interval.
+    The standard error of few seeds is itself a matter of luck, and so is what the test asks for: of many such
+    experiments, each with a standard error of its own, four in five ask for less. The spread's own is taken for
+    the middle one of them. Where there is no share of the seeds, it is (z.975 + z.8) · SE, by quantiles of the
+    resamples. None where there is no interval.
     """
-    low, high = interval(resampled, 1 - ALPHA / comparisons)
-    lower, upper = interval(resampled, 0.6)
-    if low is None or high is None or lower is None or upper is None:
-        return None
-    return (high - low) / 2 + (upper - lower) / 2
+    level = 1 - ALPHA / comparisons
+    if spread.scale == 0:
+        low, high = spread.interval(level)
+        lower, upper = spread.interval(_POWER - (1 - _POWER))
+        if low is None or high is None or lower is None or upper is None:
+            return None
+        return (high - low) / 2 + (upper - lower) / 2
+    luck, chance, images = _experiments(spread.freedom)
+    deviation = math.sqrt(float(variances(spread.middles)))
+    scale = spread.scale / luck[len(luck) // 2]
+    some = luck[_STEPS]
+    asked = [Spread(deviation * images, scale * one, spread.freedom).quantile((1 + level) / 2) for one in some]
+    error = math.sqrt(deviation * deviation + scale * scale)
+    needed = np.sort(np.interp(luck, some, asked) - error * chance)
+    return float(needed[math.ceil(_POWER * len(needed)) - 1])
+
+
+@lru_cache(maxsize=8)
+def _experiments(freedom: int) -> tuple[Floats, Floats, Floats]:
+    """Of as many experiments, in order of it, the estimate of a standard error of 1 by so many degrees of freedom;
+    (E,) errors of the mean that go with it; and fewer normal numbers, for the images' share.
+    """
+    numbers = normal_numbers(freedom, freedom + 2, _EXPERIMENTS)
+    luck = np.sqrt(np.add.reduce(numbers[:freedom] * numbers[:freedom], axis=0) / freedom)
+    order = np.argsort(luck, kind="stable")
+    return luck[order], numbers[freedom][order], numbers[-1][::4]
 
 
 def _swaps(images: int, seed: int, resamples: int) -> NDArray[np.bool_]:

@@ -113,8 +113,7 @@ def resampled_sums(columns: Floats, draws: Counts) -> Iterator[Floats]:
 def interval(resampled: Floats, level: float = LEVEL, *, bounds: Bounds = None) -> Interval:
     """The percentile interval of R resampled values: the k-th smallest and the k-th largest of them.
 
-    k is the whole part of (R + 1)(1 − level) / 2, so that the interval leaves out zero exactly if
-    `significance.p_value` is at most 1 − level. (None, None) if all values are the same but for rounding: one
+    k is the whole part of (R + 1)(1 − level) / 2. (None, None) if all values are the same but for rounding: one
     image, or all images alike, say nothing of how images differ.
 
     bounds: between which the true value lies for sure, such as 0 and 100 of a recall; an end beyond is put there.
@@ -203,11 +202,12 @@ def over_seeds(means: SeedMeans) -> Floats:
     (too narrow far out, where a correction for many comparisons looks), leaving the seeds' share out where it is
     smaller than the interaction (the same), and adding it to V(images) whole (twice the interaction: 99 %).
     """
-    return each_over_seeds([means])[0]
+    [middle] = without_seeds([means])
+    return middle if len(means.values) == 1 else middle + _of_seeds(means)
 
 
-def each_over_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
-    """(R,) `over_seeds` of each of several, at least one, which have as many seeds and resamples.
+def without_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
+    """(R,) of each of several, at least one, of as many seeds and resamples: `over_seeds` less the seeds' share.
 
     Where all seeds and resamples are the same number, so is the result: differences of nought stay nought.
     """
@@ -217,13 +217,13 @@ def each_over_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
         return [*resampled[:, 0]]
     middle = np.add.reduce(resampled, axis=1) / seeds
     resampled -= middle[:, None]
-    share = _share_of_images(_variances(middle), _variances(resampled))[:, None]
+    share = _share_of_images(variances(middle), variances(resampled))[:, None]
     values = np.array([one.value for one in several])[:, None]
-    return [*(share * middle + (1.0 - share) * values + _of_seeds(several))]
+    return [*(share * middle + (1.0 - share) * values)]
 
 
-def paired_over_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats]]:
-    """a, b and `over_seeds(several[a] - several[b])` for all pairs, of two seeds or more; pairs are many.
+def pairs_without_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats]]:
+    """a, b and `without_seeds` of several[a] - several[b] for all pairs, of two seeds or more; pairs are many.
 
     All of it is linear but the variances, and those of all differences are one product of matrices. The images'
     share is that of `over_seeds` to some millionths, unless a difference varies less than a thousandth of what its
@@ -234,10 +234,9 @@ def paired_over_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, 
     of_each_seed = (np.stack([one.resampled[seed] for one in several]) - middles for seed in range(seeds))
     of_seeds_alone = np.stack([_variances_of_pairs(deviations) for deviations in of_each_seed], axis=-1)
     shares = _share_of_images(_variances_of_pairs(middles), of_seeds_alone)
-    of_seeds = _of_seeds(several)
     for a, b in combinations(range(len(several)), 2):
         value, share = several[a].value - several[b].value, shares[a, b]
-        yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value + (of_seeds[a] - of_seeds[b])
+        yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value
 
 
 def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
@@ -251,15 +250,15 @@ def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
     return share
 
 
-def _of_seeds(several: Sequence[SeedMeans]) -> Floats:
-    """(M, R) deviations of each mean over seeds that are the seeds' share."""
-    seeds, resamples = several[0].resampled.shape
+def _of_seeds(means: SeedMeans) -> Floats:
+    """(R,) deviations of the mean over seeds that are the seeds' share."""
+    seeds, resamples = means.resampled.shape
     weights = seed_weights(seeds, resamples)
     # From the first seed: weights sum to nought but for rounding, which equal seeds are not to show.
-    values = np.stack([one.values - one.values[0] for one in several])
-    deviations = np.zeros((len(several), resamples))
+    values = means.values - means.values[0]
+    deviations = np.zeros(resamples)
     for seed in range(1, seeds):
-        deviations += weights[seed] * values[:, seed, None]
+        deviations += weights[seed] * values[seed]
     return deviations
 
 
@@ -268,17 +267,21 @@ def seed_weights(seeds: int, resamples: int) -> Floats:
     """(S, R): per resample a weight for each seed. They sum to nought, and are alike for all directions.
 
     The weighted sum of any S values is distributed as Student's t with S − 1 degrees of freedom times the standard
-    error of the values' mean: multivariate t, so one draw serves every method and every difference. The normal
-    numbers behind it are sums of twelve uniform ones less six, since logarithms differ between machines.
+    error of the values' mean: multivariate t, so one draw serves every method and every difference.
     """
-    parts = 2 * seeds - 1
-    uniform = _uniforms(np.random.PCG64(seeds), resamples * parts * 12).reshape(resamples, parts, 12)
-    normal = np.add.reduce(uniform.transpose(2, 1, 0).copy(), axis=0) - 6.0
+    normal = normal_numbers(seeds, 2 * seeds - 1, resamples)
     centred = normal[:seeds] - np.add.reduce(normal[:seeds], axis=0) / seeds
     squared = np.add.reduce(normal[seeds:] * normal[seeds:], axis=0) / (seeds - 1)
     weights: Floats = centred / np.sqrt(squared * (seeds * (seeds - 1)))
     weights.setflags(write=False)
     return weights
+
+
+def normal_numbers(seed: int, rows: int, number: int) -> Floats:
+    """(rows, number) drawn: sums of twelve uniform numbers less six, since logarithms differ between machines."""
+    uniform = _uniforms(np.random.PCG64(seed), number * rows * 12).reshape(number, rows, 12)
+    normal: Floats = np.add.reduce(uniform.transpose(2, 1, 0).copy(), axis=0) - 6.0
+    return normal
 
 
 def weighted_sums(values: Floats, weights: NDArray[np.generic]) -> Floats:
@@ -332,12 +335,12 @@ def _uniforms(bits: np.random.PCG64, number: int) -> Floats:
     return uniform
 
 
-def _variances(values: Floats) -> Floats:
+def variances(values: Floats) -> Floats:
     """(…) of the (…, R) values."""
     centred = _centred(values)
     centred *= centred
-    variances: Floats = _sums(centred) / values.shape[-1]
-    return variances
+    found: Floats = sums_in_order(centred) / values.shape[-1]
+    return found
 
 
 def _variances_of_pairs(values: Floats) -> Floats:
@@ -357,11 +360,11 @@ def _variances_of_pairs(values: Floats) -> Floats:
 
 
 def _centred(values: Floats) -> Floats:
-    centred: Floats = values - (_sums(values) / values.shape[-1])[..., None]
+    centred: Floats = values - (sums_in_order(values) / values.shape[-1])[..., None]
     return centred
 
 
-def _sums(values: Floats) -> Floats:
+def sums_in_order(values: Floats) -> Floats:
     """(…) of (…, R) values, in an order that is everywhere the same: every 64th one, then these one by one."""
     whole = values.shape[-1] // 64 * 64
     parts = np.add.reduce(values[..., :whole].reshape(*values.shape[:-1], -1, 64), axis=-2)

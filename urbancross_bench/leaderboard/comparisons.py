@@ -13,12 +13,12 @@ from urbancross_bench.evaluation.significance import (
     FEWEST_SEEDS,
     holm,
     minimum_detectable,
-    p_value,
     rank_intervals,
     tie_groups,
     verdict,
 )
-from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds, paired_over_seeds
+from urbancross_bench.evaluation.spread import Spread, paired_spreads
+from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
 from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.leaderboard.rows import Row
 
@@ -55,10 +55,10 @@ class Difference:
     @staticmethod
     def of(means: SeedMeans, comparisons: int = 1, *, higher_is_better: bool = True) -> Difference:
         """The difference whose mean of each seed this is, in a family of so many comparisons."""
-        resampled, seeds = over_seeds(means), len(means.values)
-        p = p_value(resampled) if seeds >= FEWEST_SEEDS else None
-        estimate = Estimate(means.value, *interval(resampled, bounds=means.bounds))
-        least = minimum_detectable(resampled, 1 if p is None else comparisons)
+        spread, seeds = Spread.of(means), len(means.values)
+        p = spread.p_value() if seeds >= FEWEST_SEEDS else None
+        estimate = Estimate(means.value, *spread.interval())
+        least = minimum_detectable(spread, 1 if p is None else comparisons)
         return Difference(estimate, seeds, p, least, higher_is_better)
 
 
@@ -131,7 +131,7 @@ def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[
 def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:
     if len(means[0].values) < FEWEST_SEEDS:
         return [None] * len(means)
-    p_values = {(a, b): p_value(resampled) for a, b, resampled in paired_over_seeds(means)}
+    p_values = {(a, b): spread.p_value() for a, b, spread in paired_spreads(means)}
     told_apart = np.zeros((len(means), len(means)), dtype=bool)
     for (a, b), adjusted in zip(p_values, holm([*p_values.values()]), strict=True):
         told_apart[a, b] = told_apart[b, a] = adjusted <= ALPHA
