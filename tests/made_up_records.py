@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from urbancross_bench.evaluation.statistics import interval, resampled_images, resampled_means
 from urbancross_bench.identity import key_of
 
 PARTS = tuple(f"{way}_R@{k}" for way in ("i2t", "t2i") for k in (1, 5, 10))
@@ -117,12 +118,13 @@ def _score(method: str, target: str, seed: int, spec: dict[str, Any]) -> tuple[d
     level = METHODS[method] + generator.normal(scale=1.0)
     sums = {part: np.stack([100.0 * (hard < level), np.ones(IMAGES)], axis=1) for part in PARTS}
     values = {part: float(pair[:, 0].mean()) for part, pair in sums.items()}
-    entry = {"chance": 5.0, "higher_is_better": True}
-    metrics = {
-        part: {"value": v, "low": v - 1.0, "high": v + 1.0, "parts": []} | entry for part, v in values.items()
-    }
     mean = sum(values.values()) / len(values)
-    metrics["mR"] = {"value": mean, "low": mean - 0.5, "high": mean + 0.5, "parts": [*PARTS]} | entry
+    low, high = interval(
+        resampled_means(sums, resampled_images(IMAGES, ord(target[0])))[PARTS[0]]
+    )  # all are alike
+    entry = {"low": low, "high": high, "chance": 5.0, "higher_is_better": True}
+    metrics = {part: {"value": value, "parts": []} | entry for part, value in values.items()}
+    metrics["mR"] = {"value": mean, "parts": [*PARTS]} | entry
     content = {
         "selector": "last",
         "domain": target,

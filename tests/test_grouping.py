@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,14 @@ import pytest
 from conftest import tree
 from made_up_records import edit, write_runs
 
+from urbancross_bench.evaluation.significance import minimum_detectable
+from urbancross_bench.evaluation.spread import Spread
+from urbancross_bench.identity import key_of
 from urbancross_bench.leaderboard.build import build
+from urbancross_bench.leaderboard.peers import Peers, paired_differences
+from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
+from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 
 METHODS = ("source_only", "ours", "oracle")
@@ -95,6 +104,88 @@ def test_a_missing_scenario_leaves_a_hole_and_no_mean(tmp_path: Path) -> None:
     means = {(line["target"], line["adaptation"]): line["mean mR"] for line in found["by_target"]}
     assert means["b", "ours"] == ""
     assert means["c", "ours"] != ""
+
+
+def test_what_adapting_was_worth_is_over_every_scenario_or_none(tmp_path: Path) -> None:
+    write_runs(tmp_path, methods=METHODS, pairs=[("a", "b"), ("b", "a")])
+    write_runs(tmp_path, methods=("theirs",), pairs=[("a", "b")])
+    score_on_sources(tmp_path)
+    found = tables(tmp_path, tmp_path / "out")
+    said = {(line["scenario"], line["adaptation"]): float(line["mR"]) for line in found["scenarios"]}
+    won, gaps = (
+        [said[scenario, method] - said[scenario, "source_only"] for scenario in ("a → b", "b → a")]
+        for method in ("ours", "oracle")
+    )
+    ours, theirs = (line for line in found["transfer"])
+    assert float(ours["gap closed, %"]) == pytest.approx(100 * sum(won) / sum(gaps), abs=0.01)
+    assert float(ours["gap closed, %"]) != pytest.approx(100 * np.mean(np.divide(won, gaps)), abs=0.1)
+    assert ours["forgotten mR"] != ""
+    assert (theirs["adaptation"], theirs["scenarios"]) == ("theirs", "1")
+    assert {theirs[name] for name in theirs if "gap" in name or "forgotten" in name} == {""}
+
+
+def score_on_sources(place: Path) -> None:
+    """Every score once more, as one on the source's test split."""
+    for score in [*place.glob("runs/*/scores/*")]:
+        [source] = json.loads((score.parents[1] / "run.json").read_text(encoding="utf-8"))["scenario"]["source"]
+        copy = score.with_name(key_of([score.name, source]))
+        shutil.copytree(score, copy)
+        edit(copy / "score.json", key=copy.name, domain=source, test=key_of([source, "test"]))
+
+
+def said_below(place: Path, out: Path) -> dict[str, tuple[list[dict[str, Any]], str]]:
+    """The rows of each table by its name, and its notes."""
+    build([place], out, load_view(DEFAULT).model_copy(update={"renderers": ("json",)}), Registry.discover())
+    made = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(out.glob("*.json"))]
+    return {table["name"]: (table["rows"], "\n".join(table["notes"])) for table in made}
+
+
+def test_a_table_has_the_notes_of_its_own_columns(runs: Path, tmp_path: Path) -> None:
+    found = said_below(runs, tmp_path / "out")
+    assert {*found} == {"summary", "by_target", "scenarios", "matrix", "transfer"}
+    of_columns = {
+        "verdict": ("Verdict: ", "are references, ", "True difference in "),
+        "rank": ("Rank, ", "with as many trials; transductive rows apart"),
+        "worst scenario": ("Worst scenario: ",),
+        "gap closed, %": ("Gap closed: ", "larger gaps weigh more"),
+    }
+    for rows, notes in found.values():
+        assert "Brackets: " in notes
+        assert "Splits of a: " in notes
+        for column, texts in of_columns.items():
+            assert [text in notes for text in texts] == [column in rows[0]] * len(texts), column
+    alone = write_runs(tmp_path / "alone", methods=["source_only"], pairs=[("a", "b")])
+    assert said_below(alone, tmp_path / "out2")["transfer"] == ([], "")
+    assert "references" not in said_below(alone, tmp_path / "out2")["summary"][1]
+
+
+def test_what_can_be_detected_is_of_the_tables_own_comparisons(tmp_path: Path) -> None:
+    methods = ("source_only", "ours", "theirs", "oracle")
+    write_runs(tmp_path, methods=methods, pairs=[*product(SIDES, SIDES)])
+    found = said_below(tmp_path, tmp_path / "out")
+    rows = make_rows(read_records([tmp_path]), ["trained here"])
+    peers = Peers(rows)
+
+    def detected(wanted: str, tested: int) -> float:
+        """In the mean over the scenarios with this target (any for "") that have a shift."""
+        sizes = []
+        for method in ("ours", "theirs"):
+            own = [r for r in rows if r.method[1] == method and r.shifted and r.target in (wanted or SIDES)]
+            means = paired_differences(own, peers, "source_only", "mR")
+            assert means is not None
+            sizes.append(minimum_detectable(Spread.of(means), tested))
+        return float(np.median(sizes))
+
+    for name, tested in (("summary", 2), ("by_target", 6), ("scenarios", 18)):
+        lines, notes = found[name]
+        assert sum(line["verdict"] is not None for line in lines) == tested
+        assert re.findall(r"over all (\d+) comparisons", notes) == [str(tested)]
+    [size] = re.findall(r"in mean mR .*: (\d+\.\d) \(3 seeds\)\.", found["summary"][1])
+    assert float(size) == pytest.approx(detected("", 2), abs=0.06)
+    sizes = dict(re.findall(r"(\w) \(30 images, 3 seeds\) (\d+\.\d)", found["by_target"][1]))
+    assert {target: float(size) for target, size in sizes.items()} == {
+        target: pytest.approx(detected(target, 6), abs=0.06) for target in SIDES
+    }
 
 
 def test_floors_and_ceilings_stand_beside_a_row(runs: Path, tmp_path: Path) -> None:

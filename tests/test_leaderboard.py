@@ -238,7 +238,8 @@ def test_the_summary_ranks_and_ties(  # type: ignore[no-untyped-def]
     assert ("fewer than three seeds" in text) == (seeds < 3)
     assert "Holm" in text
     assert "gallery stays" in text
-    assert f"dark (200 images, {seeds} seed" in text  # not the number of queries
+    of_scenarios = (tmp_path / "board" / "scenarios.md").read_text()
+    assert f"dark (200 images, {seeds} seed" in of_scenarios  # not the number of queries
     values = {
         (r.method[1], r.scenario): r.estimate("mR") for r in make_rows(read_records([runs]), ["trained here"])
     }
@@ -269,7 +270,7 @@ def test_the_detectable_difference_shrinks_with_the_test_set(outcome: Outcome, c
     for images in (100, 400):
         runs = planted(outcome, tmp_path / f"{images}", METHODS | {"urbancross": -0.5}, seeds=1, images=images)
         cli("leaderboard", "build", runs, "--out", tmp_path / "board")
-        text = (tmp_path / "board" / "summary.md").read_text()
+        text = (tmp_path / "board" / "scenarios.md").read_text()
         sizes[images] = float(re.findall(rf"dark \({images} images, 1 seed\) ([\d.]+)", text)[0])
         rows = make_rows(read_records([runs]), ["trained here"])
         pairs = [(row, Peers(rows).baseline(row, "source_only")) for row in rows]

@@ -250,6 +250,7 @@ def test_the_best_is_bold_and_what_is_tied_with_it_marked() -> None:
     assert r"b & 2.00 {[}1.00, 2.50{]}$^\dagger$ \\" in lines
     assert r"c & 1.00 \\" in lines
     assert "Bold" in lines[-2]
+    assert "with as many trials; transductive rows apart" in lines[-2]  # so there may be several
     assert "Bold" not in Latex(Options()).render(Table("t", "x", ["m", "v"], rows))
 
 

@@ -37,7 +37,7 @@ FEWEST_SEEDS = 3
 ALPHA = 0.05
 _POWER = 0.8
 _EXPERIMENTS = 2000
-_STEPS = [*range(0, _EXPERIMENTS, _EXPERIMENTS // 8), _EXPERIMENTS - 1]
+_MIXED = [0.01, *(step / 16 for step in range(1, 17))]
 
 BETTER, WORSE, NOT_SHOWN, TOO_FEW = "better", "worse", "not shown", "too few seeds"
 
@@ -132,14 +132,20 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
         if low is None or high is None or lower is None or upper is None:
             return None
         return (high - low) / 2 + (upper - lower) / 2
-    luck, chance, images = _experiments(spread.freedom)
+    luck, chance, _ = _experiments(spread.freedom)
     deviation = math.sqrt(float(variances(spread.middles)))
     scale = spread.scale / luck[len(luck) // 2]
-    some = luck[_STEPS]
-    asked = [Spread(deviation * images, scale * one, spread.freedom).quantile((1 + level) / 2) for one in some]
-    error = math.sqrt(deviation * deviation + scale * scale)
-    needed = np.sort(np.interp(luck, some, asked) - error * chance)
+    whole = deviation + scale * luck
+    asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(spread.freedom, level))
+    needed = np.sort(asked - math.sqrt(deviation * deviation + scale * scale) * chance)
     return float(needed[math.ceil(_POWER * len(needed)) - 1])
+
+
+@lru_cache(maxsize=64)
+def _asked(freedom: int, level: float) -> list[float]:
+    """The least difference that passes, where scale and deviation add up to 1, for each share of the scale."""
+    images = _experiments(freedom)[2]
+    return [Spread((1 - mixed) * images, mixed, freedom).quantile((1 + level) / 2) for mixed in _MIXED]
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -28,11 +29,11 @@ from urbancross_bench.evaluation.statistics import (
 )
 from urbancross_bench.evaluation.student import student_below
 
-_FREEDOM = (
-    60  # of Student's t that stands for the images' share beyond its resamples: heavier than a normal's tail
-)
-_CLOSE, _NEAR = 1e-9, 1e-12  # how well quantiles are found: in scales, or as a share of the tail
-_MOST = 200  # steps of a search that needs some ten
+_FREEDOM = 60  # of the t that stands for images beyond their resamples: with heavier tails than a normal one
+_SOME = 500  # resamples that tell most
+_NEARBY = 0.02  # of a quantile's distance from the mean, how well a guess knows it
+_CLOSE = 1e-7  # how well one is found: of its tail's probability, or of the scale
+_MOST = 200  # steps of a search that needs some five
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,46 +83,66 @@ class Spread:
         """
         if self.scale == 0 and all_alike(self.middles):
             return 1.0
-        mirrored = Spread(-self.middles, self.scale, self.freedom)
-        tail = min(self.below(0.0), mirrored.below(0.0))
-        return min(1.0, 2 * max(tail, min(1 / len(self.middles), self._far())))
+        above = self if self._middle > 0 else Spread(-self.middles, self.scale, self.freedom)
+        tail, shown = above.below(0.0), 1 / len(self.middles)
+        if tail < shown:
+            tail = max(tail, min(shown, self._far()))
+        return min(1.0, 2 * tail)
+
+    def thinned(self) -> Spread:
+        """By some of the resamples, which tells most of it."""
+        return replace(self, middles=self.middles[:: -(-len(self.middles) // _SOME)])
+
+    @cached_property
+    def _middle(self) -> float:
+        return float(sums_in_order(self.middles) / len(self.middles))
+
+    @cached_property
+    def _deviation(self) -> float:
+        return math.sqrt(float(variances(self.middles)))
 
     def _far(self) -> float:
         """How likely the images' share alone reaches from the mean to nought."""
-        middle = float(sums_in_order(self.middles) / len(self.middles))
-        deviation = math.sqrt(float(variances(self.middles)))
-        if deviation == 0:
+        if self._deviation == 0:
             return 0.0
-        return float(student_below(np.array([-abs(middle) / deviation]), _FREEDOM)[0])
+        return float(student_below(np.array([-abs(self._middle) / self._deviation]), _FREEDOM)[0])
 
     def quantile(self, share: float) -> float:
-        """What the share lies below, by false position (the Illinois way) between ends that hold it.
+        """What the share lies below. Of a spread with a share of the seeds."""
+        both = _quantile_of_t(share, _FREEDOM) * self._deviation, _quantile_of_t(share, self.freedom) * self.scale
+        reach = math.sqrt(both[0] * both[0] + both[1] * both[1])
+        guess = self._middle + (reach if share > 0.5 else -reach)
+        near = _NEARBY * (reach + self.scale)
+        return self._found(share, guess - near, guess + near, near)
 
-        Of a spread with a share of the seeds.
-        """
-        low, high, step = float(self.middles.min()), float(self.middles.max()), self.scale
+    def _found(self, share: float, low: float, high: float, step: float) -> float:
+        """`quantile`, by false position (the Illinois way); ends that do not hold it are moved outwards."""
+        back, forth = step, step
         while (under := self.below(low) - share) > 0:
-            low, step = low - step, 2 * step
-        step = self.scale
+            low, high = low - back, low
+            back *= 4
         while (over := self.below(high) - share) < 0:
-            high, step = high + step, 2 * step
-        side = 0
+            low, high, under = high, high + forth, over
+            forth *= 4
+        kept = 0
         for _ in range(_MOST):
-            if high - low <= _CLOSE * self.scale:
-                break
             guess = (low * over - high * under) / (over - under)
             found = self.below(guess) - share
-            if abs(found) <= _NEAR * min(share, 1 - share):
+            if abs(found) <= _CLOSE * min(share, 1 - share) or high - low <= _CLOSE * self.scale:
                 return guess
             if found < 0:
                 low, under = guess, found
-                over = over / 2 if side == -1 else over
-                side = -1
+                over, kept = over / 2 if kept < 0 else over, -1
             else:
                 high, over = guess, found
-                under = under / 2 if side == 1 else under
-                side = 1
+                under, kept = under / 2 if kept > 0 else under, 1
         return (low + high) / 2
+
+
+@lru_cache(maxsize=256)
+def _quantile_of_t(share: float, freedom: int) -> float:
+    """That of Student's t."""
+    return Spread(np.zeros(1), 1.0, freedom)._found(share, -1.0, 1.0, 1.0)
 
 
 def spreads(several: Sequence[SeedMeans]) -> list[Spread]:

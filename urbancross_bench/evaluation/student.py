@@ -20,25 +20,24 @@ _FARTHEST = 1e100  # as good as infinity, and can be squared
 
 def student_below(t: Floats, freedom: int) -> Floats:
     """The probability that Student's t of so many degrees of freedom lies below each of the values."""
-    t = np.clip(t, -_FARTHEST, _FARTHEST)
-    squared = t * t
-    cosine_squared = freedom / (freedom + squared)
-    sine = t / np.sqrt(freedom + squared)
+    t = np.minimum(np.maximum(t, -_FARTHEST), _FARTHEST)
+    whole = t * t + freedom
+    sine = t / np.sqrt(whole)
     if freedom % 2 == 0:
-        inside = sine * _polynomial(cosine_squared, freedom // 2, lambda k: (2 * k - 1) / (2 * k))
+        inside = sine * _polynomial(freedom / whole, freedom // 2, lambda k: (2 * k - 1) / (2 * k))
     else:
         inside = _arctangent(t / math.sqrt(freedom))
         if freedom > 1:
-            odd = _polynomial(cosine_squared, (freedom - 1) // 2, lambda k: 2 * k / (2 * k + 1))
-            inside = inside + sine * np.sqrt(cosine_squared) * odd
+            odd = _polynomial(freedom / whole, (freedom - 1) // 2, lambda k: 2 * k / (2 * k + 1))
+            inside = inside + sine * np.sqrt(freedom / whole) * odd
         inside = inside * (2.0 / math.pi)
     below: Floats = 0.5 + 0.5 * inside
-    return np.clip(below, 0.0, 1.0)
+    return np.minimum(np.maximum(below, 0.0), 1.0)
 
 
-def _polynomial(x: Floats, terms: int, factor: Callable[[int], float]) -> Floats:
+def _polynomial(x: Floats, terms: int, factor: Callable[[int], float]) -> Floats | float:
     """1 + f(1) x + f(1) f(2) x² + …, of so many terms."""
-    total = np.ones_like(x)
+    total: Floats | float = 1.0
     for k in range(terms - 1, 0, -1):
         total = 1.0 + factor(k) * x * total
     return total

@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.interfaces.renderer import Board as BoardContent
 from urbancross_bench.interfaces.renderer import Renderer, Table
@@ -17,11 +15,10 @@ from urbancross_bench.leaderboard.boards import Board
 from urbancross_bench.leaderboard.build import columns_of, make_board, make_files, renderers_of
 from urbancross_bench.leaderboard.committed import broken_seals, read_all
 from urbancross_bench.leaderboard.published import published_renderer, read_published
-from urbancross_bench.records import Record
+from urbancross_bench.leaderboard.recounting import moved
 from urbancross_bench.registry import Registry
 
 _SAID = 3  # cells named of a file
-_ROUNDING = 1e-6  # points between a metric's value and what its sums give
 
 
 def check_board(board: Board, registry: Registry) -> list[str]:
@@ -30,7 +27,7 @@ def check_board(board: Board, registry: Registry) -> list[str]:
     try:
         renderers = renderers_of(board.view, registry)
         records = read_all(board.records)
-        problems += [problem for record in records for problem in _moved(record)]
+        problems += moved(records)
         shown = make_board(records, board.view, columns_of(board.view, registry))
         problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}")
     except UrbanCrossError as error:
@@ -46,21 +43,6 @@ def check_published(file: Path, registry: Registry) -> list[str]:
         return [str(error)]
     shown = BoardContent(table.title, [table])
     return list(_stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}"))
-
-
-def _moved(record: Record) -> Iterator[str]:
-    """The metrics of a run's scores that are not what the sums beside them give."""
-    for score in record.scores:
-        sums = score.image_sums()
-        means = {name: pair[:, 0].sum() / pair[:, 1].sum() for name, pair in sums.items()}
-        for name, entry in score.content["metrics"].items():
-            parts = entry["parts"] or [name]
-            if not means.keys() >= set(parts):
-                continue
-            value = float(np.mean([means[part] for part in parts]))
-            if not abs(value - entry["value"]) <= _ROUNDING:
-                says = f"it says {entry['value']:.4f}, its queries give {value:.4f}"
-                yield f"record {score.folder / 'score.json'}: {name} moved: {says}"
 
 
 def _stale(shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str) -> Iterator[str]:

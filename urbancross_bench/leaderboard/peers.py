@@ -33,13 +33,19 @@ class Peers:
 
 
 def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> SeedMeans | None:
-    """The mean over some rows of paired differences to the baseline; None where one of them cannot be taken, and
-    where one test split stands twice.
+    """The mean over some rows of paired differences to the baseline; None where `pairs_of` has none."""
+    pairs = pairs_of(group, peers, baseline, metric)
+    if pairs is None:
+        return None
+    return SeedMeans.average(found for row, base in pairs if (found := row.difference(base, metric)))
+
+
+def pairs_of(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> list[tuple[Row, Row]] | None:
+    """Each row with its baseline; None where there are none, where one has none or no difference to it, and where
+    one test split stands twice.
     """
-    if stand_twice(group):
+    if stand_twice(group) or len({row.numbers for row in group}) != 1:
         return None
     pairs = [(row, base) for row in group if (base := peers.baseline(row, baseline)) and base is not row]
     whole = len(pairs) == len(group) and all(row.is_paired(base, metric) for row, base in pairs)
-    if not whole or len({row.numbers for row in group}) > 1:
-        return None
-    return SeedMeans.average(found for row, base in pairs if (found := row.difference(base, metric)))
+    return pairs if whole else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -17,9 +17,11 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
-from urbancross_bench.leaderboard.comparisons import Difference, Standing, detectable, standings, verdicts
+from urbancross_bench.leaderboard.comparisons import Difference, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
-from urbancross_bench.leaderboard.peers import Peers, paired_differences
+from urbancross_bench.leaderboard.means import are_whole
+from urbancross_bench.leaderboard.notes import Compared, notes_of, on_means, on_scenarios, on_transfer
+from urbancross_bench.leaderboard.peers import Peers, paired_differences, pairs_of
 from urbancross_bench.leaderboard.rows import (
     Row,
     estimate_of,
@@ -28,7 +30,6 @@ from urbancross_bench.leaderboard.rows import (
     measure_cells,
     method_cells,
     resample_rows,
-    stand_twice,
 )
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
@@ -52,24 +53,34 @@ def make_tables(
     rows = [row for row in everywhere if not row.of_source]
     _check(rows, view)
     resample_rows(everywhere, view.metric, view.details)
-    peers = Peers(rows)
-    tested = _tested(rows, peers, view)
-    differences = {row: _difference([row], peers, view, tested) for row in rows}
-    notes, matrix = _notes(records, rows, differences, view), matrix_lines(rows, view)
+    peers, shifted = Peers(rows), [row for row in rows if row.shifted]
+
+    def table(name: str, about: str, lines: Sequence[Line], of: Sequence[Row], notes: Sequence[str] = ()) -> Table:
+        notes = notes_of(notes, of, records, view) if lines else notes_of([], [], records, view)
+        return _table(name, f"{view.title}: {about}", lines, notes)
+
+    def means(name: str, about: str, by: str = "") -> Table:
+        lines, compared = _means(shifted, peers, view, by)
+        return table(name, about, lines, shifted, on_means(shifted, compared, view))
+
+    scenarios, compared = _scenarios(rows, peers, view, columns)
+    matrix = matrix_lines(rows, view)
     return [
-        _table("summary", f"{view.title}: cross-domain scenarios", _means(rows, peers, view), notes),
+        means("summary", "cross-domain scenarios"),
         *(
-            _table(f"by_{by}", f"{view.title}: by {by}", _means(rows, peers, view, by), notes)
+            means(f"by_{by}", f"by {by}", by)
             for by in view.grouping
-            if any(len(group) > 1 for group in groups_of(filter(attrgetter("shifted"), rows), attrgetter(by)))
+            if any(len(group) > 1 for group in groups_of(shifted, attrgetter(by)))
         ),
-        _table("scenarios", f"{view.title}: every scenario", _scenarios(differences, view, columns), notes),
-        *(
-            [_table("matrix", f"{view.title}: {view.metric} from source to target", matrix, notes)]
-            if matrix
-            else []
+        table("scenarios", "every scenario", scenarios, rows, on_scenarios(rows, compared, view)),
+        *([table("matrix", f"{view.metric} from source to target", matrix, rows)] if matrix else []),
+        table(
+            "transfer",
+            "what adapting was worth",
+            transfer_lines(everywhere, view),
+            shifted,
+            on_transfer(shifted, view),
         ),
-        _table("transfer", f"{view.title}: what adapting was worth", transfer_lines(everywhere, view), notes),
         *ablation_tables(rows, view),
     ]
 
@@ -80,11 +91,12 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
 
 
 def _scenarios(
-    differences: Mapping[Row, Difference | None], view: View, columns: Mapping[str, Column]
-) -> list[Line]:
-    """One line per scenario, encoder, adaptation and selector; references after the ranked."""
-    ordered = sorted(differences, key=lambda row: (row.scenario, _is_reference(row, view)))
-    judged = verdicts(_unless_reference([differences[row] for row in ordered], ordered, view))
+    rows: Sequence[Row], peers: Peers, view: View, columns: Mapping[str, Column]
+) -> tuple[list[Line], Compared]:
+    """One line per scenario, encoder, adaptation and selector, references after the ranked; and what is judged."""
+    ordered = sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view)))
+    differences = _differences([[row] for row in ordered], peers, view)
+    ranked = _unless_reference(differences, ordered, view)
     lines: list[dict[str, Cell]] = [
         {
             "scenario": row.scenario,
@@ -105,15 +117,14 @@ def _scenarios(
             "test captions": row.score["texts"],
             "data": "; ".join(row.marks.values()),
         }
-        for row, verdict in zip(ordered, judged, strict=True)
-        for difference in [differences[row]]
+        for row, difference, verdict in zip(ordered, differences, verdicts(ranked), strict=True)
     ]
     for name, column in columns.items():
         for row, line in zip(ordered, lines, strict=True):
             if name in line:
                 raise UsageError(f"view {view.title!r}: there is a column {name!r} already")
             line[name] = _cell(name, column, row)
-    return [*lines]
+    return [*lines], [([row], found) for row, found in zip(ordered, ranked, strict=True) if found]
 
 
 def _cell(name: str, column: Column, row: Row) -> Cell:
@@ -132,37 +143,31 @@ def _cell(name: str, column: Column, row: Row) -> Cell:
     return cell
 
 
-def _tested(rows: Iterable[Row], peers: Peers, view: View) -> int:
-    """How many rows may be compared with their baseline by the test."""
-    bases = [(row, peers.baseline(row, view.baseline)) for row in rows if not _is_reference(row, view)]
-    return max(1, sum(base not in (None, row) and len(row.seeds) >= FEWEST_SEEDS for row, base in bases))
+def _differences(groups: Sequence[Sequence[Row] | None], peers: Peers, view: View) -> list[Difference | None]:
+    """Of each group to the baseline, the mean over its rows; those of a table, which are tested together."""
+    asked = [group or () for group in groups]
+    tested = sum(
+        pairs is not None and len(group[0].seeds) >= FEWEST_SEEDS and not _is_reference(group[0], view)
+        for group in asked
+        for pairs in [pairs_of(group, peers, view.baseline, view.metric)]
+    )
+    found = (paired_differences(group, peers, view.baseline, view.metric) for group in asked)
+    return [None if means is None else Difference.of(means, max(1, tested)) for means in found]
 
 
-def _difference(group: Sequence[Row], peers: Peers, view: View, tested: int = 1) -> Difference | None:
-    """Of some rows to the baseline, the mean over them; one of so many that are tested."""
-    means = paired_differences(group, peers, view.baseline, view.metric)
-    return None if means is None else Difference.of(means, tested)
-
-
-def _means(rows: Sequence[Row], peers: Peers, view: View, by: str = "") -> list[Line]:
-    """One line per encoder, adaptation and selector: its mean over the scenarios where there is a shift.
+def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tuple[list[Line], Compared]:
+    """One line per encoder, adaptation and selector, its mean over the scenarios where there is a shift; and what
+    is judged.
 
     by: of those that have their target, say, in common; a line for each.
     """
-    shifted = [row for row in rows if row.shifted]
     within: Callable[[Row], str] = attrgetter(by) if by else lambda row: ""
-    scenarios: dict[tuple[str, str], set[str]] = {}
-    for row in shifted:
-        scenarios.setdefault((within(row), row.recipe), set()).add(row.scenario)
     groups = groups_of(shifted, within)
-    whole = [
-        sorted(row.scenario for row in group) == sorted(scenarios[within(group[0]), group[0].recipe])
-        and all(row.estimate(view.metric) for row in group)
-        for group in groups
-    ]
+    whole = are_whole(groups, view.metric, within)
     chosen = [group if is_whole else None for group, is_whole in zip(groups, whole, strict=True)]
-    differences = [_difference(group, peers, view) if group else None for group in chosen]
-    judged = verdicts(_unless_reference(differences, [group[0] for group in groups], view))
+    differences = _differences(chosen, peers, view)
+    ranked = _unless_reference(differences, [group[0] for group in groups], view)
+    judged = verdicts(ranked)
     means, ranks = _standings(groups, chosen, view)
     lines: list[tuple[tuple[str, str, str, bool, float], Line]] = []
     for group, mean, difference, verdict, rank in zip(groups, means, differences, judged, ranks, strict=True):
@@ -188,7 +193,8 @@ def _means(rows: Sequence[Row], peers: Peers, view: View, by: str = "") -> list[
         }
         block = within(first), first.score["protocol"], first.score["ties"]
         lines.append(((*block, _is_reference(first, view), -mean.value if mean else np.inf), line))
-    return [line for _, line in sorted(lines, key=lambda entry: entry[0])]
+    compared = [(group, found) for group, found in zip(groups, ranked, strict=True) if found]
+    return [line for _, line in sorted(lines, key=lambda entry: entry[0])], compared
 
 
 def _standings(
@@ -279,57 +285,3 @@ def _check(rows: Sequence[Row], view: View) -> None:
     if view.baseline not in methods and view.baseline != View.model_fields["baseline"].default:
         hint = did_you_mean(view.baseline, methods)
         raise UsageError(f"view {view.title!r}: no row is the baseline {view.baseline!r}.{hint}")
-
-
-def _notes(
-    records: Sequence[Record], rows: Sequence[Row], differences: Mapping[Row, Difference | None], view: View
-) -> list[str]:
-    """What a reader has to know to trust the numbers."""
-    several = any(len(row.seeds) > 1 for row in rows)
-    compared = [(row, found) for row, found in differences.items() if found and not _is_reference(row, view)]
-    notes = [
-        "Recall and mR in percent. Brackets: 95 % interval by resampling test images with all their captions; the "
-        "gallery stays as it is." + (" Seeds are drawn too, by Student's t." if several else ""),
-        f"Δ {view.baseline}: paired difference on the same images and seeds. Verdict: paired bootstrap over "
-        "images and seeds, 5 % over all comparisons of ranked rows with three seeds or more in this table (Holm's "
-        "correction).",
-        "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe. Tie "
-        "group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
-        f"Gap closed: the share of the way from {view.baseline} to {view.oracle}, the mean over scenarios; none "
-        "unless the oracle is clearly better. Forgotten: what was lost on the sources' own test splits against "
-        f"{view.baseline}, where runs were scored there.",
-        f"Rows of the settings {', '.join(view.reference_settings)} are references and stand last, unranked.",
-        *detectable(compared, view.metric),
-    ]
-    if any(len(row.seeds) == 1 for row in rows):
-        notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
-    if any(len(row.seeds) < FEWEST_SEEDS for row in rows):
-        notes.append("Rows of fewer than three seeds: no difference there is more than an observation.")
-    if any(stand_twice(group) for group in groups_of(rows)):
-        notes.append(
-            "A method stands twice in one scenario where its test split, the classes there, or what its label "
-            "means changed between runs; no mean is taken over its scenarios."
-        )
-    if len({row.recipe for row in rows}) > 1:
-        notes.append(
-            "Rows differ in encoder, recipe, budget or version of the code; only equal ones are compared."
-        )
-    failed = sum(not record.ok for record in records)
-    if failed:
-        notes.append(f"Runs that did not end well: {failed}. A row that lacks a seed shows no number.")
-    hidden = sum(
-        record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records
-    )
-    if hidden:
-        shown = ", ".join(view.weights)
-        notes.append(f"{hidden} runs are left out: their encoder's weights are not among {shown}.")
-    domains = {name: facts for row in rows for name, facts in row.run["domains"].items()}
-    generated = sorted(name for name, facts in domains.items() if facts["captions_generated"])
-    if generated:
-        notes.append(f"A model wrote the captions of {', '.join(generated)} from the images.")
-    if any(row.marks for row in rows):
-        notes.append(
-            "The column data marks rows whose data are not the usual: excluded, or standing in several splits."
-        )
-    notes += [f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains)]
-    return notes

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from urbancross_bench.evaluation import transfer
 from urbancross_bench.evaluation.statistics import SeedMeans, over_seeds
 from urbancross_bench.interfaces.renderer import Cell, Estimate
+from urbancross_bench.leaderboard.means import are_whole
 from urbancross_bench.leaderboard.peers import Peers, paired_differences
 from urbancross_bench.leaderboard.rows import (
     Row,
@@ -21,21 +22,22 @@ from urbancross_bench.leaderboard.view import View
 def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
     """One line per encoder, adaptation and selector over the scenarios where there is a shift.
 
-    Figures are means over scenarios, null where one of them cannot be taken: the share of the gap between baseline
-    and oracle that is closed (null, too, unless the oracle is clearly better), and the loss against the baseline
-    on the test splits of all sources, where runs were scored on those.
+    Figures are null where a seed or a scenario is missing. The share of the gap between baseline and oracle that
+    is closed: the mean difference as a share of the oracle's, so larger gaps weigh more; null, too, unless the
+    oracle is clearly better. What is forgotten: the mean loss against the baseline on the test splits of all
+    sources, where runs were scored on those.
     """
     shifted, peers = [row for row in rows if row.shifted], Peers(rows)
     targets = [row for row in shifted if not row.of_source]
     on_sources = [row for row in shifted if row.of_source]
     gaps: dict[tuple[Row | None, ...], transfer.Difference | None] = {}  # few: methods share their oracles
-    lines = []
-    for group in groups_of(targets):
+    lines, groups = [], groups_of(targets)
+    for group, is_whole in zip(groups, are_whole(groups, view.metric), strict=True):
         if peers.baseline(group[0], view.baseline) in (None, group[0]):
             continue
         if group[0].setting in view.reference_settings:
             continue
-        won = paired_differences(group, peers, view.baseline, view.metric)
+        won = paired_differences(group, peers, view.baseline, view.metric) if is_whole else None
         oracles = tuple(peers.baseline(row, view.oracle) for row in group)
         if oracles not in gaps:
             gaps[oracles] = _gap(oracles, peers, view)
@@ -45,7 +47,7 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
         own = [row for row in on_sources if row.method == group[0].method and row.recipe == group[0].recipe]
         wanted = {(row.scenario, source) for row in group for source in row.run["scenario"]["source"]}
         kept = None
-        if wanted == {(row.scenario, row.score["domain"]) for row in own}:
+        if is_whole and wanted == {(row.scenario, row.score["domain"]) for row in own}:
             kept = paired_differences(own, peers, view.baseline, view.metric)
         lines.append(
             {

@@ -1,0 +1,141 @@
+"""What a reader has to know to trust the numbers of a table: only what its own rows and columns need."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from urbancross_bench.evaluation.significance import FEWEST_SEEDS
+from urbancross_bench.leaderboard.comparisons import Difference, detectable
+from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
+from urbancross_bench.leaderboard.view import View
+from urbancross_bench.records import Record
+
+Compared = Sequence[tuple[Sequence[Row], Difference]]
+
+
+def notes_of(own: Sequence[str], rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:
+    """All notes of a table that is made of these rows; own: those on its columns."""
+    return [*_on_intervals(rows), *own, *_on_rows(rows), *_on_records(records, view), *_on_domains(rows)]
+
+
+def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
+    """On the columns of the table of scenarios; compared: the differences that it judges together."""
+    return [*_on_verdicts(rows, view), *_detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
+
+
+def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
+    """On the columns of a table of means over scenarios; as `on_scenarios`."""
+    return [
+        *_on_verdicts(rows, view),
+        "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe, "
+        "scenarios and seeds, with as many trials; transductive rows apart. Tie group: rows that cannot be told "
+        "apart from the best of their group (same test, Holm over all pairs).",
+        "Worst scenario: its interval leaves out that it was chosen as the worst.",
+        *_detectable(compared, view.metric),
+        *_on_few(rows),
+        *_on_data(rows),
+    ]
+
+
+def on_transfer(rows: Sequence[Row], view: View) -> list[str]:
+    """On the columns of what adapting was worth."""
+    return [
+        f"Gap closed: the mean difference to {view.baseline} over scenarios as a share of that of {view.oracle} "
+        f"(scenarios with larger gaps weigh more); none unless {view.oracle} is clearly better. Forgotten: what "
+        f"was lost on the sources' own test splits against {view.baseline}, where runs were scored there.",
+        *_on_few(rows),
+    ]
+
+
+def _on_intervals(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    several = any(len(row.seeds) > 1 for row in rows)
+    return [
+        "Recall and mR in percent. Brackets: 95 % interval by resampling test images with all their captions; the "
+        "gallery stays as it is." + (" Seeds are drawn too, by Student's t." if several else "")
+    ]
+
+
+def _on_verdicts(rows: Sequence[Row], view: View) -> list[str]:
+    notes = [
+        f"Δ {view.baseline}: paired difference on the same images and seeds. Verdict: paired bootstrap over "
+        "images and seeds, 5 % over all comparisons of ranked rows with three seeds or more in this table (Holm's "
+        "correction)."
+    ]
+    references = [name for name in view.reference_settings if any(row.setting == name for row in rows)]
+    if references:
+        notes.append(f"Rows of the setting {' or '.join(references)} are references, without rank or verdict.")
+    return notes
+
+
+def _detectable(compared: Compared, metric: str) -> list[str]:
+    """`detectable`; a mean over several test sets is of none of them, but of all together."""
+    if all(len({row.target for row in group}) == 1 for group, _ in compared):
+        return detectable([(group[0], found) for group, found in compared], metric)
+    sizes: dict[int, list[float]] = {}
+    for _, found in compared:
+        if found.detectable is not None:
+            sizes.setdefault(found.seeds, []).append(found.detectable)
+    if not sizes:
+        return []
+    parts = [
+        f"{statistics.median(some):.1f} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+        for seeds, some in sorted(sizes.items())
+    ]
+    tested = sum(found.p is not None for _, found in compared)
+    sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"
+    return [
+        f"True difference in mean {metric} that the test finds four times in five, {sure} (median of its "
+        f"comparisons): {', '.join(parts)}."
+    ]
+
+
+def _on_few(rows: Sequence[Row]) -> list[str]:
+    if all(len(row.seeds) >= FEWEST_SEEDS for row in rows):
+        return []
+    return ["Rows of fewer than three seeds: no difference there is more than an observation."]
+
+
+def _on_data(rows: Sequence[Row]) -> list[str]:
+    if not any(row.marks for row in rows):
+        return []
+    return ["The column data marks rows whose data are not the usual: excluded, or standing in several splits."]
+
+
+def _on_rows(rows: Sequence[Row]) -> list[str]:
+    notes = []
+    if any(len(row.seeds) == 1 for row in rows):
+        notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
+    if any(stand_twice(group) for group in groups_of(rows)):
+        notes.append(
+            "A method stands twice in one scenario where its test split, the classes there, or what its label "
+            "means changed between runs; no mean is taken over its scenarios."
+        )
+    if len({row.recipe for row in rows}) > 1:
+        notes.append(
+            "Rows differ in encoder, recipe, budget or version of the code; only equal ones are compared."
+        )
+    return notes
+
+
+def _on_records(records: Sequence[Record], view: View) -> list[str]:
+    notes = []
+    failed = sum(not record.ok for record in records)
+    if failed:
+        notes.append(f"Runs that did not end well: {failed}. A row that lacks a seed shows no number.")
+    hidden = sum(
+        record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records
+    )
+    if hidden:
+        shown = ", ".join(view.weights)
+        notes.append(f"{hidden} runs are left out: their encoder's weights are not among {shown}.")
+    return notes
+
+
+def _on_domains(rows: Sequence[Row]) -> list[str]:
+    domains = {name: facts for row in rows for name, facts in row.run["domains"].items()}
+    generated = sorted(name for name, facts in domains.items() if facts["captions_generated"])
+    written = [f"A model wrote the captions of {', '.join(generated)} from the images."] if generated else []
+    return [*written, *(f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains))]
