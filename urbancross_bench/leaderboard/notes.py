@@ -54,7 +54,7 @@ def _on_intervals(rows: Sequence[Row]) -> list[str]:
     several = any(len(row.seeds) > 1 for row in rows)
     return [
         "Recall and mR in percent. Brackets: 95 % interval by resampling test images with all their captions; the "
-        "gallery stays as it is." + (" Seeds are drawn too, by Student's t." if several else "")
+        "gallery stays as it is." + (" Other seeds too, by Student's t." if several else "")
     ]
 
 
