@@ -335,6 +335,20 @@ def test_what_cdan_sees_equals_a_loop(entropy: bool) -> None:
     assert adversarial_sum(method, source, target).isfinite()
 
 
+def test_cdan_does_not_see_which_items_have_their_pair_beside_them() -> None:
+    """What is predicted of a source item does not depend on its own text, and of no item on where it stands."""
+    source, target = batch(4, 0), batch(3, 10, texts=2)
+    method = prepared(Cdan(CdanOptions()))
+    before, _ = method._seen(source, "image", source, target)
+    texts = source.text_features.detach().clone()
+    texts[1] = -texts[1]
+    changed = SimpleNamespace(image_features=source.image_features, text_features=texts)
+    after, weights = method._seen(changed, "image", changed, target)
+    assert torch.equal(after[1], before[1])
+    assert not torch.allclose(after[0], before[0])
+    assert weights.isfinite().all()
+
+
 def test_cdan_tells_apart_what_features_alone_do_not() -> None:
     """Both domains have the same images and texts; only what goes with what differs."""
     eye = torch.eye(6, dtype=torch.float64)

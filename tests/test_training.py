@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -287,6 +287,21 @@ def test_half_precision_trains_and_skips_what_overflows() -> None:
     list(training.steps(precision="float16"))
     assert all(math.isfinite(point["loss"]) for point in training.curve.points)
     assert training.curve.points[-1]["loss"] < training.curve.points[0]["loss"]
+
+
+def test_frozen_statistics_stay_so_whatever_mode_a_method_asks_for() -> None:
+    class Eager(Supervised):
+        def select(self, source: Batch, target: Batch, progress: Progress) -> None:
+            model.train()
+
+    training = Training(
+        lambda model: Eager(PairLoss("info_nce", model)), architecture="urbancross-s", frozen_statistics=True
+    )
+    model = cast(nn.Module, training.model)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    assert before
+    list(training.steps())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 
 def test_frozen_statistics_stay_as_they_are() -> None:

@@ -79,9 +79,12 @@ class Cdan(Dann):
     The discriminator sees a feature f together with what is predicted from it. There are no classes here; in their
     place stand the texts of both batches, u_1 … u_K (for a text: the images), the same for both domains:
     p = softmax_j(s · ⟨f, u_j⟩) with the model's factor s. As every batch draws other texts, a column of p has no
-    lasting meaning; so a class is written as its feature, and p as g = Σ_j p_j u_j. The input is f ⊗ g, or where
+    lasting meaning; so a class is written as its feature, and p as g = Σ_j p_j u_j. What a source item is paired
+    with is no class of it: the target's items have no such class, and it alone would tell the domains apart. The
+    input is f ⊗ g, or where
     that has more than 4096 columns (R f) ⊙ (R' g) / √d with Gaussian R, R' of d rows. Rows weigh 1 + exp(−H(p)),
-    to a sum of 1 in each domain. Neither p nor the weights get a gradient, as in the authors' code.
+    to a sum of 1 in each domain. Neither p nor the weights get a gradient; in the authors' code p gets none, and
+    the weights a reversed one.
     """
 
     options_type = CdanOptions
@@ -102,6 +105,8 @@ class Cdan(Dann):
             other: Side = "text" if side == "image" else "image"
             classes = torch.cat([features(source, other), features(target, other)])
             logits = self.model.logit_scale.exp() * own @ classes.T
+            if batch is source:
+                logits[:, : len(own)].fill_diagonal_(torch.finfo(logits.dtype).min)
             predicted = logits.softmax(dim=1) @ classes
             weights = 1 + (-entropies(logits)).exp() if self.entropy else torch.ones_like(logits[:, 0])
         return self.map(own, predicted), weights / weights.sum()

@@ -50,7 +50,9 @@ class MmdImagesOptions(OneSide):
     """`mmd_images[kernels=1]`."""
 
     weight: PositiveFloat = Field(default=1.0, description="weight of the discrepancy")
-    kernels: int = Field(default=5, ge=1, description="how many Gaussians, an odd number, each twice as wide")
+    kernels: int = Field(
+        default=5, ge=1, le=101, description="how many Gaussians, an odd number, each twice as wide"
+    )
 
     @field_validator("kernels")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor
 
 from urbancross_adaptations.confusion_options import InformationMaximisationOptions, MccOptions
@@ -22,7 +23,9 @@ class _Prediction(Adaptation):
 
     def _logits(self, target: Batch) -> Tensor:
         """(B, B') of images and texts."""
-        return self.model.logit_scale.detach().exp() * target.image_features @ target.text_features.T
+        images, texts = target.image_features, target.text_features
+        with torch.autocast(images.device.type, enabled=False):  # certainty lies in small differences
+            return self.model.logit_scale.detach().exp() * images @ texts.T
 
 
 class MinimumClassConfusion(_Prediction):

@@ -33,7 +33,7 @@ class Curriculum:
             return normalised_weights(_scores(self.images, self.texts, self.options)[self.kept])
         weights = self.target_weights(self.texts)
         taken = weights[torch.arange(len(self.kept), device=weights.device) % len(weights)]
-        return taken / taken.sum() if taken.sum() > 0 else torch.full_like(taken, 1 / len(taken))
+        return torch.where(taken.sum() > 0, taken / taken.sum(), 1 / len(taken))  # nobody waits for the device
 
     def target_weights(self, similarity: Tensor) -> Tensor:
         """(T,) of target rows by their (T, B) similarities, summing to 1."""

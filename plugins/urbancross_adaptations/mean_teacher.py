@@ -23,7 +23,11 @@ from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder,
 
 
 class MeanTeacher(Adaptation):
-    """L(source) + λ(t) · consistency(target); the teacher follows by θ' ← d θ' + (1 − d) θ."""
+    """L(source) + λ(t) · consistency(target); the teacher follows by θ' ← d θ' + (1 − d) θ.
+
+    At first d is 1 − 1 / (t + 2), as long as that is less, as in the authors' code: else the start would be most
+    of the average of a short training.
+    """
 
     options_type = MeanTeacherOptions
 
@@ -46,10 +50,10 @@ class MeanTeacher(Adaptation):
     @torch.no_grad()
     def after_step(self, model: DualEncoder, progress: Progress) -> None:
         """Buffers follow, too; counters are copied."""
-        own = model.state_dict()
+        own, decay = model.state_dict(), min(self.o.decay, 1 - 1 / (progress.step + 2))
         for name, value in self.teacher.state_dict().items():
             if value.is_floating_point():
-                value.lerp_(own[name], 1 - self.o.decay)
+                value.lerp_(own[name], 1 - decay)
             else:
                 value.copy_(own[name])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from urbancross_bench.interfaces import Options
 
@@ -16,8 +16,9 @@ class OptimalTransportOptions(Options):
         default="batch",
         description="batch: at each step, by present features; bank: once, of all the target, by the start's",
     )
-    epsilon: PositiveFloat = Field(
+    epsilon: float = Field(
         default=0.05,
+        ge=1e-4,  # below it no sum comes out in single precision
         description="the greater, the more texts share an image; 1 / scale is as sharp as the model",
     )
     iterations: PositiveInt = Field(default=50, description="of Sinkhorn's algorithm")

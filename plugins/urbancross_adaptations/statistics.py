@@ -99,8 +99,9 @@ class AdaBn(Adaptation):
     """The running statistics of batch normalisation in the image tower, estimated anew on the target's images.
 
     Li et al., "Revisiting Batch Normalization for Practical Domain Adaptation", 2016 (arXiv 1603.04779), section
-    3. Mean and (unbiased) variance are those over all images at once, whatever the batches. They are brought up to
-    date with each batch, and a layer normalises by what they are so far.
+    3. In one pass: mean and (unbiased) variance are brought up to date with each batch, and a layer normalises by
+    what they are so far. Of the first layer they are those over all images at once, whatever the batches; of
+    deeper ones they depend on `target_batch_size`, as what these see was normalised by estimates on their way.
     """
 
     def prepare(self, model: DualEncoder, context: Context) -> None:

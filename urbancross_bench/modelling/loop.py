@@ -123,6 +123,8 @@ def train(
         logged.clear()
         with autocast(precision, device):
             kept = answers.selected(method, source_batch, target_batch, progress)
+            for module in still:  # whatever mode the method has put the model in
+                module.eval()
             if kept is not None:
                 logged["kept_share"] = len(kept) / len(source_batch.image_rows)
                 source_batch = source_batch.rows(kept)

@@ -37,7 +37,8 @@ def hinge(images: Tensor, texts: Tensor, margin: float = 0.2, *, hardest: bool =
 
     images, texts: (B, D), row i belongs to row i; s is cosine similarity. Faghri et al. 2018, eq. 4 and 6.
     """
-    scores = images @ texts.T
+    with _full_precision(images):
+        scores = images @ texts.T
     own = scores.diagonal()
     off = ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     to_texts = (margin - own[:, None] + scores).clamp(min=0) * off
