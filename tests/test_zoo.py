@@ -128,61 +128,33 @@ def test_the_kit_catches_metrics() -> None:
 
 SPOILT = """
 import torch
-from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, Weights, hookimpl, register
+from urbancross_bench.interfaces import hookimpl, register
+from urbancross_encoders.openclip import OpenClip
 
 
 @hookimpl
 def register_encoders():
-    return [register("spoilt", "spoilt:Spoilt", options="spoilt:SpoiltOptions", summary="Of float32 alone.")]
+    options = "urbancross_encoders.options:OpenClipOptions"
+    return [register("spoilt", "spoilt:Spoilt", options=options, summary="Of float32 alone.")]
 
 
-class SpoiltOptions(EncoderOptions):
-    def image_format(self):
-        return ImageFormat(8)
-
-    def weights(self):
-        return Weights("untrained", "none")
-
-
-class Spoilt(Encoder):
-    options_type = SpoiltOptions
-
+class Spoilt(OpenClip):
     def load(self):
-        return Model()
-
-
-class Model(torch.nn.Module):
-    width, mean, std, logit_bias = 8, (0.5,) * 3, (0.5,) * 3, None
-
-    def __init__(self):
-        super().__init__()
-        self.image_tower, self.text_tower = torch.nn.Linear(3, 8), torch.nn.EmbeddingBag(64, 8)
-        self.logit_scale = torch.nn.Parameter(torch.tensor(2.0))
-
-    def tokenize(self, texts):
-        return torch.tensor([[sum(map(ord, text)) % 64] * 4 for text in texts])
-
-    def text_length(self, tokens):
-        return tokens.shape[1]
-
-    def blocks(self, tower):
-        return []
-
-    def encode_image(self, images):
-        spoilt = self.image_tower.weight.dtype != torch.float32
-        return self.image_tower(images.mean(dim=(2, 3))) / (0.0 if spoilt else 1.0)
-
-    def encode_text(self, tokens):
-        return self.text_tower(tokens)
+        model = super().load()
+        model.image_tower.register_forward_hook(
+            lambda tower, given, found: found / float(next(tower.parameters()).dtype == torch.float32)
+        )
+        return model
 """
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_kit_catches_an_encoder_that_bfloat16_spoils(tmp_path: Path) -> None:
     (tmp_path / "spoilt.py").write_text(SPOILT, encoding="utf-8")
-    found = broken_promises("encoder", "spoilt", files=(tmp_path / "spoilt.py",))
-    assert "in bfloat16 encode_image gives (4, 8), or" in found["test_it_embeds_in_bfloat16"]
+    options = {"architecture": "urbancross-tiny"}
+    found = broken_promises("encoder", "spoilt", files=(tmp_path / "spoilt.py",), choose=lambda self: options)
     assert found.keys() == {"test_it_embeds_in_bfloat16"}
+    assert "in bfloat16 encode_image gives (4, " in found["test_it_embeds_in_bfloat16"]
 
 
 @pytest.fixture
