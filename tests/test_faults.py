@@ -90,6 +90,7 @@ def test_a_read_only_folder_is_named(broken: BrokenGrid) -> None:
     broken.is_mended("sealed", untouched=broken.stored("sealed"))
 
 
+@pytest.mark.long
 def test_clocks_that_jump_change_nothing(broken: BrokenGrid) -> None:
     """The clock of every process leaps by days, back and forth, at each look."""
     folder = broken.folder / "clocks"
@@ -118,6 +119,7 @@ def test_an_interrupt_leaves_word(broken: BrokenGrid) -> None:
     assert sum('"status": "interrupted"' in text for text in records) >= 1
 
 
+@pytest.mark.long
 def test_a_second_interrupt_does_not_wait(broken: BrokenGrid) -> None:
     """A tracker that never returns, and an hour of patience with it."""
     pipe = broken.folder / "pipe"

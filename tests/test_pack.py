@@ -189,6 +189,7 @@ def noise(count: int) -> Domain:
     return Domain("noise", names, index_splits(["train"] * count), ["a tile"] * count, owners, Noise())
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read memory from")
 def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     """Ten times the images, 12 KiB each: anonymous memory, mapped pages apart, grows by a small part of theirs."""

@@ -27,6 +27,7 @@ def mean_mr(records: list[Record], **wanted: str) -> tuple[float, float]:
     return sum(v["value"] for v in values) / len(values), sum(v["chance"] for v in values) / len(values)
 
 
+@pytest.mark.long
 def test_quickstart_shows_a_shift_and_room_to_win(cli: Cli, tmp_path: Path) -> None:
     ways = [f"{{source: synthetic/meridia, target: synthetic/{target}}}" for target in ("meridia", "nordia")]
     few = {

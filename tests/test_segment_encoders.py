@@ -407,7 +407,7 @@ def test_what_cannot_be_is_skipped_with_the_reason(
     assert "segments: there is no domain 'nowhere'" in result.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real data are not here")
 def test_from_a_segmenter_to_retrieval_on_real_images(cli: Cli, tmp_path: Path) -> None:
     checkpoint = write_original(tmp_path / "sam")
