@@ -10,7 +10,7 @@ from scipy import stats
 
 from urbancross_bench.evaluation.spread import Spread, paired_spreads, spreads
 from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
-from urbancross_bench.evaluation.student import student_below
+from urbancross_bench.evaluation.student import student
 
 FAR = [0.0, -0.0, 1e-300, -1e12, 1e12, -1e200, 1e200, -np.inf, np.inf]
 
@@ -26,9 +26,10 @@ def means_of(seeds: int, *, gap: float = 5.0, alone: float = 0.3, resamples: int
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 6, 9, 29, 60, 199])
 def test_students_t_is_scipys(freedom: int) -> None:
     t = np.concatenate([np.linspace(-60, 60, 4001), FAR])
-    found = student_below(t, freedom)
+    found, density = student(t, freedom)
     assert found == pytest.approx(stats.t(freedom).cdf(t), abs=2e-15)
     assert (np.diff(found[:4001]) > -1e-15).all()
+    assert density == pytest.approx(stats.t(freedom).pdf(t), rel=1e-12, abs=1e-100)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8])

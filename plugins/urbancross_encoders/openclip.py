@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -24,6 +25,7 @@ open_clip.add_model_config(OWN_ARCHITECTURES)
 Tokenizer = Callable[[list[str]], Tensor]
 _TEXT = "text."
 _DECODER = "text_decoder"  # of CoCa, which captions by it: no part of any embedding
+_CLIP_TOKENS = 49408  # that `open_clip.tokenize` knows
 
 
 class OpenClip(Encoder):
@@ -45,7 +47,7 @@ class OpenClip(Encoder):
                 where = f"encoder 'openclip' cannot load {named(files)} into {options.architecture}"
                 _take(clip, read, options, where)
                 self.take_segment_tower(clip, read)
-        return OpenClipModel(clip, _tokenizer(options), options)
+        return OpenClipModel(clip, *_tokenizer(options), options)
 
     def take_segment_tower(self, clip: nn.Module, read: ReadCheckpoint) -> None:
         """What becomes of the segment tower that a checkpoint may hold beside `clip`: told to be left out."""
@@ -60,10 +62,10 @@ class OpenClip(Encoder):
 class OpenClipModel(ClipModel):
     """The `interfaces.DualEncoder` around an open_clip model with a text tower of its own (`CustomTextCLIP`)."""
 
-    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, options: OpenClipOptions) -> None:
+    def __init__(self, clip: nn.Module, tokenizer: Tokenizer, known: int, options: OpenClipOptions) -> None:
         super().__init__(clip, int(options.config["embed_dim"]), options)
-        self._tokenizer = tokenizer
-        self._vocabulary = int(options.config["text_cfg"].get("vocab_size", 49408))
+        self._tokenizer, self._known = tokenizer, known
+        self._vocabulary = int(options.config["text_cfg"].get("vocab_size", _CLIP_TOKENS))
         text = self.clip.text
         # A causal tower that pools its end token: what stands after that token cannot change the feature.
         self._cuttable = (
@@ -86,8 +88,7 @@ class OpenClipModel(ClipModel):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) token ids, folded where the architecture's vocabulary is smaller than the tokenizer's."""
         tokens: Tensor = self._tokenizer(list(texts))
-        size = getattr(self._tokenizer, "vocab_size", self._vocabulary)
-        return tokens if size <= self._vocabulary else _folded(tokens, size, self._vocabulary)
+        return tokens if self._known <= self._vocabulary else _folded(tokens, self._known, self._vocabulary)
 
     def text_length(self, tokens: Tensor) -> int:
         """Up to the last end token, where the tower allows it."""
@@ -136,21 +137,24 @@ def _build(options: OpenClipOptions) -> Any:
     return model
 
 
-def _tokenizer(options: OpenClipOptions) -> Tokenizer:
+def _tokenizer(options: OpenClipOptions) -> tuple[Tokenizer, int]:
+    """What makes tokens of texts, and how many different ones; 0 where they are the architecture's own."""
     text = options.config["text_cfg"]
     length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
     extra = text.get("tokenizer_kwargs") or {}
+    if (
+        options.text_folder is None and not extra
+    ):  # one that stands ready: to make another takes longer than a model
+        return functools.partial(open_clip.tokenize, context_length=length), _CLIP_TOKENS
     try:
-        tokenizer: Tokenizer = (
-            open_clip.SimpleTokenizer(context_length=length, **extra)
-            if options.text_folder is None
-            else open_clip.tokenizer.HFTokenizer(
-                str(options.text_folder), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra
-            )
-        )
+        if options.text_folder is None:
+            simple = open_clip.SimpleTokenizer(context_length=length, **extra)
+            return simple, simple.vocab_size
+        mode = text.get("tokenizer_mode")
+        folder = str(options.text_folder)
+        return open_clip.tokenizer.HFTokenizer(folder, context_length=length, tokenizer_mode=mode, **extra), 0
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"encoder 'openclip': no tokenizer for {options.architecture}: {error}") from error
-    return tokenizer
 
 
 def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str) -> None:

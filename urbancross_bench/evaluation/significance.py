@@ -28,7 +28,6 @@ from urbancross_bench.evaluation.statistics import (
     Floats,
     interval,
     normal_numbers,
-    variances,
     weighted_sums,
 )
 
@@ -133,7 +132,7 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
             return None
         return (high - low) / 2 + (upper - lower) / 2
     luck, chance, _ = _experiments(spread.freedom)
-    deviation = math.sqrt(float(variances(spread.middles)))
+    deviation = spread.deviation
     scale = spread.scale / luck[len(luck) // 2]
     whole = deviation + scale * luck
     asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(spread.freedom, level))

@@ -25,15 +25,16 @@ from urbancross_bench.evaluation.statistics import (
     pairs_without_seeds,
     sums_in_order,
     variances,
+    within,
     without_seeds,
 )
-from urbancross_bench.evaluation.student import student_below
+from urbancross_bench.evaluation.student import student
 
 _FREEDOM = 60  # of the t that stands for images beyond their resamples: with heavier tails than a normal one
 _SOME = 500  # resamples that tell most
-_NEARBY = 0.02  # of a quantile's distance from the mean, how well a guess knows it
-_CLOSE = 1e-7  # how well one is found: of its tail's probability, or of the scale
-_MOST = 200  # steps of a search that needs some five
+_NEARBY = 0.1  # of a quantile's distance from the mean, how well a guess knows it
+_CLOSE = 3e-4  # of the scale, a last step: the next one would be its square
+_MOST = 200  # steps of a search that needs some three
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +56,13 @@ class Spread:
         [found] = spreads([means])
         return found
 
-    def below(self, value: float) -> float:
-        """The probability of what lies at `value` or below it."""
+    def below(self, value: float) -> tuple[float, float]:
+        """The probability of what lies at `value` or below it, and how fast it grows there."""
         if self.scale == 0:
-            return float((self.middles <= value).mean())
-        found = student_below((value - self.middles) / self.scale, self.freedom)
-        return float(sums_in_order(found) / len(found))
+            return float((self.middles <= value).mean()), 0.0
+        found = student((value - self.middles) / self.scale, self.freedom)
+        below, density = (float(sums_in_order(each) / len(each)) for each in found)
+        return below, density / self.scale
 
     def interval(self, level: float = LEVEL) -> Interval:
         """From the (1 − level) / 2 quantile to the one as far from above, cut at the bounds.
@@ -70,10 +72,7 @@ class Spread:
         if self.scale == 0:
             return interval(self.middles, level, bounds=self.bounds)
         tail = (1 - level) / 2
-        low, high = self.quantile(tail), self.quantile(1 - tail)
-        if self.bounds is None:
-            return low, high
-        return min(max(low, self.bounds[0]), self.bounds[1]), max(min(high, self.bounds[1]), self.bounds[0])
+        return within(self.bounds, self.quantile(tail), self.quantile(1 - tail))
 
     def p_value(self) -> float:
         """Two-sided p of "it is nought": twice the rarer of what lies at or below it, and of what lies above.
@@ -84,7 +83,7 @@ class Spread:
         if self.scale == 0 and all_alike(self.middles):
             return 1.0
         above = self if self._middle > 0 else Spread(-self.middles, self.scale, self.freedom)
-        tail, shown = above.below(0.0), 1 / len(self.middles)
+        tail, shown = above.below(0.0)[0], 1 / len(self.middles)
         if tail < shown:
             tail = max(tail, min(shown, self._far()))
         return min(1.0, 2 * tail)
@@ -98,51 +97,49 @@ class Spread:
         return float(sums_in_order(self.middles) / len(self.middles))
 
     @cached_property
-    def _deviation(self) -> float:
+    def deviation(self) -> float:
+        """The standard error that is the images' share."""
         return math.sqrt(float(variances(self.middles)))
 
     def _far(self) -> float:
         """How likely the images' share alone reaches from the mean to nought."""
-        if self._deviation == 0:
+        if self.deviation == 0:
             return 0.0
-        return float(student_below(np.array([-abs(self._middle) / self._deviation]), _FREEDOM)[0])
+        return float(student(np.array([-abs(self._middle) / self.deviation]), _FREEDOM)[0][0])
 
     def quantile(self, share: float) -> float:
         """What the share lies below. Of a spread with a share of the seeds."""
-        both = _quantile_of_t(share, _FREEDOM) * self._deviation, _quantile_of_t(share, self.freedom) * self.scale
+        both = _quantile_of_t(share, _FREEDOM) * self.deviation, _quantile_of_t(share, self.freedom) * self.scale
         reach = math.sqrt(both[0] * both[0] + both[1] * both[1])
-        guess = self._middle + (reach if share > 0.5 else -reach)
-        near = _NEARBY * (reach + self.scale)
-        return self._found(share, guess - near, guess + near, near)
+        return self._found(
+            share, self._middle + (reach if share > 0.5 else -reach), _NEARBY * (reach + self.scale)
+        )
 
-    def _found(self, share: float, low: float, high: float, step: float) -> float:
-        """`quantile`, by false position (the Illinois way); ends that do not hold it are moved outwards."""
-        back, forth = step, step
-        while (under := self.below(low) - share) > 0:
-            low, high = low - back, low
-            back *= 4
-        while (over := self.below(high) - share) < 0:
-            low, high, under = high, high + forth, over
-            forth *= 4
-        kept = 0
+    def _found(self, share: float, guess: float, step: float) -> float:
+        """`quantile`, by Newton's method; where that does not home in, by halving what is known to hold it, or by
+        leaps where no end of that is known yet.
+        """
+        low, high, last = -math.inf, math.inf, 2 * step
         for _ in range(_MOST):
-            guess = (low * over - high * under) / (over - under)
-            found = self.below(guess) - share
-            if abs(found) <= _CLOSE * min(share, 1 - share) or high - low <= _CLOSE * self.scale:
-                return guess
-            if found < 0:
-                low, under = guess, found
-                over, kept = over / 2 if kept < 0 else over, -1
-            else:
-                high, over = guess, found
-                under, kept = under / 2 if kept > 0 else under, 1
-        return (low + high) / 2
+            below, slope = self.below(guess)
+            low, high = (guess, high) if below < share else (low, guess)
+            move = (share - below) / slope if slope > 0 else math.inf
+            if abs(move) <= _CLOSE * self.scale:
+                return guess + move
+            if abs(move) > last / 2 or not low < guess + move < high:
+                if math.isfinite(low) and math.isfinite(high):
+                    move = (low + high) / 2 - guess
+                else:
+                    move = step if below < share else -step
+                    step *= 4
+            guess, last = guess + move, abs(move)
+        return guess
 
 
 @lru_cache(maxsize=256)
 def _quantile_of_t(share: float, freedom: int) -> float:
     """That of Student's t."""
-    return Spread(np.zeros(1), 1.0, freedom)._found(share, -1.0, 1.0, 1.0)
+    return Spread(np.zeros(1), 1.0, freedom)._found(share, 0.0, 1.0)
 
 
 def spreads(several: Sequence[SeedMeans]) -> list[Spread]:

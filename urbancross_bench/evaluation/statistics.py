@@ -124,7 +124,11 @@ def interval(resampled: Floats, level: float = LEVEL, *, bounds: Bounds = None) 
         return None, None
     k = max(1, int((len(resampled) + 1) * (1 - level) / 2))
     ends = np.partition(resampled, (k - 1, len(resampled) - k))
-    low, high = float(ends[k - 1]), float(ends[-k])
+    return within(bounds, float(ends[k - 1]), float(ends[-k]))
+
+
+def within(bounds: Bounds, low: float, high: float) -> tuple[float, float]:
+    """An interval whose ends beyond the bounds are put there."""
     if bounds is None:
         return low, high
     return min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0])

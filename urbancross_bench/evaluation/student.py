@@ -18,21 +18,26 @@ _TERMS = 13
 _FARTHEST = 1e100  # as good as infinity, and can be squared
 
 
-def student_below(t: Floats, freedom: int) -> Floats:
-    """The probability that Student's t of so many degrees of freedom lies below each of the values."""
+def student(t: Floats, freedom: int) -> tuple[Floats, Floats]:
+    """The probability that Student's t of so many degrees of freedom lies below each value; its density there."""
     t = np.minimum(np.maximum(t, -_FARTHEST), _FARTHEST)
     whole = t * t + freedom
-    sine = t / np.sqrt(whole)
+    root = np.sqrt(whole)
+    sine, cosine, squared = t / root, math.sqrt(freedom) / root, freedom / whole
+    half = freedom // 2
     if freedom % 2 == 0:
-        inside = sine * _polynomial(freedom / whole, freedom // 2, lambda k: (2 * k - 1) / (2 * k))
+        inside = sine * _polynomial(squared, half, lambda k: (2 * k - 1) / (2 * k))
+        peak = 0.5 * math.prod((2 * k + 1) / (2 * k) for k in range(1, half))
+        density = cosine * _power(squared, half)
     else:
         inside = _arctangent(t / math.sqrt(freedom))
         if freedom > 1:
-            odd = _polynomial(freedom / whole, (freedom - 1) // 2, lambda k: 2 * k / (2 * k + 1))
-            inside = inside + sine * np.sqrt(freedom / whole) * odd
-        inside = inside * (2.0 / math.pi)
-    below: Floats = 0.5 + 0.5 * inside
-    return np.minimum(np.maximum(below, 0.0), 1.0)
+            inside += sine * cosine * _polynomial(squared, half, lambda k: 2 * k / (2 * k + 1))
+        inside *= 2.0 / math.pi
+        peak = math.prod(2 * k / (2 * k - 1) for k in range(1, half + 1)) / math.pi
+        density = _power(squared, half + 1)
+    below = np.minimum(np.maximum(0.5 + 0.5 * inside, 0.0), 1.0)
+    return below, peak / math.sqrt(freedom) * density
 
 
 def _polynomial(x: Floats, terms: int, factor: Callable[[int], float]) -> Floats | float:
@@ -41,6 +46,16 @@ def _polynomial(x: Floats, terms: int, factor: Callable[[int], float]) -> Floats
     for k in range(terms - 1, 0, -1):
         total = 1.0 + factor(k) * x * total
     return total
+
+
+def _power(x: Floats, exponent: int) -> Floats:
+    """By products alone: what `**` rounds to differs between machines."""
+    power = x
+    for bit in f"{exponent:b}"[1:]:
+        power = power * power
+        if bit == "1":
+            power = power * x
+    return power
 
 
 def _arctangent(x: Floats) -> Floats:

@@ -144,11 +144,14 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
 
 
 @functools.cache
-def registry(path: tuple[str, ...], files: tuple[str, ...] = ()) -> Registry:
-    """The plugins on Python's `path`, found once in a process or in the one it was forked from; and in files."""
+def registry(path: tuple[str, ...], files: tuple[str, ...]) -> Registry:
+    """The plugins on Python's `path`, found once in a process or in the one it was forked from; and in files.
+
+    No default for `files`: with it and without would be two calls to the cache.
+    """
     from urbancross_bench.registry import Registry
 
-    return registry(path).with_files(files) if files else Registry.discover()
+    return registry(path, ()).with_files(files) if files else Registry.discover()
 
 
 def _as_rank(

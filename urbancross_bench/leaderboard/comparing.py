@@ -203,7 +203,7 @@ def _notes(pairs: Sequence[Pair], sides: Sides, metric: str) -> list[str]:
         "with three seeds or more (Holm's correction).",
         "Won, tied, lost: queries whose rank of the first right answer (the mean over seeds, under the tie rule) "
         "is smaller, the same, greater under A.",
-        *detectable([(pair.a, pair.difference) for pair in pairs], metric),
+        *detectable([([pair.a], pair.difference) for pair in pairs], metric),
     ]
     if any(len(pair.a.seeds) < FEWEST_SEEDS for pair in pairs):
         notes.append("Fewer than three seeds: no difference there is more than an observation.")

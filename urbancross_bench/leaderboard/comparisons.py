@@ -104,26 +104,29 @@ def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
     return [None if one is None else next(found) for one in means]
 
 
-def detectable(compared: Sequence[tuple[Row, Difference]], metric: str) -> list[str]:
-    """A note on the smallest differences that the test sets can show; none where nothing is compared.
+def detectable(compared: Sequence[tuple[Sequence[Row], Difference]], metric: str) -> list[str]:
+    """A note on the smallest differences that the test can show; none where nothing is compared.
 
-    compared: the differences that are tested together.
+    compared: the differences that are tested together, each with the rows that it is a mean over. It stands by
+    test set; a mean over several test sets is of none of them, but of all together.
     """
+    by_test_set = all(len({row.target for row in rows}) == 1 for rows, _ in compared)
     sizes: dict[tuple[str, int, int], list[float]] = {}
-    for row, difference in compared:
-        if difference.detectable is not None:
-            key = (row.run["scenario"]["target"], row.score["images"], len(row.seeds))
-            sizes.setdefault(key, []).append(difference.detectable)
+    for rows, found in compared:
+        if found.detectable is not None:
+            test_set = (rows[0].target, rows[0].score["images"]) if by_test_set else ("", 0)
+            sizes.setdefault((*test_set, found.seeds), []).append(found.detectable)
     if not sizes:
         return []
-    parts = [
-        f"{target} ({images} images, {seeds} {'seed' if seeds == 1 else 'seeds'}) {statistics.median(found):.1f}"
-        for (target, images, seeds), found in sorted(sizes.items())
-    ]
-    tested = sum(difference.p is not None for _, difference in compared)
+    parts = []
+    for (target, images, seeds), some in sorted(sizes.items()):
+        least, counted = f"{statistics.median(some):.1f}", f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
+        parts.append(f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})")
+    tested = sum(found.p is not None for _, found in compared)
     sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"
+    what, where = (metric, ", by test set") if by_test_set else (f"mean {metric}", "")
     return [
-        f"True difference in {metric} that the test finds four times in five, {sure}, by test set (median of its "
+        f"True difference in {what} that the test finds four times in five, {sure}{where} (median of its "
         f"comparisons): {', '.join(parts)}."
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
@@ -21,7 +20,7 @@ def notes_of(own: Sequence[str], rows: Sequence[Row], records: Sequence[Record],
 
 def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
     """On the columns of the table of scenarios; compared: the differences that it judges together."""
-    return [*_on_verdicts(rows, view), *_detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
+    return [*_on_verdicts(rows, view), *detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
 
 
 def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
@@ -32,7 +31,7 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
         "scenarios and seeds, with as many trials; transductive rows apart. Tie group: rows that cannot be told "
         "apart from the best of their group (same test, Holm over all pairs).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
-        *_detectable(compared, view.metric),
+        *detectable(compared, view.metric),
         *_on_few(rows),
         *_on_data(rows),
     ]
@@ -68,28 +67,6 @@ def _on_verdicts(rows: Sequence[Row], view: View) -> list[str]:
     if references:
         notes.append(f"Rows of the setting {' or '.join(references)} are references, without rank or verdict.")
     return notes
-
-
-def _detectable(compared: Compared, metric: str) -> list[str]:
-    """`detectable`; a mean over several test sets is of none of them, but of all together."""
-    if all(len({row.target for row in group}) == 1 for group, _ in compared):
-        return detectable([(group[0], found) for group, found in compared], metric)
-    sizes: dict[int, list[float]] = {}
-    for _, found in compared:
-        if found.detectable is not None:
-            sizes.setdefault(found.seeds, []).append(found.detectable)
-    if not sizes:
-        return []
-    parts = [
-        f"{statistics.median(some):.1f} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
-        for seeds, some in sorted(sizes.items())
-    ]
-    tested = sum(found.p is not None for _, found in compared)
-    sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"
-    return [
-        f"True difference in mean {metric} that the test finds four times in five, {sure} (median of its "
-        f"comparisons): {', '.join(parts)}."
-    ]
 
 
 def _on_few(rows: Sequence[Row]) -> list[str]:
