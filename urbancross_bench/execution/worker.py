@@ -144,10 +144,10 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
 
 
 @functools.cache
-def registry(path: tuple[str, ...], files: tuple[str, ...]) -> Registry:
+def registry(path: tuple[str, ...], files: tuple[str, ...], /) -> Registry:
     """The plugins on Python's `path`, found once in a process or in the one it was forked from; and in files.
 
-    No default for `files`: with it and without would be two calls to the cache.
+    No default and no keyword: to the cache the same call in two ways would be two.
     """
     from urbancross_bench.registry import Registry
 
