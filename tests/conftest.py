@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ from urbancross_bench.cli.app import main
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (130, 130, 130)}
+FORKED = (
+    "urbancross_bench.execution.preload",
+    "urbancross_adaptations.alignment",
+    "urbancross_adaptations.urbancross",
+    "urbancross_datasets.karpathy",
+    "urbancross_encoders.sam_fused",
+)
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -40,6 +48,19 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("URBANCROSS_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_fork_server() -> Iterator[None]:
+    """It lives as long as this process: whichever test starts it, it imports what the others need too."""
+    own = ForkServerContext.set_forkserver_preload
+
+    def set_all(context: ForkServerContext, modules: list[str]) -> None:
+        own(context, [*modules, *FORKED])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ForkServerContext, "set_forkserver_preload", set_all)
+        yield
 
 
 @pytest.fixture
