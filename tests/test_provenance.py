@@ -43,7 +43,9 @@ import urbancross_bench.execution.preload
 assert torch.cuda.is_available()  # as any library may ask
 child = os.fork()
 if not child:
-    print(len(names), torch.cuda._is_in_bad_fork(), flush=True)
+    registry = urbancross_bench.execution.worker.registry
+    registry(tuple(sys.path), ())
+    print(len(names), torch.cuda._is_in_bad_fork(), registry.cache_info().hits, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
 """
@@ -237,14 +239,15 @@ def test_a_device_in_use_is_named_with_its_peak() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch._C, "_cuda_isInBadFork"), reason="torch was built without CUDA")
-def test_processes_of_the_fork_server_can_use_cuda() -> None:
+def test_processes_of_the_fork_server_can_use_cuda_and_know_the_plugins() -> None:
     """What asks CUDA's runtime before a fork, be it only for a version, leaves the child without it."""
     plugins = ["urbancross_adaptations", "urbancross_encoders", "urbancross_segmenters", "urbancross_selectors"]
     done = subprocess.run([sys.executable, "-c", PRELOADED, *plugins], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    count, bad = done.stdout.split()[-2:]
+    count, bad, hits = done.stdout.split()[-3:]
     assert int(count) > 20
     assert bad == "False"
+    assert hits == "1"
 
 
 def test_what_no_stage_changes_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
