@@ -43,9 +43,9 @@ import urbancross_bench.execution.preload
 assert torch.cuda.is_available()  # as any library may ask
 child = os.fork()
 if not child:
-    registry = urbancross_bench.execution.worker.registry
-    registry(tuple(sys.path), ())
-    print(len(names), torch.cuda._is_in_bad_fork(), registry.cache_info().hits, flush=True)
+    worker = urbancross_bench.execution.worker
+    worker.registry()
+    print(len(names), torch.cuda._is_in_bad_fork(), worker._registry.cache_info().hits, flush=True)
     os._exit(0)
 os.waitpid(child, 0)
 """

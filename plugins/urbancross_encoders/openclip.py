@@ -142,9 +142,8 @@ def _tokenizer(options: OpenClipOptions) -> tuple[Tokenizer, int]:
     text = options.config["text_cfg"]
     length = int(text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
     extra = text.get("tokenizer_kwargs") or {}
-    if (
-        options.text_folder is None and not extra
-    ):  # one that stands ready: to make another takes longer than a model
+    # One that stands ready: to make another takes longer than a model.
+    if options.text_folder is None and not extra:
         return functools.partial(open_clip.tokenize, context_length=length), _CLIP_TOKENS
     try:
         if options.text_folder is None:

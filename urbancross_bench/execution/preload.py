@@ -26,7 +26,7 @@ for _name in ("counting", "directions", "masks", "screening", "threads", "toplis
 
 _path, *_modules = json.loads(os.environ.get(PRELOAD, "[[]]"))
 sys.path[:] = _path or sys.path  # that of the processes to be, else each would look for plugins anew
-worker.registry(tuple(sys.path), ())
+worker.registry()
 provenance.machine()
 for _name in _modules:
     with contextlib.suppress(BaseException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from urbancross_bench.disabling import disabled
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.execution.provenance import measured
 from urbancross_bench.execution.stage import Stage
@@ -138,20 +140,31 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
 
     store = Store(Path(task.store))
     inputs = dict(zip(stage.inputs, store.find_all(stage.inputs.values()), strict=True))
-    plugins = registry(tuple(sys.path), task.plugins)
+    plugins = registry(task.plugins)
     job = Job(stage, inputs, folder, plugins, device, say, store.saved(stage.key), task.save_seconds)
     STAGES[stage.kind](job)
 
 
-@functools.cache
-def registry(path: tuple[str, ...], files: tuple[str, ...], /) -> Registry:
-    """The plugins on Python's `path`, found once in a process or in the one it was forked from; and in files.
+def registry(files: tuple[str, ...] = ()) -> Registry:
+    """The plugins on Python's path, found once in a process or in the one it was forked from; and in files.
 
-    No default and no keyword: to the cache the same call in two ways would be two.
+    Found anew where a folder of the path has changed since, as by an installation, or what is disabled.
     """
+    folders = tuple((name, _changed(name)) for name in sys.path)
+    return _registry((folders, tuple(disabled())), files)
+
+
+@functools.cache
+def _registry(standing: tuple[object, ...], files: tuple[str, ...], /) -> Registry:
     from urbancross_bench.registry import Registry
 
-    return registry(path, ()).with_files(files) if files else Registry.discover()
+    return _registry(standing, ()).with_files(files) if files else Registry.discover()
+
+
+def _changed(folder: str) -> int:
+    with contextlib.suppress(OSError):
+        return Path(folder).stat().st_mtime_ns
+    return 0
 
 
 def _as_rank(
