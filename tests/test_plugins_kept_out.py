@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,9 @@ from types import ModuleType
 import pytest
 from conftest import Result
 
-from urbancross_bench.disabling import VARIABLE
+from urbancross_bench.disabling import VARIABLE, note
 from urbancross_bench.errors import PluginError
+from urbancross_bench.execution import worker
 from urbancross_bench.interfaces import API_VERSION, hookimpl, register
 from urbancross_bench.registry import Provider, Registry
 
@@ -144,3 +146,23 @@ def test_the_doctor_names_what_is_wrong(
     assert "Traceback" not in ill.out
     assert "Traceback" in cli("plugins", "doctor", "--traceback").out
     assert len(json.loads(cli("plugins", "doctor", "--json").out)["problems"]) == 3
+
+
+def test_processes_find_what_was_installed_or_disabled_since_their_server_began(
+    beside: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    def known() -> set[str]:
+        return {provider.name for provider in worker.registry().providers if provider.status == "ok"}
+
+    os.utime(tmp_path, (0, 0))  # Python looks into a folder anew by its time
+    assert "late" not in known()
+    beside(
+        "late",
+        "from urbancross_bench.interfaces import hookimpl\n\n@hookimpl\ndef register_metrics():\n    return []\n",
+    )
+    assert "late" in known()
+    found = worker.registry()
+    (tmp_path / "runs").mkdir()  # what a grid writes there is no reason to look again
+    assert worker.registry() is found
+    note(["late"])
+    assert "late" not in known()

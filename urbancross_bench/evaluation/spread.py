@@ -111,13 +111,12 @@ class Spread:
         """What the share lies below. Of a spread with a share of the seeds."""
         both = _quantile_of_t(share, _FREEDOM) * self.deviation, _quantile_of_t(share, self.freedom) * self.scale
         reach = math.sqrt(both[0] * both[0] + both[1] * both[1])
-        return self._found(
-            share, self._middle + (reach if share > 0.5 else -reach), _NEARBY * (reach + self.scale)
-        )
+        guess = self._middle + (reach if share > 0.5 else -reach)
+        return self._found(share, guess, _NEARBY * (reach + self.scale))
 
     def _found(self, share: float, guess: float, step: float) -> float:
         """`quantile`, by Newton's method; where that does not home in, by halving what is known to hold it, or by
-        leaps where no end of that is known yet.
+        leaps while one end of that is unknown.
         """
         low, high, last = -math.inf, math.inf, 2 * step
         for _ in range(_MOST):

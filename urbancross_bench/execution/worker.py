@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -148,10 +147,9 @@ def do(device: torch.device, say: Callable[[Any], None], task: Task, stage: Stag
 def registry(files: tuple[str, ...] = ()) -> Registry:
     """The plugins on Python's path, found once in a process or in the one it was forked from; and in files.
 
-    Found anew where a folder of the path has changed since, as by an installation, or what is disabled.
+    Found anew where something was installed, removed or disabled since.
     """
-    folders = tuple((name, _changed(name)) for name in sys.path)
-    return _registry((folders, tuple(disabled())), files)
+    return _registry((tuple(map(_installed, sys.path)), tuple(disabled())), files)
 
 
 @functools.cache
@@ -161,10 +159,13 @@ def _registry(standing: tuple[object, ...], files: tuple[str, ...], /) -> Regist
     return _registry(standing, ()).with_files(files) if files else Registry.discover()
 
 
-def _changed(folder: str) -> int:
-    with contextlib.suppress(OSError):
-        return Path(folder).stat().st_mtime_ns
-    return 0
+def _installed(folder: str) -> tuple[tuple[str, int], ...]:
+    """What `importlib.metadata` looks at there. Not the folder's own time: a grid may write its output there."""
+    try:
+        found = [path for path in Path(folder).resolve().iterdir() if path.suffix in (".dist-info", ".egg-info")]
+        return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in found))
+    except OSError:  # no folder, or gone meanwhile
+        return ()
 
 
 def _as_rank(

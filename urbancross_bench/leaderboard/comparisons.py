@@ -62,6 +62,9 @@ class Difference:
         return Difference(estimate, seeds, p, least, higher_is_better)
 
 
+Compared = Sequence[tuple[Sequence[Row], Difference]]  # each with the rows that it is a mean over
+
+
 @dataclass(frozen=True)
 class Judged:
     """What a table says of a difference. adjusted: p after Holm's correction; None with too few seeds."""
@@ -104,11 +107,11 @@ def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
     return [None if one is None else next(found) for one in means]
 
 
-def detectable(compared: Sequence[tuple[Sequence[Row], Difference]], metric: str) -> list[str]:
+def detectable(compared: Compared, metric: str) -> list[str]:
     """A note on the smallest differences that the test can show; none where nothing is compared.
 
-    compared: the differences that are tested together, each with the rows that it is a mean over. It stands by
-    test set; a mean over several test sets is of none of them, but of all together.
+    compared: what is tested together. It stands by test set; a mean over several test sets is of none of them, but
+    of all together.
     """
     by_test_set = all(len({row.target for row in rows}) == 1 for rows, _ in compared)
     sizes: dict[tuple[str, int, int], list[float]] = {}

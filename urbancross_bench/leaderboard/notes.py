@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
-from urbancross_bench.leaderboard.comparisons import Difference, detectable
+from urbancross_bench.leaderboard.comparisons import Compared, detectable
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
-
-Compared = Sequence[tuple[Sequence[Row], Difference]]
 
 
 def notes_of(own: Sequence[str], rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:

@@ -17,10 +17,10 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.ablation import ablation_tables
-from urbancross_bench.leaderboard.comparisons import Difference, Standing, standings, verdicts
+from urbancross_bench.leaderboard.comparisons import Compared, Difference, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.means import are_whole
-from urbancross_bench.leaderboard.notes import Compared, notes_of, on_means, on_scenarios, on_transfer
+from urbancross_bench.leaderboard.notes import notes_of, on_means, on_scenarios, on_transfer
 from urbancross_bench.leaderboard.peers import Peers, paired_differences, pairs_of
 from urbancross_bench.leaderboard.rows import (
     Row,
