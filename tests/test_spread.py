@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from urbancross_bench.evaluation.spread import Spread, paired_spreads, spreads
+from urbancross_bench.evaluation.spread import Spread, intervals, paired_spreads, spreads
 from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
 from urbancross_bench.evaluation.student import student
 
@@ -107,3 +107,20 @@ def test_pairs_and_several_are_what_each_is_alone() -> None:
         alone = Spread.of(several[a] - several[b])
         assert spread.scale == alone.scale
         assert spread.p_value() == pytest.approx(alone.p_value(), rel=1e-4)
+
+
+def test_intervals_of_several_are_to_the_bit_what_each_is_alone() -> None:
+    generator = np.random.default_rng(0)
+    shapes = [generator.normal, generator.standard_cauchy, lambda size: generator.choice([0.0, 50.0], size)]
+    several = [
+        Spread(shape(size=2000), scale, freedom=2, bounds=bounds)
+        for scale in (0.0, 1e-9, 0.01, 1.0, 1e3)  # from all images to all seeds; more than stay in a cache
+        for shape in shapes
+        for bounds in (None, (-1.0, 1.0), (-1e6, 1e6))
+    ]
+    found = intervals(several)
+    assert found == [one.interval() for one in several]
+    for spread, (low, high) in zip(several, found, strict=True):
+        if spread.scale and spread.bounds is None:
+            assert spread.below(low) == pytest.approx(0.025, abs=1e-6)
+            assert spread.below(high) == pytest.approx(0.975, abs=1e-6)

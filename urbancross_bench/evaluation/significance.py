@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.spread import Spread
+from urbancross_bench.evaluation.spread import Spread, quantiles
 from urbancross_bench.evaluation.statistics import (
     LEVEL,
     Floats,
@@ -141,10 +141,10 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
 
 
 @lru_cache(maxsize=64)
-def _asked(freedom: int, level: float) -> list[float]:
-    """The least difference that passes, where scale and deviation add up to 1, for each share of the scale."""
+def _asked(freedom: int, level: float) -> Floats:
+    """The least difference that passes for each share of the scale, where scale and deviation add up to 1."""
     images = _experiments(freedom)[2]
-    return [Spread((1 - mixed) * images, mixed, freedom).quantile((1 + level) / 2) for mixed in _MIXED]
+    return quantiles([Spread((1 - mixed) * images, mixed, freedom) for mixed in _MIXED], (1 + level) / 2)
 
 
 @lru_cache(maxsize=8)

@@ -8,11 +8,13 @@ as far as Holm's correction of many comparisons looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.statistics import (
     LEVEL,
@@ -30,11 +32,14 @@ from urbancross_bench.evaluation.statistics import (
 )
 from urbancross_bench.evaluation.student import student
 
+Ints = NDArray[np.int64]
+
 _FREEDOM = 60  # of the t that stands for images beyond their resamples: with heavier tails than a normal one
 _SOME = 500  # resamples that tell most
 _NEARBY = 0.1  # of a quantile's distance from the mean, how well a guess knows it
 _CLOSE = 3e-4  # of the scale, a last step: the next one would be its square
 _MOST = 200  # steps of a search that needs some three
+_AT_ONCE = 2**16  # resamples: more do not stay in a processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,23 +61,19 @@ class Spread:
         [found] = spreads([means])
         return found
 
-    def below(self, value: float) -> tuple[float, float]:
-        """The probability of what lies at `value` or below it, and how fast it grows there."""
+    def below(self, value: float) -> float:
+        """The probability of what lies at `value` or below it."""
         if self.scale == 0:
-            return float((self.middles <= value).mean()), 0.0
-        found = student((value - self.middles) / self.scale, self.freedom)
-        below, density = (float(sums_in_order(each) / len(each)) for each in found)
-        return below, density / self.scale
+            return float((self.middles <= value).mean())
+        return float(_below(self.middles[None], np.array([self.scale]), self.freedom, np.array([value]))[0][0])
 
     def interval(self, level: float = LEVEL) -> Interval:
         """From the (1 − level) / 2 quantile to the one as far from above, cut at the bounds.
 
         See `statistics.interval`, which it is where there is no share of the seeds.
         """
-        if self.scale == 0:
-            return interval(self.middles, level, bounds=self.bounds)
-        tail = (1 - level) / 2
-        return within(self.bounds, self.quantile(tail), self.quantile(1 - tail))
+        [found] = intervals([self], level)
+        return found
 
     def p_value(self) -> float:
         """Two-sided p of "it is nought": twice the rarer of what lies at or below it, and of what lies above.
@@ -82,8 +83,8 @@ class Spread:
         """
         if self.scale == 0 and all_alike(self.middles):
             return 1.0
-        above = self if self._middle > 0 else Spread(-self.middles, self.scale, self.freedom)
-        tail, shown = above.below(0.0)[0], 1 / len(self.middles)
+        above = self if self.middle > 0 else Spread(-self.middles, self.scale, self.freedom)
+        tail, shown = above.below(0.0), 1 / len(self.middles)
         if tail < shown:
             tail = max(tail, min(shown, self._far()))
         return min(1.0, 2 * tail)
@@ -93,7 +94,8 @@ class Spread:
         return replace(self, middles=self.middles[:: -(-len(self.middles) // _SOME)])
 
     @cached_property
-    def _middle(self) -> float:
+    def middle(self) -> float:
+        """The mean of the resamples."""
         return float(sums_in_order(self.middles) / len(self.middles))
 
     @cached_property
@@ -105,40 +107,83 @@ class Spread:
         """How likely the images' share alone reaches from the mean to nought."""
         if self.deviation == 0:
             return 0.0
-        return float(student(np.array([-abs(self._middle) / self.deviation]), _FREEDOM)[0][0])
+        return float(student(np.array([-abs(self.middle) / self.deviation]), _FREEDOM)[0][0])
 
-    def quantile(self, share: float) -> float:
-        """What the share lies below. Of a spread with a share of the seeds."""
-        both = _quantile_of_t(share, _FREEDOM) * self.deviation, _quantile_of_t(share, self.freedom) * self.scale
-        reach = math.sqrt(both[0] * both[0] + both[1] * both[1])
-        guess = self._middle + (reach if share > 0.5 else -reach)
-        return self._found(share, guess, _NEARBY * (reach + self.scale))
 
-    def _found(self, share: float, guess: float, step: float) -> float:
-        """`quantile`, by Newton's method; where that does not home in, by halving what is known to hold it, or by
-        leaps while one end of that is unknown.
-        """
-        low, high, last = -math.inf, math.inf, 2 * step
-        for _ in range(_MOST):
-            below, slope = self.below(guess)
-            low, high = (guess, high) if below < share else (low, guess)
-            move = (share - below) / slope if slope > 0 else math.inf
-            if abs(move) <= _CLOSE * self.scale:
-                return guess + move
-            if abs(move) > last / 2 or not low < guess + move < high:
-                if math.isfinite(low) and math.isfinite(high):
-                    move = (low + high) / 2 - guess
-                else:
-                    move = step if below < share else -step
-                    step *= 4
-            guess, last = guess + move, abs(move)
-        return guess
+def intervals(several: Sequence[Spread], level: float = LEVEL) -> list[Interval]:
+    """`Spread.interval` of each of several, which have as many seeds and resamples; sooner than one by one."""
+    found = [interval(one.middles, level, bounds=one.bounds) if one.scale == 0 else None for one in several]
+    moved = iter([one for one in several if one.scale > 0])
+    tail, ends = (1 - level) / 2, dict[Spread, Interval]()
+    while some := [*islice(moved, max(1, _AT_ONCE // len(several[0].middles)))]:
+        lows, highs = quantiles(some, tail).tolist(), quantiles(some, 1 - tail).tolist()
+        ends |= {one: within(one.bounds, *both) for one, *both in zip(some, lows, highs, strict=True)}
+    return [known or ends[one] for one, known in zip(several, found, strict=True)]
+
+
+def quantiles(several: Sequence[Spread], share: float) -> Floats:
+    """(B,) what the share lies below, of each of several that `intervals` takes, with a share of the seeds."""
+    freedom, middles = several[0].freedom, np.stack([one.middles for one in several])
+    scale = np.array([one.scale for one in several])
+    of_images = _quantile_of_t(share, _FREEDOM) * np.array([one.deviation for one in several])
+    of_seeds = _quantile_of_t(share, freedom) * scale
+    reach = np.sqrt(of_images * of_images + of_seeds * of_seeds)
+    guess = np.array([one.middle for one in several]) + (reach if share > 0.5 else -reach)
+    return _search(
+        lambda which, values: _below(middles[which], scale[which], freedom, values),
+        share,
+        guess,
+        step=_NEARBY * (reach + scale),
+        close=_CLOSE * scale,
+    )
 
 
 @lru_cache(maxsize=256)
 def _quantile_of_t(share: float, freedom: int) -> float:
     """That of Student's t."""
-    return Spread(np.zeros(1), 1.0, freedom)._found(share, 0.0, 1.0)
+    one = np.ones(1)
+    return float(_search(lambda _, t: student(t, freedom), share, 0 * one, step=one, close=_CLOSE * one)[0])
+
+
+def _below(middles: Floats, scale: Floats, freedom: int, values: Floats) -> tuple[Floats, Floats]:
+    """(B,) the probability of what lies below each of (B,) values, and how fast it grows there."""
+    found = student((values[:, None] - middles) / scale[:, None], freedom)
+    below, density = (sums_in_order(each) / each.shape[1] for each in found)
+    return below, density / scale
+
+
+def _search(
+    below: Callable[[Ints, Floats], tuple[Floats, Floats]],
+    share: float,
+    guess: Floats,
+    step: Floats,
+    close: Floats,
+) -> Floats:
+    """(B,) where `below` is the share, by Newton's method; where that does not home in, by halving what is known
+    to hold it, or by leaps while one end of that is unknown.
+
+    below: some of the B, values → probability and slope there. step: of a first leap. close: of a last move.
+    """
+    low, high, last = np.full(guess.shape, -np.inf), np.full(guess.shape, np.inf), 2 * step
+    left = np.arange(len(guess))
+    for _ in range(_MOST):
+        at = guess[left]
+        probability, slope = below(left, at)
+        short = probability < share
+        low[left[short]], high[left[~short]] = at[short], at[~short]
+        move = np.divide(share - probability, slope, out=np.full(at.shape, np.inf), where=slope > 0)
+        there = np.abs(move) <= close[left]
+        homing = (np.abs(move) <= last[left] / 2) & (low[left] < at + move) & (at + move < high[left])
+        held = np.isfinite(low[left]) & np.isfinite(high[left])
+        halve, leap = ~there & ~homing & held, ~there & ~homing & ~held
+        move[halve] = (low[left] + high[left])[halve] / 2 - at[halve]
+        move[leap] = np.where(short, step[left], -step[left])[leap]
+        step[left[leap]] *= 4
+        guess[left], last[left] = at + move, np.abs(move)
+        left = left[~there]
+        if len(left) == 0:
+            break
+    return guess
 
 
 def spreads(several: Sequence[SeedMeans]) -> list[Spread]:

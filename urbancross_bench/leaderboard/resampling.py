@@ -8,6 +8,7 @@ many are one product of matrices; the numbers then lie in a temporary file, whic
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -44,9 +45,7 @@ class Spool:
 
     def read(self, place: int, into: Floats) -> None:
         """Fill an array with the first numbers of the one that was written at a place."""
-        with self._lock:
-            self._file.seek(place)
-            self._file.readinto(into.data)
+        os.preadv(self._file.fileno(), [into.data], place)  # several threads may read at once
 
 
 @dataclass(frozen=True)

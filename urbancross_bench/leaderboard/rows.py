@@ -14,7 +14,7 @@ import numpy as np
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.spread import spreads
+from urbancross_bench.evaluation.spread import intervals, spreads
 from urbancross_bench.evaluation.statistics import RESAMPLES, Bounds, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
@@ -238,8 +238,8 @@ def _estimates_of(several: Sequence[SeedMeans]) -> Iterator[Estimate]:
     """Of each the mean over seeds with its interval."""
     for _, alike in groupby(several, key=lambda means: len(means.values)):
         some = [*alike]
-        for means, spread in zip(some, spreads(some), strict=True):
-            yield Estimate(means.value, *spread.interval())
+        for means, ends in zip(some, intervals(spreads(some)), strict=True):
+            yield Estimate(means.value, *ends)
 
 
 def resample_rows(rows: Iterable[Row], metric: str, details: Sequence[str] = ()) -> None:

@@ -31,6 +31,7 @@ from urbancross_bench.leaderboard.rows import (
     method_cells,
     resample_rows,
 )
+from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record, failed_metrics
@@ -151,8 +152,12 @@ def _differences(groups: Sequence[Sequence[Row] | None], peers: Peers, view: Vie
         for group in asked
         for pairs in [pairs_of(group, peers, view.baseline, view.metric)]
     )
-    found = (paired_differences(group, peers, view.baseline, view.metric) for group in asked)
-    return [None if means is None else Difference.of(means, max(1, tested)) for means in found]
+
+    def difference(group: Sequence[Row]) -> Difference | None:
+        means = paired_differences(group, peers, view.baseline, view.metric)
+        return None if means is None else Difference.of(means, max(1, tested))
+
+    return shared_out(difference, asked)
 
 
 def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tuple[list[Line], Compared]:
@@ -208,7 +213,7 @@ def _standings(
         fields.setdefault(_field(group), []).append(index)
     for members in fields.values():
         some = [chosen[index] for index in members]
-        means = [_over_scenarios(group, view.metric) if group else None for group in some]
+        means = shared_out(lambda group: _over_scenarios(group, view.metric) if group else None, some)
         firsts = [groups[index][0] for index in members]
         found = standings(_unless_reference(means, firsts, view))
         for index, whole, mean, rank in zip(members, some, means, found, strict=True):
