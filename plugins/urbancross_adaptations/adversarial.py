@@ -81,10 +81,9 @@ class Cdan(Dann):
     p = softmax_j(s · ⟨f, u_j⟩) with the model's factor s. As every batch draws other texts, a column of p has no
     lasting meaning; so a class is written as its feature, and p as g = Σ_j p_j u_j. What a source item is paired
     with is no class of it: the target's items have no such class, and it alone would tell the domains apart. The
-    input is f ⊗ g, or where
-    that has more than 4096 columns (R f) ⊙ (R' g) / √d with Gaussian R, R' of d rows. Rows weigh 1 + exp(−H(p)),
-    to a sum of 1 in each domain. Neither p nor the weights get a gradient; in the authors' code p gets none, and
-    the weights a reversed one.
+    input is f ⊗ g, or where that has more than 4096 columns (R f) ⊙ (R' g) / √d with Gaussian R, R' of d rows.
+    Rows weigh 1 + exp(−H(p)), to a sum of 1 in each domain. Neither p nor the weights get a gradient; in the
+    authors' code p gets none, and the weights a reversed one.
     """
 
     options_type = CdanOptions
