@@ -116,7 +116,12 @@ def one_row(model: Any, encoding: Encoding, own: nn.Module) -> Tensor:
     return (batch.image_features * batch.text_features).sum()
 
 
-LOSSES = (contrastive, hinged, adversarial, segmented, one_row)
+def pooled(model: Any, encoding: Encoding, own: nn.Module) -> Tensor:
+    """A pass over all there is, in which every process runs every layer on every row."""
+    return torch.stack([pair_loss(model, batch) for batch in feed(model, encoding).pool.batches()]).sum()
+
+
+LOSSES = (contrastive, hinged, adversarial, segmented, one_row, pooled)
 
 
 def measured(loss: Callable[..., Tensor], ranks: Ranks, micro_batch: int | None) -> dict[str, Any]:
@@ -198,6 +203,7 @@ def test_each_process_encodes_its_share(one: dict[Any, Any], several: tuple[int,
     assert one["contrastive", None]["encoded"] == 8
     assert told["contrastive", None]["encoded"] == {2: 4, 3: 3}[world]
     assert told["one_row", None]["encoded"] == 1
+    assert told["pooled", None]["encoded"] == 8
 
 
 def test_shares_draw_apart_and_methods_alike(several: tuple[int, dict[Any, Any]]) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 
 from urbancross_adaptations.adapters import heads_of
 from urbancross_adaptations.lora import LowRank
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.interfaces import Progress
 from urbancross_bench.modelling.saving import method_state
 from urbancross_bench.registry import Registry
@@ -105,6 +105,18 @@ def test_few_shot_weighs_both_losses_and_reads_no_source_without_a_weight() -> N
     target_only = method("few_shot[source=0]")
     target_only.prepare(model, told)
     assert {*target_only.loss(None, sides[1], Progress(0, 10, 0, 0))} == {"target_pairs"}
+
+
+@pytest.mark.parametrize("reference", ["few_shot", "oracle"])
+def test_one_pair_teaches_nothing_and_is_refused(reference: str) -> None:
+    model = Small().eval()
+    told, _ = context(model)
+    source, target = Drawn(model, *vectors(5, 1)), Drawn(model, *vectors(1, 2))
+    assert told.pair_loss(target).item() == 0
+    learning = method(reference)
+    learning.prepare(model, told)
+    with pytest.raises(RunError, match="one pair of the target"):
+        learning.loss(source, target, Progress(0, 10, 0, 0))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -110,6 +110,10 @@ def test_a_frozen_model_without_a_head_is_not_trained(weights: Path) -> None:
     model.train(False)
     with pytest.raises(UsageError, match="nothing to train; take head=linear"):
         model.train()
+    still = Registry.discover().resolve("encoder", encoder(weights, ",freeze=[visual.*, text.*]")).build().load()
+    assert [name for name, p in still.named_parameters() if p.requires_grad] == ["clip.logit_scale"]
+    with pytest.raises(UsageError, match="by frozen_towers or freeze, and there is nothing to train"):
+        still.train()
     with pytest.raises(UsageError, match="head goes with frozen_towers"):
         Registry.discover().resolve("encoder", encoder(weights, ",head=linear"))
     with pytest.raises(UsageError, match="frozen_towers"):

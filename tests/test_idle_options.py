@@ -34,6 +34,7 @@ IDLE = [
     (
         "urbancross[order=none,triplet=0,weighted=none]",
         {
+            "features": "live",
             **{"first_share": 0.3, "share_step": 0.5, "restart": 2, "similarity": "text", "sums": "slice"},
             **{"source_weights": "target", "negatives": "source", "first_margin": 0.1, "margin_step": 0.1},
             **{"last_margin": 0.3, "pairs_scale": 3.0},
@@ -43,7 +44,12 @@ IDLE = [
         "urbancross[adversarial=0]",
         {"domains_of": "text", "reversal": "none", "discriminator_learning_rate": 0.5, "sums": "nearest"},
     ),
-    ("urbancross[adversarial=0,triplet=0,pairs=1,order=random]", {"weighted": "none", "similarity": "text"}),
+    (
+        "urbancross[adversarial=0,triplet=0,pairs=1,order=random]",
+        {"weighted": "none", "similarity": "text", "features": "live"},
+    ),
+    ("urbancross[share_step=0,triplet=0]", {"restart": 2}),
+    ("urbancross[first_share=1,margin_step=0]", {"restart": 2}),
     ("urbancross[weighted=triplet,triplet=0]", {"sums": "nearest", "source_weights": "target"}),
     ("urbancross[variant=april_2024]", {"first_margin": 0.3, "negatives": "source"}),
 ]
@@ -111,7 +117,8 @@ def test_what_does_nothing_is_refused_by_name_and_is_no_part_of_the_identity(
 def batch(rows: int, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     made = {name: F.normalize(torch.randn(rows, 8, generator=generator), dim=1) for name in FEATURES}
-    return SimpleNamespace(**{name: x.requires_grad_("reference" not in name) for name, x in made.items()})
+    made = {name: x.requires_grad_("reference" not in name) for name, x in made.items()}
+    return SimpleNamespace(**made, image_rows=torch.arange(rows), text_rows=torch.arange(rows))
 
 
 def trained_by(reference: str) -> list[Any]:

@@ -127,6 +127,11 @@ def test_weighted_bce_and_weights() -> None:
     assert weighted_bce(logits, 1.0, w).item() == pytest.approx(expected)
     assert normalised_weights(torch.tensor([1.0, 2.0, 4.0])).tolist() == pytest.approx([0, 0.25, 0.75])
     assert normalised_weights(torch.tensor([3.0, 3.0])).tolist() == [0.5, 0.5]
+    # Products of matrices round equal similarities otherwise.
+    last = torch.nextafter(torch.tensor(0.3), torch.tensor(1.0)).item()
+    assert normalised_weights(torch.tensor([0.3, last, 0.3])).tolist() == pytest.approx([1 / 3] * 3)
+    assert normalised_weights(torch.tensor([9.0, 9.00001]), terms=30).tolist() == [0.5, 0.5]
+    assert normalised_weights(torch.tensor([9.0, 9.001]), terms=30).tolist() == [0.0, 1.0]
 
 
 def test_gradients_are_reversed_and_scaled() -> None:

@@ -246,7 +246,22 @@ def test_the_teacher_follows_the_student_by_its_decay() -> None:
         torch.testing.assert_close(teacher[name], value, rtol=1e-5, atol=1e-7)
     assert teacher["image_tower.1.num_batches_tracked"] == 5
     assert all(p.grad is None for p in training.method.teacher.parameters())
-    assert not training.method.teacher.training
+
+
+def test_the_teacher_is_in_the_mode_of_its_student_layer_by_layer() -> None:
+    """So that of equal weights nothing is left to learn, whether or not statistics are those of the batch."""
+    for frozen in (False, True):
+        model, (images, texts) = Small(), vectors(8, 0)
+        teaching = method("mean_teacher[ramp=0]")
+        teaching.prepare(model, context(model)[0])
+        model.train()
+        model.image_tower[1].train(not frozen)
+        batch = Drawn(model, images, texts)
+        teaching.loss(batch, batch, Progress(0, 10, 0, 0))["consistency"].backward()
+        modes = [[module.training for module in one.modules()] for one in (model, teaching.teacher)]
+        assert modes[0] == modes[1]
+        moved = sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
+        assert moved < 1e-5
 
 
 def test_the_teacher_of_a_real_encoder_is_at_first_its_student(tmp_path: Path) -> None:

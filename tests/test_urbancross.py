@@ -30,7 +30,8 @@ def unit(rows: int, seed: int) -> torch.Tensor:
 
 def batch(rows: int, seed: int) -> Any:
     made = {name: unit(rows, seed + number) for number, name in enumerate(FEATURES)}
-    return SimpleNamespace(**{name: x.requires_grad_("reference" not in name) for name, x in made.items()})
+    made = {name: x.requires_grad_("reference" not in name) for name, x in made.items()}
+    return SimpleNamespace(**made, image_rows=torch.arange(rows), text_rows=torch.arange(rows))
 
 
 def context(pair_loss: Any = None, log: Any = None) -> Any:
@@ -284,6 +285,31 @@ def test_the_reversal_has_the_strength_of_dann() -> None:
     for fraction in (0.0, 0.25, 0.9):
         strength = 2 / (1 + math.exp(-10 * fraction)) - 1
         assert torch.allclose(gradient("schedule", fraction), strength * full, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "source_images", "source_texts"),
+    [
+        ({"features": "live"}, True, True),
+        ({"variant": "october_2024"}, False, True),
+        ({"features": "live", "order": "random", "weighted": "none"}, False, False),
+    ],
+)
+def test_a_step_chooses_by_what_it_compares_and_encodes_nothing_else(
+    options: dict[str, Any], source_images: bool, source_texts: bool
+) -> None:
+    asked = set()
+
+    class Asked(SimpleNamespace):
+        def __getattribute__(self, name: str) -> Any:
+            asked.add(name)
+            return super().__getattribute__(name)
+
+    m = method(**options)
+    m.select(Asked(**vars(batch(9, 0))), batch(5, 10), Progress(0, 100, 0, 0))
+    assert ("image_features" in asked, "text_features" in asked) == (source_images, source_texts)
+    assert not [name for name in asked if name.startswith("reference")]
+    assert "reference" not in UrbanCrossOptions(**options).needs()
 
 
 def test_dann_is_urbancross_without_its_own_parts() -> None:

@@ -80,7 +80,7 @@ def register_adaptations() -> list[Registration]:
             "urbancross_adaptations.pseudo_pairs:OptimalTransport",
             options="urbancross_adaptations.pseudo_pairs_options:OptimalTransportOptions",
             setting="unsupervised",
-            needs={"gradients", "reference"},
+            needs={"gradients"},
             summary="Target images and texts paired by entropic transport (Cuturi 2013).",
         ),
         register(
@@ -88,7 +88,7 @@ def register_adaptations() -> list[Registration]:
             "urbancross_adaptations.pseudo_pairs:MutualNearest",
             options="urbancross_adaptations.pseudo_pairs_options:MutualNearestOptions",
             setting="unsupervised",
-            needs={"gradients", "reference"},
+            needs={"gradients"},
             summary="Target images and texts paired where each is the other's nearest.",
         ),
         register(
@@ -104,7 +104,7 @@ def register_adaptations() -> list[Registration]:
             "urbancross_adaptations.urbancross:UrbanCross",
             options="urbancross_adaptations.urbancross_options:UrbanCrossOptions",
             setting="unsupervised",
-            needs={"gradients", "reference"},
+            needs={"gradients"},
             summary="Curriculum source sampler, weighted adversarial loss and weighted triplet; also as released.",
         ),
         register(

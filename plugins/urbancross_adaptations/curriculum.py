@@ -38,10 +38,10 @@ class Curriculum:
     def target_weights(self, similarity: Tensor) -> Tensor:
         """(T,) of target rows by their (T, B) similarities, summing to 1."""
         if self.options.sums == "kept":
-            return normalised_weights(similarity[:, self.kept].sum(dim=1))
+            return normalised_weights(similarity[:, self.kept].sum(dim=1), len(self.kept))
         nearest = similarity.sort(dim=1, descending=True).values
         first = len(self.kept) * (self.cycle if self.options.sums == "slice" else 0)
-        return normalised_weights(nearest[:, first : first + len(self.kept)].sum(dim=1))
+        return normalised_weights(nearest[:, first : first + len(self.kept)].sum(dim=1), len(self.kept))
 
 
 def curriculum(source: Batch, target: Batch, progress: Progress, o: UrbanCrossOptions) -> Curriculum:
@@ -50,10 +50,7 @@ def curriculum(source: Batch, target: Batch, progress: Progress, o: UrbanCrossOp
     With z_s the normalised mean of a source item's image and text feature, or its text feature, a target image v
     is as similar to s as ⟨v, z_s⟩, a target text u as ⟨u, z_s⟩.
     """
-    (images, texts), (v, u) = _features(source, o), _features(target, o)
-    z = F.normalize(images + texts, dim=1) if o.similarity == "both" else texts
-    with torch.autocast(z.device.type, enabled=False):  # rounded to 8 bits, most rows would be as near as others
-        by_image, by_text = v @ z.T, u @ z.T
+    by_image, by_text = _similarities(source, target, o)
     cycle = progress.target_pass % o.restart if o.restart else progress.target_pass
     kept = _order(_scores(by_image, by_text, o), o, progress)
     if o.order != "none":
@@ -62,11 +59,27 @@ def curriculum(source: Batch, target: Batch, progress: Progress, o: UrbanCrossOp
     return Curriculum(kept, by_image, by_text, cycle, o)
 
 
-def _features(batch: Batch, o: UrbanCrossOptions) -> tuple[Tensor, Tensor]:
-    if o.features == "frozen":
-        return batch.reference_image_features, batch.reference_text_features
-    # The batch keeps its features for the loss, so they are made with gradients and only looked at without.
-    return batch.image_features.detach(), batch.text_features.detach()
+def _similarities(source: Batch, target: Batch, o: UrbanCrossOptions) -> tuple[Tensor, Tensor]:
+    if not o.compares:  # nobody asks who is nearer, so nothing is encoded
+        rows, columns = target.image_rows, target.text_rows
+        nought = torch.zeros(len(rows), len(source.image_rows), device=rows.device)
+        return nought, nought.new_zeros(len(columns), nought.shape[1])
+    v, u, z = _image_features(target, o), _text_features(target, o), _text_features(source, o)
+    if o.similarity == "both":
+        z = F.normalize(_image_features(source, o) + z, dim=1)
+    with torch.autocast(z.device.type, enabled=False):  # rounded to 8 bits, most rows would be as near as others
+        return v @ z.T, u @ z.T
+
+
+# A batch keeps its features for the loss, so live ones are made with gradients and only looked at without.
+
+
+def _image_features(batch: Batch, o: UrbanCrossOptions) -> Tensor:
+    return batch.reference_image_features if o.features == "frozen" else batch.image_features.detach()
+
+
+def _text_features(batch: Batch, o: UrbanCrossOptions) -> Tensor:
+    return batch.reference_text_features if o.features == "frozen" else batch.text_features.detach()
 
 
 def _scores(images: Tensor, texts: Tensor, o: UrbanCrossOptions) -> Tensor:

@@ -2,9 +2,10 @@
 
 Tarvainen & Valpola, "Mean teachers are better role models", NeurIPS 2017 (arXiv 1703.01780, section 2).
 
-A prediction is the distribution of an image over the batch's texts, and of a text over its images. Both models see
-the same augmentation, so they differ in their weights alone, where the paper adds noise; disagreement is counted
-by cross-entropy, where the paper has the squared difference.
+A prediction is the distribution of an image over the batch's texts, and of a text over its images. Both models
+see the same augmentation, and each layer of the teacher is in the mode of the student's (dropout, statistics of
+batches) as in the authors' code; beyond that they differ in their weights alone, where the paper adds noise.
+Disagreement is counted by cross-entropy, where the paper has the squared difference.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from urbancross_adaptations.pseudo_pairs_options import MeanTeacherOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
@@ -35,11 +37,18 @@ class MeanTeacher(Adaptation):
         """The teacher is at first the start."""
         self.o = cast(MeanTeacherOptions, self.options)
         self.model, self.pair_loss = model, context.pair_loss
-        self.teacher = cast(nn.Module, copy.deepcopy(model)).eval().requires_grad_(False)
+        self.teacher = cast(nn.Module, copy.deepcopy(model)).requires_grad_(False)
+        for layer in self.teacher.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.momentum = (
+                    0.0  # running statistics follow the student's, and what the teacher sees moves none
+                )
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on source pairs, and what teacher and student differ by."""
         teacher = cast(DualEncoder, self.teacher)
+        for own, follows in zip(cast(nn.Module, self.model).modules(), self.teacher.modules(), strict=True):
+            follows.training = own.training
         with torch.no_grad():
             believed = _logits(target.encoded_by(teacher), teacher)
         return {

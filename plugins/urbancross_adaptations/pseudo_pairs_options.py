@@ -24,6 +24,10 @@ class OptimalTransportOptions(Options):
     iterations: PositiveInt = Field(default=50, description="of Sinkhorn's algorithm")
     weight: float = Field(default=1.0, gt=0, description="of the loss on the target")
 
+    def needs(self) -> frozenset[str]:
+        """The bank is made of features of the start."""
+        return frozenset({"reference"}) if self.plan == "bank" else frozenset()
+
 
 class MutualNearestOptions(Options):
     """Options of pseudo-pairs by mutual nearest neighbours."""
@@ -32,6 +36,10 @@ class MutualNearestOptions(Options):
         default="current", description="what finds neighbours: the encoder as it is, or as it started"
     )
     weight: float = Field(default=1.0, gt=0, description="of the loss on the target")
+
+    def needs(self) -> frozenset[str]:
+        """What finds neighbours."""
+        return frozenset({"reference"}) if self.features == "reference" else frozenset()
 
 
 class MeanTeacherOptions(Options):

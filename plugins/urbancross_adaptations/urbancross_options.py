@@ -102,21 +102,37 @@ class UrbanCrossOptions(Options):
             raise ValueError("adversarial, triplet and pairs are all 0, so nothing would be trained")
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether source and target rows are compared at all: to choose some, or to weigh them."""
+        return bool(self._weighed) or self.order in ("nearest", "reversed")
+
+    @property
+    def _weighed(self) -> list[str]:
+        """The losses whose rows weigh by similarity."""
+        return [
+            loss for loss in ("adversarial", "triplet") if getattr(self, loss) and self.weighted in ("both", loss)
+        ]
+
+    def needs(self) -> frozenset[str]:
+        """Features of the start, where rows are compared by them."""
+        return frozenset({"reference"}) if self.compares and self.features == "frozen" else frozenset()
+
     def idle(self) -> Mapping[str, str]:
         """What belongs to a part that is switched off: to the sampler, a loss, or the weights of rows."""
-        losses = [loss for loss in ("adversarial", "triplet") if getattr(self, loss)]
-        weighed = [loss for loss in losses if self.weighted in ("both", loss)]
+        weighed = self._weighed
         targets_weighed = "adversarial" in weighed or (weighed and self.source_weights == "target")
-        compared = weighed or self.order in ("nearest", "reversed")
         same_weights = {"none": "weighted=none", "both": "adversarial=0 and triplet=0"}.get(
             self.weighted, f"weighted={self.weighted} and {self.weighted}=0"
         )
-        passes = self.order != "none" or self.triplet or (targets_weighed and self.sums == "slice")
+        grows = self.order != "none" and self.share_step and self.first_share < 1
+        widens = self.triplet and self.margin_step and self.first_margin < self.last_margin
+        passes = grows or widens or (targets_weighed and self.sums == "slice")
         parts: list[tuple[Any, str, tuple[str, ...]]] = [
             (self.order != "none", "order=none", ("first_share", "share_step")),
-            (passes, "order=none and triplet=0", ("restart",)),
-            (compared, f"order={self.order} and {same_weights}", ("similarity",)),
-            (losses, "adversarial=0 and triplet=0", ("weighted",)),
+            (passes, "share and margin that do not grow", ("restart",)),
+            (self.compares, f"order={self.order} and {same_weights}", ("similarity", "features")),
+            (self.adversarial or self.triplet, "adversarial=0 and triplet=0", ("weighted",)),
             (targets_weighed, "source_weights=own and weights of the triplet alone", ("sums",)),
             (weighed, same_weights, ("sums", "source_weights")),
             (self.adversarial, "adversarial=0", ("domains_of", "reversal", "discriminator_learning_rate")),

@@ -52,7 +52,8 @@ class ClipModel(nn.Module, ABC):
             head(options.head if side in self._frozen else "none", width, width, bottleneck=options.bottleneck)
             for side in ("image", "text")
         )
-        self.trains = options.head != "none" or self._frozen < {"image", "text"}
+        factors = {id(self.logit_scale), id(self.logit_bias)}
+        self.trains = any(p.requires_grad for p in self.parameters() if id(p) not in factors)
 
     @property
     def logit_scale(self) -> nn.Parameter:
@@ -130,8 +131,9 @@ class ClipModel(nn.Module, ABC):
         """
         if mode and not self.trains:
             raise UsageError(
-                "both towers are frozen and there is nothing to train; take head=linear or head=residual, or "
-                "a grid whose pretraining and budget have steps: 0"
+                "all of the encoder is frozen, by frozen_towers or freeze, and there is nothing to train; take "
+                "head=linear or head=residual with frozen_towers, or a grid whose pretraining and budget have "
+                "steps: 0"
             )
         super().train(mode)
         for module in self.modules():

@@ -62,7 +62,7 @@ def adapt(job: Job) -> None:
     budget = Budget(**job.facts["budget"])
     resolved = job.planned("adaptation", job.work["adaptation"], job.facts["adaptation"])
     method: Adaptation = resolved.build()
-    needs = resolved.plugin.registration.needs
+    needs = resolved.plugin.registration.needs | resolved.options.needs()
     if "gradients" not in needs and type(method).loss is not Adaptation.loss:
         raise RunError(
             f"{resolved.plugin} defines a loss, and takes no step since it is registered without "

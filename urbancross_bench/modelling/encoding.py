@@ -34,6 +34,10 @@ class Encoding:
         self._micro_batch = micro_batch
         self._ranks = ranks or Ranks()
 
+    def unshared(self) -> Encoding:
+        """The same by every process for all rows, whose layers then see all there is."""
+        return Encoding(self._micro_batch)
+
     def __call__(
         self, model: DualEncoder, encode: Callable[..., Tensor], *inputs: Tensor, pictures: int = 1
     ) -> Tensor:

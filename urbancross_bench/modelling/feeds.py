@@ -122,7 +122,8 @@ class Feed:
         # What the next one draws is a function of its step, so that beginning with it moves no draw.
         gathered = self._supply.take(wanted, partial(self._wanted, step + 1))
         generator = Generator().manual_seed(self._batch_seed(step))
-        return self._encoded(wanted, gathered, self._augmentation, generator)
+        drawn = self._drawn(wanted, gathered, self._augmentation, generator)
+        return EncodedBatch(self._model, drawn, self._encoding)
 
     def _wanted(self, step: int) -> Wanted:
         images = self._images.draw(step) if self._images else None
@@ -150,6 +151,7 @@ class Feed:
             order, starts, _ = self._captions_of_image
             texts = order[starts]
         leading, size = texts if images is None else images, self._batch_size
+        unshared = self._encoding.unshared()  # statistics of layers are to be those of all rows
         assert leading is not None, "a view shows something"
 
         def some(rows: Ints | None, start: int) -> Ints | None:
@@ -157,18 +159,18 @@ class Feed:
 
         def block(start: int) -> EncodedBatch:
             wanted = Wanted(some(images, start), some(texts, start))
-            return self._encoded(wanted, self._supply.take(wanted))
+            return EncodedBatch(self._model, self._drawn(wanted, self._supply.take(wanted)), unshared)
 
         return (block(start) for start in range(0, len(leading), size))
 
-    def _encoded(
+    def _drawn(
         self,
         wanted: Wanted,
         gathered: Gathered,
         augmentation: Sequence[str] = (),
         generator: Generator | None = None,
-    ) -> EncodedBatch:
-        """A batch of these rows; `generator` is what augmentation draws from."""
+    ) -> Drawn:
+        """What a batch of these rows holds; `generator` is what augmentation draws from."""
         view = self._view
         drawn = Drawn(self._hidden, word_weights=self._word_weights)
         if view is not None and view.images is not None and wanted.images is not None:
@@ -193,7 +195,7 @@ class Feed:
                 text_features=gathered.text_features,
                 reference_texts=gathered.reference_texts,
             )
-        return EncodedBatch(self._model, drawn, self._encoding)
+        return drawn
 
     def _moved(self, values: NDArray[Any]) -> Tensor:
         """Values that are no slice of others, on the device."""

@@ -72,12 +72,17 @@ def weighted_bce(logits: Tensor, label: float, weights: Tensor) -> Tensor:
     return (weights * losses).sum()
 
 
-def normalised_weights(scores: Tensor) -> Tensor:
-    """(B,) scores → weights: min-max scaled to [0, 1], then divided by their sum; equal where all are equal."""
+def normalised_weights(scores: Tensor, terms: int = 1) -> Tensor:
+    """(B,) scores → weights: min-max scaled to [0, 1], then divided by their sum; equal where all are equal.
+
+    terms: how many cosine similarities each score is the sum of. Equal ones differ by how products of matrices
+    round, which scaling would make much of: scores that are no farther apart are equal.
+    """
     scaled = scores - scores.min()
-    total = scaled.sum()
+    total, rounding = scaled.sum(), 8 * terms * torch.finfo(scores.dtype).eps
     shares = scaled / total.clamp(min=torch.finfo(total.dtype).tiny)
-    return torch.where(total <= 0, 1.0 / len(scores), shares)  # decided on the device, which nobody waits for
+    # Decided on the device, which nobody waits for.
+    return torch.where(scaled.max() <= rounding, 1.0 / len(scores), shares)
 
 
 class _Reversal(torch.autograd.Function):
