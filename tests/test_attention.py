@@ -89,6 +89,7 @@ JOINED: dict[str, tuple[Call, dict[str, Any]]] = {
         lambda layer, x: layer(x, x, x, need_weights=False),
         {"dropout": 0.5},
     ),
+    "in training, without dropout": (lambda layer, x: layer(x, x, x, None, False, CAUSAL), {"train": True}),
 }
 AS_TORCH: dict[str, tuple[Call, dict[str, Any]]] = {
     "weights by default": (lambda layer, x: layer(x, x, x), {}),
@@ -115,6 +116,19 @@ AS_TORCH: dict[str, tuple[Call, dict[str, Any]]] = {
 def test_joined_products_have_the_numbers_of_torch(name: str) -> None:
     call, build = JOINED[name]
     assert compare(call, **build)
+
+
+def test_joined_products_have_the_gradients_of_torch() -> None:
+    found = []
+    for layer in pair():
+        tokens = torch.randn(BATCH, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1)).double()
+        tokens.requires_grad_()
+        layer.train()
+        features, _ = layer(tokens, tokens, tokens, need_weights=False, attn_mask=CAUSAL)
+        features.square().sum().backward()
+        found.append([tokens.grad, *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", AS_TORCH)

@@ -332,3 +332,17 @@ def test_epochs_become_steps_of_the_source() -> None:
         Budget()
     with pytest.raises(ValueError, match="go together"):
         Budget(steps=1, schedule="step")
+
+
+def test_ends_of_passes_wait_with_their_steps_until_somebody_looks() -> None:
+    curve = Curve()
+    for step, loss in enumerate([1.0, 3.0, 5.0, 7.0, 9.0]):
+        curve.add(step, {"pairs": torch.tensor(loss)}, {})
+        if step in (1, 3):
+            curve.close_pass(step + 1, learning_rate=0.1)
+    assert curve.points == []
+    ended = curve.settle()
+    assert ended == curve.points
+    assert [(point["step"], point["pairs"], point["loss"]) for point in ended] == [(2, 2, 2), (4, 6, 6)]
+    assert curve.so_far()[2:] == [{"pairs": 9, "loss": 9}]
+    assert curve.settle() == []

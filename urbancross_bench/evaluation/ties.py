@@ -31,13 +31,17 @@ class TieRule:
 
 def expected_hits(g: Ints, e: Ints, m: Ints, k: int) -> Floats:
     """hit@k averaged over random orders: with r = k − g, 0 for r ≤ 0, 1 for r > e, else 1 − C(e,r)/C(e+m,r)."""
-    r = np.clip(k - g, 0, e + 1)
+    hits = _floats(g < k)
+    tied = np.flatnonzero((g < k) & (e > 0))  # mostly none, or few
+    g, e, m = g[tied], e[tied], m[tied]
+    r = np.minimum(k - g, e + 1)
     # C(e,r)/C(e+m,r) = ∏ (e−i)/(e+m−i), i < r; the product reaches 0 by itself where r > e.
-    miss = np.ones(g.shape, dtype=np.float64)
+    miss = np.ones(len(tied))
     for i in range(int(r.max(initial=0))):
         active = i < r
         miss[active] *= (e[active] - i) / (e[active] + m[active] - i)
-    return 1.0 - miss
+    hits[tied] = 1.0 - miss
+    return hits
 
 
 def expected_reciprocals(g: Ints, e: Ints, m: Ints) -> Floats:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,13 +21,15 @@ class DivergedError(RunError):
 
 @dataclass
 class Curve:
-    """Means per pass over the source. Steps wait on the device until `settle` looks at them all at once."""
+    """Means per pass over the source. Steps, and ends of passes, wait on the device until `settle` looks at all of
+    them at once.
+    """
 
     points: list[dict[str, float]] = field(default_factory=list)
     first_loss: float | None = None
     _sums: dict[str, float] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
-    _waiting: list[tuple[int, dict[str, Tensor | float], bool]] = field(default_factory=list)
+    _waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def add(
         self,
@@ -42,33 +45,37 @@ class Curve:
         """
         total = torch.stack([value.detach().float() for value in losses.values()]).sum()
         row = {**{name: value.detach() for name, value in losses.items()}, **others, "loss": total}
-        self._waiting.append((step, row, may_overflow))
+        self._waiting.append(partial(self._count, step, row, may_overflow))
 
-    def settle(self) -> None:
-        """Wait for the device and count in what was added.
+    def close_pass(self, step: int, **last: float) -> None:
+        """End a pass: the mean of each number over the steps that had it, and what stands at its end."""
+        self._waiting.append(partial(self._close, step, last))
+
+    def settle(self) -> list[dict[str, float]]:
+        """Wait for the device and count in what was added; the passes that ended with it.
 
         Raises DivergedError, naming the step, for a loss or gradient that is no number, and a loss that exploded.
         """
-        waiting, self._waiting = self._waiting, []
-        for step, row, may_overflow in waiting:
-            values = {name: float(value) for name, value in row.items()}
-            if may_overflow and not math.isfinite(values["gradient_norm"]):
-                del values["gradient_norm"]
-            # Counted in first: what made a training fail belongs into its curve.
-            for name, value in values.items():
-                if math.isfinite(value):
-                    self._sums[name] = self._sums.get(name, 0.0) + value
-                    self._counts[name] = self._counts.get(name, 0) + 1
-            self._check(step, values)
+        before, waiting, self._waiting = len(self.points), self._waiting, []
+        for take_in in waiting:
+            take_in()
+        return self.points[before:]
 
-    def close_pass(self, step: int, **last: float) -> dict[str, float]:
-        """End a pass: the mean of each number over the steps that had it, and what stands at its end."""
-        self.settle()
+    def _count(self, step: int, row: Mapping[str, Tensor | float], may_overflow: bool) -> None:
+        values = {name: float(value) for name, value in row.items()}
+        if may_overflow and not math.isfinite(values["gradient_norm"]):
+            del values["gradient_norm"]
+        # Counted in first: what made a training fail belongs into its curve.
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
+        self._check(step, values)
+
+    def _close(self, step: int, last: Mapping[str, float]) -> None:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
-        point = {"step": float(step), **means, **last}
-        self.points.append(point)
+        self.points.append({"step": float(step), **means, **last})
         self._sums, self._counts = {}, {}
-        return point
 
     def so_far(self) -> list[dict[str, float]]:
         """The passes that ended, and of the one that did not what was counted in, for a training that failed."""
@@ -76,8 +83,8 @@ class Curve:
         return [*self.points, means] if means else self.points
 
     def state(self) -> dict[str, object]:
-        """What `restored` needs, as plain values."""
-        self.settle()
+        """What `restored` needs, as plain values, once all is settled."""
+        assert not self._waiting
         return {"points": self.points, "first_loss": self.first_loss, "sums": self._sums, "counts": self._counts}
 
     def restore(self, state: Mapping[str, object]) -> None:

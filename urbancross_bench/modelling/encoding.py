@@ -85,6 +85,8 @@ def compile_blocks(model: DualEncoder) -> None:
     Names of weights stay as they are; a copy of the model is not compiled. Raises UsageError where a tower has no
     blocks.
     """
+    # All blocks of a kind are one function to torch, which stops compiling it after so many shapes and modes.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     for block in _all_blocks(model):
         block.compile()
 

@@ -14,6 +14,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces.adaptation import Adaptation, Context, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling import answers
+from urbancross_bench.modelling.attention import join_products
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.feeds import Feed
@@ -58,6 +59,8 @@ def train(
     Raises RunError where a loss or its gradient is not finite, or the loss explodes, naming loss and step.
     """
     assert recipe.steps is not None, "the length of a training is in steps by now"
+    if device.type == "cuda":  # on a CPU nothing is won by it, and sums would come in another order
+        join_products(cast(nn.Module, model))
     logged: dict[str, Tensor | float] = {}
     context = Context(
         model.width,
@@ -86,6 +89,7 @@ def train(
     average = MovingAverage(model, recipe.ema)
 
     def state(step: int) -> dict[str, Any]:
+        settle()
         return {
             "step": step,
             "model": model.state_dict(),
@@ -96,6 +100,10 @@ def train(
             "random": random_state(device),
             "curve": curve.state(),
         }
+
+    def settle() -> None:
+        for ended in curve.settle():
+            on_pass(ended)
 
     def restored() -> int:
         saved = saves.read() if saves else None
@@ -141,13 +149,12 @@ def train(
         method.after_step(model, progress)
         average.update()
         curve.add(step, losses, {**logged, "gradient_norm": norm}, may_overflow=scaler.is_enabled())
-        if device.type == "cpu" or step % _LOOK == 0:
-            curve.settle()
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
-            on_pass(curve.close_pass(step + 1, learning_rate=optimiser.param_groups[0]["lr"]))
+            curve.close_pass(step + 1, learning_rate=optimiser.param_groups[0]["lr"])
+        if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
+            settle()
         report((step + 1) / recipe.steps)
         if step + 1 in stops:
-            curve.settle()
             ranks.check_alike(trained)
             with average.applied():
                 yield step + 1
