@@ -81,6 +81,10 @@ class ClipOptions(EncoderOptions):
         """As the option says."""
         return frozenset(self.frozen_towers)
 
+    def trains(self) -> bool:
+        """A tower, or a head on one. What `freeze` leaves is seen when the model is there."""
+        return self.head != "none" or len(self.frozen()) < 2
+
     @cached_property
     def hashed(self) -> dict[Path, str]:
         """The files of the first weights with their hashes, taken once: what is loaded must still have them.

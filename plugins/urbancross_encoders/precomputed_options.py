@@ -81,6 +81,10 @@ class PrecomputedOptions(EncoderOptions):
         """Both sides: heads are added to what is stored."""
         return frozenset({"image", "text"})
 
+    def trains(self) -> bool:
+        """What stands on the features."""
+        return self.head != "none"
+
     def check_items(self, image_names: Set[str], captions: Set[str]) -> None:
         """Raises DataError unless every image and caption has a row, and without `surplus` every row is needed."""
         images, texts = self.image_rows(), self.text_rows()

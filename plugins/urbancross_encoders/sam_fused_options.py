@@ -53,6 +53,10 @@ class SamFusedOptions(OpenClipOptions):
             if named and not any(SEGMENT_TOWER in name for name in names_in(path)):
                 raise no_segment_tower(path)
 
+    def trains(self) -> bool:
+        """Or a fusion that has something to learn."""
+        return super().trains() or self.fusion in ("gated", "attention")
+
     def segments(self) -> SegmentUse:
         """As the options say."""
         return SegmentUse(self.most, self.tower, self.fusion != "none", self.caption_aware)

@@ -124,6 +124,11 @@ class _Planner:
             refuse_idle(resolved)
         self._domains = open_domains(grid, registry)
         for encoder in self._encoders.values():
+            if grid.pretraining.trains and not encoder.trains:
+                raise UsageError(
+                    f"encoder {encoder.name!r} ({encoder.reference}) has nothing that pre-training could change; "
+                    "take head=linear or head=residual, or pretraining: {steps: 0}"
+                )
             encoder.check_items(self._domains.by_name.values())
         self._supply = Supply(grid, self._domains, self._add)
         self._said = Specification(grid, self._domains)

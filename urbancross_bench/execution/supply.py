@@ -30,6 +30,7 @@ class PlannedEncoder:
         self.reference = str(resolved.reference)
         self.format: ImageFormat | None = self._asked("what images it wants", options.image_format)
         self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen)
+        self.trains: bool = self._asked("whether it can be trained", options.trains)
         trained = set() if {"image", "text"} <= self.frozen else {TRAINED_TOWER}
         self.provides = resolved.plugin.registration.provides | trained
         self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)

@@ -61,6 +61,10 @@ class EncoderOptions(Options):
         """
         return frozenset()
 
+    def trains(self) -> bool:
+        """Whether pre-training can change anything; where it cannot, a recipe with steps is refused."""
+        return True
+
     def tower_identity(self) -> dict[str, Any]:
         """Of `identity()`, what decides the features of frozen towers; encoders that agree in it share them."""
         return self.identity()
