@@ -177,8 +177,10 @@ def precomp(
         write_lines(folder / f"{split}_filename{suffix}.txt", names, encoding=encoding, end=end)
         texts = [text for tile in members for text in tile.captions]
         write_lines(folder / f"{split}_caps{suffix}.txt", texts, encoding=encoding, end=end)
-    captions = {"captions_per_image": len(some[0].captions)}
-    return Reference("precomp", None, {"folder": str(folder), **captions})
+    options: dict[str, Any] = {"captions_per_image": len(some[0].captions)}
+    if encoding != "utf-8":
+        options["encoding"] = encoding
+    return Reference("precomp", None, {"folder": str(folder), **options})
 
 
 def pir(folder: Path, some: Sequence[Tile], *, indent: int | None = None) -> Reference:

@@ -299,6 +299,65 @@ def test_each_selector_has_its_own_lines_and_no_shift_has_none() -> None:
     assert value(lines[3]["Δ base"]) == pytest.approx(value(expected[1]["Δ base"]))
 
 
+def in_trials(records: Sequence[Record], trials: int, space: str = "s") -> list[Record]:
+    """The records as those of a search; of one trial as those of none."""
+    search = {"space": {space: [1, 2]}, "trials": [{}] * trials} if trials > 1 else None
+    return [replace(one, spec={**one.spec, "search": search}) for one in records]
+
+
+def of_cell(made: World, level: str) -> list[Record]:
+    return made.records(without=lambda cell, *_: cell != (level,))
+
+
+NOTE = "Cells of one search had different numbers of trials"
+
+
+def test_a_cell_that_has_nothing_to_search_is_compared_with_the_base_that_has() -> None:
+    """In whichever of both the part is out; the numbers are those without any search."""
+    made = world({"f": ("0", "1", "2")}, noise=1.0)
+    expected = made.tables("one_at_a_time")["ablation"]
+    assert [line["trials"] for line in expected] == [1, 1, 1]
+    for trials in ((4, 1, 2), (1, 4, 4)):
+        records = [
+            one for level, n in zip("012", trials, strict=True) for one in in_trials(of_cell(made, level), n)
+        ]
+        lines = made.tables("one_at_a_time", records)["ablation"]
+        assert lines == [line | {"trials": n} for line, n in zip(expected, trials, strict=True)]
+        tables = ablation_tables(make_rows(records, ["trained here"]), made.view("factorial"))
+        assert all(any(note.startswith(NOTE) for note in table.notes) for table in tables)
+        effects = [dict(zip(tables[1].columns, row, strict=True)) for row in tables[1].rows]
+        assert [line["trials"] for line in effects] == ["varies"] * 2
+        assert all(isinstance(line["effect"], Estimate) for line in effects)
+    for one in ablation_tables(make_rows(in_trials(made.records(), 3), ["trained here"]), made.view("factorial")):
+        assert not any(note.startswith(NOTE) for note in one.notes)
+        assert {row[one.columns.index("trials")] for row in one.rows} == {3}
+
+
+def test_two_searches_of_one_folder_are_not_mixed() -> None:
+    """What both lack, since there is nothing to search, stands beside either."""
+    made = world({"f": ("0", "1", "2")}, noise=1.0)
+
+    def under(trials: int, space: str, key: str) -> list[Record]:
+        found = in_trials([*of_cell(made, "0"), *of_cell(made, "1")], trials, space)
+        again = []
+        for one in found:
+            [score] = one.scores
+            folder = Path(f"{one.folder}{key}")
+            again.append(replace(one, folder=folder, scores=(replace(score, folder=folder),)))
+        return again
+
+    out = of_cell(made, "2")
+    for others in ([(2, "s"), (4, "s")], [(2, "s"), (2, "t")]):
+        records = [*out, *(one for n, space in others for one in under(n, space, f"-{n}{space}"))]
+        lines = made.tables("one_at_a_time", records)["ablation"]
+        assert [line["trials"] for line in lines] == [n for trials, _ in others for n in (trials, trials, 1)]
+        assert all(line["mean mR"] is not None for line in lines)
+    # Without a search, too: all of it stands for itself, and what is out stands beside the search as well.
+    lines = made.tables("one_at_a_time", [*made.records(), *under(2, "s", "-2")])["ablation"]
+    assert [line["trials"] for line in lines] == [1, 1, 1, 2, 2, 1]
+    assert [line["Δ base"] is None for line in lines] == [True, False, False] * 2
+
+
 def test_two_seeds_get_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "SEEDS", (0, 1))
     lines = world({"f": ("0", "1")}, noise=1.0).tables("one_at_a_time")["ablation"]

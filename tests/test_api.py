@@ -21,6 +21,7 @@ from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
+from urbancross_bench.records import read_records
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 ONE_FILE = """
@@ -118,6 +119,38 @@ def test_only_some_runs_are_given_back(outcome: Outcome, tmp_path: Path) -> None
     shutil.copytree(outcome.out, out, symlinks=True)
     [first, *_] = api.plan(outcome.file, out)["run"]
     assert {*api.run(outcome.file, out, only=[first])["run"]} == {first}
+
+
+def test_what_an_earlier_version_left_is_told_apart(outcome: Outcome, tmp_path: Path) -> None:
+    """As its folder has it after the code of a method was changed, and it was run again."""
+    out = tmp_path / "out"
+    shutil.copytree(outcome.out / "runs", out / "runs")
+    assert api.records(out)["current"].isna().all()  # as of a board: no grid is kept there
+    shutil.copytree(outcome.out / "grids", out / "grids")
+    before = api.records(out)
+    assert before["current"].all()
+    key = before.loc[before["adaptation"] == "urbancross", "run"].iloc[0]
+    shutil.copytree(out / "runs" / key, out / "runs" / "older")
+    [file, *_] = scores = sorted((out / "runs" / "older").glob("scores/*/score.json"))
+    spec = json.loads((out / "runs" / "older" / "run.json").read_text(encoding="utf-8"))
+    spec |= {"key": "older", "adaptation": spec["adaptation"] | {"version": "local+older"}}
+    (out / "runs" / "older" / "run.json").write_text(json.dumps(spec), encoding="utf-8")
+    # A score that its run has from an earlier form of the grid is no part of it either.
+    shutil.copytree(file.parent, out / "runs" / key / "scores" / "earlier")
+    earlier = out / "runs" / key / "scores" / "earlier" / "score.json"
+    earlier.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"key": "earlier"}), encoding="utf-8"
+    )
+    frame = api.records(out)
+    assert frame[frame["current"]].reset_index(drop=True).equals(before)
+    others = frame[~frame["current"]]
+    assert sorted(others["run"]) == sorted([key, *(["older"] * len(scores))])
+    assert set(others.loc[others["run"] == "older", "version"]) == {"local+older"}
+    assert set(before["version"]) == {one.spec["adaptation"]["version"] for one in read_records([outcome.out])}
+    # Of several folders it is enough that one asks for it.
+    assert api.records(out, outcome.out)["current"].sum() == len(before)
+    (out / "grids" / "later.json").write_text('{"schema": 99}', encoding="utf-8")
+    assert api.records(out)["current"].isna().all()
 
 
 def test_a_failed_run_is_a_row_without_a_score(outcome: Outcome, tmp_path: Path) -> None:

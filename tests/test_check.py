@@ -210,6 +210,7 @@ def test_what_is_no_defect_is_said_all_the_same(cli: Cli, tmp_path: Path) -> Non
     }
     assert found["odd sizes"]["text"] == "1 of 20 images is not 64×64 pixels, as most are"
     assert found["wrong extensions"]["items"][0]["problem"] == "holds PNG"
+    assert found["reader: blank caption"]["text"].startswith("the reader noted 1 place: blank caption; ")
 
 
 def test_a_domain_without_images_has_its_captions_checked(cli: Cli, tmp_path: Path) -> None:
@@ -691,9 +692,77 @@ def test_names_are_safe_in_a_file_system() -> None:
     assert safe["urbancross/finland"] == "urbancross-finland"
     assert len({name.casefold() for name in safe.values()}) == len(names)
     for name in safe.values():
-        assert 0 < len(name) <= 90
+        assert 0 < len(name) <= 60
         assert not set(name) & set('/\\[]:*?"<>| ')
         assert name[0] != "."
+
+
+def test_letters_of_any_script_stay_in_file_names() -> None:
+    names = ["Øster.csv", "机场", "हिन्दी", "a\u0301/b", "á/b", "csv[file=x.csv,domain=Åre]"]
+    safe = file_names(names)
+    assert list(safe.values())[:4] == ["Øster.csv", "机场", "हिन्दी", "á-b"]
+    assert safe["á/b"].startswith("á-b-")  # Unicode has two spellings of it, and some file systems one
+    assert safe["csv[file=x.csv,domain=Åre]"] == "csv-file-x.csv-domain-Åre"
+
+
+def test_long_names_keep_both_ends() -> None:
+    names = [
+        f"csv[file=/data/{'cities/' * 20}c.csv,domain_column=city,domain={city}]" for city in ("Lyon", "机场" * 9)
+    ]
+    names += ["机" * 200, "机" * 201]
+    safe = list(file_names(names).values())
+    assert re.fullmatch(r"csv-file-data-cities-[0-9a-f]{8}-umn-city-domain-Lyon", safe[0])
+    assert len(set(safe)) == 4
+    for name in safe:
+        assert len(name.encode()) <= 60
+    assert len(f"exclude-captions-{safe[2]}-from-{safe[3]}.csv") < 130
+
+
+def test_rows_that_stand_twice_are_a_warning_with_their_lines(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["image_name,description,split"]
+    for number, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
+        Image.fromarray(texture(number)).save(tmp_path / "images" / f"{number}.png")
+        lines += [f"{number}.png,tile {number},{split}", f"{number}.png,the tile called {number},{split}"]
+    command = ("data", "check", f"csv[file={tmp_path}/t.csv,split_column=split]")
+    for copies, text in (([], ""), ([1], "1 place: "), ([1, 4], "2 places: ")):
+        (tmp_path / "t.csv").write_text("\n".join(lines + [lines[number] for number in copies]) + "\n")
+        result = cli(*command, "--json")
+        assert result.status == 0
+        warned = [finding for finding in findings(result).values() if finding["level"] == "warning"]
+        assert [(item["image"], item["problem"]) for finding in warned for item in finding["items"]] == [
+            (f"{(number - 1) // 2}.png", f"line {22 + k} is the same row as line {number + 1}")
+            for k, number in enumerate(copies)
+        ]
+        assert all(text in finding["text"] for finding in warned)
+    assert "1.png: line 23 is the same row as line 5" in cli(*command).out
+
+
+def test_words_of_a_file_in_another_encoding_are_shown(cli: Cli, tmp_path: Path) -> None:
+    rows_ = [f"{k}.png,la forêt {k},{split}" for k, split in enumerate(["train"] * 4 + ["val", "test"])]
+    (tmp_path / "t.csv").write_bytes("\n".join(["image_name,description,split", *rows_]).encode("latin-1"))
+    reference = f"csv[file={tmp_path}/t.csv,split_column=split,images=none{{}}]"
+    refused = cli("data", "check", reference.format(""))
+    assert (refused.status, refused.out) == (2, "")
+    assert "t.csv:2: byte 0xea is not UTF-8" in refused.err
+    shown = cli("data", "check", reference.format(",encoding=latin-1"))
+    assert "not ASCII: …; read as latin-1" in shown.out
+    assert "'0.png,la forêt 0,train'" in shown.out
+
+
+def test_images_of_another_domain_of_the_file_are_not_said_to_have_no_caption(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["image_name,description,city,split"]
+    for number, split in enumerate(["train", "train", "val", "val", "test", "test"]):
+        Image.fromarray(texture(number)).save(tmp_path / "images" / f"{number}.png")
+        lines.append(f"{number}.png,tile {number},{'Lyon' if number % 2 else 'Graz'},{split}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    options = "split_column=split,domain_column=city,domain=Lyon"
+    result = cli("data", "check", f"csv[file={tmp_path}/t.csv,{options}]", "--json")
+    assert result.status == 0
+    assert findings(result)["images without captions"]["text"] == (
+        "3 images beside the domain's 3 are named by none of its captions"
+    )
 
 
 def test_an_alias_stands_for_its_members_and_segments_are_opened(cli: Cli, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from urbancross_bench.evaluation.statistics import (
 )
 from urbancross_bench.leaderboard.committed import write_committed
 from urbancross_bench.leaderboard.comparing import as_json, compare, table_of
-from urbancross_bench.leaderboard.pairing import Wanted, sides_of_sets
+from urbancross_bench.leaderboard.notes import differences_of
+from urbancross_bench.leaderboard.pairing import Wanted, sides_of_methods, sides_of_sets
 from urbancross_bench.records import read_records
 
 Cli = Callable[..., Result]
@@ -186,6 +187,37 @@ def test_what_else_differs_is_told(tmp_path: Path) -> None:
     write_run(tmp_path, "dann", 0, [1.0] * 4, run={"budget": {"steps": 9}, "steps": 9})
     write_run(tmp_path, "coral", 0, [0.0] * 4)
     assert any("A and B also differ in steps: 9 → 5, budget.steps: 9 → 5." in n for n in methods(tmp_path).notes)
+
+
+def test_versions_of_the_code_are_told_of_lines_that_look_alike(tmp_path: Path) -> None:
+    for version, hit in (("local+a", 10.0), ("local+b", 30.0)):
+        method = {"label": "dann", "name": "dann", "version": version, "options": {}}
+        write_run(tmp_path, "dann", 0, [hit] * 4, key=version, run={"adaptation": method})
+    write_run(tmp_path, "coral", 0, [0.0] * 4)
+    found = methods(tmp_path)
+    [note] = [note for note in found.notes if note.startswith("Lines that look alike")]
+    assert note.startswith("Lines that look alike differ in the version of the method's code. ")
+    assert "In their order the versions are dann local+a, local+b. " in note
+    said = as_json(found, 0)["pairs"]
+    assert [(pair["a"]["versions"], pair["a"]["value"]) for pair in said] == [(["local+a"], 10), (["local+b"], 30)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"code": "2"}, "the version of other code"),
+        ({"adaptation": {"label": "dann", "name": "dann", "options": {"weight": 2}}}, "what its label means"),
+        ({"search": {"space": {"w": [1]}, "trials": [{}, {}]}}, "its search"),
+        ({"budget": {"steps": 9}}, "its recipe or budget"),
+    ],
+)
+def test_what_tells_lines_apart_that_look_alike_is_named(tmp_path: Path, changes: Any, said: str) -> None:
+    write_run(tmp_path, "dann", 0, [1.0] * 4)
+    write_run(tmp_path, "dann", 0, [2.0] * 4, key="again", run=changes)
+    write_run(tmp_path, "coral", 0, [0.0] * 4)
+    sides = sides_of_methods(read_records([tmp_path]), "dann", "coral", Wanted())
+    rows = [row for row in sides.a if row.method[1] == "dann"]
+    assert differences_of([rows]) == [said]
 
 
 def test_names_are_found_or_suggested(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ import numpy as np
 
 from urbancross_bench.interfaces import Metric, Options, QueryScores, hookimpl, register
 
-NAMES = ("flaky", "leaves", "nans", "forgot", "asks", "same", "of_none", "own")
+NAMES = ("flaky", "leaves", "nans", "forgot", "asks", "same", "of_none", "own", "aa_moves", "aa_same")
 OPTIONS = "failing_metrics:Some"
 
 
@@ -94,6 +94,17 @@ class Same(Own):
         return {"i2t_R@1": QueryScores("i2t", 100.0 * ranking.i2t.hits(1))}
 
 
+Aa_Same = Same
+
+
+class Aa_Moves(Own):
+    def score(self, ranking):
+        ranking.i2t.recall[1] = 0.0  # a copy
+        ranks = ranking.i2t.ranks
+        ranks -= 1
+        return {"moved": QueryScores("i2t", ranks)}
+
+
 class Of_None(Own):
     def score(self, ranking):
         raise KeyError("cheese")
@@ -118,6 +129,37 @@ def problem_of(plugin: Path, name: str) -> str:
     found, _ = metric_values(ranking, [registry.resolve("metric", one) for one in (name, "rank")], draws=0)
     assert "i2t_MRR" in found["metrics"]
     return str(found["failed"].get(name, ""))
+
+
+def test_no_metric_moves_what_others_see_or_takes_a_name_of_the_projects(plugin: Path) -> None:
+    """Whatever it is called: metrics are asked in order."""
+    assert "read-only" in problem_of(plugin, "aa_moves")
+    registry, generator = Registry.discover([plugin]), np.random.default_rng(0)
+    ranking = evaluate_retrieval(generator.normal(size=(8, 4)), generator.normal(size=(8, 4)), np.arange(8))
+    names = ("aa_moves", "aa_same", "rank", "recall")
+    found, _ = metric_values(ranking, [registry.resolve("metric", name) for name in names], draws=0)
+    alone, _ = metric_values(ranking, [registry.resolve("metric", name) for name in names[2:]], draws=0)
+    assert found["metrics"] == alone["metrics"]
+    assert found["failed"].keys() == {"aa_moves", "aa_same"}
+    assert "a value called 'i2t_R@1', too" in found["failed"]["aa_same"]
+
+
+def test_a_ranking_protects_its_own_and_leaves_the_callers_arrays_alone() -> None:
+    owner, classes, ids = np.arange(8), np.zeros(8, dtype=np.int64), np.arange(8)
+    ranking = evaluate_retrieval(np.eye(8), np.eye(8), owner, image_class=classes, text_id=ids)
+    assert ranking.inputs is not None
+    shown = [
+        ranking.i2t.reciprocal_ranks,
+        ranking.image_of_text,
+        ranking.inputs.image_class,
+        ranking.inputs.text_id,
+    ]
+    for array in (*shown, ranking.inputs.items.picture, *ranking.inputs.items.right):
+        assert array is not None
+        assert not array.flags.writeable
+    ranking.map_at_r["i2t"] = 0.0
+    assert ranking.map_at_r["i2t"] == 100
+    owner[0], classes[0], ids[0] = 1, 1, 1  # not frozen
 
 
 def test_what_is_no_number_is_named(plugin: Path) -> None:

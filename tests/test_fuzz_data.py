@@ -279,12 +279,8 @@ def damage_a_file(folder: Path, rng: random.Random) -> str:
 Pairs = set[tuple[str, str]]  # of names and captions
 
 
-def text_of(file: Path) -> str:
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        return content.decode("gb18030").removeprefix("\ufeff")
+def text_of(file: Path, reference: Reference) -> str:
+    return file.read_bytes().decode(str(reference.options.get("encoding", "utf-8"))).removeprefix("\ufeff")
 
 
 def rows_of_csv(text: str, separator: str) -> Iterator[list[str]]:
@@ -310,7 +306,7 @@ def rows_of_csv(text: str, separator: str) -> Iterator[list[str]]:
 
 
 def pairs_of_csv(file: Path, reference: Reference) -> Pairs:
-    header, *rows = rows_of_csv(text_of(file), str(reference.options.get("separator", ",")))
+    header, *rows = rows_of_csv(text_of(file, reference), str(reference.options.get("separator", ",")))
     name = str(reference.options.get("image_column", "image_name"))
     captions: Any = reference.options.get("caption_columns", ["description"])
     columns, found = [column.strip() for column in header], Pairs()
@@ -321,13 +317,13 @@ def pairs_of_csv(file: Path, reference: Reference) -> Pairs:
 
 
 def pairs_of_karpathy(file: Path, reference: Reference) -> Pairs:
-    entries = json.loads(text_of(file))["images"]
+    entries = json.loads(text_of(file, reference))["images"]
     return {(entry["filename"].strip(), s["raw"].strip()) for entry in entries for s in entry["sentences"]}
 
 
 def pairs_of_pir(file: Path, reference: Reference) -> Pairs:
     found = Pairs()
-    for row in json.loads(text_of(file)):
+    for row in json.loads(text_of(file, reference)):
         texts = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
         found |= {(row["image"].strip(), text.strip()) for text in texts}
     return found
@@ -335,7 +331,7 @@ def pairs_of_pir(file: Path, reference: Reference) -> Pairs:
 
 def pairs_of_precomp(file: Path, reference: Reference) -> Pairs:
     def lines(file: Path) -> list[str]:
-        return text_of(file).replace("\r\n", "\n").removesuffix("\n").split("\n")
+        return text_of(file, reference).replace("\r\n", "\n").removesuffix("\n").split("\n")
 
     texts, names = lines(file), [n.strip() for n in lines(file.with_name(file.name.replace("caps", "filename")))]
     names = [n[2:-1] if n.startswith(("b'", 'b"')) else n for n in names]
@@ -355,7 +351,7 @@ def pairs_of_table(file: Path, reference: Reference) -> Pairs:
 def pairs_of_metadata(file: Path, reference: Reference) -> Pairs:
     """Of an image folder; images go by the last part of their names."""
     if file.suffix == ".jsonl":
-        rows, rest = list[Any](), text_of(file).strip()
+        rows, rest = list[Any](), text_of(file, reference).strip()
         while rest:  # one value after the other, whatever blanks lie between
             row, end = json.JSONDecoder().raw_decode(rest)
             rows, rest = [*rows, row], rest[end:].lstrip()

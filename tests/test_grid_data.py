@@ -394,7 +394,13 @@ def test_repairs_are_said_before_anything_runs(pool: Path, cli: Cli, grid: GridW
     content["images"][0]["sentences"].append({"raw": " "})
     file.write_text(json.dumps(content))
     result = cli("plan", grid())
-    assert "domain 'plain': its reader noted 1 repairs; `data check` lists them" in result.out
+    assert "domain 'plain': its reader noted 1 repair; `data check` lists them" in result.out
+
+
+def test_a_wrong_option_of_a_domain_is_told_as_any_other(cli: Cli, grid: GridWriter) -> None:
+    result = cli("plan", grid(domains={"costara": "synthetic/costara[imags=60]"}, scenarios="all_ordered_pairs"))
+    said = "domain 'costara': dataset 'synthetic' has no option 'imags'. Did you mean \"images\"?"
+    assert (result.status, result.err.strip()) == (2, f"error: {said}")
 
 
 def test_every_row_of_the_second_scheme_is_marked(pool: Path, cli: Cli, grid: GridWriter) -> None:

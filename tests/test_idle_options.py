@@ -253,6 +253,12 @@ def test_a_search_over_what_is_idle_in_all_trials_is_refused(grid: GridWriter, c
     # A cell of an ablation has its entry's search.
     ablation = {"of": "mine", "factors": {"triplet": [1, 0]}}
     assert told("urbancross", {"first_margin": [0.1, 0.2]}, ablation=ablation).status == 0
+    # An entry beside it is no cell.
+    beside = {"mine": "urbancross[variant=april_2024]", "other": "urbancross"}
+    search = {"trials": 5, "space": {"mine": {"first_margin": [0.1, 0.2]}}}
+    ablation = {"of": "other", "factors": {"triplet": [1, 0]}}
+    refused = cli("plan", grid(adaptations=beside, selectors=["source_val"], search=search, ablation=ablation))
+    assert (refused.status, "mine: first_margin does nothing with triplet=0" in refused.err) == (2, True)
 
 
 # What an encoder has no tower for.

@@ -52,6 +52,16 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
+def test_a_plan_remarks_on_what_is_no_error(grid: GridWriter) -> None:
+    both = [{"source": ["plain", "dark"], "target": "dark"}, {"source": "plain", "target": "dark"}]
+    made = planned(grid(scenarios=both, pretraining={"steps": 2, "batch_size": 100}, budget={"steps": 0}))
+    assert made.remarks == (
+        "scenario plain + dark → dark: its target is one of its sources, so it is no cross-domain scenario",
+        "pretraining.batch_size 100: plain + dark has 24 training images, so a batch is all",
+        "pretraining.batch_size 100: plain has 12 training images, so a batch is all",
+    )
+
+
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import SHARED, write_karpathy
 from data_files import (
     LAYOUTS,
@@ -35,6 +36,7 @@ from data_files import (
     read,
     saved,
     segments_of,
+    tag,
     tiles,
     write_csv,
     write_files,
@@ -94,7 +96,8 @@ def test_every_layout_gives_the_same_domain(tmp_path: Path, layout: str) -> None
     for index, name in enumerate(domain.image_names):
         np.testing.assert_array_equal(domain.images.read(index), pixels[name])
     assert len({domain.images.digest(index) for index in range(len(some))}) == len(some)
-    assert {repair.problem for repair in domain.repairs} == ({"not UTF-8"} if "GB" in layout else set())
+    noted = {(repair.problem.partition(":")[0], repair.remedy) for repair in domain.repairs}
+    assert noted == ({("not ASCII", "read as gb18030")} if "GB" in layout else set())
     assert not domain.overlapping
     assert domain.partition
 
@@ -163,7 +166,10 @@ def swap_for_folder(path: Path) -> None:
             lambda f: f.write_text('{"images": [\n\n{"filename": "a"'),
             r"dataset\.json:3: dataset\.json is not JSON",
         ),
-        (lambda f: f.write_bytes(b"{\n\xff\xff"), r"dataset\.json:2: neither UTF-8 nor GB 18030"),
+        (
+            lambda f: f.write_bytes(b"{\n\xff\xff"),
+            r"dataset\.json:2: byte 0xff is not UTF-8; say what it is by the option",
+        ),
         (lambda f: f.write_text("[]"), r'dataset\.json holds no list "images"'),
         (lambda f: f.write_text("null"), r'dataset\.json holds no list "images"'),
         (lambda f: f.write_text('{"images": []}'), r'dataset\.json holds no list "images"'),
@@ -515,17 +521,66 @@ def test_verify_files_cut_training(tmp_path: Path) -> None:
     assert content_of(read(reference, verify=False)) == content_of(drawn)
 
 
-def test_other_encodings_are_read_and_noted_or_refused(tmp_path: Path) -> None:
+def test_other_encodings_are_read_and_noted_as_the_option_says_or_refused(tmp_path: Path) -> None:
     some = tiles(5)
     reference = precomp(tmp_path, some, encoding="gb18030")
     (tmp_path / "val_caps.txt").write_bytes("\ufeff".encode("gb18030") + (tmp_path / "val_caps.txt").read_bytes())
     domain = read(reference)
     assert content_of(domain) == answer(some)
+    words = {
+        split: f'{tag(number)[9:]}, a "café" by 机场 0'
+        for number, split in ((0, "train"), (3, "val"), (4, "test"))
+    }
     noted = [(Path(r.where).name, r.problem, r.remedy) for r in domain.repairs]
-    assert noted == [(f"{split}_caps.txt", "not UTF-8", "read as GB 18030") for split in SPLITS]
-    (tmp_path / "test_caps.txt").write_bytes(b"caf\xe9\n" * 5)
-    with pytest.raises(DataError, match=r"test_caps.txt:1: neither UTF-8 nor GB 18030"):
+    assert noted == [
+        (f"{split}_caps.txt:1", f"not ASCII: {words[split]!r}", "read as gb18030") for split in SPLITS
+    ]
+    with pytest.raises(DataError, match=r"train_caps.txt:1: byte 0x\w\w is not UTF-8.*gb18030 reads '.*机场 0'"):
+        read(reference, encoding="utf-8")
+    (tmp_path / "test_caps.txt").write_bytes(b"a\ncaf\xe9\n" * 5)
+    with pytest.raises(DataError, match=r"test_caps.txt:2: byte 0xe9 is not gb18030"):
         read(reference)
+
+
+FRENCH = "image_name,description,split\na.png,la ville,train\nb.png,une forêt près du collège,val\n"
+
+
+def test_a_file_in_latin_1_is_not_taken_for_chinese(tmp_path: Path) -> None:
+    """Its bytes happen to be valid GB 18030."""
+    content = FRENCH.encode("latin-1")
+    assert content.decode("gb18030") != FRENCH
+    with pytest.raises(DataError) as refused:
+        table(tmp_path, content)
+    said = str(refused.value)
+    assert "t.csv:3: byte 0xea is not UTF-8" in said
+    assert "encoding=latin-1 reads '.png,une forêt près du collège,val'" in said
+    assert "encoding=gb18030 reads '.png,une for阾 pr鑣" in said
+    assert "cp1252" not in said  # it would read the same
+    domain = table(tmp_path, content, encoding="latin-1")
+    assert list(domain.captions) == ["la ville", "une forêt près du collège"]
+    assert [(r.problem, r.remedy) for r in domain.repairs] == [
+        ("not ASCII: '.png,une forêt près du collège,val'", "read as latin-1")
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf-8-sig", "utf-16", "latin-1", "cp1252"])
+def test_the_encoding_that_a_user_names_is_taken(tmp_path: Path, encoding: str) -> None:
+    domain = table(tmp_path, FRENCH.encode(encoding), encoding=encoding)
+    assert content_of(domain) == content_of(table(tmp_path, FRENCH))
+    assert len(domain.repairs) == (0 if encoding.lower().startswith("utf") and "16" not in encoding else 1)
+
+
+@pytest.mark.parametrize("encoding", ["nonsense", "rot13", "hex", "undefined", "", "utf-8\0"])
+def test_what_is_no_encoding_of_texts_is_refused(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UsageError, match="'encoding' of dataset 'csv': no encoding of texts has this name"):
+        table(tmp_path, FRENCH, encoding=encoding)
+
+
+def test_signs_that_latin_1_lacks_are_said_to_be_of_windows(tmp_path: Path) -> None:
+    content = "image_name,description,split\na.png,the city’s port,train\n".encode("cp1252")
+    with pytest.raises(DataError, match=r"byte 0x92 .*: encoding=cp1252 reads '.*the city’s port") as refused:
+        table(tmp_path, content)
+    assert "latin-1" not in str(refused.value)
 
 
 # --- PIR and HarMA ----------------------------------------------------------------------------------------------
@@ -656,8 +711,12 @@ HEAD = "image_name,description,split\n"
             {"resolution_column": "m"},
             "t.csv:2: m: 'inf' is no resol",
         ),
-        (b"image_name,description,split\na.png,a,train\nb.png,\xff\xff,test\n", {}, "t.csv:3: neither UTF-8"),
-        (HEAD.encode("utf-16"), {}, "t.csv:1: neither UTF-8"),
+        (
+            b"image_name,description,split\na.png,a,train\nb.png,\xff\xff,test\n",
+            {},
+            "t.csv:3: byte 0xff is not UTF-8",
+        ),
+        (HEAD.encode("utf-16"), {}, "t.csv:1: byte 0xff is not UTF-8; .*: encoding=utf-16 reads 'image_name"),
         (HEAD.encode("utf-16-le"), {}, "t.csv:1: no column 'image_name'"),
     ],
 )
@@ -666,6 +725,194 @@ def test_a_csv_that_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         table(tmp_path, text, **options)
+
+
+def test_all_missing_columns_are_named_at_once(tmp_path: Path) -> None:
+    text = "image,title1,title2,split\na.png,a,b,train\n"
+    with pytest.raises(DataError) as refused:
+        table(tmp_path, text, image_column="image", caption_columns=["title_1", "title_2"], class_column="kind")
+    assert str(refused.value).endswith(
+        """t.csv:1: no column 'title_1'. Did you mean "title1"? No column 'title_2'. Did you mean "title2"? """
+        "No column 'kind'. Known: image, split, title1, title2."
+    )
+
+
+@pytest.mark.parametrize(("separator", "option"), [(";", ";"), ("\t", "tab"), ("|", '"|"')])
+def test_another_separator_is_proposed(tmp_path: Path, separator: str, option: str) -> None:
+    text = (HEAD + "a.png,a,val\n").replace(",", separator)
+    with pytest.raises(
+        DataError, match=rf"t.csv:1: the columns are separated by .*; write separator={re.escape(option)}$"
+    ):
+        table(tmp_path, text)
+    chosen = Reference.parse(f"csv[separator={option}]").options
+    assert list(table(tmp_path, text, **chosen).captions) == ["a"]
+    with pytest.raises(DataError, match=r"separated by ',', not by ';'; write separator=,$"):
+        table(tmp_path, HEAD, separator=";")
+
+
+def test_a_reader_without_the_options_does_not_propose_them(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(HEAD.replace(",", ";").encode())
+    with pytest.raises(DataError, match=r"separated by ';', not by ','; put commas$"):
+        list(read_csv(file, ["split"]))
+    file.write_bytes(FRENCH.encode("latin-1"))
+    with pytest.raises(DataError, match=r"t.csv:3: byte 0xea is not UTF-8; convert the file to UTF-8$"):
+        list(read_csv(file, ["split"]))
+
+
+def test_all_rows_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
+    rows = [
+        "a.png,a,holdout",
+        ",b,train",
+        "c.png,c",
+        "d.png,d,train",
+        "d.png,e,test",
+        'f.png,"f"f,train',
+        "g.png,g,x",
+    ]
+    with pytest.raises(DataError) as refused:
+        table(tmp_path, HEAD + "\n".join(rows) + "\n")
+    head, *named = str(refused.value).split("\n")
+    assert head == "5 faults:"
+    assert [re.sub(r"^ .*/(t.csv:\d+): (.{12}).*", r"\1 \2", line) for line in named] == [
+        "t.csv:2 unknown spli",
+        "t.csv:3 an image has",
+        "t.csv:4 2 fields, bu",
+        "t.csv:6 image 'd.png",
+        "t.csv:7 not csv: ','",
+    ]
+
+
+def test_of_many_rows_the_first_ten_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        table(tmp_path, HEAD + "".join(f"{k}.png,a,trian\n" for k in range(1200)))
+    head, *named, last = str(refused.value).split("\n")
+    assert (head, len(named), last) == ("1,200 faults:", 10, "  and 1,190 more")
+
+
+def test_the_files_of_all_splits_are_looked_at(tmp_path: Path) -> None:
+    files = {split: str(tmp_path / f"{split}.csv") for split in SPLITS}
+    (tmp_path / "train.csv").write_text("image_name,text\n")
+    (tmp_path / "test.csv").write_text("image_name,description\n,a\n")
+    with pytest.raises(DataError) as refused:
+        read(Reference("csv", None, files))
+    assert str(refused.value).startswith("3 faults:")
+    for said in (
+        "train.csv:1: no column 'description'",
+        "val.csv does not exist",
+        "test.csv:2: an image has no name",
+    ):
+        assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("layout", ["karpathy", "pir", "urbancross", "huggingface, saved"])
+def test_every_reader_of_rows_names_all_that_do_not_fit(tmp_path: Path, layout: str) -> None:
+    some = tiles()
+    if layout == "karpathy":
+        splits = ["trian", "train", "tset"]
+        entries = [{"filename": f"{k}.png", "split": s, "sentences": []} for k, s in enumerate(splits)]
+        file = write_json(tmp_path / "d.json", {"images": entries})
+        reference, said = Reference("karpathy", None, {"file": str(file)}), ["'trian'", "'tset'"]
+    elif layout == "pir":
+        reference = pir(tmp_path, some)
+        write_json(Path(str(reference.options["train"])), [{"image": "a.png"}, {"caption": "b"}])
+        said = ["row 0 has no 'caption'", "row 1 has no 'image'"]
+    elif layout == "urbancross":
+        reference = write_urbancross_tree(tmp_path, some)
+        [file] = (tmp_path / "Finland").glob("*.csv")
+        file.write_text("image_name,description\na.png\n,a\n")
+        said = [":2: 1 fields", ":3: an image has no name"]
+    else:
+        reference = hub_copy(tmp_path, filename=["", "b.png", "c.png"], captions=[["a"], [None], ["c"]])
+        said = ["row 0: an image has no name", "row 1: the caption is None"]
+    with pytest.raises(DataError) as refused:
+        read(reference)
+    assert str(refused.value).startswith("2 faults:")
+    assert all(words in str(refused.value) for words in said)
+
+
+def test_rows_that_stand_twice_are_kept_and_named(tmp_path: Path) -> None:
+    text = (
+        HEAD + 'a.png,a,train\nb.png,"b\nc",val\na.png,d,train\n\nb.png,"b\nc",val\na.png,a,train\na.png,a,train\n'
+    )
+    domain = table(tmp_path, text)
+    assert list(domain.captions) == ["a", "b\nc", "d", "b\nc", "a", "a"]
+    assert [(re.sub(r".*/", "", r.where), r.problem, r.image) for r in domain.repairs] == [
+        ("t.csv:8", "line 8 is the same row as line 4", "b.png"),
+        ("t.csv:9", "line 9 is the same row as line 2", "a.png"),
+        ("t.csv:10", "line 10 is the same row as line 2", "a.png"),
+    ]
+
+
+CITIES = """image_name,description,city,split
+a.png,a park,Lyon,train
+b.png,a port, Lyon ,val
+c.png,a park,New York,val
+a.png,again,Lyon,train
+c.png,a port,New York,val
+d.png,a bridge,,nonsense
+"""
+
+
+def test_a_domain_is_the_rows_that_a_column_gives_to_it(tmp_path: Path) -> None:
+    """What is wrong with the rows of others is not its fault."""
+    lyon = table(tmp_path, CITIES, domain_column="city", domain="Lyon")
+    assert content_of(lyon) == {"a.png": ("train", ["a park", "again"]), "b.png": ("val", ["a port"])}
+    assert lyon.name == "Lyon"
+    york = table(tmp_path, CITIES, domain_column="city", domain="New York")
+    assert content_of(york) == {"c.png": ("val", ["a park", "a port"])}
+    with pytest.raises(DataError, match="'nonsense'"):
+        table(tmp_path, CITIES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"domain": "Lion"},
+            r"no row has 'Lion' in column 'city'; its values are Lyon, New York. Did you mean \"Lyon\"\?$",
+        ),
+        ({"domain": "Graz"}, r"no row has 'Graz' in column 'city'; its values are Lyon, New York.$"),
+        (
+            {},
+            r"t.csv:1: column 'city' says which domain .* choose one by `domain`: its values are Lyon, New York$",
+        ),
+        ({"domain": "Lyon", "domain_column": "citi"}, r"t.csv:1: no column 'citi'. Did you mean \"city\"\?"),
+    ],
+)
+def test_a_domain_that_no_row_is_of_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        table(tmp_path, CITIES, **{"domain_column": "city"} | options)
+
+
+def test_of_many_domains_the_first_are_listed(tmp_path: Path) -> None:
+    text = "image_name,description,city,split\n" + "".join(f"{k}.png,a,city {k:02d},train\n" for k in range(50))
+    with pytest.raises(DataError, match=r"its values are city 00, city 01, .*, city 19 and 30 more$"):
+        table(tmp_path, text, domain_column="city")
+    with pytest.raises(DataError, match=r"column 'city' .*: it is empty$"):
+        table(tmp_path, CITIES.splitlines()[0], domain_column="city")
+
+
+def test_the_domains_of_one_csv_that_the_page_shows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
+    [shown] = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "domain_column" in block]
+    domains = yaml.safe_load(shown)["domains"]
+    some, cities = tiles(30), ["Lyon", "Graz", "New York"]
+    rows = [
+        {"image_name": tile.name, "description": text, "city": cities[number % 3], "split": tile.split}
+        for number, tile in enumerate(some)
+        for text in tile.captions
+    ]
+    write_csv(tmp_path / "cities.csv", rows)
+    write_files(tmp_path / "images", files_of(some))
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
+    assert list(domains) == ["lyon", "graz", "new_york"]
+    for number, reference in enumerate(domains.values()):
+        domain = read(reference)
+        check(domain)
+        assert content_of(domain) == answer(some[number::3])
 
 
 def test_a_csv_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -758,6 +1005,8 @@ def test_rows_of_one_image_must_agree(tmp_path: Path) -> None:
         ({"train": "b"}, "`train` and `test` go together"),
         ({"val": "b"}, "`train` and `test` go together"),
         ({"file": "a", "separator": ";;"}, "separator"),
+        ({"file": "a", "domain": "Lyon"}, "name the column by `domain_column`"),
+        ({"file": "a", "domain_column": "city", "domain": ""}, "domain"),
         ({"file": "a", "caption_columns": []}, "caption_columns"),
         ({"file": "a", "image_colum": "b"}, "image_column"),
         ({"file": "a", "split": "blocks", "distance_km": 20}, "distance_km must be smaller"),
@@ -784,7 +1033,10 @@ def test_no_separator_makes_a_crash(tmp_path: Path, separator: str) -> None:
             r"test_list.txt:1: no image is called 'tile_005_",
         ),
         (lambda d: write_lines(d / "val_list.txt", [tiles()[3].name] * 2), r"val_list.txt:2: .* stands in line 1"),
-        (lambda d: (d / "train_list.txt").write_bytes(b"\xff\xff"), "train_list.txt:1: neither UTF-8"),
+        (
+            lambda d: (d / "train_list.txt").write_bytes(b"\xff\xff"),
+            "train_list.txt:1: byte 0xff is not UTF-8; convert",
+        ),
         (lambda d: (d / "train_list.txt").write_bytes(b""), "train"),
     ],
 )
@@ -828,7 +1080,10 @@ def test_a_copy_of_the_hub_may_have_other_columns(tmp_path: Path) -> None:
         parts[split] = part.rename_columns({"filename": "name", "captions": "texts", "image": "picture"})
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
     reference = Reference("huggingface", None, {"path": str(tmp_path / "saved")})
-    with pytest.raises(DataError, match=r"split 'train': no column 'image'\. Known: label, name, picture, texts"):
+    with pytest.raises(
+        DataError,
+        match=r"split 'train': no column 'image'\. No column 'captions'\. Known: label, name, picture, texts",
+    ):
         read(reference)
     given = {
         "image_column": "picture",

@@ -160,6 +160,21 @@ def test_the_allow_list_limits_installed_plugins(monkeypatch: pytest.MonkeyPatch
         ("dataset", "synthetic", r"several members; write one of synthetic/"),
         ("dataset", "synthetic/nordja", r"no member 'nordja'. Did you mean \"nordia\""),
         ("dataset", "karpathy", "file"),
+        (
+            "dataset",
+            "csv[file=a.csv,caption_columns=caption_1]",
+            r"option 'caption_columns' of dataset 'csv' must be a list, such as \[caption_1\] \(got 'caption_1'\)",
+        ),
+        (
+            "dataset",
+            "csv[file=12]",
+            "option 'file' of dataset 'csv' must be text, and YAML reads this as 12: put it",
+        ),
+        (
+            "dataset",
+            "nothing",
+            "file: under `plugins:` in the grid, or, for a command without a grid, by --plugin",
+        ),
     ],
 )
 def test_references_are_checked_without_loading_the_plugin(kind: str, reference: str, message: str) -> None:

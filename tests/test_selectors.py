@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation import evaluate_retrieval
-from urbancross_bench.interfaces import Candidate, Features, Selector, UnpairedFeatures
+from urbancross_bench.execution.selection import Choice
+from urbancross_bench.interfaces import Candidate, Features, Options, Selector, UnpairedFeatures
 from urbancross_bench.registry import Registry
 from urbancross_selectors import features
 from urbancross_selectors.features import centred, unit
 from urbancross_selectors.importance import density_ratio, weighted_mean
 from urbancross_selectors.logistic import fit_logistic, log_density_ratio
+from urbancross_selectors.unlabelled import nearest
 
 Floats = NDArray[np.float64]
 Built = Callable[[str], Selector]
@@ -398,3 +404,76 @@ def test_a_row_that_equals_the_mean_has_no_direction() -> None:
     rows = unit(np.repeat(np.random.default_rng(0).normal(size=(1, 48)), 120, axis=0).astype(np.float32), "rows")
     assert (rows != rows.mean(axis=0)).any()
     assert (centred(rows) == 0).all()
+
+
+# The choice among candidates
+
+
+class Fixed(Selector):
+    """Scores by the place of a candidate."""
+
+    given: Sequence[float] = ()
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        return [*self.given][: len(candidates)]
+
+
+def choice(folder: Path, scores: Sequence[float], diverged: Sequence[str] = (), trials: int = 2) -> Choice:
+    """Of trials with two candidates each; `diverged` are the folders, such as `test.1`, that hold none."""
+    for trial, role in product(range(trials), ("test", "source_val")):
+        place = folder / f"{role}.{trial}"
+        place.mkdir(parents=True)
+        failed = place.name in diverged
+        said = [{"step": step, "name": "", "scale": 1.0} for step in (() if failed else (1, 2))]
+        metadata = {"diverged": "not a number" if failed else "", "candidates": json.dumps(said)}
+        arrays = {f"{kind}.{n}": np.eye(3, dtype=np.float32) for n in range(2) for kind in ("images", "texts")}
+        save_file({**arrays, "image_of_text": np.arange(3)}, place / "features.safetensors", metadata=metadata)
+    fixed = type("Given", (Fixed,), {"given": scores})
+    registration = SimpleNamespace(needs=frozenset({"source_val"}))
+    resolved = SimpleNamespace(plugin=SimpleNamespace(registration=registration), build=lambda: fixed(Options()))
+    job = SimpleNamespace(
+        planned=lambda *_: resolved,
+        work={"selector": "fixed", "trials": trials},
+        facts={"selector": {}},
+        group=lambda role: [folder / f"{role}.{trial}" for trial in range(trials)],
+    )
+    return Choice(job)  # type: ignore[arg-type]
+
+
+def test_of_equal_scores_the_earliest_counts_however_sums_were_rounded(tmp_path: Path) -> None:
+    low, high = 77.77777777777777, 77.77777777777779
+    for number, (scores, place) in enumerate(
+        [
+            ((low, high, low, low), (0, 0)),
+            ((low, low, 77.8, high), (1, 0)),
+            ((math.nan, -high, math.inf, -low), (0, 1)),
+            ((0.0, 1e-9, 2e-9, 1e-9), (1, 0)),
+        ]
+    ):
+        found = choice(tmp_path / str(number), scores)
+        assert (found.trial, found.number) == place
+
+
+def test_test_features_have_no_say_in_the_choice(tmp_path: Path) -> None:
+    """A trial that diverged is passed over; one whose test features are lost is none the worse, and then fails."""
+    assert choice(tmp_path / "a", (1.0, 2.0, 9.0, 9.0), ["source_val.1", "test.1"]).number == 1
+    assert choice(tmp_path / "b", (3.0, 2.0, 1.0, 1.0), ["test.1"]).trial == 0
+    with pytest.raises(RunError, match="not a number"):
+        choice(tmp_path / "c", (1.0, 1.0, 2.0, 1.0), ["test.1"])
+
+
+def test_features_that_cannot_be_ranked_are_named_with_their_step(selector: Built) -> None:
+    images, texts = encoder(1.0, items=10)
+    images[3] = 0.0
+    for name in ("source_val", "target_oracle"):
+        with pytest.raises(RunError, match=r"candidate of step 1: .*row 3"):
+            selector(name).scores([made(images, texts)])
+
+
+def test_of_equally_near_items_the_first_is_nearest() -> None:
+    """Also where a product of matrices rounds equal rows otherwise."""
+    generator = np.random.default_rng(0)
+    for width in range(1, 300, 7):
+        same, query = generator.normal(size=(1, width)), generator.normal(size=(40, width))
+        found = nearest(unit(query, "queries"), unit(np.repeat(same, 53, axis=0), "gallery"))
+        assert found.tolist() == [0] * 40

@@ -81,6 +81,35 @@ def test_scenario_kinds_come_from_membership() -> None:
         (("name: g", "name: &x [*x]"), ["g.yaml:1: name"]),
         (("name: g", "name: g\nscenarios: []"), ["g.yaml:2: scenarios"]),
         (("domains: [a, b]", "domains: a"), ["domains must be a list of references, or a mapping"]),
+        # What is wrong between parts of the grid is blamed on one of them.
+        (
+            ("name: g", "name: g\nscenarios:\n- {source: a, target: b}\n- source: a\n  target: bb"),
+            ["g.yaml:5: scenario a → bb names 'bb', which is not among the domains."],
+        ),
+        (
+            ("name: g", "name: g\nscenarios:\n- source:\n  - a\n  - c\n  target: b"),
+            ["g.yaml:5: scenario a + c → b names 'c'"],
+        ),
+        (
+            ("name: g", "name: g\nscenarios:\n- {source: a, target: b}\n- {source: [a], target: b}"),
+            ["g.yaml:4: scenario a → b stands twice"],
+        ),
+        (
+            ("name: g", "name: g\nscenarios:\n- {source: a, target: b}\n- {source: [a, a], target: b}"),
+            ["g.yaml:4: scenario a + a → b names a source twice"],
+        ),
+        (("- urbancross", "- source_only"), ["g.yaml:7: an entry of adaptations stands twice: source_only"]),
+        (("name: g", "name: g\nseeds:\n- 0\n- 7\n- 7"), ["g.yaml:5: an entry of seeds stands twice: 7"]),
+        (("domains: [a, b]", "domains: a"), ["g.yaml:2: domains must be a list"]),
+        (
+            ("name: g", "name: g\nablation:\n  of: urbancros\n  factors: {x: [1, 2]}"),
+            ["g.yaml:3: ablation.of names 'urbancros'"],
+        ),
+        (
+            ("name: g", "name: g\nsearch:\n  trials: 2\n  space:\n    urbancros: {x: [1, 2]}"),
+            ["g.yaml:5: search.space names 'urbancros'"],
+        ),
+        (("name: g", "name: g\nprotocols:\n- classic\n- amfmn"), ["g.yaml:4: protocols 'classic' and 'amfmn'"]),
     ],
 )
 def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -103,6 +132,107 @@ def test_a_mistake_within_a_scenario_is_told_alone(load, scenario: str, says: st
         load(GOOD.replace("name: g", f"name: g\nscenarios: [{scenario}]"))
     assert str(caught.value).endswith(f"g.yaml:2: {says}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("seeds: 3", "seeds must be a list, such as [0, 1, 2] or [a, b]; got 3"),
+        ("seeds: first three", "seeds must be a list, such as [0, 1, 2] or [a, b]; got 'first three'"),
+        ("selectors: last", "selectors must be a list, such as [last]; got 'last'"),
+        ("seeds: []", "seeds must have at least 1 entry, not 0"),
+        ("seeds: [a]", "seeds.0: Input should be a valid integer, unable to parse string as an integer"),
+        ("segments: []", "segments must be a mapping of keys to values; got []"),
+        (
+            "ablation: {of: urbancross, factors: {x: [1]}}",
+            "ablation.factors.x must have at least 2 entries, not 1",
+        ),
+        ("ablation: 3", "ablation must be a mapping of keys to values; got 3"),
+        ("description: 12", "description must be text, and YAML reads this as 12: put it in quotes"),
+        (
+            "description: 2024-05-01",
+            "description must be text, and YAML reads this as 2024-05-01: put it in quotes",
+        ),
+        ("scenarios: []", "scenarios must have at least 1 entry, not 0"),
+        ("scenarios: all_pairs", "scenarios: Input should be 'all_ordered_pairs'"),
+        (
+            "scenarios: {source: a}",
+            "scenarios must be a list, such as [0, 1, 2] or [a, b]; got {'source': 'a'}",
+        ),
+        (
+            "scenarios: [{source: a, target: no}]",
+            "scenarios.0.target must be text, and YAML reads this as false: put it in quotes",
+        ),
+        (
+            "scenarios: [{source: no, target: b}]",
+            "scenarios.0.source.0 must be text, and YAML reads this as false: put it in quotes",
+        ),
+        (
+            "scenarios: [{source: a, target: b, share_seed: rn}]",
+            "scenarios.0.share_seed: Input should be a valid integer, unable to parse string as an integer; or: "
+            "Input should be 'run'",
+        ),
+    ],
+)
+def test_what_has_the_wrong_form_is_told_in_words_of_the_grid(load, change: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError) as caught:
+        load(GOOD.replace("name: g", f"name: g\n{change}"))
+    assert str(caught.value).endswith(f"g.yaml:2: {says}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ("{low: 3, high: 1}", ": low must be less than high, and above 0 where log is true"),
+        ("{low: 0, high: x}", ".high: Input should be a valid number, unable to parse string as a number"),
+        ("{low: 0, high: 1, lg: true}", ": unknown key 'lg'. Did you mean \"log\"?"),
+        ("[]", " must have at least 1 entry, not 0"),
+        ("3", " must be a list, such as [0, 1, 2] or [a, b], or must be a mapping of keys to values; got 3"),
+    ],
+)
+def test_a_search_is_told_what_is_meant(load, values: str, says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError) as caught:
+        load(
+            GOOD.replace(
+                "name: g", f"name: g\nsearch: {{trials: 2, space: {{urbancross: {{triplet: {values}}}}}}}"
+            )
+        )
+    assert str(caught.value).endswith(f"g.yaml:2: search.space.urbancross.triplet{says}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            ("domains: [a, b]", "domains:\n  a: a\n  no: b"),
+            "4: domains: a name must be text, and YAML reads this as false",
+        ),
+        (
+            ("domains: [a, b]", "domains:\n  a: a\n  tuple: 3"),
+            "4: domains.tuple must be text, and YAML reads this as 3",
+        ),
+        (
+            ("domains: [a, b]", "domains:\n- a\n- no"),
+            "4: an entry of domains must be text, and YAML reads this as false",
+        ),
+        (("- urbancross", "- mine: urbancross"), "7: adaptations must be a list of references, or a mapping"),
+        (("  - source_only\n  - urbancross", "  []"), "5: adaptations must have at least 1 entry, not 0"),
+        (("  steps: 5", "  steps: 1\n  checkpoints: 2"), "8: budget: 2 checkpoints do not fit into 1 step\n"),
+        (("budget:\n  steps: 5", "budget:"), "8: budget must be a mapping of keys to values; got nothing"),
+    ],
+)
+def test_parts_that_a_grid_needs_are_told_alike(load, change: tuple[str, str], says: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError) as caught:
+        load(GOOD.replace(*change))
+    assert f"g.yaml:{says}" in f"{caught.value}\n"
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_is_blamed_between_parts_too(load) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UsageError, match=r"^--set seeds: an entry of seeds stands twice: 1$"):
+        load(GOOD, "seeds=[1, 1]")
 
 
 def test_an_override_is_blamed_for_itself(load) -> None:  # type: ignore[no-untyped-def]

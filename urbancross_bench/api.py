@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,19 +112,22 @@ def run(
             track_patience=track_patience,
         )
     keys = set(_several(only)) or {planned.key for planned in made.runs}
-    return _frame_of(record for record in read_records([folder]) if record.folder.name in keys)
+    return _frame_of([record for record in read_records([folder]) if record.folder.name in keys], [folder])
 
 
 def records(*places: str | Path) -> pd.DataFrame:
     """The records below some folders (outputs of grids, boards, unpacked bundles): a row per score.
 
-    A run without a score is one row. Columns: what the run was (`run` is its key), how it was scored, and for each
-    metric its value and its 95 % interval: `mR`, `mR low`, `mR high`; NaN where they are not known.
+    A run without a score is one row. Columns: what the run was (`run` is its key, `version` that of the
+    adaptation's code), how it was scored, and for each metric its value and its 95 % interval: `mR`, `mR low`,
+    `mR high`; NaN where they are not known. `current`: whether a grid of the folder, as it was last run there,
+    asks for the row, as none does for what an earlier grid or earlier code left; <NA> where no grid is kept.
     Raises DataError for a folder without records.
     """
     from urbancross_bench.leaderboard.committed import read_all
 
-    return _frame_of(read_all([Path(place) for place in places]))
+    folders = [Path(place) for place in places]
+    return _frame_of(read_all(folders), folders)
 
 
 def leaderboard(
@@ -294,27 +297,58 @@ def _main_left_out() -> Iterator[None]:
         main.update(kept)
 
 
-def _frame_of(found: Iterable[Record]) -> pd.DataFrame:
-    """A row per score of some records."""
+def _frame_of(found: Iterable[Record], places: Sequence[Path]) -> pd.DataFrame:
+    """A row per score of some records, which were read from these places."""
     import pandas as pd
 
-    return pd.DataFrame([row for record in found for row in _rows(record)])
+    current = _current(places)
+    frame = pd.DataFrame([row for record in found for row in _rows(record, current)])
+    return frame.astype({"current": "boolean"}) if len(frame) else frame
 
 
-def _rows(record: Record) -> list[dict[str, Any]]:
+def _current(places: Sequence[Path]) -> Callable[[str, str], bool | None]:
+    """Whether a run with a score (an empty one stands for none) is asked for by a grid as it was last run."""
+    from urbancross_bench.errors import DataError
+    from urbancross_bench.execution.keeping import kept_grids
+    from urbancross_bench.records import runs_of
+
+    asked: set[tuple[str, str]] = set()
+    judged: list[Path] = []  # where the runs lie of folders that know
+    for place in places:
+        try:
+            grids = kept_grids(place)
+        except DataError:  # of another version: the records can be read all the same
+            continue
+        asked |= {(run, score) for kept in grids for run, scores in kept.runs.items() for score in (*scores, "")}
+        judged += [runs_of(place)] if grids else []
+
+    def current(run: str, score: str) -> bool | None:
+        return (run, score) in asked or (False if any((runs / run).is_dir() for runs in judged) else None)
+
+    return current
+
+
+def _rows(record: Record, current: Callable[[str, str], bool | None]) -> list[dict[str, Any]]:
+    from urbancross_bench.records import versions_of
+
     spec = record.spec
     of_run = {
         "run": spec["key"],
         "status": spec["status"],
+        "current": current(spec["key"], ""),
         **_route(spec["scenario"]),
         "kind": spec["scenario"]["kind"],
         "encoder": spec["encoder"]["label"],
         "weights": spec["encoder"]["weights"]["status"],
         "adaptation": spec["adaptation"]["label"],
+        "version": " on ".join(versions_of(spec["adaptation"])),
         "seed": spec["seed"],
         "steps": spec["steps"],
     }
-    return [of_run | _of_score(score) for score in record.scores] or [of_run]
+    return [
+        of_run | {"current": current(spec["key"], score.content["key"])} | _of_score(score)
+        for score in record.scores
+    ] or [of_run]
 
 
 def _of_score(score: ScoreRecord) -> dict[str, Any]:

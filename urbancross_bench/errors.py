@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import copyreg
+import datetime
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 
 class UrbanCrossError(Exception):
     """Base of all errors that are shown to the user without a traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message alone, and a subclass may ask for more.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+    def after(self, words: str) -> Self:
+        """The same error, and all that it holds, with words before its message."""
+        again = copy.copy(self)
+        again.args = (f"{words}{self}",)
+        return again
 
 
 class UsageError(UrbanCrossError):
@@ -51,3 +66,26 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that looks most like a name, if any looks like it at all."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return near[0] if near else None
+
+
+def requirement(problem: Mapping[str, Any]) -> str | None:
+    """What a value must be, of a problem that pydantic tells in words of Python; None where its own words do."""
+    kind, value = problem["type"], problem["input"]
+    if kind in ("tuple_type", "list_type", "set_type", "frozen_set_type"):
+        alone = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+        return f"must be a list, such as {f'[{value}]' if alone else '[0, 1, 2] or [a, b]'}"
+    if kind in ("dict_type", "mapping_type", "model_type", "model_attributes_type"):
+        return "must be a mapping of keys to values"
+    if kind == "too_short":
+        least, there = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
+        return f"must have at least {least} {'entry' if least == 1 else 'entries'}, not {there}"
+    if kind == "string_type":
+        return _quoted(value)
+    return None
+
+
+def _quoted(value: object) -> str | None:
+    """What to do about a text that YAML takes for something else: `no`, `12`, `2024-01-01`."""
+    if not isinstance(value, (bool, int, float, datetime.date)):
+        return None
+    return f"must be text, and YAML reads this as {str(value).lower()}: put it in quotes"

@@ -122,6 +122,11 @@ def route(scenario: Mapping[str, Any]) -> str:
     return f"{sources(scenario)} → {scenario['target']}"
 
 
+def versions_of(plugin: Mapping[str, Any]) -> list[str]:
+    """Of a plugin's code, and of the method that it calibrates, given what a record says of the plugin."""
+    return [str(one["version"]) for one in (plugin, plugin.get("base", {})) if "version" in one]
+
+
 def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record | None:
     """The record in a directory; None if there is none. Raises DataError naming a malformed file.
 

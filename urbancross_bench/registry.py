@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from urbancross_bench import hookspecs
 from urbancross_bench.declarations import IncompatibleError, check_api, check_declarations
 from urbancross_bench.disabling import disabled
-from urbancross_bench.errors import OptionError, PluginError, UsageError, did_you_mean
+from urbancross_bench.errors import OptionError, PluginError, UsageError, did_you_mean, requirement
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
@@ -276,7 +276,10 @@ class Registry:
         if (only := os.environ.get(_ALLOWED)) is not None:
             left_out.append(f"what {_ALLOWED}={only!r} does not name")
         not_loaded = f" Not loaded: {'; '.join(left_out)}." if left_out else ""
-        own = "One of your own: install its package, or name its file (`plugins:` in a grid, --plugin)."
+        own = (
+            "One of your own: install its package, or name its file: under `plugins:` in the grid, or, for a "
+            "command without a grid, by --plugin."
+        )
         return f"{not_loaded} {own}"
 
     def expand(self, kind: str, reference: Reference | str) -> list[Reference]:
@@ -328,11 +331,12 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
             name = plugin.registration.name
             raise OptionError(option, f"{title} needs the option {option!r}: write {name}[{option}=…]") from None
         where = f"option {option!r} of {title}" if option else title
-        said = problem["msg"].removeprefix("Value error, ")
+        must = requirement(problem)
+        said = f" {must}" if must else f": {problem['msg'].removeprefix('Value error, ')}"
         name = str(next(iter(problem["loc"]), ""))
         if problem["type"] in ("value_error", "assertion_error"):  # of a validator, which may look at others too
             name = ""
-        raise OptionError(name, f"{where}: {said} (got {problem['input']!r})") from None
+        raise OptionError(name, f"{where}{said} (got {problem['input']!r})") from None
 
 
 def load_file(path: Path) -> ModuleType:

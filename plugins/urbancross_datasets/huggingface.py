@@ -13,17 +13,19 @@ from pydantic import Field
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
+    Faults,
     FileImages,
     FileOptions,
     data_path,
     finish,
     is_file,
+    no_columns,
     read_file,
     signature,
     split_name,
     verifying,
 )
-from urbancross_bench.errors import DataError, did_you_mean
+from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Dataset, Domain
 
 
@@ -52,18 +54,23 @@ class HuggingFace(Dataset):
         options = cast(HuggingFaceOptions, self.options)
         tables = [Table(table, split, options) for split, table in _load(options, self.builder).items()]
         rows = [Row(table, number) for table in tables for number in range(len(table.paths))]
-        builder, found, files = DomainBuilder(Path(options.path).name), dict[str, Row](), set[tuple[str, str]]()
+        builder, faults = DomainBuilder(Path(options.path).name), Faults()
+        found, files = dict[str, Row](), set[tuple[str, str]]()
         for row, name in zip(rows, _names(rows), strict=True):
             where, captions = f"{row.table.origin}, row {row.number}", row.table.captions[row.number]
             split = split_name(row.table.split, row.table.origin)
             facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
             # Two rows of one file are one image with two captions; two rows of one name are a mistake.
             add = builder.row if row.file and (name, row.file) in files else builder.image
-            image = add(name, split, where, **facts)
-            for caption in captions if isinstance(captions, list) else [captions]:
-                builder.caption(image, caption, where)
-            found.setdefault(name.strip(), row)
-            files.add((name, row.file))
+            try:
+                image = add(name, split, where, **facts)
+                found.setdefault(name.strip(), row)
+                files.add((name, row.file))
+                for caption in captions if isinstance(captions, list) else [captions]:
+                    builder.caption(image, caption, where)
+            except DataError as error:
+                faults.add(error)
+        faults.raise_any()
         return finish(builder, options, lambda kept: RowImages(options, [found[name] for name in kept], kept))
 
 
@@ -85,9 +92,9 @@ class Table:
         known: list[str] = table.column_names
         given = (options.image_column, options.caption_column, options.class_column)
         wanted = [column for column in dict.fromkeys(given) if column]
-        for column in wanted:
-            if column not in known:
-                raise DataError(f"{self.origin}: no column {column!r}.{did_you_mean(column, known)}")
+        missing = no_columns(wanted, known)
+        if missing:
+            raise DataError(f"{self.origin}: {missing}")
         if options.filename_column in known and options.filename_column not in wanted:
             wanted.append(options.filename_column)
         self._rows, columns, cells = _columns(table, wanted, options.image_column, self.origin)

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
-    FileOptions,
+    Faults,
+    TextOptions,
     class_in_name,
     data_path,
     find,
@@ -25,7 +26,7 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Dataset, Domain
 
 
-class KarpathyOptions(FileOptions):
+class KarpathyOptions(TextOptions):
     """`karpathy[file=rsicd/dataset_rsicd.json]`; relative paths lie below `URBANCROSS_DATA`."""
 
     file: str = Field(description="the caption json")
@@ -40,11 +41,11 @@ class Karpathy(Dataset):
         """One domain per caption file."""
         options = cast(KarpathyOptions, self.options)
         file = data_path(options.file)
-        builder = read_karpathy(file.stem, file, lambda entry: {})
+        builder = read_karpathy(file.stem, file, lambda entry: {}, options.encoding)
         return finish(builder, options, images_place(options.images, file.parent))
 
 
-class KnownOptions(FileOptions):
+class KnownOptions(TextOptions):
     """`rsicd[folder=data/RSICD]`; by default a folder of the dataset's name below `URBANCROSS_DATA`."""
 
     folder: str | None = Field(default=None, description="the folder with the caption json and the images")
@@ -82,34 +83,45 @@ class KnownDataset(Dataset):
                 found["scene_class"] = known.scene_class(entry["filename"])
             return found
 
-        builder = read_karpathy(known.folders[0], file, facts)
+        builder = read_karpathy(known.folders[0], file, facts, options.encoding)
         place = images_place(options.images, folder, known.images)
         return finish(builder, options, place, licence=known.licence, known_counts=known.counts)
 
 
-def read_karpathy(name: str, file: Path, facts: Callable[[dict[str, Any]], dict[str, Any]]) -> DomainBuilder:
+def read_karpathy(
+    name: str, file: Path, facts: Callable[[dict[str, Any]], dict[str, Any]], encoding: str
+) -> DomainBuilder:
     """The images and captions of a file. `facts` gives an entry's attributes.
 
-    Raises DataError naming the file, and the entry where one is malformed.
+    Raises DataError naming the file, and the entries that are malformed.
     """
-    content = read_json(file)
+    content = read_json(file, encoding)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise DataError(f'{file} holds no list "images"; is it a Karpathy-style caption file?')
-    builder = DomainBuilder(name)
-    builder.encoding(file)
+    builder, faults = DomainBuilder(name), Faults()
+    builder.encoding(file, encoding)
     for number, entry in enumerate(entries):
-        where = f'{file}: entry {number} of "images"'
         try:
-            name, split, sentences = entry["filename"], entry["split"], [s["raw"] for s in entry["sentences"]]
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{where} lacks or garbles {error}") from error
-        if not isinstance(name, str) or not isinstance(split, str):
-            raise DataError(f"{where}: filename {name!r} and split {split!r} must be texts")
-        image = builder.image(name, split_name(split, where), where, **facts(entry))
-        for sentence in sentences:
-            builder.caption(image, sentence, where)
+            _add(builder, entry, f'{file}: entry {number} of "images"', facts)
+        except DataError as error:
+            faults.add(error)
+    faults.raise_any()
     return builder
+
+
+def _add(
+    builder: DomainBuilder, entry: Any, where: str, facts: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    try:
+        name, split, sentences = entry["filename"], entry["split"], [s["raw"] for s in entry["sentences"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where} lacks or garbles {error}") from error
+    if not isinstance(name, str) or not isinstance(split, str):
+        raise DataError(f"{where}: filename {name!r} and split {split!r} must be texts")
+    image = builder.image(name, split_name(split, where), where, **facts(entry))
+    for sentence in sentences:
+        builder.caption(image, sentence, where)
 
 
 def _first_folder(names: tuple[str, ...]) -> Path:

@@ -7,12 +7,20 @@ from typing import Any, cast
 
 from pydantic import Field
 
-from urbancross_bench.data.readers import DomainBuilder, FileOptions, data_path, finish, images_place, read_json
+from urbancross_bench.data.readers import (
+    DomainBuilder,
+    Faults,
+    TextOptions,
+    data_path,
+    finish,
+    images_place,
+    read_json,
+)
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Dataset, Domain
 
 
-class PirOptions(FileOptions):
+class PirOptions(TextOptions):
     """`pir[train=finetune/rsicd_train.json,val=finetune/rsicd_val.json,test=finetune/rsicd_test.json]`."""
 
     train: str = Field(description="json of the training split")
@@ -33,22 +41,32 @@ class Pir(Dataset):
             for split, file in (("train", options.train), ("val", options.val), ("test", options.test))
             if file
         }
-        builder = DomainBuilder(files["train"].stem)
+        builder, faults = DomainBuilder(files["train"].stem), Faults()
         for split, file in files.items():
-            _read(builder, file, split)
+            try:
+                _read(builder, file, split, options.encoding, faults)
+            except DataError as error:  # of the file as a whole
+                faults.add(error)
+        faults.raise_any()
         return finish(builder, options, images_place(options.images, files["train"].parent))
 
 
-def _read(builder: DomainBuilder, file: Path, split: str) -> None:
-    rows: Any = read_json(file)
+def _read(builder: DomainBuilder, file: Path, split: str, encoding: str, faults: Faults) -> None:
+    rows: Any = read_json(file, encoding)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file} holds no list of rows; is it a PIR or HarMA caption file?")
-    builder.encoding(file)
+    builder.encoding(file, encoding)
     for number, row in enumerate(rows):
-        where = f"{file}: row {number}"
-        if "image" not in row or "caption" not in row:
-            raise DataError(f"{where} has no {'caption' if 'image' in row else 'image'!r}")
-        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-        image = builder.row(row["image"], split, where, scene_class=row.get("label_name"))
-        for caption in captions:
-            builder.caption(image, caption, where)
+        try:
+            _add(builder, row, split, f"{file}: row {number}")
+        except DataError as error:
+            faults.add(error)
+
+
+def _add(builder: DomainBuilder, row: dict[str, Any], split: str, where: str) -> None:
+    if "image" not in row or "caption" not in row:
+        raise DataError(f"{where} has no {'caption' if 'image' in row else 'image'!r}")
+    captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
+    image = builder.row(row["image"], split, where, scene_class=row.get("label_name"))
+    for caption in captions:
+        builder.caption(image, caption, where)

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
-    FileOptions,
+    TextOptions,
     data_path,
     finish,
     images_place,
@@ -21,7 +21,7 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Dataset, Domain
 
 
-class PrecompOptions(FileOptions):
+class PrecompOptions(TextOptions):
     """`precomp[folder=data/rsitmd_precomp,images=data/rsitmd/images]`."""
 
     folder: str = Field(description="holds train_caps.txt, train_filename.txt, test_caps.txt, …")
@@ -50,7 +50,7 @@ class Precomp(Dataset):
         for split, suffix in suffixes.items():
             files = _pair(folder, split, suffix)
             if files:
-                _read(builder, *files, split, options.captions_per_image)
+                _read(builder, *files, split, options)
             elif split != "val" or verify:
                 raise DataError(f"folder {folder} lacks {split}_caps{suffix}.txt and {split}_filename{suffix}.txt")
         partition = "as the *_verify files say" if verify else "as the files say"
@@ -66,12 +66,16 @@ def _pair(folder: Path, split: str, suffix: str) -> tuple[Path, Path] | None:
     return (captions, names) if captions.is_file() else None
 
 
-def _read(builder: DomainBuilder, caption_file: Path, name_file: Path, split: str, per_image: int) -> None:
+def _read(
+    builder: DomainBuilder, caption_file: Path, name_file: Path, split: str, options: PrecompOptions
+) -> None:
     """Add one split. Raises DataError unless every caption has its image beyond doubt."""
-    builder.encoding(caption_file)
-    builder.encoding(name_file)
-    captions = read_lines(caption_file)
-    names = [unwrap(line, f"{name_file}:{number}") for number, line in enumerate(read_lines(name_file), start=1)]
+    per_image, encoding = options.captions_per_image, options.encoding
+    builder.encoding(caption_file, encoding)
+    builder.encoding(name_file, encoding)
+    captions = read_lines(caption_file, encoding)
+    lines_of_names = enumerate(read_lines(name_file, encoding), start=1)
+    names = [unwrap(line, f"{name_file}:{number}") for number, line in lines_of_names]
     counts, lines = Counter(names), dict[str, int]()
     for line, name in enumerate(names, start=1):
         lines.setdefault(name, line)

@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
-    FileOptions,
+    Faults,
+    TextOptions,
     data_path,
     find,
     finish,
@@ -18,13 +19,14 @@ from urbancross_bench.data.readers import (
     read_csv,
     split_name,
 )
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, nearest
 from urbancross_bench.interfaces import SPLITS, Dataset, Domain
 
 _RANGES = {"latitude": (-90.0, 90.0), "longitude": (-180.0, 180.0), "resolution": (1e-3, 1e6)}
+_SHOWN = 20  # values of a column that a message lists
 
 
-class CsvOptions(FileOptions):
+class CsvOptions(TextOptions):
     """`csv[file=skyscript.csv,image_column=filepath,caption_columns=[title],images=skyscript]`."""
 
     file: str | None = Field(default=None, description="one csv with all rows")
@@ -35,6 +37,8 @@ class CsvOptions(FileOptions):
     image_column: str = "image_name"
     caption_columns: tuple[str, ...] = Field(default=("description",), min_length=1, description="a caption each")
     split_column: str | None = Field(default=None, description="train, val or test; empty for none")
+    domain_column: str | None = Field(default=None, description="says which domain a row is of")
+    domain: str | None = Field(default=None, min_length=1, description="the one whose rows are read")
     lists: str | None = Field(default=None, description="folder of train_list.txt, val_list.txt, test_list.txt")
     class_column: str | None = None
     latitude_column: str | None = None
@@ -57,6 +61,8 @@ class CsvOptions(FileOptions):
             raise ValueError("give either `file`, or `train` and `test` (and `val`)")
         if self.file is None and not (self.train and self.test):
             raise ValueError("`train` and `test` go together")
+        if self.domain and not self.domain_column:
+            raise ValueError("`domain` is a value of a column; name the column by `domain_column`")
         return self
 
 
@@ -66,22 +72,31 @@ class Csv(Dataset):
     options_type = CsvOptions
 
     def read(self, member: str | None) -> Domain:
-        """One domain for the file or files."""
+        """One domain for the file or files, or for the rows of one of their domains."""
         options = cast(CsvOptions, self.options)
         named = {"": options.file} | {split: getattr(options, split) for split in SPLITS}
         files = {split: data_path(file) for split, file in named.items() if file}
         first = next(iter(files.values()))
-        builder = DomainBuilder(first.stem)
+        builder, faults, domains = DomainBuilder(options.domain or first.stem), Faults(), set[str]()
         for split, file in files.items():
-            _read(builder, file, split, options)
+            try:
+                _read(builder, file, split, options, faults, domains)
+            except DataError as error:  # of the file as a whole
+                faults.add(error)
+        faults.raise_any()
+        if options.domain_column and options.domain not in domains:
+            raise DataError(f"{first}:1: {_no_domain(options.domain_column, options.domain, domains)}")
         lists = data_path(options.lists) if options.lists else None
         if lists:
             find(lists, [f"{split}_list.txt" for split in SPLITS], "split lists")
         return finish(builder, options, images_place(options.images, first.parent), lists=lists)
 
 
-def _read(builder: DomainBuilder, file: Path, split: str, options: CsvOptions) -> None:
-    builder.encoding(file)
+def _read(
+    builder: DomainBuilder, file: Path, split: str, options: CsvOptions, faults: Faults, domains: set[str]
+) -> None:
+    """Add the rows of a file; what is wrong with them goes to `faults`, the domains it has to `domains`."""
+    builder.encoding(file, options.encoding)
     attributes = {
         "scene_class": options.class_column,
         "latitude": options.latitude_column,
@@ -91,15 +106,40 @@ def _read(builder: DomainBuilder, file: Path, split: str, options: CsvOptions) -
     }
     columns = {name: column for name, column in attributes.items() if column}
     wanted = [options.image_column, *options.caption_columns, *columns.values()]
-    wanted += [options.split_column] if options.split_column else []
-    for line, row in read_csv(file, wanted, options.separator):
+    wanted += [column for column in (options.split_column, options.domain_column) if column]
+    first_of = dict[int, int]()  # by the hash of a row: whole rows of a large file would fill the memory twice
+    for line, row in read_csv(file, wanted, options.separator, options.encoding, faults):
         where = f"{file}:{line}"
-        part = split_name(row[options.split_column], where) if options.split_column else split
-        facts = {name: _value(name, row[column], f"{where}: {column}") for name, column in columns.items()}
-        name = row[options.image_column].strip()
-        image = builder.row(name, part, where, **name_facts(name), **facts)
-        for column in options.caption_columns:
-            builder.caption(image, row[column], where)
+        if options.domain_column:
+            domain = row[options.domain_column].strip()
+            domains.add(domain)
+            if domain != options.domain:
+                continue
+        try:
+            part = split_name(row[options.split_column], where) if options.split_column else split
+            facts = {name: _value(name, row[column], f"{where}: {column}") for name, column in columns.items()}
+            name = row[options.image_column].strip()
+            image = builder.row(name, part, where, **name_facts(name), **facts)
+            for column in options.caption_columns:
+                builder.caption(image, row[column], where)
+        except DataError as error:
+            faults.add(error)
+            continue
+        earlier = first_of.setdefault(hash(tuple(row.values())), line)
+        if earlier != line:
+            builder.copied(image, line, earlier, where)
+
+
+def _no_domain(column: str, domain: str | None, known: set[str]) -> str:
+    """What to say where no row is of the domain that was asked for, or none was."""
+    names = sorted(known - {""})
+    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+    values = f"its values are {listed}" if names else "it is empty"
+    if domain is None:
+        return f"column {column!r} says which domain a row is of; choose one by `domain`: {values}"
+    near = nearest(domain, names)
+    hint = f' Did you mean "{near}"?' if near else ""
+    return f"no row has {domain!r} in column {column!r}; {values}.{hint}"
 
 
 def _value(name: str, text: str, where: str) -> Any:

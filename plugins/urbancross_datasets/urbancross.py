@@ -13,7 +13,8 @@ from pydantic import Field
 
 from urbancross_bench.data.readers import (
     DomainBuilder,
-    FileOptions,
+    Faults,
+    TextOptions,
     box_facts,
     data_path,
     find,
@@ -34,7 +35,7 @@ SEGMENTS = ("image_segments", "image_segments.zip")
 _SEGMENT = re.compile(r"(?:.*/)?(?P<stem>[^/]+)/(?P=stem)_(?P<number>\d{1,9})\.\w+")
 
 
-class UrbanCrossOptions(FileOptions):
+class UrbanCrossOptions(TextOptions):
     """`urbancross/finland[folder=data/UrbanCross]`."""
 
     folder: str = Field(default="urbancross", description="the folder with Finland/, Germany/ and Spain/")
@@ -67,18 +68,23 @@ class UrbanCross(Dataset):
             ],
             "refined captions",
         )
+        faults, columns = Faults(), ["image_name", "description"]
         rows = [
             (f"{file}:{line}", row["image_name"].strip(), row["description"])
-            for line, row in read_csv(file, ["image_name", "description"])
+            for line, row in read_csv(file, columns, encoding=options.encoding, faults=faults)
         ]
         entries = dict[str, Any]()
         if options.metadata:
             entries = metadata_entries(data_path(options.metadata), [name for _, name, _ in rows])
         builder = DomainBuilder(country)
-        builder.encoding(file)
+        builder.encoding(file, options.encoding)
         for where, name, caption in rows:
-            image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))
-            builder.caption(image, caption, where)
+            try:
+                image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))
+                builder.caption(image, caption, where)
+            except DataError as error:
+                faults.add(error)
+        faults.raise_any()
         images = images_place(options.images, folder)
         domain = finish(
             builder,

@@ -16,6 +16,8 @@ from urbancross_bench.interfaces import Candidate, Selector
 from urbancross_selectors.features import Floats, centred, similarities, unit
 from urbancross_selectors.options import NeighbourhoodDensityOptions
 
+_DIGITS = 12  # after the point: beyond them products of matrices tell equal rows apart
+
 
 class Unlabelled(Selector):
     """A selector that knows a candidate by its unit features of the target, (N, D) and (M, D), and its scale."""
@@ -113,5 +115,5 @@ def nearest(queries: Floats, gallery: Floats) -> NDArray[np.int64]:
     """(Q,) the gallery item of the greatest similarity, the first of equals."""
     found = np.empty(len(queries), dtype=np.int64)
     for part, block in similarities(queries, gallery):
-        found[part] = block.argmax(axis=1)
+        found[part] = block.round(_DIGITS).argmax(axis=1)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.interfaces import Candidate, Features, Selector
 
@@ -24,7 +25,7 @@ class SourceValidation(Selector):
 
     def scores(self, candidates: Sequence[Candidate]) -> list[float]:
         """In percent, under the classic protocol, ties by expectation."""
-        return [float(np.mean([_mr(domain) for domain in candidate.source_val])) for candidate in candidates]
+        return [float(np.mean([_mr(domain, one) for domain in one.source_val])) for one in candidates]
 
 
 class TargetOracle(Selector):
@@ -32,9 +33,12 @@ class TargetOracle(Selector):
 
     def scores(self, candidates: Sequence[Candidate]) -> list[float]:
         """In percent, under the classic protocol, ties by expectation."""
-        return [_mr(candidate.target_val) for candidate in candidates]
+        return [_mr(candidate.target_val, candidate) for candidate in candidates]
 
 
-def _mr(split: Features | None) -> float:
+def _mr(split: Features | None, candidate: Candidate) -> float:
     assert split is not None, "the harness gives what a selector has registered to need"
-    return evaluate_retrieval(split.images, split.texts, split.image_of_text, top=0).mr
+    try:
+        return evaluate_retrieval(split.images, split.texts, split.image_of_text, top=0).mr
+    except ValueError as error:
+        raise RunError(f"validation features by the candidate of step {candidate.step}: {error}") from error

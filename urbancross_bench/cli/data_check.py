@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from urbancross_bench.data.overlap import Shared
     from urbancross_bench.evaluation.distances import VocabularyDistance
     from urbancross_bench.evaluation.floors import Floors
+    from urbancross_bench.interfaces import Repair
 
 _EXAMPLES = {"defect": 3, "warning": 3, "note": 1}
 _EVERY = 30  # seconds
 _WIDTH = 84  # characters of an example
+_LEAST = 12  # of them for the end of a path
 _LABEL, _COLUMN = 39, 17  # characters; three columns fit a hundred
 _NARROW = 8  # characters of a column of percentages; seven fit
 
@@ -148,13 +150,20 @@ def _floor_table(floors: Floors) -> list[str]:
 def _finding(finding: Finding, lists: str) -> list[str]:
     lines = [f"  {finding.level:9}{finding.text}"]
     shown = finding.items[: _EXAMPLES[finding.level]]
-    lines += [
-        f"           {text if len(text) <= _WIDTH else text[: _WIDTH - 1] + '…'}"
-        for text in (f"{item.image or item.where}: {item.problem}" for item in shown)
-    ]
+    lines += [f"           {_example(item)}" for item in shown]
     if len(finding.items) > len(shown):
         lines[-1] += f" (and {len(finding.items) - len(shown):,} more; see {lists})"
     return lines
+
+
+def _example(item: Repair) -> str:
+    """One line. A long path loses its start, not the problem its end: the report has all of it."""
+    where = item.image or item.where
+    room = _WIDTH - len(f"…: {item.problem}")
+    if not item.image and _LEAST <= room < len(where):
+        where = f"…{where[-room:]}"
+    text = f"{where}: {item.problem}"
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def _between(between: Between) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.builder import TWICE
 from urbancross_bench.data.captions import CaptionFacts, caption_facts, owned
 from urbancross_bench.data.domain import check, split_of
 from urbancross_bench.data.floors import split_floors
@@ -244,8 +245,8 @@ def _unnamed(domain: Domain) -> Iterator[Finding]:
         if PurePosixPath(name).suffix.lower() in suffixes
         and (PurePosixPath(name).name if isinstance(images, ZipImages) else name) not in known
     ]
-    items = [Repair(f"{images.place}:{name}", "no caption names it", "", name) for name in others]
-    text = "{} images beside the domain's {:,} {are} named by no caption"
+    items = [Repair(f"{images.place}:{name}", "no caption of the domain names it", "", name) for name in others]
+    text = "{} images beside the domain's {:,} {are} named by none of its captions"
     yield from _found("images without captions", "note", text, len(domain.image_names), items)
 
 
@@ -275,11 +276,12 @@ def _repairs(domain: Domain) -> Iterator[Finding]:
     """What the reader left out or read differently, by what it was."""
     groups: dict[tuple[str, str], list[Repair]] = {}
     for repair in domain.repairs:
-        problem = re.sub(r"(['\"]).*\1", "…", repair.problem, flags=re.DOTALL)
+        problem = re.sub(r"(['\"]).*\1|(?<=\bline )\d+", "…", repair.problem, flags=re.DOTALL)
         groups.setdefault((problem, repair.remedy), []).append(repair)
     for (problem, remedy), repairs in groups.items():
-        level: Level = "warning" if remedy == "left out" else "note"
-        text = f"the reader noted {len(repairs):,} places: {problem}; {remedy}"
+        level: Level = "warning" if remedy in ("left out", TWICE) else "note"
+        places = "place" if len(repairs) == 1 else "places"
+        text = f"the reader noted {len(repairs):,} {places}: {problem}; {remedy}"
         yield Finding(f"reader: {problem}", level, text, len(repairs), tuple(repairs))
 
 

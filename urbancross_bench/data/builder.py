@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from urbancross_bench.data.text import is_utf8
+from urbancross_bench.data.text import beyond_ascii, is_utf8, read_text
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
 
 BARE = "image without a caption"  # the problem of a repair
+TWICE = "kept: its captions count twice"  # the remedy of one
 
 
 class DomainBuilder:
@@ -86,10 +87,17 @@ class DomainBuilder:
         """Note an image that the reader does not add: `data check` lists it, plans and records count it."""
         self._repairs.append(Repair(where, problem, "left out", name))
 
-    def encoding(self, file: Path) -> None:
-        """Note a text file that is not UTF-8."""
-        if not is_utf8(file):
-            self._repairs.append(Repair(str(file), "not UTF-8", "read as GB 18030"))
+    def copied(self, image: int, line: int, earlier: int, where: str) -> None:
+        """Note a row of an image that says again, field for field, what an earlier line says."""
+        problem = f"line {line} is the same row as line {earlier}"
+        self._repairs.append(Repair(where, problem, TWICE, self._names[image]))
+
+    def encoding(self, file: Path, encoding: str | None = None) -> None:
+        """Note a text file in another encoding than UTF-8, with words that tell whether it is the right one."""
+        found = None if is_utf8(encoding) else beyond_ascii(read_text(file, encoding))
+        if found:
+            line, words = found
+            self._repairs.append(Repair(f"{file}:{line}", f"not ASCII: {words!r}", f"read as {encoding}"))
 
     def build(self, images: Callable[[list[str]], ImageSource], **facts: Any) -> Domain:
         """The domain. `images` opens the images of some names; `facts` are further fields of `Domain`.

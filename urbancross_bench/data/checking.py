@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -23,7 +24,8 @@ from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import Domain
 from urbancross_bench.interfaces.renderer import harmless
 
-_LONGEST = 90  # characters of a domain in a file name: two must fit into 255 bytes
+_LONGEST = 60  # bytes of a domain in a file name, which may have two
+_END = 20  # bytes that are kept of either end of a longer one
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +127,31 @@ def write(check: Check, folder: Path) -> None:
 
 
 def file_names(names: Iterable[str]) -> dict[str, str]:
-    """What domains are called in file names: safe everywhere, and different even where case is not told apart."""
+    """What domains are called in file names: safe everywhere, and different even where case is not told apart.
+
+    Long ones keep both ends: the reader, and the options given last, which often tell two domains of a file apart.
+    """
     safe: dict[str, str] = {}
     for name in names:
-        short = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.") or "domain"
-        if len(short) > _LONGEST or short.casefold() in {other.casefold() for other in safe.values()}:
-            short = f"{short[: _LONGEST - 9]}-{digest([name.encode()])[:8]}"
+        spelt = "".join(letter if _is_safe(letter) else "-" for letter in unicodedata.normalize("NFC", name))
+        short = re.sub("-+", "-", spelt).strip("-.") or "domain"
+        if len(short.encode()) > _LONGEST:
+            start, end = short.encode()[:_END], short.encode()[-_END:]
+            ends = [part.decode(errors="ignore").strip("-.") for part in (start, end)]
+            short = f"{ends[0]}-{_hash(name)}-{ends[1]}"
+        elif short.casefold() in {other.casefold() for other in safe.values()}:
+            short = f"{short}-{_hash(name)}"
         safe[name] = short
     return safe
+
+
+def _is_safe(letter: str) -> bool:
+    """Whether a file name may have it: letters of any script with their marks, digits, underscore, point."""
+    return letter.isalnum() or letter in "_." or unicodedata.category(letter).startswith("M")
+
+
+def _hash(name: str) -> str:
+    return digest([name.encode(errors="backslashreplace")])[:8]
 
 
 def _within(found: Audit) -> list[Pair]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from urbancross_bench.data.builder import DomainBuilder
 from urbancross_bench.data.feature_files import PromptBundle, read_bundle, read_features
@@ -21,18 +21,20 @@ from urbancross_bench.data.images import FileImages, is_file, list_files, open_i
 from urbancross_bench.data.index import signature, verifying
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
-from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
+from urbancross_bench.data.text import Faults, no_columns, read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, PluginError
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
 from urbancross_bench.interfaces.options import Options
 
 __all__ = [
     "DomainBuilder",
+    "Faults",
     "FeatureRows",
     "FileImages",
     "FileOptions",
     "PromptBundle",
     "StoredImages",
+    "TextOptions",
     "box_facts",
     "class_in_name",
     "data_folder",
@@ -44,6 +46,7 @@ __all__ = [
     "list_files",
     "metadata_entries",
     "name_facts",
+    "no_columns",
     "open_images",
     "read_bundle",
     "read_csv",
@@ -85,6 +88,21 @@ class FileOptions(Options):
         return self
 
 
+class TextOptions(FileOptions):
+    """And of those read from text files, which do not say themselves what encoding they are in."""
+
+    encoding: str = Field(default="utf-8", description="of the caption files: utf-8, latin-1, gb18030, …")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"no encoding of texts has this name: {error}") from error
+        return encoding
+
+
 def split_name(name: str, where: str) -> str:
     """`train`, `val` or `test` for what files call them (`restval` counts as train, `valid` is val).
 
@@ -92,7 +110,9 @@ def split_name(name: str, where: str) -> str:
     """
     name = _SPLIT_NAMES.get(name.strip().lower(), name.strip().lower())
     if name and name not in SPLITS:
-        raise DataError(f"{where}: unknown split {name!r}; known: {', '.join((*SPLITS, *_SPLIT_NAMES))}")
+        raise DataError(
+            f"{where}: unknown split {name!r}; known: {', '.join(filter(None, (*SPLITS, *_SPLIT_NAMES)))}"
+        )
     return name
 
 

@@ -1,85 +1,139 @@
-"""Text files of the field: lines, JSON and csv, each error with file and line."""
+"""Text files of the field: lines, JSON and csv, each error with file and line.
+
+`encoding` is what the user says a file is in, None for a reader that does not let them say so: it reads UTF-8.
+"""
 
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, did_you_mean
+from urbancross_bench.errors import DataError, did_you_mean, nearest
 
 csv.field_size_limit(2**24)
 _WRAPPED = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_SAID = 10  # faults that a message names
+_PROPOSED = ("latin-1", "cp1252", "gb18030")  # encodings of a file that is not UTF-8, where they fit
+_SEPARATORS = {";": ";", "\t": "tab", "|": '"|"', ",": ","}  # as an option writes them
 
 
-def read_text(file: Path) -> str:
-    """A file as UTF-8 (with or without byte order mark), else as GB 18030, which some copies are in.
+class Faults:
+    """What is wrong with single rows, gathered so that a user hears of all of it at once."""
 
-    Raises DataError if it is neither, if it is UTF-8 with a damaged place, or cannot be read.
+    def __init__(self) -> None:
+        self._first: list[str] = []
+        self._count = 0
+
+    def add(self, error: DataError) -> None:
+        """Gather an error; the row that it is about is passed over."""
+        self._count += 1
+        if self._count <= _SAID:
+            self._first.append(str(error))
+
+    def raise_any(self) -> None:
+        """Raise DataError naming the first ten, a line each. With none, nothing."""
+        if self._count == 1:
+            raise DataError(self._first[0])
+        if self._count:
+            more = [f"and {self._count - _SAID:,} more"] if self._count > _SAID else []
+            raise DataError("\n  ".join([f"{self._count:,} faults:", *self._first, *more]))
+
+
+def read_text(file: Path, encoding: str | None = None) -> str:
+    """A file as UTF-8 (with or without byte order mark), or in the encoding that its user names.
+
+    No encoding is guessed: many files in Latin-1 are valid GB 18030 too, and then say other words. Raises
+    DataError naming the line that is not in the encoding, or if the file cannot be read.
     """
     content = _content(file)
     try:
-        return content.decode("utf-8-sig")
+        if is_utf8(encoding):
+            return content.decode("utf-8-sig")
+        return content.decode(encoding or "").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-    letters = [letter for letter in content.decode("utf-8", "surrogateescape") if letter > "\x7f"]
+        start = error.start
+    except UnicodeError as error:
+        raise DataError(f"{file}: not {encoding}: {error}") from error
+    line = content.count(b"\n", 0, start) + 1
+    where = f"{file}:{line}"
+    if not is_utf8(encoding):
+        raise DataError(f"{where}: byte 0x{content[start]:02x} is not {encoding}")
+    letters = _NOT_ASCII.findall(content.decode("utf-8", "surrogateescape"))
     if 2 * sum("\ud800" <= letter <= "\udfff" for letter in letters) < len(letters):
-        raise DataError(f"{file}:{line}: not UTF-8, as the rest of the file is; it is damaged here")
-    try:
-        return content.decode("gb18030").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        raise DataError(f"{file}:{line}: neither UTF-8 nor GB 18030; convert the file to UTF-8") from None
+        raise DataError(f"{where}: not UTF-8, as the rest of the file is; it is damaged here")
+    remedy = "convert the file to UTF-8" if encoding is None else _proposal(content)
+    raise DataError(f"{where}: byte 0x{content[start]:02x} is not UTF-8; {remedy}")
 
 
-def is_utf8(file: Path) -> bool:
-    """Whether `read_text` takes the file as UTF-8. Raises DataError if it cannot be read."""
-    try:
-        _content(file).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return False
-    return True
+def is_utf8(encoding: str | None) -> bool:
+    """Whether `read_text` takes a file as UTF-8."""
+    return encoding is None or codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
 
 
-def read_lines(file: Path) -> list[str]:
+def beyond_ascii(text: str) -> tuple[int, str] | None:
+    """The number of the first line with a character outside ASCII, and the words around it. None without one."""
+    found = _NOT_ASCII.search(text)
+    if found is None:
+        return None
+    place = found.start()
+    start = max(text.rfind("\n", 0, place) + 1, place - 12)
+    words = text[start : place + 24].splitlines()[0].strip()
+    return text.count("\n", 0, place) + 1, words
+
+
+def read_lines(file: Path, encoding: str | None = None) -> list[str]:
     """The lines of a file, blank ones too: which line it is pairs it with another file's."""
     # Only a newline ends a line: splitlines() would also cut at characters that stand within captions.
-    lines = read_text(file).replace("\r\n", "\n").split("\n")
+    lines = read_text(file, encoding).replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, encoding: str | None = None) -> Any:
     """Any JSON value. Raises DataError naming file and line.
 
     A key that stands twice in an object is an error: which value is meant, and what belongs to it, is not said.
     """
     try:
-        return json.loads(read_text(file), object_pairs_hook=_object)
+        return json.loads(read_text(file, encoding), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise DataError(f"{file}:{error.lineno}: {file.name} is not JSON: {error.msg}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
 
 
-def read_csv(file: Path, columns: Sequence[str], separator: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(
+    file: Path,
+    columns: Sequence[str],
+    separator: str | None = None,
+    encoding: str | None = None,
+    faults: Faults | None = None,
+) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a csv file, each with the number of its last line. `columns` must be there; others come along.
 
-    Raises DataError naming file and line: a missing or repeated column, a row with more or fewer fields.
+    separator: what the user says it is, None for a reader that does not let them say so: a comma.
+    faults: takes what is wrong with single rows, which are then passed over.
+
+    Raises DataError naming file and line: missing or repeated columns, a row with more or fewer fields.
     """
+    text = io.StringIO(read_text(file, encoding), newline="")
     try:
-        rows = csv.reader(io.StringIO(read_text(file), newline=""), delimiter=separator, strict=True)
+        rows = csv.reader(text, delimiter=separator or ",", strict=True)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {separator!r} cannot separate columns: {error}") from error
     try:
         header = [name.strip() for name in next(rows, [])]
-        missing = [name for name in columns if name not in header]
+        missing = no_columns(columns, header)
         if missing:
-            raise DataError(f"{file}:1: no column {missing[0]!r}.{did_you_mean(missing[0], header)}")
+            raise DataError(f"{file}:1: {_other_separator(columns, header, separator) or missing}")
         repeated = [name for name in header if header.count(name) > 1]
         if repeated:
             raise DataError(f"{file}:1: column {repeated[0]!r} stands twice")
@@ -87,10 +141,25 @@ def read_csv(file: Path, columns: Sequence[str], separator: str = ",") -> Iterat
             if not row:
                 continue
             if len(row) != len(header):
-                raise DataError(f"{file}:{rows.line_num}: {len(row)} fields, but the header names {len(header)}")
+                problem = DataError(
+                    f"{file}:{rows.line_num}: {len(row)} fields, but the header names {len(header)}"
+                )
+                if faults is None:
+                    raise problem
+                faults.add(problem)
+                continue
             yield rows.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(f"{file}:{rows.line_num}: not csv: {error}") from error
+
+
+def no_columns(wanted: Iterable[str], known: Sequence[str]) -> str:
+    """What to say of the wanted columns that are not there, each once; empty if all are."""
+    missing = [name for name in dict.fromkeys(wanted) if name not in known]
+    hints = [did_you_mean(name, known) if nearest(name, known) else "" for name in missing]
+    said = " ".join(f"No column {name!r}.{hint}" for name, hint in zip(missing, hints, strict=True))
+    listed = "" if all(hints) or not known else f" Known: {', '.join(sorted(known))}."
+    return f"n{said[1:]}{listed}" if said else ""
 
 
 def unwrap(name: str, where: str) -> str:
@@ -107,6 +176,34 @@ def unwrap(name: str, where: str) -> str:
         return str(ast.literal_eval(name).decode())
     except (ValueError, SyntaxError) as error:
         raise DataError(f"{where}: {name!r} is not an image name: {error}") from error
+
+
+def _proposal(content: bytes) -> str:
+    """How a user may name the encoding of a file, with what the likely ones make of its words."""
+    proposed = ("utf-16",) if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else _PROPOSED
+    reads = dict[str, str]()
+    for encoding in proposed:
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        _, words = beyond_ascii(text.removeprefix("\ufeff")) or (0, text[:24])
+        # Control characters in place of letters: it is another one.
+        if words not in reads.values() and not re.search(r"[\x80-\x9f]", text):
+            reads[encoding] = words
+    said = ", ".join(f"encoding={encoding} reads {words!r}" for encoding, words in reads.items())
+    return f"say what it is by the option `encoding`{f': {said}' if said else ''}"
+
+
+def _other_separator(columns: Sequence[str], header: Sequence[str], separator: str | None) -> str:
+    """What to say of a header whose only field has the wanted columns in it, between other separators."""
+    if len(header) != 1:
+        return ""
+    for other, option in _SEPARATORS.items():
+        if other in header[0] and not no_columns(columns, [name.strip() for name in header[0].split(other)]):
+            remedy = "put commas" if separator is None else f"write separator={option}"
+            return f"the columns are separated by {other!r}, not by {separator or ','!r}; {remedy}"
+    return ""
 
 
 def _content(file: Path) -> bytes:

@@ -27,6 +27,10 @@ class Items:
     right: tuple[Ints, Ints]
     picture: Ints
 
+    def __post_init__(self) -> None:
+        for array in (self.image, self.text, *self.right, self.picture):
+            array.flags.writeable = False  # all metrics are shown them
+
 
 def classic(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints | None) -> Items:
     """An image's own texts are right, the best of them counts; a text's own image is right.

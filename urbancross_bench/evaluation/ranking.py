@@ -55,9 +55,7 @@ class DirectionRanking:
     k: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for value in vars(self).values():
-            if isinstance(value, np.ndarray):
-                value.flags.writeable = False  # metrics look at one ranking, one after the other
+        _protect(self)
 
     @property
     def gallery(self) -> int:
@@ -71,11 +69,15 @@ class DirectionRanking:
     @cached_property
     def ranks(self) -> Floats:
         """(Q,) 1-based rank of the first right answer under the tie rule."""
-        return TIES[self.ties].ranks(self.greater, self.tied, self.tied_positives)
+        return _read_only(TIES[self.ties].ranks(self.greater, self.tied, self.tied_positives))
 
-    @cached_property
+    @property
     def recall(self) -> dict[int, float]:
         """K → R@K in percent: the mean of `hits`."""
+        return {**self._recall}
+
+    @cached_property
+    def _recall(self) -> dict[int, float]:
         return {k: 100.0 * float(self.hits(k).mean()) for k in self.k}
 
     @property
@@ -91,7 +93,7 @@ class DirectionRanking:
     @cached_property
     def reciprocal_ranks(self) -> Floats:
         """(Q,) 1 / rank of the first right answer, by expectation where the tie rule is `expected`."""
-        return TIES[self.ties].reciprocals(self.greater, self.tied, self.tied_positives)
+        return _read_only(TIES[self.ties].reciprocals(self.greater, self.tied, self.tied_positives))
 
     @property
     def mrr(self) -> float:
@@ -113,6 +115,9 @@ class Inputs:
     text_id: Ints | None
     image_class: Ints | None
 
+    def __post_init__(self) -> None:
+        _protect(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
@@ -129,6 +134,9 @@ class Ranking:
     ties: str
     inputs: Inputs | None = None
 
+    def __post_init__(self) -> None:
+        _protect(self)
+
     @property
     def mr(self) -> float:
         """mR: the mean of R@K over all K and both directions, in percent."""
@@ -141,16 +149,34 @@ class Ranking:
             raise ValueError(f"{what} needs the embeddings, which a record does not hold")
         return self.inputs
 
-    @cached_property
+    @property
     def map_at_r(self) -> dict[Direction, float]:
         """mAP@R in percent per direction; another pass over the embeddings where queries have several answers.
 
         See `positions.average_precisions`. Raises ValueError for a ranking without `inputs`.
         """
+        return {**self._map_at_r}
+
+    @cached_property
+    def _map_at_r(self) -> dict[Direction, float]:
         from urbancross_bench.evaluation.positions import average_precisions
 
         directions: tuple[Direction, ...] = ("i2t", "t2i")
         return {name: 100.0 * float(average_precisions(self, name).mean()) for name in directions}
+
+
+def _protect(shared: Any) -> None:
+    """Make arrays read-only: all metrics are shown them, and none may move the value of another."""
+    for name, value in vars(shared).items():
+        if isinstance(value, np.ndarray):
+            object.__setattr__(shared, name, _read_only(value))
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of the array, which may be its caller's own, that nobody can write to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def evaluate_retrieval(

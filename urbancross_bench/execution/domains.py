@@ -88,8 +88,9 @@ class PlannedDomain:
         remarks = [str(self.excluded)] if self.excluded else []
         if self.domain.repairs:
             bare = sum(repair.problem == BARE for repair in self.domain.repairs)
-            out = f", {bare} images without a caption left out" if bare else ""
-            remarks.append(f"its reader noted {len(self.domain.repairs)} repairs{out}; `data check` lists them")
+            out = f", {_counted(bare, 'image')} without a caption left out" if bare else ""
+            noted = _counted(len(self.domain.repairs), "repair")
+            remarks.append(f"its reader noted {noted}{out}; `data check` lists them")
         if self.domain.mark:
             remarks.append(f"its splits are {self.domain.mark}; rows that use it are marked")
         return [f"domain {self.name!r}: {remark}" for remark in remarks]
@@ -104,6 +105,10 @@ class Domains:
 
     def __getitem__(self, name: str) -> PlannedDomain:
         return self.by_name[name]
+
+    def training_images(self, scenario: Scenario) -> int:
+        """How many its sources have."""
+        return sum(len(self.by_name[name].splits["train"].members) for name in scenario.source)
 
 
 def read_domain(
@@ -200,9 +205,13 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except UrbanCrossError as error:
-        raise type(error)(f"domain {name!r}: {error}") from error
+        raise error.after(f"domain {name!r}: ") from error
     except Exception as error:
         raise PluginError(f"domain {name!r}: what its plugin gave cannot be used: {error!r}") from error
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _refuse_disguised_target(scenario: Scenario, domains: Mapping[str, PlannedDomain]) -> None:

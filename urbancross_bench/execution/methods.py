@@ -151,7 +151,10 @@ class PlannedMethod:
 
         The cells of an ablation have their entry's search, whatever part of it they take out.
         """
-        space = grid.search.space.get(self.name, {}) if grid.search and not grid.ablation else {}
+        spaces = grid.search.space if grid.search else {}
+        space = spaces.get(self.name, {})
+        if grid.ablation and space == spaces.get(grid.ablation.of):
+            return
         for option, why in _idle_in_all([trial.resolved for trial in self.trials]).items():
             if option in space:
                 where = f"grid {grid.name!r}: search.space: {self.name}"

@@ -13,6 +13,7 @@ from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.ablating import Ablating, with_ablation
 from urbancross_bench.execution.domains import open_domains
 from urbancross_bench.execution.methods import PlannedMethod, Trial, refuse_idle, setting_of
+from urbancross_bench.execution.remarks import remarks
 from urbancross_bench.execution.skipping import reason_to_skip
 from urbancross_bench.execution.specification import Specification
 from urbancross_bench.execution.stage import Stage
@@ -70,7 +71,7 @@ class Run:
 class Plan:
     """The runs in order, and every stage they need by key; a stage stands after its inputs.
 
-    `modules` are those of the plugins it uses, `remarks` what a user has to know of its data. `grid` has the cells
+    `modules` are those of the plugins it uses, `remarks` what a user has to know of it. `grid` has the cells
     of its ablation among its entries; `ablation` is what a leaderboard has to know of them.
     """
 
@@ -148,14 +149,16 @@ class _Planner:
         methods = [part for method in self._methods.values() for part in (method.resolved, method.trained)]
         used = [*encoders, *methods, *self._selectors, *self._metrics]
         modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
-        remarks = tuple(remark for domain in self._domains.by_name.values() for remark in domain.remarks())
         ablation = self._ablating.view(
             {
                 "adaptation": {name: method.identity() for name, method in self._methods.items()},
                 "encoder": {name: encoder.identity for name, encoder in self._encoders.items()},
             }
         )
-        return Plan(grid, tuple(runs), self._stages, modules, remarks, ablation)
+        searched = grid.search.space if grid.search else ()
+        trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
+        told = tuple(remarks(grid, self._domains, trials))
+        return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
         encoder, method = self._encoders[name], self._methods[adaptation]
@@ -230,7 +233,7 @@ class _Planner:
 
     def _in_steps(self, recipe: T, scenario: Scenario) -> T:
         """A recipe with its length in steps of this scenario's sources."""
-        images = sum(len(self._domains[name].splits["train"].members) for name in scenario.source)
+        images = self._domains.training_images(scenario)
         found = recipe.in_steps(max(1, images // recipe.batch_size))
         if isinstance(found, Budget) and found.steps and found.checkpoints > found.steps:
             raise UsageError(

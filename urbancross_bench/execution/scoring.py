@@ -22,6 +22,7 @@ from urbancross_bench.evaluation.statistics import (
     resampled_images,
     resampled_means,
 )
+from urbancross_bench.execution.versions import DISTRIBUTION
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.registry import Registry, Resolved
 
@@ -90,12 +91,13 @@ def metric_values(
 
     `metrics`: name → value, interval (null where there is none), chance and parts. `lacking`: metric → what it
     needs and is not there. `failed`: metric → what went wrong; it costs that metric's values only. A metric that
-    needs nothing is shown no `inputs`, as it would be of a record.
+    needs nothing is shown no `inputs`, as it would be of a record. The project's own metrics come first, so that
+    the names of their values are theirs.
     """
     resamples = resampled_images(ranking.images, draws)
     found: dict[str, dict[str, Any]] = {"metrics": {}, "lacking": {}, "failed": {}}
     kept: dict[str, Floats] = {}
-    for resolved in metrics:
+    for resolved in sorted(metrics, key=lambda metric: metric.plugin.provider.distribution != DISTRIBUTION):
         name = str(resolved.reference)
         needs = resolved.plugin.registration.needs
         missing = sorted(needs - _there(ranking))

@@ -12,6 +12,8 @@ from urbancross_bench.execution.items import candidates_of, diverged_in, read_em
 from urbancross_bench.execution.job import Job
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 
+_ROUNDING = 1e-12  # of a score
+
 
 class Choice:
     """The candidates of all trials of a run, and a selector's scores of them.
@@ -23,12 +25,16 @@ class Choice:
         resolved = job.planned("selector", job.work["selector"], job.facts["selector"])
         self._job = job
         self._needs = resolved.plugin.registration.needs
-        diverged = [self._diverged(trial) for trial in range(len(job.group("test")))]
+        # Test features have no say, unless there is nothing else to see how a trial went.
+        self._roles = sorted(
+            {"target_val" if need == "target_unpaired" else need for need in self._needs} or {"test"}
+        )
+        diverged = [self._diverged(trial, self._roles) for trial in range(job.work["trials"])]
         self._places = [
             (trial, number, said)
-            for trial, folder in enumerate(job.group("test"))
+            for trial in range(job.work["trials"])
             if not diverged[trial]
-            for number, said in enumerate(candidates_of(folder))
+            for number, said in enumerate(candidates_of(self._folders(self._roles[0], trial)[0]))
         ]
         selector: Selector = resolved.build()
         self.scores = [
@@ -42,8 +48,12 @@ class Choice:
                 f"selector {job.work['selector']!r} gave {len(self.scores)} scores for {len(self._places)} "
                 f"candidates, {len(finite)} of them numbers"
             )
-        best = self.scores.index(max(finite))
+        # Equal ones may differ by how their sums were rounded.
+        least = max(finite) - _ROUNDING * abs(max(finite))
+        best = next(place for place, score in enumerate(self.scores) if least <= score < math.inf)
         self.trial, self.number, _ = self._places[best]
+        if failed := self._diverged(self.trial, ["test"]):
+            raise RunError(failed)
 
     def as_json(self) -> list[dict[str, Any]]:
         """Every candidate with its score, null where the selector passed it over."""
@@ -57,10 +67,9 @@ class Choice:
         each = len(folders) // self._job.work["trials"]
         return folders[trial * each : (trial + 1) * each]
 
-    def _diverged(self, trial: int) -> str:
+    def _diverged(self, trial: int, roles: Sequence[str]) -> str:
         """How a trial diverged, as any of what is looked at shows; empty where none does."""
-        roles = {"test", *("target_val" if need == "target_unpaired" else need for need in self._needs)}
-        folders = [folder for role in sorted(roles) for folder in self._folders(role, trial)]
+        folders = [folder for role in roles for folder in self._folders(role, trial)]
         return next(filter(None, map(diverged_in, folders)), "")
 
     def _candidate(self, trial: int, number: int, said: dict[str, Any]) -> Candidate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,21 @@ from urbancross_bench.leaderboard.view import View
 from urbancross_bench.specs import AblationView, row_key
 
 CELLS, EFFECTS = "ablation", "ablation_effects"
-DIFFERENCE, EFFECT, CHANGE, VERDICT = "Δ base", "effect", "change", "verdict"
+DIFFERENCE, EFFECT, CHANGE, TRIALS, VERDICT = "Δ base", "effect", "change", "trials", "verdict"
 _ON_VERDICTS = (
     "Verdict: paired bootstrap over images and seeds, 5 % over all lines with three seeds or more in this table "
     "(Holm's correction)."
 )
+_ON_TRIALS = (
+    "Cells of one search had different numbers of trials: where a level takes out the part that a searched option "
+    "belongs to, the option does nothing, and no trials differ in it. A cell with more trials had more to choose "
+    "from, and what that was worth is in the differences, too."
+)
+VARIES = "varies"
 _SETUP = ("budget", "precision", "threads", "ranks", "code")
 _MEASURED = ("protocol", "ties", "precision", "measured_by")
 Combination = tuple[str, ...]  # one level of each factor, in their order
+Searched = tuple[int, str]  # in how many trials, and over which space; an empty one without a search
 Line = Mapping[str, Cell]
 
 
@@ -42,10 +49,12 @@ def ablation_tables(rows: Sequence[Row], view: View) -> list[Table]:
         return []
     blocks = _blocks([row for row in rows if row.shifted], view)
     title = f"{view.title}: ablation of {view.ablation.of}"
-    tables = [_table(CELLS, title, _cell_lines(blocks, view), _notes_on_cells(view.ablation, view.metric))]
+    uneven = any(block.trials(block.cells) == VARIES for block in blocks)
+    notes = _notes_on_cells(view.ablation, view.metric, uneven=uneven)
+    tables = [_table(CELLS, title, _cell_lines(blocks, view), notes)]
     if view.ablation.design == "factorial":
         lines = _effect_lines(blocks, view)
-        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric)))
+        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric, uneven=uneven)))
     return tables
 
 
@@ -68,8 +77,8 @@ def keep_view(view: View, file: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """The cells that are compared with each other: the same recipe, measure and selector, and the same adaptation
-    where encoders are ablated, the same encoder where adaptations are.
+    """The cells that are compared with each other: the same recipe, measure, selector and search, and the same
+    adaptation where encoders are ablated, the same encoder where adaptations are.
     """
 
     ablation: AblationView
@@ -90,7 +99,13 @@ class _Block:
         row = (self.rows(cell) or next(iter(self.groups.values())))[0]
         said = method_cells(row)
         del said[self.ablation.kind]
+        said["setting"] = ", ".join(filter(None, [row.setting, _shown(row)]))  # trials have a column of their own
         return said | {name: row.score[name] for name in ("protocol", "ties")}
+
+    def trials(self, cells: Iterable[Combination]) -> Cell:
+        """How many trials of a search some cells had; None where none of them was run."""
+        found = {row.trials for cell in cells for row in self.rows(cell)}
+        return VARIES if len(found) > 1 else next(iter(found), None)
 
     def mean(self, cell: Combination, resamples: int) -> SeedMeans | None:
         """The mean over scenarios, seed by seed; None where one is missing, or has other seeds."""
@@ -160,17 +175,57 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
     ablation = view.ablation
     assert ablation is not None
     cell_of = {cell.row: tuple(cell.levels[factor] for factor in ablation.factors) for cell in ablation.cells}
-    found: dict[tuple[str, ...], dict[Combination, list[Row]]] = {}
+    found: dict[tuple[str, ...], dict[Searched, dict[Combination, list[Row]]]] = {}
     for row in rows:
         cell = cell_of.get(row_key(row.run[ablation.kind]))
         if cell is not None:
-            found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
-    return [_Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])]
+            by_search = found.setdefault(_alike(row, ablation), {})
+            by_search.setdefault(_searched(row), {}).setdefault(cell, []).append(row)
+    return [
+        _Block(ablation, view.metric, groups)
+        for _, by_search in sorted(found.items(), key=lambda one: one[0])
+        for groups in _of_each_search(by_search)
+    ]
+
+
+def _of_each_search(
+    found: Mapping[Searched, Mapping[Combination, Sequence[Row]]],
+) -> list[Mapping[Combination, Sequence[Row]]]:
+    """The rows of each cell, for each search: most records know of one.
+
+    A level may take out what a searched option belongs to, and its cell has fewer trials for that, or one where
+    nothing is left to search. So what a search lacks comes from the same space in fewer trials, then from none.
+    """
+    searches = sorted(found, reverse=True)
+    taken: set[tuple[Searched, Combination]] = set()
+    blocks: list[Mapping[Combination, Sequence[Row]]] = []
+    for place, search in enumerate(searches):
+        if all((search, cell) in taken for cell in found[search]):
+            continue
+        groups: dict[Combination, Sequence[Row]] = {}
+        for other in searches[place:]:
+            lent = found[other].items() if other[1] in (search[1], "") else ()
+            for cell, rows in lent:
+                if groups.setdefault(cell, rows) is rows:
+                    taken.add((other, cell))
+        blocks.append(groups)
+    return blocks[::-1]
+
+
+def _searched(row: Row) -> Searched:
+    search = row.run["search"]
+    return (len(search["trials"]), canonical_json(search["space"])) if search else (1, "")
+
+
+def _shown(row: Row) -> str:
+    """What was shown of the target, in the words of all tables, but for how often it was tried."""
+    return ", ".join(part for part in row.shown.split(", ") if not part.endswith(" trials"))
 
 
 def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
     """What all cells of one block share. It leads with what the lines are read by, so that these are in order."""
-    encoder, adaptation, selector, shown = row.method
+    encoder, adaptation, selector, _ = row.method
+    shown = _shown(row)
     if ablation.kind == "adaptation":
         return encoder, selector, shown, row.recipe
     # A row's recipe holds its encoder; so does what the segments weigh in pre-training.
@@ -197,8 +252,9 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
                 **block.said(cell),
                 CHANGE: block.change(cell),
                 **{f"{factor}=": level for factor, level in zip(block.ablation.factors, cell, strict=True)},
-                "scenarios": len(rows),
+                "scenarios": len({row.scenario for row in rows}),
                 "seeds": min((len(row.seeds) for row in rows), default=0),
+                TRIALS: block.trials([cell]),
                 f"mean {view.metric}": None if mean is None else estimate_of(mean),
                 DIFFERENCE: None if difference is None else difference.estimate,
                 VERDICT: verdict,
@@ -218,6 +274,7 @@ def _effect_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
     return [
         {
             **block.said(block.cells[0]),
+            TRIALS: block.trials(block.cells),
             "kind": kind,
             CHANGE: change,
             EFFECT: None if found is None else found.estimate,
@@ -238,23 +295,25 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
     return Table(name, title, columns, [list(line.values()) for line in lines], notes)
 
 
-def _notes_on_cells(ablation: AblationView, metric: str) -> list[str]:
+def _notes_on_cells(ablation: AblationView, metric: str, *, uneven: bool) -> list[str]:
     base = ", ".join(f"{factor}={levels[0]}" for factor, levels in ablation.factors.items())
     return [
         f"The base is {base}; it stands first. {DIFFERENCE}: paired difference in {metric} to it on the same "
         "images and seeds, the mean over the scenarios where there is a shift. Brackets: 95 % intervals.",
         _ON_VERDICTS,
+        *([_ON_TRIALS] if uneven else []),
         "A cell that lacks a seed or a scenario shows no number, nor does any difference to it.",
     ]
 
 
-def _notes_on_effects(metric: str) -> list[str]:
+def _notes_on_effects(metric: str, *, uneven: bool) -> list[str]:
     return [
         f"Main effect: what a level changes in {metric} against the first level of its factor, the mean over all "
         "combinations of the other factors' levels.",
         "Interaction: how much more one factor's level changes where the other factor has its level instead of "
         "its first, the mean over all combinations of the rest; 0 where two factors add up.",
         _ON_VERDICTS,
+        *([_ON_TRIALS] if uneven else []),
         "An effect of which a cell lacks a seed or a scenario shows no number.",
     ]
 

@@ -11,9 +11,11 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, printable
 from urbancross_bench.leaderboard.comparisons import Difference, detectable, judged
+from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.pairing import Sides, Wanted, other_differences, paired
 from urbancross_bench.leaderboard.queries import Asked, Queries, farthest, queries_of
 from urbancross_bench.leaderboard.rows import Row, method_cells, resample_rows
+from urbancross_bench.records import versions_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +153,7 @@ def _side_as_json(row: Row, metric: str) -> dict[str, Any]:
     return {
         "encoder": row.method[0],
         "adaptation": row.method[1],
+        "versions": versions_of(row.run["adaptation"]),
         "setting": _seen(row),
         **(_estimate(estimate) if estimate else {}),
         "runs": [seed.score.content["run"] for seed in row.seeds],
@@ -207,11 +210,7 @@ def _notes(pairs: Sequence[Pair], sides: Sides, metric: str) -> list[str]:
     ]
     if any(len(pair.a.seeds) < FEWEST_SEEDS for pair in pairs):
         notes.append("Fewer than three seeds: no difference there is more than an observation.")
-    if len({tuple(pair.cells.values()) for pair in pairs}) < len(pairs):
-        notes.append(
-            "Lines that look alike are of other recipes, or of other options under one label: --json names "
-            "their runs, and fewer places keep them apart."
-        )
+    notes += _on_alike(pairs)
     told: dict[str, list[str]] = {}
     for pair in pairs:
         every = {seed for row in (*sides.a, *sides.b) if _is_of(row, pair) for seed in row.numbers}
@@ -233,6 +232,27 @@ def _notes(pairs: Sequence[Pair], sides: Sides, metric: str) -> list[str]:
         everywhere = len(where) == len({pair.a.scenario for pair in pairs})
         notes.append(f"{text}." if everywhere else f"{text} ({'; '.join(where)}).")
     return [printable(note) for note in notes]
+
+
+def _on_alike(pairs: Sequence[Pair]) -> list[str]:
+    """What tells lines apart that look alike; none where no two do."""
+    lines: dict[tuple[str, ...], list[Pair]] = {}
+    for pair in pairs:
+        lines.setdefault(tuple(pair.cells.values()), []).append(pair)
+    alike = [some for some in lines.values() if len(some) > 1]
+    if not alike:
+        return []
+    sides = [rows for some in alike for rows in ([pair.a for pair in some], [pair.b for pair in some])]
+    versions: dict[str, None] = {}
+    for rows in sides:
+        said = [" on ".join(versions_of(row.run["adaptation"])) for row in rows]
+        if len({*said}) > 1:
+            versions[f"{rows[0].method[1]} {', '.join(said)}"] = None
+    in_order = f"In their order the versions are {'; '.join(versions)}. " if versions else ""
+    return [
+        f"Lines that look alike differ in {', '.join(differences_of(sides))}. {in_order}--json names their runs; "
+        "fewer places may keep them apart."
+    ]
 
 
 def _is_of(row: Row, pair: Pair) -> bool:

@@ -2,13 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
+from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, versions_of
+
+_NAMED = 3  # methods in a note
+
+
+def _meant(identity: Mapping[str, Any]) -> list[Any]:
+    """Which plugin with which options, whatever it is called and of whatever version."""
+    return [
+        {name: one.get(name) for name in ("name", "member", "options")}
+        for one in (identity, identity.get("base", {}))
+    ]
+
+
+def _trained_on(row: Row) -> list[Any]:
+    scenario = row.run["scenario"]
+    splits = [row.run["domains"][name]["splits"] for name in (*scenario["source"], scenario["target"])]
+    return [[one["train"], one["val"]] for one in splits]
+
+
+# In what rows of one label and scenario may differ. A change of the code comes first: the rest follows from grids.
+_DIFFERENCES: Mapping[str, Callable[[Row], Any]] = {
+    "the version of the method's code": lambda row: versions_of(row.run["adaptation"]),
+    "the version of other code": lambda row: [
+        row.run["code"],
+        row.score["measured_by"]["code"],
+        *(versions_of(one) for one in (row.run["encoder"], row.score["selected_by"])),
+    ],
+    "what its label means": lambda row: _meant(row.run["adaptation"]),
+    "its search": lambda row: row.run["search"],
+    "its encoder": lambda row: [_meant(row.run["encoder"]), row.run["encoder"]["weights"]],
+    "its recipe or budget": lambda row: [
+        row.run[name] for name in ("pretraining", "budget", "precision", "threads", "ranks")
+    ],
+    "the data it saw": lambda row: [_trained_on(row), row.run["shown"]],
+    "its segments": lambda row: [row.run["segments"], row.score["segments"]],
+    "its test split": lambda row: row.score["test"],
+    "the classes there": lambda row: row.score["items"],
+}
+
+
+def differences_of(several: Iterable[Sequence[Row]]) -> list[str]:
+    """In what the rows of any of these groups differ that look alike, in words."""
+    groups = [*several]
+    found = [
+        what
+        for what, of in _DIFFERENCES.items()
+        if any(len({canonical_json(of(row)) for row in rows}) > 1 for rows in groups)
+    ]
+    return found or ["another fact of the records"]
+
+
+def _of_one_scenario(group: Iterable[Row]) -> list[list[Row]]:
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in group:
+        found.setdefault((row.scenario, row.score["domain"]), []).append(row)
+    return [*found.values()]
 
 
 def notes_of(own: Sequence[str], rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:
@@ -83,10 +140,13 @@ def _on_rows(rows: Sequence[Row]) -> list[str]:
     notes = []
     if any(len(row.seeds) == 1 for row in rows):
         notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
-    if any(stand_twice(group) for group in groups_of(rows)):
+    if twice := [group for group in groups_of(rows) if stand_twice(group)]:
+        names = [*dict.fromkeys(group[0].method[1] for group in twice)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        changed = " or ".join(differences_of(some for group in twice for some in _of_one_scenario(group)))
         notes.append(
-            "A method stands twice in one scenario where its test split, the classes there, or what its label "
-            "means changed between runs; no mean is taken over its scenarios."
+            f"A method stands twice in one scenario where {changed} changed between runs "
+            f"({', '.join(names[:_NAMED])}{more}); no mean is taken over its scenarios."
         )
     if len({row.recipe for row in rows}) > 1:
         notes.append(

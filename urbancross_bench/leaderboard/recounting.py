@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.statistics import image_sums, interval, resampled_images, resampled_means
-from urbancross_bench.evaluation.ties import TIES
+from urbancross_bench.evaluation.ties import TIES, TieRule
 from urbancross_bench.records import Record, ScoreRecord
 
 Floats = NDArray[np.float64]
@@ -63,13 +63,17 @@ class _Counts:
 
     def values(self, kind: str, ties: str) -> Floats:
         """(Q,) what a metric reads off."""
-        rule, counts = TIES[ties], (self.greater, self.tied, self.tied_positives)
-        with np.errstate(all="ignore"):  # counts that cannot be give no number, which is told
-            if kind == "mean_rank":
-                return rule.ranks(*counts)
-            if kind == "MRR":
-                return 100.0 * rule.reciprocals(*counts)
-            return 100.0 * rule.hits(*counts, int(kind.removeprefix("R@")))
+        can_be = (self.greater >= 0) & (self.tied >= 0) & (self.tied_positives >= 1)
+        with np.errstate(all="ignore"):
+            return np.where(can_be, self._read_off(kind, TIES[ties]), np.nan)  # no number, which is told
+
+    def _read_off(self, kind: str, rule: TieRule) -> Floats:
+        counts = self.greater, self.tied, self.tied_positives
+        if kind == "mean_rank":
+            return rule.ranks(*counts)
+        if kind == "MRR":
+            return 100.0 * rule.reciprocals(*counts)
+        return 100.0 * rule.hits(*counts, int(kind.removeprefix("R@")))
 
 
 def _of_counts(score: ScoreRecord) -> tuple[dict[str, Floats], list[Figure]]:

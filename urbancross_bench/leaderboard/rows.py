@@ -100,14 +100,18 @@ class Row:
             parts.append(f"{100 * shown['share']:g} % of the pairs")
         if self.score["calibration"]:
             parts.append("transductive")
-        if self.trials > 1:
-            parts.append(f"{self.trials} trials")
+        if search := self.run["search"]:
+            drawn = len(search["trials"])
+            parts.append(f"{drawn} trials" if self.trials > 1 else f"first of {drawn} trials")
         return ", ".join(parts)
 
     @property
     def trials(self) -> int:
-        """Of a search; 1 without any."""
-        return len(self.run["search"]["trials"]) if self.run["search"] else 1
+        """Of a search, as far as the selector chose among them; 1 without any."""
+        candidates = self.score.get("candidates", [])
+        passed_over = [one["score"] is None for one in candidates if one["trial"]]
+        alone = bool(passed_over) and all(passed_over)  # `last` takes what the grid wrote
+        return len(self.run["search"]["trials"]) if self.run["search"] and not alone else 1
 
     @property
     def trained(self) -> int | None:

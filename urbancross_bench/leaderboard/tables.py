@@ -183,7 +183,7 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
             **({by: within(first)} if by else {}),
             **method_cells(first),
             **measure_cells(first),
-            "scenarios": len(group),
+            "scenarios": len({row.scenario for row in group}),
             "seeds": min(len(row.seeds) for row in group),
             f"mean {view.metric}": mean,
             "rank": rank.text if rank else None,

@@ -53,7 +53,7 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
             {
                 **method_cells(group[0]),
                 **measure_cells(group[0]),
-                "scenarios": len(group),
+                "scenarios": len({row.scenario for row in group}),
                 "seeds": min(len(row.seeds) for row in group),
                 "gap closed, %": _percent(closed),
                 f"forgotten {view.metric}": None if kept is None else _minus(estimate_of(kept)),

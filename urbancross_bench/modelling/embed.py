@@ -155,9 +155,10 @@ class _Once:
 
 
 def _finite(what: str, features: Tensor) -> Tensor:
-    bad = int((~features.isfinite().all(dim=1)).sum())
-    if bad:
-        raise DivergedError(
-            f"{bad} of {len(features)} {what} embeddings hold NaN or infinity; the encoder has diverged"
-        )
+    lost = ~features.isfinite().all(dim=1)
+    if what != "segment":  # an image's or text's direction is what is ranked
+        lost |= (features == 0).all(dim=1)
+    if bad := int(lost.sum()):
+        whose = f"{bad} of {len(features)} {what} embeddings"
+        raise DivergedError(f"{whose} are zero, or hold NaN or infinity; the encoder has diverged")
     return features

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
-from urbancross_bench.errors import did_you_mean
+from urbancross_bench.errors import did_you_mean, requirement
 from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, protocol_and_ties
 from urbancross_bench.specs.ablation import Ablation
-from urbancross_bench.specs.training import Budget, Pretraining, Spec
+from urbancross_bench.specs.training import Budget, PlacedError, Pretraining, Spec
+
+_REFERENCES = "must be a list of references, or a mapping from names to references"
 
 
 class Range(Spec):
@@ -55,7 +57,7 @@ class Scenario(Spec):
     @model_validator(mode="before")
     @classmethod
     def _one_source_or_several(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and isinstance(value.get("source"), str):
+        if isinstance(value, Mapping) and isinstance(value.get("source"), (str, int, float)):
             return {**value, "source": (value["source"],)}
         return value
 
@@ -143,33 +145,36 @@ class Grid(Spec):
         value = dict(value)
         for key in ("domains", "encoders", "adaptations"):
             entries = value.get(key)
-            if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
-                if len(set(entries)) < len(entries):
-                    raise ValueError(f"an entry of {key} stands twice")
+            if isinstance(entries, list):
+                _refuse_what_is_no_text(entries, key)
+                _refuse_twins(entries, key)
                 value[key] = {entry: entry for entry in entries}
             elif key in value and not isinstance(entries, Mapping):
-                raise ValueError(f"{key} must be a list of references, or a mapping from names to references")
+                raise PlacedError(f"{key} {_REFERENCES}", key)
         return value
 
     @model_validator(mode="after")
     def _scenarios_name_domains(self) -> Self:
-        for scenario in self.expanded_scenarios():
-            for domain in (*scenario.source, scenario.target):
+        seen: set[Scenario] = set()
+        for number, scenario in enumerate(self.expanded_scenarios()):
+            sources = ((name, ("source", place)) for place, name in enumerate(scenario.source))
+            for domain, place in (*sources, (scenario.target, ("target",))):
                 if domain not in self.domains:
                     hint = did_you_mean(domain, self.domains)
-                    raise ValueError(
-                        f"scenario {scenario} names {domain!r}, which is not among the domains.{hint}"
-                    )
+                    said = f"scenario {scenario} names {domain!r}, which is not among the domains.{hint}"
+                    raise PlacedError(said, "scenarios", number, *place)
             if len(set(scenario.source)) < len(scenario.source):
-                raise ValueError(f"scenario {scenario} names a source twice")
+                raise PlacedError(f"scenario {scenario} names a source twice", "scenarios", number, "source")
+            if scenario in seen:
+                raise PlacedError(f"scenario {scenario} stands twice", "scenarios", number)
+            seen.add(scenario)
         for name in self.search.space if self.search else ():
             if name not in self.adaptations:
                 hint = did_you_mean(name, self.adaptations)
-                raise ValueError(f"search.space names {name!r}, which is not among the adaptations.{hint}")
+                said = f"search.space names {name!r}, which is not among the adaptations.{hint}"
+                raise PlacedError(said, "search", "space", name)
         for key in ("seeds", "selectors", "protocols", "metrics"):
-            values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"an entry of {key} stands twice")
+            _refuse_twins(getattr(self, key), key)
         return self
 
     @model_validator(mode="after")
@@ -179,20 +184,21 @@ class Grid(Spec):
         of, homes = self.ablation.of, [self.adaptations, self.encoders]
         if not any(of in home for home in homes):
             hint = did_you_mean(of, {*self.adaptations, *self.encoders})
-            raise ValueError(f"ablation.of names {of!r}, which is no adaptation or encoder of the grid.{hint}")
+            said = f"ablation.of names {of!r}, which is no adaptation or encoder of the grid.{hint}"
+            raise PlacedError(said, "ablation", "of")
         if all(of in home for home in homes):
-            raise ValueError(
-                f"ablation.of names {of!r}, an adaptation and an encoder of the grid; rename one of them"
-            )
+            said = f"ablation.of names {of!r}, an adaptation and an encoder of the grid; rename one of them"
+            raise PlacedError(said, "ablation", "of")
         return self
 
     @model_validator(mode="after")
     def _protocols_differ(self) -> Self:
         meant: dict[tuple[str, str], str] = {}
-        for name in self.protocols:
+        for place, name in enumerate(self.protocols):
             twin = meant.setdefault(protocol_and_ties(name, self.ties), name)
             if twin != name:
-                raise ValueError(f"protocols {twin!r} and {name!r} are the same here; remove one of them")
+                said = f"protocols {twin!r} and {name!r} are the same here; remove one of them"
+                raise PlacedError(said, "protocols", place)
         return self
 
     def expanded_scenarios(self) -> tuple[Scenario, ...]:
@@ -200,6 +206,21 @@ class Grid(Spec):
         if self.scenarios != "all_ordered_pairs":
             return self.scenarios
         return tuple(Scenario(source=(s,), target=t) for s in self.domains for t in self.domains)
+
+
+def _refuse_what_is_no_text(entries: Sequence[Any], key: str) -> None:
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, str):
+            quoted = requirement({"type": "string_type", "input": entry})
+            raise PlacedError(f"an entry of {key} {quoted}" if quoted else f"{key} {_REFERENCES}", key, number)
+
+
+def _refuse_twins(entries: Sequence[Any], key: str) -> None:
+    seen: set[Any] = set()
+    for number, entry in enumerate(entries):
+        if entry in seen:
+            raise PlacedError(f"an entry of {key} stands twice: {entry}", key, number)
+        seen.add(entry)
 
 
 def as_json(spec: BaseModel) -> dict[str, Any]:

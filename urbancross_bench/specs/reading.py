@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.errors import UsageError, did_you_mean, requirement
 from urbancross_bench.specs.ablation import Ablation
-from urbancross_bench.specs.grid import Grid, Scenario, Search
+from urbancross_bench.specs.grid import Grid, Range, Scenario, Search
 from urbancross_bench.specs.training import Budget, Pretraining
 
 BUILT_IN = Path(__file__).parent.parent / "grids"
+
+_Names = tuple[str | int, ...]
+_OF_KEY = "[key]"  # the end of pydantic's path to a key that is wrong itself
+_OTHER_KIND = ("tuple_type", "dict_type", "model_type")  # neither a list nor a mapping where one is needed
 
 
 def find_grid(grid: str | Path) -> Path:
@@ -75,7 +79,8 @@ def grid_of(
     try:
         return Grid.model_validate(content)
     except ValidationError as error:
-        raise UsageError("\n".join(_explain(problem, where) for problem in _telling(error.errors()))) from None
+        told = _telling([(_names(problem, content), problem) for problem in error.errors()])
+        raise UsageError("\n".join(_explain(names, those, where) for names, those in told.items())) from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -94,36 +99,59 @@ def _override(content: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
 
 
-def _telling(problems: Sequence[Any]) -> list[Any]:
-    """Without what the other branches of a union say where one got further, and so says what is meant."""
-    deepest: dict[Any, int] = {}
-    for problem in problems:
-        key = (*takewhile(lambda part: not _is_union_tag(part), problem["loc"]),)
-        if len(key) < len(problem["loc"]):
-            deepest[key] = max(deepest.get(key, 0), len(problem["loc"]))
-    return [
-        problem
-        for problem in problems
-        if all(problem["loc"][: len(key)] != key or len(problem["loc"]) == depth for key, depth in deepest.items())
-    ]
+def _names(problem: Any, content: Any) -> _Names:
+    """The keys that lead to a problem: pydantic's path, without the branches of unions that it names there."""
+    names: list[str | int] = []
+    for number, part in enumerate(problem["loc"]):
+        is_key = isinstance(content, Mapping) and part in content
+        if is_key or isinstance(part, int):
+            names.append(part)
+            is_entry = isinstance(content, (list, tuple)) and isinstance(part, int) and part < len(content)
+            content = content[part] if is_key or is_entry else None
+        elif number == len(problem["loc"]) - 1 and (problem["type"] == "missing" or part == _OF_KEY):
+            names.append(part)
+    return tuple(names)
 
 
-def _explain(problem: Any, where: Callable[[Sequence[str | int]], str]) -> str:
-    """One problem as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
-    names = [part for part in problem["loc"] if not _is_union_tag(part)]
-    key, place = ".".join(str(name) for name in names), where(names)
+def _telling(problems: Sequence[tuple[_Names, Any]]) -> dict[_Names, list[Any]]:
+    """The problems by their place, without what says nothing of what is meant.
+
+    That is whatever stands above another problem: a branch of a union that got less far, or the length of a list
+    whose entries are wrong. And at one place, the branches that would have had a value of another kind.
+    """
+    groups: dict[_Names, list[Any]] = {}
+    for names, problem in problems:
+        if not any(len(other) > len(names) and other[: len(names)] == names for other, _ in problems):
+            groups.setdefault(names, []).append(problem)
+    return {names: _of_its_kind(group) for names, group in groups.items()}
+
+
+def _of_its_kind(problems: list[Any]) -> list[Any]:
+    """Without the branches of a union that want a text, a list or a mapping where something else stands."""
+    said = [p for p in problems if p["type"] != "literal_error" or isinstance(p["input"], str)] or problems
+    return [p for p in said if p["type"] not in _OTHER_KIND] or said
+
+
+def _explain(names: _Names, problems: Sequence[Any], where: Callable[[Sequence[str | int]], str]) -> str:
+    """The problems of one place as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
+    problem = problems[0]
+    at = getattr(problem.get("ctx", {}).get("error"), "at", ())  # of a PlacedError
+    key, place = ".".join(str(name) for name in names), where([*names, *at])
+    section = ".".join(str(name) for name in names[:-1])
     if problem["type"] == "extra_forbidden":
-        section = ".".join(str(name) for name in names[:-1])
         hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
         return f"{place}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
-    return f"{place}: {f'{key}: ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
-
-
-def _is_union_tag(part: str | int) -> bool:
-    # pydantic names the branch of a union in the path: `literal['…']`, `tuple[Scenario, ...]`.
-    return isinstance(part, str) and ("[" in part or part == "tuple")
+    musts = [must for must in map(requirement, problems) if must]
+    if names[-1:] == (_OF_KEY,):
+        return f"{place}: {'.'.join(map(str, names[:-2]))}: a name {musts[0] if musts else problem['msg']}"
+    if len(musts) < len(problems):
+        said = "; or: ".join(problem["msg"].removeprefix("Value error, ") for problem in problems)
+        return f"{place}: {f'{key}: ' if key else ''}{said}"
+    value = problem["input"]
+    got = f"; got {'nothing' if value is None else reprlib.repr(value)}" if problem["type"] in _OTHER_KIND else ""
+    return f"{place}: {key} {', or '.join(musts)}{got}"
 
 
 def _known_keys(names: Sequence[str | int]) -> set[str]:
@@ -135,6 +163,8 @@ def _known_keys(names: Sequence[str | int]) -> set[str]:
         "ablation": Ablation,
     }
     model = sections.get(str(names[0]), Grid) if names else Grid
+    if names[:2] == ("search", "space"):  # its names are of the grid, and what stands below them is a range
+        model = Range
     return set(model.model_fields)
 
 
@@ -143,7 +173,7 @@ def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
     node, line = tree, tree.start_mark.line + 1
     for name in names:
         if isinstance(node, yaml.MappingNode):
-            entry = next(((k, v) for k, v in node.value if k.value == str(name)), None)
+            entry = next(((k, v) for k, v in node.value if k.value == str(name) or _means(k, name)), None)
             if entry is None:
                 break
             line, node = entry[0].start_mark.line + 1, entry[1]
@@ -153,6 +183,11 @@ def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
         else:
             break
     return line
+
+
+def _means(key: yaml.Node, name: str | int) -> bool:
+    """Whether a key that is no text, `no` say, is the number by which pydantic calls it."""
+    return key.tag.endswith((":bool", ":int")) and bool(yaml.safe_load(key.value) == name)
 
 
 def _refuse_repeated_keys(path: Path, node: yaml.Node, visited: set[int]) -> None:

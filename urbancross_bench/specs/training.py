@@ -9,6 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 Augmentation = Literal["flip", "rotate90", "crop", "rotate_crop", "colour"]
 
 
+class PlacedError(ValueError):
+    """A value of a part of the grid does not go with others; `at`: the keys that lead to it from that part."""
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.at = at
+
+
 class Spec(BaseModel):
     """A part of a grid: unknown keys are errors, nothing is changed later."""
 
@@ -95,5 +103,6 @@ class Budget(Training):
     @model_validator(mode="after")
     def _checkpoints_fit(self) -> Self:
         if self.steps and self.checkpoints > self.steps:
-            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} steps")
+            steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
+            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {steps}")
         return self

@@ -1,0 +1,29 @@
+"""What a user has to know of a plan before it is run, and what is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from urbancross_bench.execution.domains import Domains
+from urbancross_bench.specs import Grid
+
+
+def remarks(grid: Grid, domains: Domains, trials: Mapping[str, int]) -> Iterator[str]:
+    """Of its domains, its scenarios, batches larger than what they are drawn from, and the `trials` of searched
+    adaptations where they are not as many.
+    """
+    for domain in domains.by_name.values():
+        yield from domain.remarks()
+    for scenario in domains.scenarios:
+        if scenario.kind == "seen_target":
+            yield f"scenario {scenario}: its target is one of its sources, so it is no cross-domain scenario"
+    images = {" + ".join(scenario.source): domains.training_images(scenario) for scenario in domains.scenarios}
+    for key, recipe in (("pretraining", grid.pretraining), ("budget", grid.budget)):
+        for source, count in images.items():
+            if recipe.trains and recipe.batch_size > count:
+                asked = f"{key}.batch_size {recipe.batch_size:,}"
+                yield f"{asked}: {source} has {count:,} training images, so a batch is all"
+    most = max(trials.values(), default=0)
+    for name, number in trials.items():
+        if number < most:
+            yield f"search: adaptation {name!r} has {number} of {most} trials, as no more differ; its rows say so"
