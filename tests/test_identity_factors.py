@@ -135,7 +135,7 @@ LINES = [
     # Scenarios.
     Line("Grid.scenarios", {"scenarios": WITHOUT_THE_WAY_BACK}, "", f"items {DATA} {TRAINING}", alone=True),
     Line("Scenario.source", {"scenarios.0.source": ["plain", "old"]}, "", TRAINING),
-    Line("Scenario.target", {"scenarios.0.target": "old"}, "", METHOD),
+    Line("Scenario.target", {"scenarios.0.target": "plain"}, "", METHOD),
     Line("Scenario.target", {"scenarios.3.target": "plain"}, "", f"items {DATA} {METHOD}", alone=True),
     Line("Scenario.share", {"scenarios.1.share": 0.25}, "", METHOD),
     Line("Scenario.share_seed", {"scenarios.1.share_seed": 3}, "", METHOD),

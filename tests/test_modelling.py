@@ -347,3 +347,7 @@ def test_nan_embeddings_fail(tiny) -> None:  # type: ignore[no-untyped-def]
         broken.clip.visual.proj[0, 0] = math.nan
     with pytest.raises(RunError, match="image embeddings hold NaN"):
         embed_images(broken, PackedImages(Rows([np.zeros((2, 32, 32, 3), dtype=np.uint8)])), CPU)
+    with torch.no_grad():
+        broken.clip.visual.proj.zero_()
+    with pytest.raises(RunError, match="1 of 1 image embeddings hold NaN, infinity or zeros alone"):
+        embed_images(broken, PackedImages(Rows([np.zeros((2, 32, 32, 3), dtype=np.uint8)])), CPU)

@@ -160,5 +160,5 @@ def _finite(what: str, features: Tensor) -> Tensor:
         lost |= (features == 0).all(dim=1)
     if bad := int(lost.sum()):
         whose = f"{bad} of {len(features)} {what} embeddings"
-        raise DivergedError(f"{whose} are zero, or hold NaN or infinity; the encoder has diverged")
+        raise DivergedError(f"{whose} hold NaN, infinity or zeros alone; the encoder has diverged")
     return features

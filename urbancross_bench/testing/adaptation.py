@@ -44,7 +44,7 @@ class AdaptationConformance(PureConformance):
 
     @property
     def _needs(self) -> frozenset[str]:
-        return self.registry.find(self.kind, self.plugin).registration.needs
+        return self.resolved.plugin.registration.needs | self.resolved.options.needs()
 
     def prepare(self) -> None:
         """Import the method and the model, which may change what a method may not."""
