@@ -12,7 +12,7 @@ import pytest
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.statistics import SeedMeans, resampled_images, resampled_means
-from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore
+from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import ScoreRecord, read_records
 
@@ -115,3 +115,13 @@ main()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "holds no record" in done.stderr
     assert done.stdout.split() == ["NUMPY", "1"]
+
+
+def test_a_file_without_room_is_an_error_and_never_other_numbers() -> None:
+    spool = Spool()
+    numbers = np.arange(1000.0)
+    kept, into = spool.add(numbers), np.empty(1000)
+    spool.read(kept.place, into)
+    assert (into == numbers).all()
+    with pytest.raises(OSError, match="gave 4000 of 8000 bytes"):
+        spool.read(kept.place + 4000, into)

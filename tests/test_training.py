@@ -18,7 +18,7 @@ from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Options, Progress
-from urbancross_bench.modelling.curve import Curve
+from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
 from urbancross_bench.modelling.losses import Discriminator
@@ -341,8 +341,15 @@ def test_ends_of_passes_wait_with_their_steps_until_somebody_looks() -> None:
         if step in (1, 3):
             curve.close_pass(step + 1, learning_rate=0.1)
     assert curve.points == []
-    ended = curve.settle()
+    ended = [*curve.settle()]
     assert ended == curve.points
     assert [(point["step"], point["pairs"], point["loss"]) for point in ended] == [(2, 2, 2), (4, 6, 6)]
     assert curve.so_far()[2:] == [{"pairs": 9, "loss": 9}]
-    assert curve.settle() == []
+    assert [*curve.settle()] == []
+    # What ended before a training diverged is told all the same.
+    curve.close_pass(5)
+    curve.add(5, {"pairs": torch.tensor(math.nan)}, {})
+    settling = curve.settle()
+    assert next(settling)["step"] == 5
+    with pytest.raises(DivergedError):
+        next(settling)

@@ -144,7 +144,9 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
 def _asked(freedom: int, level: float) -> Floats:
     """The least difference that passes for each share of the scale, where scale and deviation add up to 1."""
     images = _experiments(freedom)[2]
-    return quantiles([Spread((1 - mixed) * images, mixed, freedom) for mixed in _MIXED], (1 + level) / 2)
+    asked = quantiles([Spread((1 - mixed) * images, mixed, freedom) for mixed in _MIXED], (1 + level) / 2)
+    asked.setflags(write=False)
+    return asked
 
 
 @lru_cache(maxsize=8)

@@ -33,19 +33,22 @@ class Spool:
     """Arrays in a temporary file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open while there are readers
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open while there are readers
         self._lock = Lock()
 
     def add(self, numbers: Floats) -> Kept:
-        """Write an array at the end."""
+        """Write an array at the end. Raises OSError where there is no room for it."""
         with self._lock:
             place = self._file.seek(0, 2)
             self._file.write(numbers.data)
+            self._file.flush()
         return Kept(self, place)
 
     def read(self, place: int, into: Floats) -> None:
         """Fill an array with the first numbers of the one that was written at a place."""
-        os.preadv(self._file.fileno(), [into.data], place)  # several threads may read at once
+        read = os.preadv(self._file.fileno(), [into.data], place)  # several threads may read at once
+        if read < into.nbytes:
+            raise OSError(f"a temporary file gave {read} of {into.nbytes} bytes")
 
 
 @dataclass(frozen=True)

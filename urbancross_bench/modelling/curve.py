@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -51,15 +51,16 @@ class Curve:
         """End a pass: the mean of each number over the steps that had it, and what stands at its end."""
         self._waiting.append(partial(self._close, step, last))
 
-    def settle(self) -> list[dict[str, float]]:
-        """Wait for the device and count in what was added; the passes that ended with it.
+    def settle(self) -> Iterator[dict[str, float]]:
+        """Wait for the device and count in what was added; the passes that ended with it, as they do.
 
         Raises DivergedError, naming the step, for a loss or gradient that is no number, and a loss that exploded.
         """
-        before, waiting, self._waiting = len(self.points), self._waiting, []
+        waiting, self._waiting = self._waiting, []
         for take_in in waiting:
+            before = len(self.points)
             take_in()
-        return self.points[before:]
+            yield from self.points[before:]
 
     def _count(self, step: int, row: Mapping[str, Tensor | float], may_overflow: bool) -> None:
         values = {name: float(value) for name, value in row.items()}
