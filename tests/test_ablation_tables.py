@@ -80,7 +80,8 @@ def record(identity: Mapping[str, Any], label: str, target: str, seed: int, valu
         "domains": {name: {"splits": {s: name + s for s in splits}} for name in ("a", target)},
     }
     score = {
-        **dict.fromkeys(("precision", "segments", "measured_by", "selected_by"), "x"),
+        **dict.fromkeys(("precision", "segments", "measured_by"), "x"),
+        "selected_by": {"name": "x"},
         **{"selector": "last", "protocol": "classic", "ties": "expected", "setting": "unsupervised"},
         **{"domain": target, "test": target, "items": target, "draws": len(target), "images": len(values)},
         "calibration": None,
@@ -284,7 +285,7 @@ def test_each_selector_has_its_own_lines_and_no_shift_has_none() -> None:
         [score] = one.scores
         assert isinstance(score, MadeUp)
         higher = replace(score, values=score.values + 10, content=copy.deepcopy(score.content))
-        higher.content["selector"] = higher.content["selected_by"] = "source_val"  # type: ignore[index]
+        higher.content.update(selector="source_val", selected_by={"name": "source_val"})  # type: ignore[attr-defined]
         higher.content["metrics"]["mR"]["value"] += 10
         in_domain = {"source": [one.spec["scenario"]["target"]], "kind": "in_domain"}
         records.append(replace(one, scores=(score, higher)))

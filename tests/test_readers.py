@@ -746,7 +746,7 @@ def test_another_separator_is_proposed(tmp_path: Path, separator: str, option: s
         table(tmp_path, text)
     chosen = Reference.parse(f"csv[separator={option}]").options
     assert list(table(tmp_path, text, **chosen).captions) == ["a"]
-    with pytest.raises(DataError, match=r"separated by ',', not by ';'; write separator=,$"):
+    with pytest.raises(DataError, match=r"separated by ',', not by ';'; write separator=\",\"$"):
         table(tmp_path, HEAD, separator=";")
 
 

@@ -23,7 +23,7 @@ _WRAPPED = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _SAID = 10  # faults that a message names
 _PROPOSED = ("latin-1", "cp1252", "gb18030")  # encodings of a file that is not UTF-8, where they fit
-_SEPARATORS = {";": ";", "\t": "tab", "|": '"|"', ",": ","}  # as an option writes them
+_SEPARATORS = {";": ";", "\t": "tab", "|": '"|"', ",": '","'}  # as an option writes them
 
 
 class Faults:

@@ -108,10 +108,11 @@ class Row:
     @property
     def trials(self) -> int:
         """Of a search, as far as the selector chose among them; 1 without any."""
-        candidates = self.score.get("candidates", [])
-        passed_over = [one["score"] is None for one in candidates if one["trial"]]
-        alone = bool(passed_over) and all(passed_over)  # `last` takes what the grid wrote
-        return len(self.run["search"]["trials"]) if self.run["search"] and not alone else 1
+        if (
+            not self.run["search"] or self.score["selected_by"]["name"] == "last"
+        ):  # which takes what the grid wrote
+            return 1
+        return len(self.run["search"]["trials"])
 
     @property
     def trained(self) -> int | None:
