@@ -119,6 +119,14 @@ def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[
         assert part in str(caught.value)
 
 
+def told(load, line: str) -> str:  # type: ignore[no-untyped-def]
+    """The one line that is said of a good grid with another one below its name."""
+    with pytest.raises(UsageError) as caught:
+        load(GOOD.replace("name: g", f"name: g\n{line}"))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("scenario", "says"),
     [
@@ -128,10 +136,7 @@ def test_errors_name_line_and_key(load, change: tuple[str, str], expected: list[
     ],
 )
 def test_a_mistake_within_a_scenario_is_told_alone(load, scenario: str, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UsageError) as caught:
-        load(GOOD.replace("name: g", f"name: g\nscenarios: [{scenario}]"))
-    assert str(caught.value).endswith(f"g.yaml:2: {says}")
-    assert "\n" not in str(caught.value)
+    assert told(load, f"scenarios: [{scenario}]").endswith(f"g.yaml:2: {says}")
 
 
 @pytest.mark.parametrize(
@@ -175,10 +180,7 @@ def test_a_mistake_within_a_scenario_is_told_alone(load, scenario: str, says: st
     ],
 )
 def test_what_has_the_wrong_form_is_told_in_words_of_the_grid(load, change: str, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UsageError) as caught:
-        load(GOOD.replace("name: g", f"name: g\n{change}"))
-    assert str(caught.value).endswith(f"g.yaml:2: {says}")
-    assert "\n" not in str(caught.value)
+    assert told(load, change).endswith(f"g.yaml:2: {says}")
 
 
 @pytest.mark.parametrize(
@@ -192,14 +194,8 @@ def test_what_has_the_wrong_form_is_told_in_words_of_the_grid(load, change: str,
     ],
 )
 def test_a_search_is_told_what_is_meant(load, values: str, says: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UsageError) as caught:
-        load(
-            GOOD.replace(
-                "name: g", f"name: g\nsearch: {{trials: 2, space: {{urbancross: {{triplet: {values}}}}}}}"
-            )
-        )
-    assert str(caught.value).endswith(f"g.yaml:2: search.space.urbancross.triplet{says}")
-    assert "\n" not in str(caught.value)
+    said = told(load, f"search: {{trials: 2, space: {{urbancross: {{triplet: {values}}}}}}}")
+    assert said.endswith(f"g.yaml:2: search.space.urbancross.triplet{says}")
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,18 @@ class RunError(UrbanCrossError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean "x"?' for the nearest of `known`, else the list of what is known."""
     known = sorted(known)
+    return meant(name, known) or (f" Known: {', '.join(known)}." if known else "")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """' Did you mean "x"?' for the nearest of `known`; empty where none looks like the name."""
     near = nearest(name, known)
-    if near is not None:
-        return f' Did you mean "{near}"?'
-    return f" Known: {', '.join(known)}." if known else ""
+    return "" if near is None else f' Did you mean "{near}"?'
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """The word for so many: `one`, or `many`, which by default is that with an s."""
+    return one if number == 1 else many or f"{one}s"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -78,7 +86,7 @@ def requirement(problem: Mapping[str, Any]) -> str | None:
         return "must be a mapping of keys to values"
     if kind == "too_short":
         least, there = problem["ctx"]["min_length"], problem["ctx"]["actual_length"]
-        return f"must have at least {least} {'entry' if least == 1 else 'entries'}, not {there}"
+        return f"must have at least {least} {plural(least, 'entry', 'entries')}, not {there}"
     if kind == "string_type":
         return _quoted(value)
     return None

@@ -39,10 +39,8 @@ class MeanTeacher(Adaptation):
         self.model, self.pair_loss = model, context.pair_loss
         self.teacher = cast(nn.Module, copy.deepcopy(model)).requires_grad_(False)
         for layer in self.teacher.modules():
-            if isinstance(layer, _BatchNorm):
-                layer.momentum = (
-                    0.0  # running statistics follow the student's, and what the teacher sees moves none
-                )
+            if isinstance(layer, _BatchNorm):  # its running statistics follow the student's
+                layer.momentum = 0.0
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on source pairs, and what teacher and student differ by."""

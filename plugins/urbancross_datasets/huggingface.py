@@ -62,14 +62,12 @@ class HuggingFace(Dataset):
             facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
             # Two rows of one file are one image with two captions; two rows of one name are a mistake.
             add = builder.row if row.file and (name, row.file) in files else builder.image
-            try:
+            with faults.gathered():
                 image = add(name, split, where, **facts)
                 found.setdefault(name.strip(), row)
                 files.add((name, row.file))
                 for caption in captions if isinstance(captions, list) else [captions]:
                     builder.caption(image, caption, where)
-            except DataError as error:
-                faults.add(error)
         faults.raise_any()
         return finish(builder, options, lambda kept: RowImages(options, [found[name] for name in kept], kept))
 

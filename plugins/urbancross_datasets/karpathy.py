@@ -102,10 +102,8 @@ def read_karpathy(
     builder, faults = DomainBuilder(name), Faults()
     builder.encoding(file, encoding)
     for number, entry in enumerate(entries):
-        try:
+        with faults.gathered():
             _add(builder, entry, f'{file}: entry {number} of "images"', facts)
-        except DataError as error:
-            faults.add(error)
     faults.raise_any()
     return builder
 

@@ -43,10 +43,8 @@ class Pir(Dataset):
         }
         builder, faults = DomainBuilder(files["train"].stem), Faults()
         for split, file in files.items():
-            try:
+            with faults.gathered():  # what is wrong with the file as a whole
                 _read(builder, file, split, options.encoding, faults)
-            except DataError as error:  # of the file as a whole
-                faults.add(error)
         faults.raise_any()
         return finish(builder, options, images_place(options.images, files["train"].parent))
 
@@ -57,10 +55,8 @@ def _read(builder: DomainBuilder, file: Path, split: str, encoding: str, faults:
         raise DataError(f"{file} holds no list of rows; is it a PIR or HarMA caption file?")
     builder.encoding(file, encoding)
     for number, row in enumerate(rows):
-        try:
+        with faults.gathered():
             _add(builder, row, split, f"{file}: row {number}")
-        except DataError as error:
-            faults.add(error)
 
 
 def _add(builder: DomainBuilder, row: dict[str, Any], split: str, where: str) -> None:

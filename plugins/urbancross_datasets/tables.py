@@ -19,7 +19,7 @@ from urbancross_bench.data.readers import (
     read_csv,
     split_name,
 )
-from urbancross_bench.errors import DataError, nearest
+from urbancross_bench.errors import DataError, meant
 from urbancross_bench.interfaces import SPLITS, Dataset, Domain
 
 _RANGES = {"latitude": (-90.0, 90.0), "longitude": (-180.0, 180.0), "resolution": (1e-3, 1e6)}
@@ -79,10 +79,8 @@ class Csv(Dataset):
         first = next(iter(files.values()))
         builder, faults, domains = DomainBuilder(options.domain or first.stem), Faults(), set[str]()
         for split, file in files.items():
-            try:
+            with faults.gathered():  # what is wrong with the file as a whole
                 _read(builder, file, split, options, faults, domains)
-            except DataError as error:  # of the file as a whole
-                faults.add(error)
         faults.raise_any()
         if options.domain_column and options.domain not in domains:
             raise DataError(f"{first}:1: {_no_domain(options.domain_column, options.domain, domains)}")
@@ -115,19 +113,16 @@ def _read(
             domains.add(domain)
             if domain != options.domain:
                 continue
-        try:
+        with faults.gathered():
             part = split_name(row[options.split_column], where) if options.split_column else split
             facts = {name: _value(name, row[column], f"{where}: {column}") for name, column in columns.items()}
             name = row[options.image_column].strip()
             image = builder.row(name, part, where, **name_facts(name), **facts)
             for column in options.caption_columns:
                 builder.caption(image, row[column], where)
-        except DataError as error:
-            faults.add(error)
-            continue
-        earlier = first_of.setdefault(hash(tuple(row.values())), line)
-        if earlier != line:
-            builder.copied(image, line, earlier, where)
+            earlier = first_of.setdefault(hash(tuple(row.values())), line)
+            if earlier != line:
+                builder.copied(image, line, earlier, where)
 
 
 def _no_domain(column: str, domain: str | None, known: set[str]) -> str:
@@ -137,9 +132,7 @@ def _no_domain(column: str, domain: str | None, known: set[str]) -> str:
     values = f"its values are {listed}" if names else "it is empty"
     if domain is None:
         return f"column {column!r} says which domain a row is of; choose one by `domain`: {values}"
-    near = nearest(domain, names)
-    hint = f' Did you mean "{near}"?' if near else ""
-    return f"no row has {domain!r} in column {column!r}; {values}.{hint}"
+    return f"no row has {domain!r} in column {column!r}; {values}.{meant(domain, names)}"
 
 
 def _value(name: str, text: str, where: str) -> Any:

@@ -79,11 +79,9 @@ class UrbanCross(Dataset):
         builder = DomainBuilder(country)
         builder.encoding(file, options.encoding)
         for where, name, caption in rows:
-            try:
+            with faults.gathered():
                 image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))
                 builder.caption(image, caption, where)
-            except DataError as error:
-                faults.add(error)
         faults.raise_any()
         images = images_place(options.images, folder)
         domain = finish(

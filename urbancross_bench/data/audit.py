@@ -20,7 +20,7 @@ from urbancross_bench.data.images import FileImages, FolderImages, NoImages, Zip
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, look_at
 from urbancross_bench.data.overlap import TRAINING, Opened, Shared, shared, twins
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, plural
 from urbancross_bench.evaluation.floors import Floors
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource, Repair
 
@@ -280,8 +280,7 @@ def _repairs(domain: Domain) -> Iterator[Finding]:
         groups.setdefault((problem, repair.remedy), []).append(repair)
     for (problem, remedy), repairs in groups.items():
         level: Level = "warning" if remedy in ("left out", TWICE) else "note"
-        places = "place" if len(repairs) == 1 else "places"
-        text = f"the reader noted {len(repairs):,} {places}: {problem}; {remedy}"
+        text = f"the reader noted {len(repairs):,} {plural(len(repairs), 'place')}: {problem}; {remedy}"
         yield Finding(f"reader: {problem}", level, text, len(repairs), tuple(repairs))
 
 

@@ -13,10 +13,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, did_you_mean, nearest
+from urbancross_bench.errors import DataError, meant
 
 csv.field_size_limit(2**24)
 _WRAPPED = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
@@ -38,6 +39,14 @@ class Faults:
         self._count += 1
         if self._count <= _SAID:
             self._first.append(str(error))
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Add what goes wrong inside, where the rest is then passed over."""
+        try:
+            yield
+        except DataError as error:
+            self.add(error)
 
     def raise_any(self) -> None:
         """Raise DataError naming the first ten, a line each. With none, nothing."""
@@ -156,7 +165,7 @@ def read_csv(
 def no_columns(wanted: Iterable[str], known: Sequence[str]) -> str:
     """What to say of the wanted columns that are not there, each once; empty if all are."""
     missing = [name for name in dict.fromkeys(wanted) if name not in known]
-    hints = [did_you_mean(name, known) if nearest(name, known) else "" for name in missing]
+    hints = [meant(name, known) for name in missing]
     said = " ".join(f"No column {name!r}.{hint}" for name, hint in zip(missing, hints, strict=True))
     listed = "" if all(hints) or not known else f" Known: {', '.join(sorted(known))}."
     return f"n{said[1:]}{listed}" if said else ""

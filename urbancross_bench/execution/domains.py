@@ -15,7 +15,7 @@ from urbancross_bench.data.builder import BARE
 from urbancross_bench.data.domain import Split, check, misshapen, split_of
 from urbancross_bench.data.exclusions import Excluded, without
 from urbancross_bench.data.segments import making_identity, open_segments
-from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean
+from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean, plural
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
@@ -88,9 +88,9 @@ class PlannedDomain:
         remarks = [str(self.excluded)] if self.excluded else []
         if self.domain.repairs:
             bare = sum(repair.problem == BARE for repair in self.domain.repairs)
-            out = f", {_counted(bare, 'image')} without a caption left out" if bare else ""
-            noted = _counted(len(self.domain.repairs), "repair")
-            remarks.append(f"its reader noted {noted}{out}; `data check` lists them")
+            out = f", {bare} {plural(bare, 'image')} without a caption left out" if bare else ""
+            repairs = len(self.domain.repairs)
+            remarks.append(f"its reader noted {repairs} {plural(repairs, 'repair')}{out}; `data check` lists them")
         if self.domain.mark:
             remarks.append(f"its splits are {self.domain.mark}; rows that use it are marked")
         return [f"domain {self.name!r}: {remark}" for remark in remarks]
@@ -208,10 +208,6 @@ def naming(name: str) -> Iterator[None]:
         raise error.after(f"domain {name!r}: ") from error
     except Exception as error:
         raise PluginError(f"domain {name!r}: what its plugin gave cannot be used: {error!r}") from error
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _refuse_disguised_target(scenario: Scenario, domains: Mapping[str, PlannedDomain]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from urbancross_bench.errors import plural
 from urbancross_bench.evaluation.significance import (
     ALPHA,
     FEWEST_SEEDS,
@@ -123,7 +124,7 @@ def detectable(compared: Compared, metric: str) -> list[str]:
         return []
     parts = []
     for (target, images, seeds), some in sorted(sizes.items()):
-        least, counted = f"{statistics.median(some):.1f}", f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
+        least, counted = f"{statistics.median(some):.1f}", f"{seeds} {plural(seeds, 'seed')}"
         parts.append(f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})")
     tested = sum(found.p is not None for _, found in compared)
     sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"

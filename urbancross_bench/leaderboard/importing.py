@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, plural
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
     completes,
@@ -113,7 +113,7 @@ def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
         return
     lacking = [
         f"{row.method[1]} on {row.method[0]}, {row.scenario}, {row.method[2]}, only "
-        f"{'seed' if len(row.numbers) == 1 else 'seeds'} {', '.join(map(str, row.numbers))}"
+        f"{plural(len(row.numbers), 'seed')} {', '.join(map(str, row.numbers))}"
         for row in make_rows(records, view.weights)
         if not row.complete
     ]

@@ -50,9 +50,8 @@ class _Joined(nn.MultiheadAttention):
     def _joint(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, W) of (B, L, W)."""
         joint = F.linear(tokens, self.in_proj_weight, self.in_proj_bias)
-        parts = joint.view(*joint.shape[:2], 3, self.num_heads, self.head_dim).unbind(
-            2
-        )  # their gradients are stacked
+        # Taken apart, so that the gradients of the three are stacked at once.
+        parts = joint.view(*joint.shape[:2], 3, self.num_heads, self.head_dim).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)
         mask = None if mask is None else mask.to(joint.dtype)
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

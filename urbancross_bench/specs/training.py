@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from urbancross_bench.errors import plural
+
 Augmentation = Literal["flip", "rotate90", "crop", "rotate_crop", "colour"]
 
 
@@ -103,6 +105,6 @@ class Budget(Training):
     @model_validator(mode="after")
     def _checkpoints_fit(self) -> Self:
         if self.steps and self.checkpoints > self.steps:
-            steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
-            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {steps}")
+            steps = plural(self.steps, "step")
+            raise ValueError(f"{self.checkpoints} checkpoints do not fit into {self.steps} {steps}")
         return self

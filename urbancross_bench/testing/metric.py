@@ -10,7 +10,7 @@ import numpy as np
 
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.evaluation.ranking import Ranking
-from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.execution.versions import DISTRIBUTION
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Resolved
 from urbancross_bench.testing.alike import difference
@@ -76,7 +76,7 @@ class MetricConformance(PureConformance):
         """No value is called as one of a metric that comes along: a grid with both would have only one of them."""
         self.worked()
         mine = self._scored(self._given())["metrics"].keys()
-        others = [one for one in self.registry.plugins if one.provider.distribution == PROJECT.replace("_", "-")]
+        others = [one for one in self.registry.plugins if one.provider.distribution == DISTRIBUTION]
         for other in [one for one in others if one.kind == self.kind and one.registration.name != self.plugin]:
             if taken := mine & _names(other):
                 name = other.registration.name
