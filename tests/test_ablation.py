@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -214,6 +215,27 @@ def test_cells_have_the_keys_of_those_written_by_hand(grid: GridWriter) -> None:
         kind = made.ablation.kind
         rows = {row_key(run.spec[kind]) for run in made.runs if run.spec and run.adaptation != "source_only"}
         assert {cell.row for cell in made.ablation.cells} == rows
+
+
+def test_cells_are_the_rows_of_their_own_search(grid: GridWriter) -> None:
+    """As a record says it; a cell that takes out what is searched has none."""
+    made = make_plan(
+        load_grid(
+            grid(
+                ablation={"of": "urbancross", "factors": {"triplet": [1, 0]}},
+                adaptations=["source_only", "urbancross"],
+                selectors=["source_val"],
+                search={"trials": 2, "space": {"urbancross": {"first_margin": {"low": 0.1, "high": 0.4}}}},
+            )
+        ),
+        installed(),
+    )
+    assert made.ablation is not None
+    recorded = [
+        json.loads(json.dumps(run.spec)) for run in made.runs if run.spec and run.adaptation != "source_only"
+    ]
+    rows = {row_key(spec["adaptation"], spec["search"]): spec["search"] for spec in recorded}
+    assert [rows[cell.row] is not None for cell in made.ablation.cells] == [True, False]
 
 
 # ── All of it ─────────────────────────────────────────────────────────────────────────────────────

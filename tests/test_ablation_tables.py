@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,17 @@ class World:
     factors: Mapping[str, Sequence[str]]
     values: Mapping[tuple[str, ...], Mapping[str, Floats]]
     kind: str = "adaptation"
+    searches: Mapping[str, Any] = field(default_factory=dict)  # by the level of the first factor
 
     def identity(self, cell: tuple[str, ...]) -> dict[str, Any]:
         return {"name": "m", "options": dict(zip(self.factors, cell, strict=True))}
 
     def view(self, design: str) -> View:
         cells = [
-            AblationCell(levels=dict(zip(self.factors, cell, strict=True)), row=row_key(self.identity(cell)))
+            AblationCell(
+                levels=dict(zip(self.factors, cell, strict=True)),
+                row=row_key(self.identity(cell), self.searches.get(cell[0])),
+            )
             for cell in self.values
         ]
         ablation = AblationView(
@@ -118,7 +123,10 @@ class World:
     def records(self, *, without: Callable[..., bool] = lambda cell, target, seed: False) -> list[Record]:
         """One per cell, target and seed, but for those left out; labels are not the names of any grid."""
         return [
-            record(self.identity(cell), "-".join(cell), target, seed, of_seeds[seed], self.kind)
+            searched(
+                record(self.identity(cell), "-".join(cell), target, seed, of_seeds[seed], self.kind),
+                self.searches.get(cell[0]),
+            )
             for cell, by_target in self.values.items()
             for target, of_seeds in by_target.items()
             for seed in SEEDS
@@ -300,14 +308,16 @@ def test_each_selector_has_its_own_lines_and_no_shift_has_none() -> None:
     assert value(lines[3]["Δ base"]) == pytest.approx(value(expected[1]["Δ base"]))
 
 
-def in_trials(records: Sequence[Record], trials: int, space: str = "s") -> list[Record]:
-    """The records as those of a search; of one trial as those of none."""
-    search = {"space": {space: [1, 2]}, "trials": [{}] * trials} if trials > 1 else None
-    return [replace(one, spec={**one.spec, "search": search}) for one in records]
+def searched(found: Record, search: Any) -> Record:
+    """The record as that of a search, in a folder of its own."""
+    folder = Path(f"{found.folder}-{json.dumps(search)}")
+    scores = tuple(replace(score, folder=folder) for score in found.scores)
+    return replace(found, folder=folder, spec={**found.spec, "search": search}, scores=scores)
 
 
-def of_cell(made: World, level: str) -> list[Record]:
-    return made.records(without=lambda cell, *_: cell != (level,))
+def trials(number: int, space: str = "s") -> Any:
+    """A search of so many; of one, none."""
+    return {"space": {space: [1, 2]}, "trials": [{space: one} for one in range(number)]} if number > 1 else None
 
 
 NOTE = "Cells of one search had different numbers of trials"
@@ -315,48 +325,48 @@ NOTE = "Cells of one search had different numbers of trials"
 
 def test_a_cell_that_has_nothing_to_search_is_compared_with_the_base_that_has() -> None:
     """In whichever of both the part is out; the numbers are those without any search."""
-    made = world({"f": ("0", "1", "2")}, noise=1.0)
-    expected = made.tables("one_at_a_time")["ablation"]
+    plain = world({"f": ("0", "1", "2")}, noise=1.0)
+    expected = plain.tables("one_at_a_time")["ablation"]
     assert [line["trials"] for line in expected] == [1, 1, 1]
-    for trials in ((4, 1, 2), (1, 4, 4)):
-        records = [
-            one for level, n in zip("012", trials, strict=True) for one in in_trials(of_cell(made, level), n)
-        ]
-        lines = made.tables("one_at_a_time", records)["ablation"]
-        assert lines == [line | {"trials": n} for line, n in zip(expected, trials, strict=True)]
-        tables = ablation_tables(make_rows(records, ["trained here"]), made.view("factorial"))
+    for numbers in ((4, 1, 2), (1, 4, 4)):
+        made = replace(plain, searches=dict(zip("012", map(trials, numbers), strict=True)))
+        lines = made.tables("one_at_a_time")["ablation"]
+        assert lines == [line | {"trials": n} for line, n in zip(expected, numbers, strict=True)]
+        tables = ablation_tables(make_rows(made.records(), ["trained here"]), made.view("factorial"))
         assert all(any(note.startswith(NOTE) for note in table.notes) for table in tables)
         effects = [dict(zip(tables[1].columns, row, strict=True)) for row in tables[1].rows]
         assert [line["trials"] for line in effects] == ["varies"] * 2
         assert all(isinstance(line["effect"], Estimate) for line in effects)
-    for one in ablation_tables(make_rows(in_trials(made.records(), 3), ["trained here"]), made.view("factorial")):
+    made = replace(plain, searches=dict.fromkeys("012", trials(3)))
+    for one in ablation_tables(make_rows(made.records(), ["trained here"]), made.view("factorial")):
         assert not any(note.startswith(NOTE) for note in one.notes)
         assert {row[one.columns.index("trials")] for row in one.rows} == {3}
 
 
-def test_two_searches_of_one_folder_are_not_mixed() -> None:
-    """What both lack, since there is nothing to search, stands beside either."""
-    made = world({"f": ("0", "1", "2")}, noise=1.0)
+@pytest.mark.parametrize("other", [None, trials(2), trials(4, "t")])
+def test_rows_of_another_search_in_one_folder_are_no_cells(other: Any) -> None:
+    """Another grid's: a cell that was not searched is no better or worse than one that was."""
+    plain = world({"f": ("0", "1", "2")}, noise=1.0)
+    ours = replace(plain, searches={"0": trials(4), "1": trials(4)})
+    theirs = replace(plain, searches=dict.fromkeys("012", other)).records(
+        without=lambda cell, *_: cell == ("2",) and other is None  # what neither searches is one row
+    )
+    alone = ours.tables("one_at_a_time")
+    assert [line["trials"] for line in alone["ablation"]] == [4, 4, 1]
+    assert ours.tables("one_at_a_time", [*ours.records(), *theirs]) == alone
+    # Where ours is not run yet, theirs do not stand in for it.
+    unfinished = [*ours.records(without=lambda cell, *_: cell == ("0",)), *theirs]
+    lines = ours.tables("one_at_a_time", unfinished)["ablation"]
+    assert [line["mean mR"] is None for line in lines] == [True, False, False]
+    assert {line["Δ base"] for line in lines} == {None}
 
-    def under(trials: int, space: str, key: str) -> list[Record]:
-        found = in_trials([*of_cell(made, "0"), *of_cell(made, "1")], trials, space)
-        again = []
-        for one in found:
-            [score] = one.scores
-            folder = Path(f"{one.folder}{key}")
-            again.append(replace(one, folder=folder, scores=(replace(score, folder=folder),)))
-        return again
 
-    out = of_cell(made, "2")
-    for others in ([(2, "s"), (4, "s")], [(2, "s"), (2, "t")]):
-        records = [*out, *(one for n, space in others for one in under(n, space, f"-{n}{space}"))]
-        lines = made.tables("one_at_a_time", records)["ablation"]
-        assert [line["trials"] for line in lines] == [n for trials, _ in others for n in (trials, trials, 1)]
-        assert all(line["mean mR"] is not None for line in lines)
-    # Without a search, too: all of it stands for itself, and what is out stands beside the search as well.
-    lines = made.tables("one_at_a_time", [*made.records(), *under(2, "s", "-2")])["ablation"]
-    assert [line["trials"] for line in lines] == [1, 1, 1, 2, 2, 1]
-    assert [line["Δ base"] is None for line in lines] == [True, False, False] * 2
+def test_methods_that_were_searched_otherwise_are_compared_apart_where_encoders_are_ablated() -> None:
+    made = world({"f": ("0", "1")}, noise=1.0, kind="encoder")
+    records = [*made.records(), *(searched(one, trials(2)) for one in made.records())]
+    lines = made.tables("one_at_a_time", records)["ablation"]
+    assert sorted(line["trials"] for line in lines) == [1, 1, 2, 2]
+    assert [line["Δ base"] is None for line in lines] == [True, False] * 2
 
 
 def test_two_seeds_get_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,10 @@ def test_a_search_over_what_is_idle_in_all_trials_is_refused(grid: GridWriter, c
     # A cell of an ablation has its entry's search.
     ablation = {"of": "mine", "factors": {"triplet": [1, 0]}}
     assert told("urbancross", {"first_margin": [0.1, 0.2]}, ablation=ablation).status == 0
+    # What does nothing in any of them is no more than it were without an ablation.
+    of_order = {"of": "mine", "factors": {"order": ["nearest", "random"]}}
+    nowhere = told("urbancross[triplet=0]", {"first_margin": [0.1, 0.2]}, ablation=of_order)
+    assert (nowhere.status, "mine: first_margin does nothing with triplet=0" in nowhere.err) == (2, True)
     # An entry beside it is no cell.
     beside = {"mine": "urbancross[variant=april_2024]", "other": "urbancross"}
     search = {"trials": 5, "space": {"mine": {"first_margin": [0.1, 0.2]}}}

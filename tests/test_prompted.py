@@ -253,8 +253,28 @@ def test_pre_training_of_what_has_no_head_is_refused_when_planning(tmp_path: Pat
         tmp_path, halves(file), scenarios=[{"source": "above", "target": "photo"}], encoders={"e": bare}
     )
     result = cli("plan", grid, "--out", tmp_path / "out")
-    assert (result.status, "encoder 'e' (precomputed[" in result.err) == (2, True), result.err
-    assert "nothing that pre-training could change; take head=linear" in result.err
+    assert result.status == 2
+    assert "encoders: e: there is nothing that pre-training could change; take head=linear" in result.err
+
+
+def test_an_encoder_that_pre_training_cannot_change_is_left_out_of_a_grid_of_others(
+    tmp_path: Path, cli: Cli
+) -> None:
+    file = write_bundle(tmp_path / "b.npz")
+    stored = f"precomputed[images={file},texts={file},surplus=true"
+    grid = write_grid(
+        tmp_path,
+        halves(file),
+        scenarios=[{"source": "above", "target": "photo"}],
+        encoders={"bare": f"{stored},head=none]", "linear": f"{stored}]"},
+        pretraining={"steps": 1, "batch_size": 4},
+        budget={"steps": 0},
+        adaptations=["source_only"],
+    )
+    result = cli("run", grid, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    assert "encoder 'bare' has nothing that pre-training could change" in result.out + result.err
+    assert [record.spec["encoder"]["label"] for record in read_records([tmp_path / "out"])] == ["linear"]
 
 
 def test_heads_are_trained_by_a_method_of_gradients(tmp_path: Path, cli: Cli) -> None:

@@ -418,18 +418,30 @@ class Fixed(Selector):
         return [*self.given][: len(candidates)]
 
 
-def choice(folder: Path, scores: Sequence[float], diverged: Sequence[str] = (), trials: int = 2) -> Choice:
-    """Of trials with two candidates each; `diverged` are the folders, such as `test.1`, that hold none."""
+def choice(
+    folder: Path,
+    scores: Sequence[float],
+    diverged: Sequence[str] = (),
+    trials: int = 2,
+    lost: Sequence[tuple[str, int]] = (),
+    needs: Sequence[str] = ("source_val",),
+) -> Choice:
+    """Of trials with two candidates each; `diverged` are the folders, such as `test.1`, that hold none, `lost` the
+    candidates of which a folder has no features.
+    """
     for trial, role in product(range(trials), ("test", "source_val")):
         place = folder / f"{role}.{trial}"
         place.mkdir(parents=True)
         failed = place.name in diverged
-        said = [{"step": step, "name": "", "scale": 1.0} for step in (() if failed else (1, 2))]
+        why = [{"lost": "all zero"} if (place.name, number) in lost else {} for number in range(2)]
+        said = [
+            {"step": number + 1, "name": "", "scale": 1.0} | why[number] for number in range(0 if failed else 2)
+        ]
         metadata = {"diverged": "not a number" if failed else "", "candidates": json.dumps(said)}
         arrays = {f"{kind}.{n}": np.eye(3, dtype=np.float32) for n in range(2) for kind in ("images", "texts")}
         save_file({**arrays, "image_of_text": np.arange(3)}, place / "features.safetensors", metadata=metadata)
     fixed = type("Given", (Fixed,), {"given": scores})
-    registration = SimpleNamespace(needs=frozenset({"source_val"}))
+    registration = SimpleNamespace(needs=frozenset(needs))
     resolved = SimpleNamespace(plugin=SimpleNamespace(registration=registration), build=lambda: fixed(Options()))
     job = SimpleNamespace(
         planned=lambda *_: resolved,
@@ -460,6 +472,19 @@ def test_test_features_have_no_say_in_the_choice(tmp_path: Path) -> None:
     assert choice(tmp_path / "b", (3.0, 2.0, 1.0, 1.0), ["test.1"]).trial == 0
     with pytest.raises(RunError, match="not a number"):
         choice(tmp_path / "c", (1.0, 1.0, 2.0, 1.0), ["test.1"])
+
+
+def test_one_candidate_whose_test_features_are_lost_costs_another_nothing(tmp_path: Path) -> None:
+    lost = [("test.0", 1)]
+    for needs in (("source_val",), ()):
+        name = str(len(needs))
+        assert choice(tmp_path / f"{name}a", (2.0, 1.0), trials=1, lost=lost, needs=needs).number == 0
+        with pytest.raises(RunError, match="all zero"):
+            choice(tmp_path / f"{name}b", (1.0, 2.0), trials=1, lost=lost, needs=needs)
+    # A search has others: what validation features show of a trial, or test features where nothing else is seen.
+    assert choice(tmp_path / "c", (1.0, 1.0), lost=[("source_val.0", 0)]).trial == 1
+    assert choice(tmp_path / "d", (1.0, 1.0), lost=lost, needs=()).trial == 1
+    assert choice(tmp_path / "e", (1.0, 0.0, 0.5, 0.0), lost=lost).trial == 0
 
 
 def test_features_that_cannot_be_ranked_are_named_with_their_step(selector: Built) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
-from urbancross_bench.specs import Ablation, AblationCell, AblationView, Grid, row_key
+from urbancross_bench.specs import Ablation, AblationCell, AblationView, Grid
 from urbancross_bench.specs.ablation import Kind
 
 Levels = Mapping[str, Any]
@@ -24,8 +24,14 @@ class Ablating:
     grid: Grid
     cells: Mapping[str, Levels]
 
-    def view(self, identities: Mapping[Kind, Mapping[str, Mapping[str, Any]]]) -> AblationView | None:
-        """What a leaderboard has to know; `identities`: of all adaptations and encoders, by kind and name."""
+    @property
+    def adaptations(self) -> Collection[str]:
+        """The cells, where it is an adaptation that is ablated."""
+        ablation = self.grid.ablation
+        return self.cells if ablation and _kind(ablation, self.grid) == "adaptation" else ()
+
+    def view(self, rows: Mapping[Kind, Mapping[str, str]]) -> AblationView | None:
+        """What a leaderboard has to know; `rows`: the `row_key` of adaptations and encoders, by kind and name."""
         ablation = self.grid.ablation
         if ablation is None:
             return None
@@ -37,8 +43,7 @@ class Ablating:
             factors={name: tuple(_text(level) for level in levels) for name, levels in ablation.factors.items()},
             cells=tuple(
                 AblationCell(
-                    levels={factor: _text(level) for factor, level in levels.items()},
-                    row=row_key(identities[kind][name]),
+                    levels={factor: _text(level) for factor, level in levels.items()}, row=rows[kind][name]
                 )
                 for name, levels in self.cells.items()
             ),

@@ -90,15 +90,28 @@ class Embedded:
     exact: Features | None
 
 
-def write_embedded(folder: Path, embedded: Sequence[Embedded], diverged: str = "") -> None:
+@dataclass(frozen=True, eq=False)
+class Lost:
+    """A candidate whose features of a split cannot be ranked, and why."""
+
+    step: int
+    name: str
+    scale: float
+    why: str
+
+
+def write_embedded(folder: Path, embedded: Sequence[Embedded | Lost], diverged: str = "") -> None:
     """Write `features.safetensors`: arrays by the number of the candidate, what it is in the header.
 
     Of a training that `diverged` there is no candidate, but how it did.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    said = []
+    said: list[dict[str, Any]] = []
     for number, one in enumerate(embedded):
         said.append({"step": one.step, "name": one.name, "scale": one.scale})
+        if isinstance(one, Lost):
+            said[-1]["lost"] = one.why
+            continue
         arrays |= {f"images.{number}": one.features.images, f"texts.{number}": one.features.texts}
         arrays["image_of_text"] = one.features.image_of_text
         if one.exact is not None:
@@ -111,6 +124,11 @@ def diverged_in(folder: Path) -> str:
     """How the training diverged whose candidates were to be embedded; empty where it did not."""
     with safe_open(folder / _FEATURES, framework="numpy") as file:
         return str(file.metadata()["diverged"])
+
+
+def lost_in(folder: Path) -> list[str]:
+    """Of each candidate why its features cannot be ranked; empty where they can."""
+    return [said.get("lost", "") for said in candidates_of(folder)]
 
 
 def candidates_of(folder: Path) -> list[dict[str, Any]]:

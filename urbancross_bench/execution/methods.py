@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,6 @@ class PlannedMethod:
         if self.trained is not self.resolved:
             refuse_idle(self.resolved)
         refuse_idle(self.trained, [trial.resolved for trial in self.trials])
-        self._check_search(grid)
 
     def identity(self) -> dict[str, Any]:
         """What the method is, with what is trained for it."""
@@ -146,23 +145,22 @@ class PlannedMethod:
         reference = Reference(written.name, written.member, {**written.options, **options})
         return Trial(registry.resolve("adaptation", str(reference)), budget)
 
-    def _check_search(self, grid: Grid) -> None:
-        """Raise UsageError for options of the space that do nothing in any trial.
-
-        The cells of an ablation have their entry's search, whatever part of it they take out.
-        """
-        spaces = grid.search.space if grid.search else {}
-        space = spaces.get(self.name, {})
-        if grid.ablation and space == spaces.get(grid.ablation.of):
-            return
-        for option, why in _idle_in_all([trial.resolved for trial in self.trials]).items():
-            if option in space:
-                where = f"grid {grid.name!r}: search.space: {self.name}"
-                raise UsageError(f"{where}: {option} does nothing with {why}; leave it out")
-
     @staticmethod
     def _key(trial: Trial) -> str:
         return canonical_json([trial.resolved.identity(), trial.budget.learning_rate])
+
+
+def refuse_idle_search(methods: Mapping[str, PlannedMethod], grid: Grid, cells: Collection[str]) -> None:
+    """Raise UsageError for options of a grid's search that do nothing in any of its trials.
+
+    cells: adaptations that are cells of an ablation. They have one search, whatever part some of them take out.
+    """
+    for name, space in (grid.search.space if grid.search else {}).items():
+        alike = [methods[cell] for cell in cells] if name in cells else [methods[name]]
+        for option, why in _idle_in_all([trial.resolved for method in alike for trial in method.trials]).items():
+            if option in space:
+                where = f"grid {grid.name!r}: search.space: {name}"
+                raise UsageError(f"{where}: {option} does nothing with {why}; leave it out")
 
 
 def refuse_idle(resolved: Resolved, trials: Sequence[Resolved] = ()) -> None:

@@ -12,7 +12,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.ablating import Ablating, with_ablation
 from urbancross_bench.execution.domains import open_domains
-from urbancross_bench.execution.methods import PlannedMethod, Trial, refuse_idle, setting_of
+from urbancross_bench.execution.methods import PlannedMethod, Trial, refuse_idle, refuse_idle_search, setting_of
 from urbancross_bench.execution.remarks import remarks
 from urbancross_bench.execution.skipping import reason_to_skip
 from urbancross_bench.execution.specification import Specification
@@ -22,7 +22,7 @@ from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import canonical_json, key_of
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.registry import Registry, Resolved
-from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json
+from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json, row_key
 
 T = TypeVar("T", bound=Training)
 
@@ -112,6 +112,7 @@ class _Planner:
         }
         self._methods = {name: PlannedMethod(name, grid, registry) for name in grid.adaptations}
         self._selectors = [registry.resolve("selector", ref) for ref in grid.selectors]
+        refuse_idle_search(self._methods, grid, ablating.adaptations)
         if grid.search and not any(selector.plugin.registration.needs for selector in self._selectors):
             raise UsageError(
                 f"search: {', '.join(grid.selectors)} looks at no features, and so takes the first trial; add a "
@@ -124,12 +125,12 @@ class _Planner:
         for resolved in (*encoders, *self._selectors, *metrics):
             refuse_idle(resolved)
         self._domains = open_domains(grid, registry)
+        if grid.pretraining.trains and not any(encoder.trains for encoder in self._encoders.values()):
+            raise UsageError(
+                f"encoders: {', '.join(self._encoders)}: there is nothing that pre-training could change; "
+                "take head=linear or head=residual, or pretraining: {steps: 0}"
+            )
         for encoder in self._encoders.values():
-            if grid.pretraining.trains and not encoder.trains:
-                raise UsageError(
-                    f"encoder {encoder.name!r} ({encoder.reference}) has nothing that pre-training could change; "
-                    "take head=linear or head=residual, or pretraining: {steps: 0}"
-                )
             encoder.check_items(self._domains.by_name.values())
         self._supply = Supply(grid, self._domains, self._add)
         self._said = Specification(grid, self._domains)
@@ -151,8 +152,10 @@ class _Planner:
         modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
         ablation = self._ablating.view(
             {
-                "adaptation": {name: method.identity() for name, method in self._methods.items()},
-                "encoder": {name: encoder.identity for name, encoder in self._encoders.items()},
+                "adaptation": {
+                    name: row_key(method.identity(), method.search(grid)) for name, method in self._methods.items()
+                },
+                "encoder": {name: row_key(encoder.identity) for name, encoder in self._encoders.items()},
             }
         )
         searched = grid.search.space if grid.search else ()
@@ -168,7 +171,7 @@ class _Planner:
             method,
             self._domains,
             scored=self._scored(scenario),
-            segment_weight=self._grid.pretraining.segment_weight,
+            pretraining=self._grid.pretraining,
         )
         if skipped:
             return Run(scenario, name, adaptation, seed, skipped)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import RunError
-from urbancross_bench.execution.items import candidates_of, diverged_in, read_embedded, unpaired
+from urbancross_bench.execution.items import candidates_of, diverged_in, lost_in, read_embedded, unpaired
 from urbancross_bench.execution.job import Job
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 
@@ -29,7 +30,11 @@ class Choice:
         self._roles = sorted(
             {"target_val" if need == "target_unpaired" else need for need in self._needs} or {"test"}
         )
-        diverged = [self._diverged(trial, self._roles) for trial in range(job.work["trials"])]
+        # Where test features are all, a run without a search fails by those of the candidate that is chosen.
+        judged = self._roles if self._needs or job.work["trials"] > 1 else []
+        diverged = [
+            self._diverged(trial, self._roles) or self._lost(trial, judged) for trial in range(job.work["trials"])
+        ]
         self._places = [
             (trial, number, said)
             for trial in range(job.work["trials"])
@@ -52,7 +57,7 @@ class Choice:
         least = max(finite) - _ROUNDING * abs(max(finite))
         best = next(place for place, score in enumerate(self.scores) if least <= score < math.inf)
         self.trial, self.number, _ = self._places[best]
-        if failed := self._diverged(self.trial, ["test"]):
+        if failed := self._diverged(self.trial, ["test"]) or self._lost(self.trial, ["test"], self.number):
             raise RunError(failed)
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -71,6 +76,13 @@ class Choice:
         """How a trial diverged, as any of what is looked at shows; empty where none does."""
         folders = [folder for role in roles for folder in self._folders(role, trial)]
         return next(filter(None, map(diverged_in, folders)), "")
+
+    def _lost(self, trial: int, roles: Sequence[str], number: int | None = None) -> str:
+        """How features of a trial's candidates, or of one of them, were lost; empty where none were."""
+        found = [lost_in(folder) for role in roles for folder in self._folders(role, trial)]
+        if number is not None:
+            found = [[one[number]] for one in found]
+        return next(filter(None, itertools.chain(*found)), "")
 
     def _candidate(self, trial: int, number: int, said: dict[str, Any]) -> Candidate:
         """The validation features that the selector declared to need, and no others."""

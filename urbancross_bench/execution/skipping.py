@@ -9,7 +9,7 @@ from urbancross_bench.execution.domains import Domains, PlannedDomain
 from urbancross_bench.execution.methods import PlannedMethod
 from urbancross_bench.execution.supply import TRAINED_TOWER, PlannedEncoder
 from urbancross_bench.interfaces.settings import Access
-from urbancross_bench.specs import Scenario
+from urbancross_bench.specs import Pretraining, Scenario
 
 OF_THE_HARNESS = frozenset({"reference"})  # what an adaptation may need that any encoder can give
 _MAKE_SOME = "make some with `data segment` and name them under `segments`"
@@ -22,13 +22,15 @@ def reason_to_skip(
     domains: Domains,
     *,
     scored: Collection[str],
-    segment_weight: float,
+    pretraining: Pretraining,
 ) -> str:
     """Empty if the combination works. `scored` are the domains whose test splits it is ranked on."""
     access, needs = method.access, method.needs
     reason = _senseless(scenario, method.trained_setting, access)
     if reason:
         return reason
+    if pretraining.trains and not encoder.trains:
+        return f"encoder {encoder.name!r} has nothing that pre-training could change"
     missing = needs - encoder.provides - OF_THE_HARNESS
     if missing == {TRAINED_TOWER}:
         return (
@@ -45,7 +47,7 @@ def reason_to_skip(
         in_training = name in scenario.source or (access.images and name == scenario.target)
         taken = name in scored and encoder.at_retrieval
         taken |= in_training and (encoder.at_retrieval or "segments" in needs)
-        taken |= name in scenario.source and encoder.pretrains_on_segments(segment_weight)
+        taken |= name in scenario.source and encoder.pretrains_on_segments(pretraining.segment_weight)
         # Which caption belongs to which image is a secret where images are ranked, or shown without their pairs.
         secret = (name in scored and encoder.at_retrieval) or not (name in scenario.source or access.pairs)
         reason = _lacking(encoder, domain, secret=secret) if taken else ""

@@ -11,7 +11,14 @@ from safetensors.numpy import save_file
 from urbancross_bench.data.packed import PackedSplit
 from urbancross_bench.errors import RunError
 from urbancross_bench.execution.drift import drift, sampled
-from urbancross_bench.execution.items import Embedded, rank_features, read_embedded, read_items, write_embedded
+from urbancross_bench.execution.items import (
+    Embedded,
+    Lost,
+    rank_features,
+    read_embedded,
+    read_items,
+    write_embedded,
+)
 from urbancross_bench.execution.job import Job
 from urbancross_bench.execution.preparing import (
     describe,
@@ -43,21 +50,21 @@ def embed(job: Job) -> None:
     model = extended(method, job.model())
     model.to(job.device)
     [split], precision = job.packed("split"), job.facts["precision"]
-    embedded = []
+    embedded: list[Embedded | Lost] = []
     candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
     for number, file in enumerate(candidates):
         load_weights(model, file)
         with safe_open(file, framework="numpy") as opened:
             name = opened.metadata()["name"]
-        step, exact = int(file.name.split("-")[1]), None
+        step, scale, exact = int(file.name.split("-")[1]), float(model.logit_scale.detach().exp()), None
         try:
             features = _features(job, model, split, precision)
             if precision != "float32" and job.facts["drift"]:
                 exact = _features(job, model, split.part(sampled(len(split.images))), "float32")
-        except DivergedError as error:  # with finite losses; a search passes it over like any other
-            return write_embedded(job.out, [], f"{error}, at step {step}")
-        scale = float(model.logit_scale.detach().exp())
-        embedded.append(Embedded(step, name, scale, features, exact))
+        except DivergedError as error:  # with finite losses; what it means is for who chooses among them
+            embedded.append(Lost(step, name, scale, f"{error}, at step {step}"))
+        else:
+            embedded.append(Embedded(step, name, scale, features, exact))
         job.say((number + 1) / len(candidates))
     write_embedded(job.out, embedded, diverged_as(job.inputs["model"]))
 

@@ -62,7 +62,7 @@ class EncoderOptions(Options):
         return frozenset()
 
     def trains(self) -> bool:
-        """Whether pre-training can change anything; where it cannot, a recipe with steps is refused."""
+        """Whether pre-training can change anything; where it cannot, it is skipped in a grid that pre-trains."""
         return True
 
     def tower_identity(self) -> dict[str, Any]:

@@ -36,7 +36,6 @@ VARIES = "varies"
 _SETUP = ("budget", "precision", "threads", "ranks", "code")
 _MEASURED = ("protocol", "ties", "precision", "measured_by")
 Combination = tuple[str, ...]  # one level of each factor, in their order
-Searched = tuple[int, str]  # in how many trials, and over which space; an empty one without a search
 Line = Mapping[str, Cell]
 
 
@@ -175,46 +174,19 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
     ablation = view.ablation
     assert ablation is not None
     cell_of = {cell.row: tuple(cell.levels[factor] for factor in ablation.factors) for cell in ablation.cells}
-    found: dict[tuple[str, ...], dict[Searched, dict[Combination, list[Row]]]] = {}
+    found: dict[tuple[str, ...], dict[Combination, list[Row]]] = {}
     for row in rows:
-        cell = cell_of.get(row_key(row.run[ablation.kind]))
+        cell = cell_of.get(_keys(row)[ablation.kind])
         if cell is not None:
-            by_search = found.setdefault(_alike(row, ablation), {})
-            by_search.setdefault(_searched(row), {}).setdefault(cell, []).append(row)
+            found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
     return [
-        _Block(ablation, view.metric, groups)
-        for _, by_search in sorted(found.items(), key=lambda one: one[0])
-        for groups in _of_each_search(by_search)
+        _Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])
     ]
 
 
-def _of_each_search(
-    found: Mapping[Searched, Mapping[Combination, Sequence[Row]]],
-) -> list[Mapping[Combination, Sequence[Row]]]:
-    """The rows of each cell, for each search: most records know of one.
-
-    A level may take out what a searched option belongs to, and its cell has fewer trials for that, or one where
-    nothing is left to search. So what a search lacks comes from the same space in fewer trials, then from none.
-    """
-    searches = sorted(found, reverse=True)
-    taken: set[tuple[Searched, Combination]] = set()
-    blocks: list[Mapping[Combination, Sequence[Row]]] = []
-    for place, search in enumerate(searches):
-        if all((search, cell) in taken for cell in found[search]):
-            continue
-        groups: dict[Combination, Sequence[Row]] = {}
-        for other in searches[place:]:
-            lent = found[other].items() if other[1] in (search[1], "") else ()
-            for cell, rows in lent:
-                if groups.setdefault(cell, rows) is rows:
-                    taken.add((other, cell))
-        blocks.append(groups)
-    return blocks[::-1]
-
-
-def _searched(row: Row) -> Searched:
-    search = row.run["search"]
-    return (len(search["trials"]), canonical_json(search["space"])) if search else (1, "")
+def _keys(row: Row) -> dict[str, str]:
+    run = row.run
+    return {"adaptation": row_key(run["adaptation"], run["search"]), "encoder": row_key(run["encoder"])}
 
 
 def _shown(row: Row) -> str:
@@ -231,7 +203,7 @@ def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
     # A row's recipe holds its encoder; so does what the segments weigh in pre-training.
     pretraining = {name: value for name, value in row.run["pretraining"].items() if name != "segment_weight"}
     setup = [pretraining, *(row.run[name] for name in _SETUP), *(row.score[name] for name in _MEASURED)]
-    return adaptation, selector, shown, canonical_json([row_key(row.run["adaptation"]), setup])
+    return adaptation, selector, shown, canonical_json([_keys(row)["adaptation"], setup])
 
 
 def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:

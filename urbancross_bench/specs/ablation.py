@@ -54,9 +54,10 @@ class AblationView(Spec):
     cells: tuple[AblationCell, ...] = Field(min_length=1)
 
 
-def row_key(said: Mapping[str, Any]) -> str:
-    """What names an adaptation or encoder by content, given what the record of a run says of it.
+def row_key(said: Mapping[str, Any], search: Mapping[str, Any] | None = None) -> str:
+    """What names an adaptation or encoder by content, given what a run's record says of it, and of its search.
 
     Neither the label, which is what some grid happened to call it, nor whether its weights were trained.
     """
-    return key_of({name: value for name, value in said.items() if name not in ("label", "weights")})
+    named = {name: value for name, value in said.items() if name not in ("label", "weights")}
+    return key_of(named | ({"search": search} if search else {}))
