@@ -583,6 +583,24 @@ def test_signs_that_latin_1_lacks_are_said_to_be_of_windows(tmp_path: Path) -> N
     assert "latin-1" not in str(refused.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_proposed(tmp_path: Path, encoding: str) -> None:
+    """Most of its bytes are ASCII beside NUL, and so valid Latin-1; without accents valid UTF-8, too."""
+    with pytest.raises(DataError, match=f"t.csv:3: .*encoding={encoding} reads '.png,une forêt") as refused:
+        table(tmp_path, FRENCH.encode(encoding))
+    assert "latin-1" not in str(refused.value)
+    assert content_of(table(tmp_path, FRENCH.encode(encoding), encoding=encoding)) == content_of(
+        table(tmp_path, FRENCH)
+    )
+    with pytest.raises(DataError, match="t.csv:1: no column.* Its NUL bytes look like UTF-16"):
+        table(tmp_path, FRENCH.replace("ê", "e").replace("è", "e").encode(encoding))
+
+
+def test_a_mark_of_utf_8_is_no_part_of_a_column(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t\.csv:1: .*mark of UTF-8; leave encoding=latin-1 out"):
+        table(tmp_path, FRENCH.encode("utf-8-sig"), encoding="latin-1")
+
+
 # --- PIR and HarMA ----------------------------------------------------------------------------------------------
 
 
@@ -831,6 +849,18 @@ def test_every_reader_of_rows_names_all_that_do_not_fit(tmp_path: Path, layout: 
     assert all(words in str(refused.value) for words in said)
 
 
+def test_what_is_wrong_with_a_whole_file_hides_no_rows_of_another(tmp_path: Path) -> None:
+    reference = write_urbancross_tree(tmp_path, tiles())
+    [file] = (tmp_path / "Finland").glob("*.csv")
+    file.write_text('image_name,description\na.png\n,a\nb.png,"open\n')
+    with pytest.raises(DataError) as refused:
+        read(reference, metadata=str(tmp_path / "nowhere.json"))
+    said = str(refused.value)
+    assert said.startswith("4 faults:")
+    for words in (":2: 1 fields", ":3: an image has no name", "not csv: ", "nowhere.json does not exist"):
+        assert words in said
+
+
 def test_rows_that_stand_twice_are_kept_and_named(tmp_path: Path) -> None:
     text = (
         HEAD + 'a.png,a,train\nb.png,"b\nc",val\na.png,d,train\n\nb.png,"b\nc",val\na.png,a,train\na.png,a,train\n'
@@ -861,6 +891,10 @@ def test_a_domain_is_the_rows_that_a_column_gives_to_it(tmp_path: Path) -> None:
     assert lyon.name == "Lyon"
     york = table(tmp_path, CITIES, domain_column="city", domain="New York")
     assert content_of(york) == {"c.png": ("val", ["a park", "a port"])}
+    for domain in (lyon, york):  # what is nobody's is lost to all of them
+        [lost] = domain.repairs
+        assert lost.where.endswith("t.csv:7")
+        assert (lost.problem, lost.remedy, lost.image) == ("column 'city' says no domain", "left out", "d.png")
     with pytest.raises(DataError, match="'nonsense'"):
         table(tmp_path, CITIES)
 

@@ -111,6 +111,9 @@ def _read(
         if options.domain_column:
             domain = row[options.domain_column].strip()
             domains.add(domain)
+            if not domain:
+                name = row[options.image_column].strip()
+                builder.leave_out(name, f"column {options.domain_column!r} says no domain", where)
             if domain != options.domain:
                 continue
         with faults.gathered():

@@ -69,15 +69,15 @@ class UrbanCross(Dataset):
             "refined captions",
         )
         faults, columns = Faults(), ["image_name", "description"]
-        rows = [
-            (f"{file}:{line}", row["image_name"].strip(), row["description"])
-            for line, row in read_csv(file, columns, encoding=options.encoding, faults=faults)
-        ]
-        entries = dict[str, Any]()
-        if options.metadata:
-            entries = metadata_entries(data_path(options.metadata), [name for _, name, _ in rows])
+        rows, entries = list[tuple[str, str, str]](), dict[str, Any]()
         builder = DomainBuilder(country)
-        builder.encoding(file, options.encoding)
+        with faults.gathered():  # what is wrong with the file as a whole
+            builder.encoding(file, options.encoding)
+            for line, row in read_csv(file, columns, encoding=options.encoding, faults=faults):
+                rows.append((f"{file}:{line}", row["image_name"].strip(), row["description"]))
+        with faults.gathered():
+            if options.metadata:
+                entries = metadata_entries(data_path(options.metadata), [name for _, name, _ in rows])
         for where, name, caption in rows:
             with faults.gathered():
                 image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))

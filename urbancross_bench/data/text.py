@@ -64,6 +64,8 @@ def read_text(file: Path, encoding: str | None = None) -> str:
     DataError naming the line that is not in the encoding, or if the file cannot be read.
     """
     content = _content(file)
+    if content.startswith(codecs.BOM_UTF8) and not is_utf8(encoding):
+        raise DataError(f"{file}:1: the file begins with the mark of UTF-8; leave encoding={encoding} out")
     try:
         if is_utf8(encoding):
             return content.decode("utf-8-sig")
@@ -142,7 +144,8 @@ def read_csv(
         header = [name.strip() for name in next(rows, [])]
         missing = no_columns(columns, header)
         if missing:
-            raise DataError(f"{file}:1: {_other_separator(columns, header, separator) or missing}")
+            hint = " Its NUL bytes look like UTF-16." if any("\0" in name for name in header) else ""
+            raise DataError(f"{file}:1: {_other_separator(columns, header, separator) or missing}{hint}")
         repeated = [name for name in header if header.count(name) > 1]
         if repeated:
             raise DataError(f"{file}:1: column {repeated[0]!r} stands twice")
@@ -189,7 +192,11 @@ def unwrap(name: str, where: str) -> str:
 
 def _proposal(content: bytes) -> str:
     """How a user may name the encoding of a file, with what the likely ones make of its words."""
-    proposed = ("utf-16",) if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else _PROPOSED
+    proposed: tuple[str, ...] = _PROPOSED
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        proposed = ("utf-16",)
+    elif b"\0" in content:
+        proposed = ("utf-16-le", "utf-16-be")
     reads = dict[str, str]()
     for encoding in proposed:
         try:
@@ -198,7 +205,7 @@ def _proposal(content: bytes) -> str:
             continue
         _, words = beyond_ascii(text.removeprefix("\ufeff")) or (0, text[:24])
         # Control characters in place of letters: it is another one.
-        if words not in reads.values() and not re.search(r"[\x80-\x9f]", text):
+        if words not in reads.values() and not re.search(r"[\0\x80-\x9f]", text):
             reads[encoding] = words
     said = ", ".join(f"encoding={encoding} reads {words!r}" for encoding, words in reads.items())
     return f"say what it is by the option `encoding`{f': {said}' if said else ''}"

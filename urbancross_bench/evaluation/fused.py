@@ -28,6 +28,9 @@ _PAIRS = 1 << 32  # that one launch multiplies at most
 _DECIDED = 1 << 22  # pairs decided at once
 _ROUNDING = 2.0**-21  # of centres, and of a product's distance from one
 _MEMORY = 0.8  # of what the device has free
+_OPEN = (
+    128  # bytes that an open pair takes while it is found, those found before of the other direction among them
+)
 
 
 class TooManyOpenError(Exception):
@@ -45,7 +48,7 @@ def suits(images: Side, texts: Side, to_texts: Probes, to_images: Probes) -> boo
     rows = sum(map(len, sides)) + len(to_texts.vector) + len(to_images.vector)  # some stand twice
     scaled = any(side.factor != 1 for side in (images, texts))
     taken = rows * ((20 if scaled else 6) * images.vectors.width + 256) + _PAIRS // 4 + 64 * _DECIDED
-    return taken + 128 * _PAIRS * FLOAT16.open < _MEMORY * torch.cuda.mem_get_info(device)[0]
+    return taken + _OPEN * _PAIRS * FLOAT16.open < _MEMORY * torch.cuda.mem_get_info(device)[0]
 
 
 def count(
@@ -175,17 +178,31 @@ def _launches(x: _Queries, y: _Queries, forth: Limits, back: Limits, best: bool)
 
 
 def _places(words: torch.Tensor, columns: int, room: int) -> Pairs:
-    """Rows and columns whose bits are set in (rows, words) int32."""
+    """Rows and columns whose bits are set in (rows, words) int32; bits beyond the columns are cleared there.
+
+    Raises TooManyOpenError for more than `room` of them, and takes no more than `_OPEN` bytes for each of so many.
+    """
     from urbancross_bench.evaluation.kernels import BITS
 
+    full, rest = divmod(columns, BITS)
+    words[:, full : full + 1] &= (1 << rest) - 1
+    words[:, full + 1 :] = 0
     # Nearly all are empty, and two are looked at as soon as one.
     looked_at = words.view(torch.int64 if words.shape[1] % 2 == 0 else words.dtype).view(-1)
     filled, each = looked_at.nonzero(), words.numel() // len(looked_at)
-    if len(filled) > room:
-        raise TooManyOpenError
+    _expect(len(filled), room)
     word = (filled * each + torch.arange(each, device=words.device)).view(-1)
-    place, bit = (words.view(-1)[word][:, None] >> torch.arange(BITS, device=words.device) & 1).nonzero().T
-    row, column = word[place] // words.shape[1], word[place] % words.shape[1] * BITS + bit
-    if words.shape[1] * BITS == columns:  # no place beyond, and nothing to wait for
-        return row, column
-    return row[column < columns], column[column < columns]
+    word = word[words.view(-1)[word] != 0]
+    _expect(len(word), room)
+    # A byte for each bit, which a shift of whole words would give four; bytes of low bits stand first.
+    shifts = torch.arange(8, dtype=torch.uint8, device=words.device)
+    bits = (words.view(-1)[word].view(torch.uint8)[:, None] >> shifts & 1).view(-1, BITS)
+    _expect(int(bits.sum(dim=1, dtype=torch.uint8).sum()), room)  # at once they would be taken to eight bytes each
+    place, bit = bits.nonzero().T
+    word = word[place]
+    return word // words.shape[1], word % words.shape[1] * BITS + bit
+
+
+def _expect(places: int, room: int) -> None:
+    if places > room:
+        raise TooManyOpenError

@@ -179,9 +179,7 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
         cell = cell_of.get(_keys(row)[ablation.kind])
         if cell is not None:
             found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
-    return [
-        _Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])
-    ]
+    return [_Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])]
 
 
 def _keys(row: Row) -> dict[str, str]:
