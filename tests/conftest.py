@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from filelock import FileLock
+from hypothesis import settings
 from PIL import Image
 
 from urbancross_bench.cli.app import main
@@ -24,6 +25,10 @@ from urbancross_bench.cli.app import main
 # The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile. Read
 # when torch is imported, by the processes that tests start too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# How long an example takes is the machine's affair, which other processes share.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200), "grey": (130, 130, 130)}
 FORKED = (

@@ -46,6 +46,7 @@ class Drawn:
 
     def __init__(self, model: Any, images: Tensor, texts: Tensor) -> None:
         self.model, self.images, self.texts = model, images, texts
+        self.image_rows = torch.arange(len(images))
         self._kept: dict[str, Tensor] = {}
 
     @property

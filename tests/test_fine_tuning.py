@@ -115,8 +115,9 @@ def test_one_pair_teaches_nothing_and_is_refused(reference: str) -> None:
     assert told.pair_loss(target).item() == 0
     learning = method(reference)
     learning.prepare(model, told)
-    with pytest.raises(RunError, match="one pair of the target"):
-        learning.loss(source, target, Progress(0, 10, 0, 0))
+    for unencoded in (target, Drawn(None, *vectors(1, 2))):
+        with pytest.raises(RunError, match="one pair of the target"):
+            learning.loss(source, unencoded, Progress(0, 10, 0, 0))
 
 
 @pytest.mark.parametrize("seed", range(5))

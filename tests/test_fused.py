@@ -6,10 +6,13 @@ Triton is imported, so a process of its own runs these tests once more.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,3 +176,53 @@ def test_a_card_without_room_works_block_by_block(
     assert launched == ["counted"]
     for name in COUNTS:
         assert np.array_equal(getattr(found.t2i, name), getattr(wanted.t2i, name)), name
+
+
+def most_bytes(work: Callable[[], object], trace: Path) -> int:
+    """The most bytes of tensors that `work` holds at once, by the books of torch's allocator."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    profile.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event.get("name") == "[memory]"]
+    held = np.cumsum([event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])])
+    return int(held.max())
+
+
+@pytest.mark.parametrize("offsets", [(7,), (3, 40), range(64)], ids=["alone", "both halves", "all"])
+@pytest.mark.parametrize(("columns", "padded"), [(4096, 4096), (4000, 4096), (4064, 4064), (4001, 4064)])
+def test_open_places_are_found_in_the_memory_that_is_asked_for(
+    tmp_path: Path, columns: int, padded: int, offsets: range | tuple[int, ...]
+) -> None:
+    """Places are those of bits that numpy unpacks. The other direction's, found before, take 16 bytes each."""
+    generator = np.random.default_rng(0)
+    bits = np.zeros((256, padded), dtype=bool)
+    starts = 64 * generator.choice(bits.size // 64 - 1, 8192 // len(offsets), replace=False)
+    bits.reshape(-1)[starts[:, None] + np.array(offsets)] = True
+    bits[:, columns:] = True  # means nothing
+    words = torch.from_numpy(np.packbits(bits, axis=1, bitorder="little").view("<i4"))
+    wanted = bits[:, :columns].nonzero()
+    room = len(wanted[0])
+    row, column = fused._places(words.clone(), columns, room)
+    assert np.array_equal(row.numpy(), wanted[0])
+    assert np.array_equal(column.numpy(), wanted[1])
+    given = words.clone()
+    assert (
+        most_bytes(lambda: fused._places(given, columns, room), tmp_path / "t.json") <= (fused._OPEN - 16) * room
+    )
+
+    def refused() -> None:
+        with pytest.raises(fused.TooManyOpenError):
+            fused._places(given, columns, room - 1)
+
+    assert most_bytes(refused, tmp_path / "t.json") <= (fused._OPEN - 16) * room
+
+
+def test_words_full_of_open_places_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    words = torch.full((64, 128), -1, dtype=torch.int32)
+    room = words.numel() // 2  # as many as two words at a time; bits are 64 times as many
+
+    def refused() -> None:
+        with pytest.raises(fused.TooManyOpenError):
+            fused._places(words, 4096, room)
+
+    assert most_bytes(refused, tmp_path / "t.json") <= (fused._OPEN - 16) * room

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from dual_encoder import Drawn, Small, Training, context, copied, vectors
+from dual_encoder import Drawn, Small, Training, context, copied, moved, vectors
 from encoder_files import load
 from scipy.optimize import linear_sum_assignment, linprog
 
@@ -262,6 +262,25 @@ def test_the_teacher_is_in_the_mode_of_its_student_layer_by_layer() -> None:
         assert modes[0] == modes[1]
         moved = sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
         assert moved < 1e-5
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e30, math.inf])
+def test_no_batch_moves_the_statistics_of_the_teacher(largest: float) -> None:
+    """1e30 has a variance that is infinite, of which features and losses know nothing."""
+    model, (images, texts) = Small(), vectors(8, 0)
+    teaching = method("mean_teacher")
+    teaching.prepare(model, context(model)[0])
+    before = copied(teaching.teacher)
+    images[0] *= largest
+    batch = Drawn(model.train(), images, texts)
+    losses = teaching.loss(batch, batch, Progress(0, 10, 0, 0))
+    assert losses["consistency"].isfinite() == math.isfinite(largest)
+    assert moved(before, teaching.teacher) == set()
+    assert not torch.equal(copied(model)["image_tower.1.running_mean"], before["image_tower.1.running_mean"])
+    scored = Small(seed=1).eval()
+    scored.load_state_dict(teaching.teacher.state_dict())
+    inputs, _ = vectors(8, 1)
+    assert torch.equal(teaching.teacher.eval().encode_image(inputs), scored.encode_image(inputs))
 
 
 def test_the_teacher_of_a_real_encoder_is_at_first_its_student(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from safetensors.numpy import load, save, save_file
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.evaluation.floors import as_json, floors, random_floor
 from urbancross_bench.execution.scoring import resolve_metrics, score_ranking
-from urbancross_bench.leaderboard.committed import seal
+from urbancross_bench.leaderboard.committed import read_all, seal
 from urbancross_bench.leaderboard.importing import add
+from urbancross_bench.leaderboard.recounting import moved
 from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
@@ -190,3 +191,60 @@ def test_counts_that_do_not_fit_are_named(
 def test_counts_that_cannot_be_are_named_without_a_warning(board: Path, cli: Cli) -> None:
     repack(board, "queries", lambda arrays: arrays["t2i.tied_positives"].__imul__(0))
     assert any(line.startswith("t2i_R@1 moved: the sums of ") for line in said(cli, board))
+
+
+def first_query(greater: int, tied: int, positives: int) -> Callable[[dict[str, np.ndarray]], None]:
+    """Other counts of the first image, whose gallery are 36 texts."""
+
+    def edited(arrays: dict[str, np.ndarray]) -> None:
+        for name, count in (("greater", greater), ("tied", tied), ("tied_positives", positives)):
+            arrays[f"i2t.{name}"][0] = count
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    ("counts", "found"),
+    [
+        ((0, 35, 1), "2.777778"),
+        ((0, 36, 1), "nan"),
+        ((0, 10**12, 1), "nan"),
+        ((0, 0, 10**12), "nan"),
+        ((-(10**6), 10**6, 1), "nan"),
+        ((2**62, 2**62, 2**62), "nan"),
+        ((2**63 - 1, 2**63 - 1, 3), "nan"),  # as whole numbers these sum to 1
+    ],
+)
+def test_counts_beyond_the_gallery_are_no_number_and_cost_nothing(
+    board: Path, cli: Cli, counts: tuple[int, int, int], found: str
+) -> None:
+    repack(board, "queries", first_query(*counts))
+    lines = said(cli, board)
+    told = {line.partition(" ")[0]: line for line in reversed(lines)}
+    assert told.keys() >= {"i2t_R@1", "i2t_MRR"}
+    for line in told.values():
+        assert " moved: the sums of 1 images are not what its queries give, first of image 0 (from 0): " in line
+    assert told["i2t_R@1"].endswith(f" of 1 queries → {found} of 1")
+
+
+@pytest.mark.parametrize("answers", [-(10**12), 0, 10**12])
+def test_right_answers_that_cannot_be_give_no_chance(board: Path, cli: Cli, answers: int) -> None:
+    repack(board, "queries", lambda arrays: arrays["t2i.right"].__setitem__(0, answers))
+    lines = said(cli, board)
+    assert lines[0] == "t2i_R@1 moved: it says chance 8.333333, its queries give nan"
+    assert all(line.startswith("t2i_") and line.endswith("its queries give nan") for line in lines)
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_rows_of_images_and_queries_that_are_not_there_cost_nothing(board: Path, cli: Cli, row: int) -> None:
+    repack(board, "queries", lambda arrays: arrays["i2t.image_of_query"].__setitem__((row, 0), 10**12))
+    [line] = said(cli, board)
+    told = "ValueError('i2t.image_of_query must lie in [0, 12), got 1 to 1000000000000')"
+    assert line == f"the counts beside it cannot be used: {told}"
+
+
+def test_more_images_than_texts_cost_nothing(board: Path) -> None:
+    repack(board, "images", lambda arrays: arrays.clear())
+    change(board, "images", to=10**12)
+    [line] = [line for line in moved(read_all([board / "records"])) if "cannot be used" in line]
+    assert line.endswith("ValueError('36 texts are fewer than 1000000000000 images')")

@@ -40,7 +40,7 @@ class MeanTeacher(Adaptation):
         self.teacher = cast(nn.Module, copy.deepcopy(model)).requires_grad_(False)
         for layer in self.teacher.modules():
             if isinstance(layer, _BatchNorm):  # its running statistics follow the student's
-                layer.momentum = 0.0
+                layer.track_running_stats = False  # of batches; a momentum of 0 would let infinity in, as 0 · ∞
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on source pairs, and what teacher and student differ by."""

@@ -72,7 +72,7 @@ class Pooled(SourceOnly):
 
 def _several(target: Batch) -> Batch:
     """The batch. Raises RunError for a single pair: with nothing to compare it to, no loss learns from it."""
-    if len(target.image_features) < 2:
+    if len(target.image_rows) < 2:
         raise RunError(
             "a batch shows one pair of the target, and no loss learns from a pair that it cannot compare with "
             "another; raise the scenario's share or target_batch_size, or leave the method out"

@@ -28,9 +28,7 @@ _PAIRS = 1 << 32  # that one launch multiplies at most
 _DECIDED = 1 << 22  # pairs decided at once
 _ROUNDING = 2.0**-21  # of centres, and of a product's distance from one
 _MEMORY = 0.8  # of what the device has free
-_OPEN = (
-    128  # bytes that an open pair takes while it is found, those found before of the other direction among them
-)
+_OPEN = 128  # bytes that an open pair takes while it is found, what the other direction has found included
 
 
 class TooManyOpenError(Exception):

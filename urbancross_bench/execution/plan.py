@@ -160,7 +160,10 @@ class _Planner:
         )
         searched = grid.search.space if grid.search else ()
         trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
-        told = tuple(remarks(grid, self._domains, trials))
+        adapted = {
+            run.scenario for run in runs if run.trainings and "gradients" in self._methods[run.adaptation].needs
+        }
+        told = tuple(remarks(grid, self._domains, trials, adapted))
         return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from urbancross_bench.execution.domains import Domains
-from urbancross_bench.specs import Grid
+from urbancross_bench.specs import Grid, Scenario
 
 
-def remarks(grid: Grid, domains: Domains, trials: Mapping[str, int]) -> Iterator[str]:
+def remarks(
+    grid: Grid, domains: Domains, trials: Mapping[str, int], adapted: Collection[Scenario]
+) -> Iterator[str]:
     """Of its domains, its scenarios, batches larger than what they are drawn from, and the `trials` of searched
     adaptations where they are not as many.
+
+    adapted: the scenarios in which some adaptation is trained; the budget is spent in no other.
     """
     for domain in domains.by_name.values():
         yield from domain.remarks()
     for scenario in domains.scenarios:
         if scenario.kind == "seen_target":
             yield f"scenario {scenario}: its target is one of its sources, so it is no cross-domain scenario"
-    images = {" + ".join(scenario.source): domains.training_images(scenario) for scenario in domains.scenarios}
-    for key, recipe in (("pretraining", grid.pretraining), ("budget", grid.budget)):
+    for key, recipe, trained in (
+        ("pretraining", grid.pretraining, domains.scenarios),
+        ("budget", grid.budget, adapted),
+    ):
+        images = {" + ".join(s.source): domains.training_images(s) for s in domains.scenarios if s in trained}
         for source, count in images.items():
             if recipe.trains and recipe.batch_size > count:
                 asked = f"{key}.batch_size {recipe.batch_size:,}"

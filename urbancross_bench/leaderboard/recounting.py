@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +23,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Figure = tuple[str, Any, float | None]  # what it is called, what the record says, and what that must be
 
+_COUNTED = ("greater", "tied", "tied_positives")  # of each query, in this order
 _ROUNDING = 1e-6  # points between a number and what it follows from
 _RECALL = tuple((way, f"R@{k}") for way in ("i2t", "t2i") for k in (1, 5, 10))
 _RANK = tuple((way, kind) for way in ("i2t", "t2i") for kind in ("MRR", "mean_rank"))
@@ -53,31 +53,29 @@ def _faults(score: ScoreRecord) -> Iterator[str]:
             yield f"{name} {_written(said)}, its queries give {_written(found)}"
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """`greater`, `tied` and `tied_positives` of the (Q,) queries of one direction."""
+def _values(counts: Ints, gallery: int, kind: str, ties: str) -> Floats:
+    """(Q,) what a metric reads off (3, Q) counts over a gallery; where they cannot be, NaN, which is told."""
+    # In floating point no sum runs over. Looked at first: a tie rule takes as long as its counts are large.
+    can_be = (counts >= [[0], [0], [1]]).all(axis=0) & (counts.sum(axis=0, dtype=np.float64) <= gallery)
+    values = np.full(len(can_be), np.nan)
+    values[can_be] = _read_off(counts[:, can_be], kind, TIES[ties])
+    return values
 
-    greater: Ints
-    tied: Ints
-    tied_positives: Ints
 
-    def values(self, kind: str, ties: str) -> Floats:
-        """(Q,) what a metric reads off."""
-        can_be = (self.greater >= 0) & (self.tied >= 0) & (self.tied_positives >= 1)
-        with np.errstate(all="ignore"):
-            return np.where(can_be, self._read_off(kind, TIES[ties]), np.nan)  # no number, which is told
-
-    def _read_off(self, kind: str, rule: TieRule) -> Floats:
-        counts = self.greater, self.tied, self.tied_positives
-        if kind == "mean_rank":
-            return rule.ranks(*counts)
-        if kind == "MRR":
-            return 100.0 * rule.reciprocals(*counts)
-        return 100.0 * rule.hits(*counts, int(kind.removeprefix("R@")))
+def _read_off(counts: Ints, kind: str, rule: TieRule) -> Floats:
+    greater, tied, tied_positives = counts
+    if kind == "mean_rank":
+        return rule.ranks(greater, tied, tied_positives)
+    if kind == "MRR":
+        return 100.0 * rule.reciprocals(greater, tied, tied_positives)
+    return 100.0 * rule.hits(greater, tied, tied_positives, int(kind.removeprefix("R@")))
 
 
 def _of_counts(score: ScoreRecord) -> tuple[dict[str, Floats], list[Figure]]:
-    """Metric → its sums per image, and its chance, of those read off ranks; the random floor."""
+    """Metric → its sums per image, and its chance, of those read off ranks; the random floor.
+
+    Raises LookupError, TypeError or ValueError for arrays that are not what a score has.
+    """
     content, metrics = score.content, score.content["metrics"]
     plugins = {metric["name"] for metric in content["measured_by"]["metrics"]}
     read = [one for plugin, some in _READ_OFF.items() if plugin in plugins for one in some]
@@ -88,13 +86,17 @@ def _of_counts(score: ScoreRecord) -> tuple[dict[str, Floats], list[Figure]]:
     arrays = score.arrays()
     right = {way: arrays[f"{way}.right"].astype(np.int64).tobytes() for way in ("i2t", "t2i")}
     gallery = {way: len(arrays[f"{way}.gallery_row"]) for way in right}
+    if not content["images"] <= len(arrays["image_of_text"]):
+        raise ValueError(f"{len(arrays['image_of_text'])} texts are fewer than {content['images']} images")
     sums: dict[str, Floats] = {}
     figures: list[Figure] = []
     for way, kind in read:
-        counts = _Counts(*(arrays[f"{way}.{name}"] for name in ("greater", "tied", "tied_positives")))
+        counts = np.stack([arrays[f"{way}.{name}"] for name in _COUNTED])
         query, image = arrays[f"{way}.image_of_query"]
+        _expect_rows(f"{way}.image_of_query", query, counts.shape[1])
+        _expect_rows(f"{way}.image_of_query", image, content["images"])
         share = 1.0 / np.bincount(query)[query]  # a string of several images counts for each of them in part
-        name, values = f"{way}_{kind}", counts.values(kind, content["ties"])
+        name, values = f"{way}_{kind}", _values(counts, gallery[way], kind, content["ties"])
         sums[name] = image_sums(values[query], image, content["images"], share)
         chance = _of_random_order(right[way], gallery[way], kind, "expected")
         figures.append((f"{name} moved: it says chance", metrics[name].get("chance"), chance))
@@ -105,6 +107,12 @@ def _of_counts(score: ScoreRecord) -> tuple[dict[str, Floats], list[Figure]]:
     return sums, figures
 
 
+def _expect_rows(name: str, rows: Ints, number: int) -> None:
+    """Raise ValueError for others than so many: sums by row take memory up to the last one."""
+    if rows.min() < 0 or rows.max() >= number:
+        raise ValueError(f"{name} must lie in [0, {number}), got {rows.min()} to {rows.max()}")
+
+
 @lru_cache(maxsize=64)
 def _of_random_order(right: bytes, gallery: int, kind: str, ties: str) -> float:
     """The mean of what is read off the counts of a constant score; many scores are of one test split.
@@ -112,7 +120,8 @@ def _of_random_order(right: bytes, gallery: int, kind: str, ties: str) -> float:
     right: (Q,) int64, the right answers that each query has in the gallery.
     """
     answers = np.frombuffer(right, dtype=np.int64)
-    return float(_Counts(np.zeros_like(answers), gallery - answers, answers).values(kind, ties).mean())
+    counts = np.stack([np.zeros_like(answers), gallery - answers, answers])
+    return float(_values(counts, gallery, kind, ties).mean())
 
 
 def _moved_sums(name: str, said: Floats, found: Floats) -> Iterator[str]:
