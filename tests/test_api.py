@@ -149,8 +149,34 @@ def test_what_an_earlier_version_left_is_told_apart(outcome: Outcome, tmp_path: 
     assert set(before["version"]) == {one.spec["adaptation"]["version"] for one in read_records([outcome.out])}
     # Of several folders it is enough that one asks for it.
     assert api.records(out, outcome.out)["current"].sum() == len(before)
-    (out / "grids" / "later.json").write_text('{"schema": 99}', encoding="utf-8")
-    assert api.records(out)["current"].isna().all()
+    later = out / "grids" / "later.json"
+    later.write_text('{"schema": 99}', encoding="utf-8")
+    with pytest.warns(UserWarning, match="schema 99") as warned:
+        assert api.records(out)["current"].isna().all()
+    [warning] = warned
+    assert str(later) in str(warning.message)
+    assert warning.filename == __file__  # who reads the records is told, not the harness
+
+
+def test_the_runs_of_an_output_are_judged_by_its_grids(
+    outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs" / "records"  # names that folders of runs have themselves
+    for part in ("runs", "grids"):
+        shutil.copytree(outcome.out / part, out / part)
+    [key, *_] = api.records(out)["run"]
+    shutil.copytree(out / "runs" / key, out / "runs" / "older")
+    spec = json.loads((out / "runs" / key / "run.json").read_text(encoding="utf-8"))
+    (out / "runs" / "older" / "run.json").write_text(json.dumps(spec | {"key": "older"}), encoding="utf-8")
+    of_output = api.records(out)
+    assert {*of_output["current"]} == {True, False}
+    assert api.records(out / "runs").equals(of_output)
+    monkeypatch.chdir(out / "runs")
+    assert api.records(".").equals(of_output)
+    assert api.records(out, ".").equals(of_output)
+    # A folder of runs that is no part of an output is judged by nobody, whatever lies beside it.
+    shutil.copytree(out / "runs", out / "copy")
+    assert api.records(out / "copy")["current"].isna().all()
 
 
 def test_a_failed_run_is_a_row_without_a_score(outcome: Outcome, tmp_path: Path) -> None:

@@ -343,6 +343,20 @@ def test_a_target_that_is_mostly_a_source_is_refused(pool: Path, cli: Cli, grid:
     assert "'one' and 'two' hold the same data" in result.err
 
 
+def test_it_is_said_how_much_two_domains_share(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    """The target lacks some training images of the source, and has one of its own."""
+    file = pool / "plain" / "dataset.json"
+    entries = json.loads(file.read_text())["images"]
+    training = [entry for entry in entries if entry["split"] == "train"]
+    own = [{**next(e for e in entries if e["split"] == "test"), "split": "train"}]
+    rest = [entry for entry in entries if entry["split"] != "train" and entry["filename"] != own[0]["filename"]]
+    (pool / "plain" / "fewer.json").write_text(json.dumps({"images": [*training[:5], *own, *rest]}))
+    domains = {"one": f"karpathy[file={file}]", "two": f"karpathy[file={file.with_name('fewer.json')}]"}
+    result = cli("plan", grid(domains=domains, scenarios=[{"source": "one", "target": "two"}]))
+    said = f"they share 5 of the {len(training)} distinct training images of 'one', and of the 6 of 'two'"
+    assert said in result.err
+
+
 BROKEN = """
 import numpy as np
 from dataclasses import replace
@@ -398,8 +412,9 @@ def test_repairs_are_said_before_anything_runs(pool: Path, cli: Cli, grid: GridW
 
 
 def test_a_wrong_option_of_a_domain_is_told_as_any_other(cli: Cli, grid: GridWriter) -> None:
-    result = cli("plan", grid(domains={"costara": "synthetic/costara[imags=60]"}, scenarios="all_ordered_pairs"))
-    said = "domain 'costara': dataset 'synthetic' has no option 'imags'. Did you mean \"images\"?"
+    file = grid(domains={"costara": "synthetic/costara[imags=60]"}, scenarios="all_ordered_pairs")
+    result = cli("plan", file)
+    said = f"{file}:3: dataset 'synthetic' has no option 'imags'. Did you mean \"images\"?"
     assert (result.status, result.err.strip()) == (2, f"error: {said}")
 
 

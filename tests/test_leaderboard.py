@@ -444,7 +444,7 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
     view.write_text("title: Mine\nmetrik: mR\n")
     result = cli("leaderboard", "build", outcome.out, "--out", tmp_path / "board", "--view", view)
     assert result.status == 2
-    assert "view.yaml: metrik" in result.err
+    assert "view.yaml:2: unknown key 'metrik'" in result.err
     assert 'Did you mean "metric"' in result.err
 
 

@@ -17,6 +17,8 @@ from conftest import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from urbancross_bench import api
+from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.estimates import Estimate, Guess, estimate
 from urbancross_bench.execution.picture import LARGEST, escaped, flowchart
 from urbancross_bench.execution.plan import Plan, make_plan
@@ -60,6 +62,74 @@ def test_a_plan_remarks_on_what_is_no_error(grid: GridWriter) -> None:
         "pretraining.batch_size 100: plain + dark has 24 training images, so a batch is all",
         "pretraining.batch_size 100: plain has 12 training images, so a batch is all",
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "blamed", "says"),
+    [
+        (
+            "encoders",
+            {"one": "openclip", "two": "opneclip"},
+            "opneclip",
+            "there is no encoder 'opneclip'. Did you",
+        ),
+        (
+            "encoders",
+            {"a": "openclip[head=round]"},
+            "[head=round]",
+            "option 'head' of encoder 'openclip'",
+        ),
+        ("adaptations", ["source_only", "dan"], "- dan", "there is no adaptation 'dan'. Did you mean \"dann\"?"),
+        ("adaptations", ["source_only", "dann[wait=1]"], "wait=1", "adaptation 'dann' has no option 'wait'."),
+        ("adaptations", ["source_only", "dann[weight"], "dann[", "'dann[weight' is not a plugin reference"),
+        ("selectors", ["last", "lats"], "lats", "there is no selector 'lats'. Did you mean \"last\"?"),
+        ("metrics", ["recall", "recall[q=1]"], "recall[q", "metric 'recall' has no option 'q'."),
+        ("executor", "local[slot=2]", "slot=2", "executor 'local' has no option 'slot'. Did you mean \"slots\"?"),
+        (
+            "domains",
+            {"plain": "karpaty[file=x]", "dark": "x"},
+            "karpaty",
+            "there is no dataset 'karpaty'. Did you",
+        ),
+    ],
+)
+def test_a_reference_that_is_wrong_is_told_with_its_line(
+    grid: GridWriter, cli: Cli, key: str, written: object, blamed: str, says: str
+) -> None:
+    file = grid(**{key: written})
+    [line] = [n for n, text in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1) if blamed in text]
+    result = cli("plan", file)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: {file}:{line}: {says}")
+    with pytest.raises(UsageError) as caught:
+        api.plan(str(file))
+    assert result.err == f"error: {caught.value}\n"
+
+
+def test_a_reference_of_the_command_line_is_blamed_on_it(grid: GridWriter, cli: Cli) -> None:
+    result = cli("plan", grid(), "--set", "encoders.tiny=opneclip")
+    assert result.err.startswith("error: --set encoders.tiny: there is no encoder 'opneclip'. Did you mean")
+
+
+def test_a_batch_of_the_budget_is_remarked_on_where_something_is_trained(grid: GridWriter) -> None:
+    def told(*adaptations: str) -> list[str]:
+        read = load_grid(
+            grid(
+                scenarios=[{"source": name, "target": "plain"} for name in ("plain", "dark")],
+                adaptations=[*adaptations],
+                pretraining={"steps": 0},
+                budget={"steps": 2, "batch_size": 100},
+            )
+        )
+        return [remark for remark in make_plan(read, Registry.discover()).remarks if "batch_size" in remark]
+
+    of_dark, of_plain = (
+        f"budget.batch_size 100: {name} has {count} training images, so a batch is all"
+        for name, count in (("dark", 12), ("plain", 12))
+    )
+    assert told("zero_shot") == []
+    assert told("zero_shot", "oracle") == [of_dark]  # in domain nothing adapts
+    assert told("csls", "source_only") == [of_plain, of_dark]
 
 
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ adaptations:
 budget:
   steps: 5
 """
+SCENARIOS = "scenarios: write all_ordered_pairs, or a list of mappings, such as [{source: a, target: b}]"
 
 
 @pytest.fixture
@@ -159,11 +160,10 @@ def test_a_mistake_within_a_scenario_is_told_alone(load, scenario: str, says: st
             "description must be text, and YAML reads this as 2024-05-01: put it in quotes",
         ),
         ("scenarios: []", "scenarios must have at least 1 entry, not 0"),
-        ("scenarios: all_pairs", "scenarios: Input should be 'all_ordered_pairs'"),
-        (
-            "scenarios: {source: a}",
-            "scenarios must be a list, such as [0, 1, 2] or [a, b]; got {'source': 'a'}",
-        ),
+        ("scenarios: all_pairs", f"{SCENARIOS}; got 'all_pairs'"),
+        ("scenarios: {source: a}", f"{SCENARIOS}; got {{'source': 'a'}}"),
+        ("scenarios:", f"{SCENARIOS}; got nothing"),
+        ("scenarios: 3", f"{SCENARIOS}; got 3"),
         (
             "scenarios: [{source: a, target: no}]",
             "scenarios.0.target must be text, and YAML reads this as false: put it in quotes",
@@ -234,6 +234,12 @@ def test_an_override_is_blamed_between_parts_too(load) -> None:  # type: ignore[
 def test_an_override_is_blamed_for_itself(load) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=r"^--set budget.stepz: budget: unknown key 'stepz'"):
         load(GOOD, "budget.stepz=3")
+
+
+def test_what_a_message_proposes_for_scenarios_is_a_grid(load) -> None:  # type: ignore[no-untyped-def]
+    proposed = SCENARIOS.removeprefix("scenarios: write ").split(", or a list of mappings, such as ")
+    made = [load(GOOD.replace("name: g", f"name: g\nscenarios: {one}")) for one in proposed]
+    assert [len(grid.expanded_scenarios()) for grid in made] == [4, 1]
 
 
 @pytest.mark.parametrize(

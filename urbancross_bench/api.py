@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,10 @@ from urbancross_bench.specs import Grid
 if TYPE_CHECKING:
     import pandas as pd
 
+    from urbancross_bench.execution.plan import Plan
     from urbancross_bench.leaderboard.view import View
     from urbancross_bench.records import Record, ScoreRecord
+    from urbancross_bench.registry import Registry
 
 __all__ = [
     "Grid",
@@ -51,11 +54,10 @@ def plan(grid: Grid | Mapping[str, Any] | str | Path, out: str | Path | None = N
     """
     import pandas as pd
 
-    from urbancross_bench.cli.grids import plan_grid
     from urbancross_bench.cli.plan import states_of
     from urbancross_bench.execution.status import status_of
 
-    made, _, folder = plan_grid(_grid(grid), _path(out), verify=False)
+    made, _, folder = _planned(grid, _path(out))
     return pd.DataFrame(
         {
             "scenario": str(run.scenario),
@@ -92,12 +94,11 @@ def run(
 
     Raises UsageError, DataError or PluginError where nothing can be run, KeyboardInterrupt when interrupted.
     """
-    from urbancross_bench.cli.grids import plan_grid
     from urbancross_bench.cli.run import run_plan
     from urbancross_bench.execution.scheduler import Limits
     from urbancross_bench.records import read_records
 
-    made, registry, folder = plan_grid(_grid(grid), _path(out), verify=False)
+    made, registry, folder = _planned(grid, _path(out))
     memory = None if memory_limit is None else round(memory_limit * 2**30)
     with _main_left_out():
         run_plan(
@@ -121,7 +122,8 @@ def records(*places: str | Path) -> pd.DataFrame:
     A run without a score is one row. Columns: what the run was (`run` is its key, `version` that of the
     adaptation's code), how it was scored, and for each metric its value and its 95 % interval: `mR`, `mR low`,
     `mR high`; NaN where they are not known. `current`: whether a grid of the folder, as it was last run there,
-    asks for the row, as none does for what an earlier grid or earlier code left; <NA> where no grid is kept.
+    asks for the row, as none does for what an earlier grid or earlier code left; <NA> where no grid is kept, or
+    one cannot be read, of which a warning tells.
     Raises DataError for a folder without records.
     """
     from urbancross_bench.leaderboard.committed import read_all
@@ -265,12 +267,13 @@ def search(
     )
 
 
-def _grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
+def _planned(grid: Grid | Mapping[str, Any] | str | Path, out: Path | None) -> tuple[Plan, Registry, Path]:
+    from urbancross_bench.cli.grids import open_grid, plan_grid
     from urbancross_bench.specs.reading import grid_of
 
-    if isinstance(grid, Mapping):
-        return grid_of(grid)
-    return grid if isinstance(grid, Grid) else Grid.from_yaml(grid)
+    if isinstance(grid, (str, Path)):
+        return open_grid(str(grid), None, out, verify=False)
+    return plan_grid(grid_of(grid) if isinstance(grid, Mapping) else grid, out, verify=False)
 
 
 def _several(values: str | Path | Collection[Any]) -> tuple[Any, ...]:
@@ -315,12 +318,15 @@ def _current(places: Sequence[Path]) -> Callable[[str, str], bool | None]:
     asked: set[tuple[str, str]] = set()
     judged: list[Path] = []  # where the runs lie of folders that know
     for place in places:
+        runs = runs_of(place.absolute())
+        output = runs.parent if runs_of(runs.parent) == runs else place
         try:
-            grids = kept_grids(place)
-        except DataError:  # of another version: the records can be read all the same
+            grids = kept_grids(output)
+        except DataError as error:  # of another version: the records can be read all the same
+            warnings.warn(f"which records of {place} are current is not known: {error}", stacklevel=4)
             continue
         asked |= {(run, score) for kept in grids for run, scores in kept.runs.items() for score in (*scores, "")}
-        judged += [runs_of(place)] if grids else []
+        judged += [runs] if grids else []
 
     def current(run: str, score: str) -> bool | None:
         return (run, score) in asked or (False if any((runs / run).is_dir() for runs in judged) else None)

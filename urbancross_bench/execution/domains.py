@@ -213,6 +213,12 @@ def naming(name: str) -> Iterator[None]:
 def _refuse_disguised_target(scenario: Scenario, domains: Mapping[str, PlannedDomain]) -> None:
     """A target that is a source under another name, most of its training images being there, is no shift."""
     target = domains[scenario.target].contents["train"]
-    for source in scenario.source:
-        if source != scenario.target and 2 * len(target & domains[source].contents["train"]) > len(target):
-            raise UsageError(f"scenario {scenario}: {source!r} and {scenario.target!r} hold the same data")
+    for name in scenario.source:
+        source = domains[name].contents["train"]
+        shared = len(target & source)
+        if name != scenario.target and 2 * shared > len(target):
+            raise UsageError(
+                f"scenario {scenario}: {name!r} and {scenario.target!r} hold the same data: they share {shared} "
+                f"of the {len(source)} distinct training images of {name!r}, and of the {len(target)} of "
+                f"{scenario.target!r}"
+            )

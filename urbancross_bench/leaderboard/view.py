@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.records import Record, ScoreRecord, sources
 from urbancross_bench.specs import AblationView
+from urbancross_bench.specs.reading import checked, read_yaml
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 Allowed = Literal["failed_runs", "missing_seeds", "ranked_oracle", "test_images_in_training"]
@@ -25,6 +25,12 @@ def _inside(folder: str) -> str:
     if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts or "\\" in folder:
         raise ValueError("name a folder below that of the view, without '..'")
     return folder
+
+
+def _setting(name: str) -> str:
+    if name not in SETTINGS:
+        raise ValueError(f"unknown setting {name!r}.{did_you_mean(name, SETTINGS)}")
+    return name
 
 
 class Filters(BaseModel):
@@ -56,7 +62,9 @@ class View(BaseModel):
     columns: tuple[str, ...] = Field(default=(), description="column plugins, in the table of scenarios")
     baseline: str = Field(default="source_only", description="the adaptation that differences are taken to")
     oracle: str = Field(default="oracle", description="the adaptation that the gap to close is taken to")
-    reference_settings: tuple[str, ...] = Field(default=("oracle",), description="shown, never ranked")
+    reference_settings: tuple[Annotated[str, AfterValidator(_setting)], ...] = Field(
+        default=("oracle",), description="shown, never ranked"
+    )
     weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = ("pretrained", "trained here")
     allow: tuple[Allowed, ...] = Field(default=(), description="what `leaderboard add` takes all the same")
     ablation: AblationView | None = Field(default=None, description="the factors of an ablation, see `specs`")
@@ -65,23 +73,8 @@ class View(BaseModel):
 
 
 def load_view(path: Path) -> View:
-    """Read a view file. Raises UsageError naming the file and the key."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        view = View.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"view {path} cannot be read: {error}") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        known = Filters if problem["loc"][:1] == ("filters",) else View
-        unknown = problem["type"] == "extra_forbidden"
-        hint = did_you_mean(str(problem["loc"][-1]), known.model_fields) if unknown else ""
-        raise UsageError(f"view {path}: {key}: {problem['msg']}.{hint}") from None
-    for setting in view.reference_settings:
-        if setting not in SETTINGS:
-            raise UsageError(f"view {path}: unknown setting {setting!r}.{did_you_mean(setting, SETTINGS)}")
-    return view
+    """Read a view file. Raises UsageError naming the file, the line, the key and the nearest known key."""
+    return checked(View, *read_yaml(path, "view"))
 
 
 def fitted(view: View, records: Iterable[Record]) -> View:

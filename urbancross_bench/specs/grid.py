@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ from urbancross_bench.specs.ablation import Ablation
 from urbancross_bench.specs.training import Budget, PlacedError, Pretraining, Spec
 
 _REFERENCES = "must be a list of references, or a mapping from names to references"
+_SCENARIOS = "write all_ordered_pairs, or a list of mappings, such as [{source: a, target: b}]"
 
 
 class Range(Spec):
@@ -129,6 +131,13 @@ class Grid(Spec):
 
         return load_grid(find_grid(grid), overrides)
 
+    @field_validator("scenarios", mode="before")
+    @classmethod
+    def _scenarios_are_listed(cls, value: Any) -> Any:
+        if value != "all_ordered_pairs" and not isinstance(value, (list, tuple)):
+            raise ValueError(f"{_SCENARIOS}; {got(value)}")
+        return value
+
     @field_validator("protocols")
     @classmethod
     def _protocols_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -221,6 +230,11 @@ def _refuse_twins(entries: Sequence[Any], key: str) -> None:
         if entry in seen:
             raise PlacedError(f"an entry of {key} stands twice: {entry}", key, number)
         seen.add(entry)
+
+
+def got(value: Any) -> str:
+    """What stands where something else is needed, cut short."""
+    return f"got {'nothing' if value is None else reprlib.repr(value)}"
 
 
 def as_json(spec: BaseModel) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""Reading a grid file: YAML, overrides from the command line, and errors that name the line."""
+"""Reading a file of YAML, a grid's or another: overrides from the command line, and errors that name the line."""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from urbancross_bench.errors import UsageError, did_you_mean, requirement
-from urbancross_bench.specs.ablation import Ablation
-from urbancross_bench.specs.grid import Grid, Range, Scenario, Search
-from urbancross_bench.specs.training import Budget, Pretraining
+from urbancross_bench.specs.grid import Grid, got
 
 BUILT_IN = Path(__file__).parent.parent / "grids"
+
+Where = Callable[[Sequence[str | int]], str]
+
+M = TypeVar("M", bound=BaseModel)
 
 _Names = tuple[str | int, ...]
 _OF_KEY = "[key]"  # the end of pydantic's path to a key that is wrong itself
@@ -37,16 +38,46 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
 
     Raises UsageError naming the file, the line, the key and the nearest known key.
     """
+    return placed_grid(path, overrides)[0]
+
+
+def placed_grid(path: Path, overrides: Sequence[str] = ()) -> tuple[Grid, Where]:
+    """The same, and what an error calls the place in the file that some keys of the grid lead to."""
+    content, where = read_yaml(path, "grid", overrides)
+    grid = grid_of(content, where)
+    folder = path.resolve().parent
+    absolute = {
+        "plugins": tuple(str(folder / file) for file in grid.plugins),
+        "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
+        "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
+    }
+    return grid.model_copy(update=absolute), where
+
+
+def grid_of(content: Mapping[str, Any], where: Where = lambda names: "grid") -> Grid:
+    """The grid of what a file would hold; paths in it are taken from the working folder.
+
+    Raises UsageError as `checked` does.
+    """
+    return checked(Grid, content, where)
+
+
+def read_yaml(path: Path, kind: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Where]:
+    """The keys and values of a file, with `a.b=c` overrides, and what an error calls the place of some keys.
+
+    kind: what the file is of. Raises UsageError for one that cannot be read or is no mapping, and for a key that
+    stands twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"grid {path} cannot be read: {error}") from error
+        raise UsageError(f"{kind} {path} cannot be read: {error}") from error
     try:
         content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"grid {path} is not YAML: {error}") from error
+        raise UsageError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict) or tree is None:
-        raise UsageError(f"grid {path} must be a mapping of keys to values")
+        raise UsageError(f"{kind} {path} must be a mapping of keys to values")
     _refuse_repeated_keys(path, tree, set())
     for override in overrides:
         _override(content, override)
@@ -57,30 +88,21 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
         return f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
 
-    grid = grid_of(content, where)
-    folder = path.resolve().parent
-    return grid.model_copy(
-        update={
-            "plugins": tuple(str(folder / file) for file in grid.plugins),
-            "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
-            "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
-        }
-    )
+    return content, where
 
 
-def grid_of(
-    content: Mapping[str, Any], where: Callable[[Sequence[str | int]], str] = lambda names: "grid"
-) -> Grid:
-    """The grid of what a file would hold; paths in it are taken from the working folder.
+def checked(model: type[M], content: Mapping[str, Any], where: Where) -> M:
+    """What a file holds, as the model of its kind.
 
     where: what an error calls the place that some keys lead to. Raises UsageError naming the key and the nearest
     known key.
     """
     try:
-        return Grid.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         told = _telling([(_names(problem, content), problem) for problem in error.errors()])
-        raise UsageError("\n".join(_explain(names, those, where) for names, those in told.items())) from None
+        said = [_explain(names, those, where, model) for names, those in told.items()]
+        raise UsageError("\n".join(said)) from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -132,14 +154,14 @@ def _of_its_kind(problems: list[Any]) -> list[Any]:
     return [p for p in said if p["type"] not in _OTHER_KIND] or said
 
 
-def _explain(names: _Names, problems: Sequence[Any], where: Callable[[Sequence[str | int]], str]) -> str:
+def _explain(names: _Names, problems: Sequence[Any], where: Where, model: type[BaseModel]) -> str:
     """The problems of one place as `grid.yaml:12: budget: unknown key "stpes". Did you mean "steps"?`"""
     problem = problems[0]
     at = getattr(problem.get("ctx", {}).get("error"), "at", ())  # of a PlacedError
     key, place = ".".join(str(name) for name in names), where([*names, *at])
     section = ".".join(str(name) for name in names[:-1])
     if problem["type"] == "extra_forbidden":
-        hint = did_you_mean(str(names[-1]), _known_keys(names[:-1]))
+        hint = did_you_mean(str(names[-1]), _known_keys(model, names[:-1]))
         return f"{place}: {f'{section}: ' if section else ''}unknown key {str(names[-1])!r}.{hint}"
     if problem["type"] == "missing":
         return f"{place}: {key} is missing"
@@ -149,23 +171,23 @@ def _explain(names: _Names, problems: Sequence[Any], where: Callable[[Sequence[s
     if len(musts) < len(problems):
         said = "; or: ".join(problem["msg"].removeprefix("Value error, ") for problem in problems)
         return f"{place}: {f'{key}: ' if key else ''}{said}"
-    value = problem["input"]
-    got = f"; got {'nothing' if value is None else reprlib.repr(value)}" if problem["type"] in _OTHER_KIND else ""
-    return f"{place}: {key} {', or '.join(musts)}{got}"
+    stands = f"; {got(problem['input'])}" if problem["type"] in _OTHER_KIND else ""
+    return f"{place}: {key} {', or '.join(musts)}{stands}"
 
 
-def _known_keys(names: Sequence[str | int]) -> set[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "pretraining": Pretraining,
-        "budget": Budget,
-        "scenarios": Scenario,
-        "search": Search,
-        "ablation": Ablation,
-    }
-    model = sections.get(str(names[0]), Grid) if names else Grid
-    if names[:2] == ("search", "space"):  # its names are of the grid, and what stands below them is a range
-        model = Range
+def _known_keys(model: type[BaseModel], names: Sequence[str | int]) -> set[str]:
+    """The keys of the part of a model that some names lead to; those that a user chose are of no part."""
+    for name in names:
+        field = model.model_fields.get(str(name))
+        model = (field and _model_in(field.annotation)) or model
     return set(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model of the values of a field, whatever holds them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
 def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
@@ -177,12 +199,17 @@ def _line(tree: yaml.Node, names: Sequence[str | int]) -> int:
             if entry is None:
                 break
             line, node = entry[0].start_mark.line + 1, entry[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(name, int) and name < len(node.value):
-            node = node.value[name]
+        elif isinstance(node, yaml.SequenceNode) and (entries := _entries(node, name)):
+            node = entries[0]
             line = node.start_mark.line + 1
         else:
             break
     return line
+
+
+def _entries(node: yaml.SequenceNode, name: str | int) -> list[yaml.Node]:
+    """The entry of a list by its number, or by its text where the list's entries name themselves."""
+    return [entry for number, entry in enumerate(node.value) if name in (number, entry.value)]
 
 
 def _means(key: yaml.Node, name: str | int) -> bool:
