@@ -592,7 +592,7 @@ def test_utf_16_without_a_mark_is_proposed(tmp_path: Path, encoding: str) -> Non
     assert content_of(table(tmp_path, FRENCH.encode(encoding), encoding=encoding)) == content_of(
         table(tmp_path, FRENCH)
     )
-    with pytest.raises(DataError, match="t.csv:1: no column.* Its NUL bytes look like UTF-16"):
+    with pytest.raises(DataError, match=r"t\.csv:1: no column.* Its NUL bytes look like UTF-16"):
         table(tmp_path, FRENCH.replace("ê", "e").replace("è", "e").encode(encoding))
 
 
