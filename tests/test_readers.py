@@ -596,6 +596,51 @@ def test_utf_16_without_a_mark_is_proposed(tmp_path: Path, encoding: str) -> Non
         table(tmp_path, FRENCH.replace("ê", "e").replace("è", "e").encode(encoding))
 
 
+def proposals(error: object) -> list[str]:
+    return re.findall(r"encoding=(\S+) reads", str(error))
+
+
+@pytest.mark.parametrize("accents", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
+def test_of_utf_16_the_one_that_it_is_in_is_proposed_alone(tmp_path: Path, encoding: str, accents: bool) -> None:
+    text = FRENCH if accents else FRENCH.replace("ê", "e").replace("è", "e")
+    with pytest.raises(DataError) as refused:
+        table(tmp_path, text.encode(encoding))
+    assert proposals(refused.value) == [encoding]
+    assert "\0" not in str(refused.value)  # as a column that was meant, say
+    assert content_of(table(tmp_path, text.encode(encoding), encoding=encoding)) == content_of(
+        table(tmp_path, text)
+    )
+
+
+@pytest.mark.parametrize("end", [b"", b"x"])  # one of them an even number of bytes
+def test_a_stray_nul_makes_no_file_utf_16_or_latin_1(tmp_path: Path, end: bytes) -> None:
+    content = FRENCH.encode("latin-1").replace(b"la ville", b"la\0ville") + end
+    with pytest.raises(DataError, match=r"t\.csv:3: .*take the NUL bytes out, the first in line 2, or") as refused:
+        table(tmp_path, content)
+    assert proposals(refused.value) == []
+    with pytest.raises(DataError, match=r"no column 'split'. It holds NUL bytes; take .* the first in line 1, or"):
+        table(tmp_path, FRENCH.replace("split", "sp\0lit"))
+
+
+@pytest.mark.parametrize("named", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_lines_and_json_in_utf_16_are_not_taken_for_words(tmp_path: Path, encoding: str, named: str) -> None:
+    """A newline of two bytes still ends a line, so that lines pair as they should and hold NUL bytes."""
+    file, lines = tmp_path / "f", ["a port", "the city’s park", "a pier"]
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+    with pytest.raises(DataError, match=r"/f: .*look like UTF-16; .* reads '") as refused:
+        read_lines(file, named)
+    assert proposals(refused.value) == [encoding]
+    assert read_lines(file, encoding) == lines
+    file.write_bytes(json.dumps(lines, indent=1).encode(encoding))
+    with pytest.raises(DataError, match=r"/f:1: f is not JSON: .*look like UTF-16") as refused:
+        read_json(file, named)
+    assert proposals(refused.value) == [encoding]
+    with pytest.raises(DataError, match=r"look like UTF-16; convert the file to UTF-8$"):
+        read_json(file)
+
+
 def test_a_mark_of_utf_8_is_no_part_of_a_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv:1: .*mark of UTF-8; leave encoding=latin-1 out"):
         table(tmp_path, FRENCH.encode("utf-8-sig"), encoding="latin-1")

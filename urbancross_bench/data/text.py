@@ -81,8 +81,7 @@ def read_text(file: Path, encoding: str | None = None) -> str:
     letters = _NOT_ASCII.findall(content.decode("utf-8", "surrogateescape"))
     if 2 * sum("\ud800" <= letter <= "\udfff" for letter in letters) < len(letters):
         raise DataError(f"{where}: not UTF-8, as the rest of the file is; it is damaged here")
-    remedy = "convert the file to UTF-8" if encoding is None else _proposal(content)
-    raise DataError(f"{where}: byte 0x{content[start]:02x} is not UTF-8; {remedy}")
+    raise DataError(f"{where}: byte 0x{content[start]:02x} is not UTF-8; {_remedy(content, encoding)}")
 
 
 def is_utf8(encoding: str | None) -> bool:
@@ -102,9 +101,16 @@ def beyond_ascii(text: str) -> tuple[int, str] | None:
 
 
 def read_lines(file: Path, encoding: str | None = None) -> list[str]:
-    """The lines of a file, blank ones too: which line it is pairs it with another file's."""
+    """The lines of a file, blank ones too: which line it is pairs it with another file's.
+
+    Raises DataError as `read_text` does, and for UTF-16 that is read as another encoding.
+    """
+    text = read_text(file, encoding)
+    # Else the lines would pair as they should, with NUL bytes in their words; a caption may hold some of its own.
+    if 3 * text.count("\0") > len(text) and _reads(_content(file)):
+        raise DataError(f"{file}: not {encoding or 'UTF-8'}. {_nul_bytes(file, encoding)}")
     # Only a newline ends a line: splitlines() would also cut at characters that stand within captions.
-    lines = read_text(file, encoding).replace("\r\n", "\n").split("\n")
+    lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 
 
@@ -113,10 +119,12 @@ def read_json(file: Path, encoding: str | None = None) -> Any:
 
     A key that stands twice in an object is an error: which value is meant, and what belongs to it, is not said.
     """
+    text = read_text(file, encoding)
     try:
-        return json.loads(read_text(file, encoding), object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise DataError(f"{file}:{error.lineno}: {file.name} is not JSON: {error.msg}") from error
+        hint = f". {_nul_bytes(file, encoding)}" if "\0" in text else ""
+        raise DataError(f"{file}:{error.lineno}: {file.name} is not JSON: {error.msg}{hint}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
 
@@ -143,9 +151,11 @@ def read_csv(
     try:
         header = [name.strip() for name in next(rows, [])]
         missing = no_columns(columns, header)
+        if missing and any("\0" in name for name in header):
+            missing = no_columns([name for name in columns if name not in header], [])
+            raise DataError(f"{file}:1: {missing} {_nul_bytes(file, encoding)}")
         if missing:
-            hint = " Its NUL bytes look like UTF-16." if any("\0" in name for name in header) else ""
-            raise DataError(f"{file}:1: {_other_separator(columns, header, separator) or missing}{hint}")
+            raise DataError(f"{file}:1: {_other_separator(columns, header, separator) or missing}")
         repeated = [name for name in header if header.count(name) > 1]
         if repeated:
             raise DataError(f"{file}:1: column {repeated[0]!r} stands twice")
@@ -190,8 +200,29 @@ def unwrap(name: str, where: str) -> str:
         raise DataError(f"{where}: {name!r} is not an image name: {error}") from error
 
 
-def _proposal(content: bytes) -> str:
-    """How a user may name the encoding of a file, with what the likely ones make of its words."""
+def _nul_bytes(file: Path, encoding: str | None) -> str:
+    """What to say of NUL bytes in a file that was read in an encoding."""
+    content = _content(file)
+    said = "Its NUL bytes look like UTF-16" if _reads(content) else "It holds NUL bytes"
+    return f"{said}; {_remedy(content, encoding)}"
+
+
+def _remedy(content: bytes, encoding: str | None) -> str:
+    """What a user may do about a file in another encoding, with what the likely ones make of its words."""
+    if encoding is None:
+        return "convert the file to UTF-8"
+    said = ", ".join(f"encoding={name} reads {words!r}" for name, words in _reads(content).items())
+    if b"\0" in content and not said:
+        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        return f"take the NUL bytes out, the first in line {line}, or say what it is by the option `encoding`"
+    return f"say what it is by the option `encoding`{f': {said}' if said else ''}"
+
+
+def _reads(content: bytes) -> dict[str, str]:
+    """Encoding that fits a file that is not UTF-8 → some words as it reads them, each reading once.
+
+    With NUL bytes it is UTF-16 or none: any other would keep them.
+    """
     proposed: tuple[str, ...] = _PROPOSED
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         proposed = ("utf-16",)
@@ -204,11 +235,12 @@ def _proposal(content: bytes) -> str:
         except UnicodeDecodeError:
             continue
         _, words = beyond_ascii(text.removeprefix("\ufeff")) or (0, text[:24])
-        # Control characters in place of letters: it is another one.
-        if words not in reads.values() and not re.search(r"[\0\x80-\x9f]", text):
+        # Control characters in place of letters, or lines that do not end: it is another one.
+        letters = text.strip() and not re.search(r"[\0\x80-\x9f]", text)
+        lines = 2 * text.count("\n") >= content.count(b"\n")
+        if words not in reads.values() and letters and lines:
             reads[encoding] = words
-    said = ", ".join(f"encoding={encoding} reads {words!r}" for encoding, words in reads.items())
-    return f"say what it is by the option `encoding`{f': {said}' if said else ''}"
+    return reads
 
 
 def _other_separator(columns: Sequence[str], header: Sequence[str], separator: str | None) -> str:
