@@ -53,6 +53,19 @@ def write_run(runs: Path, method: str, source: str, target: str, seed: int, **ch
     return folder
 
 
+def domains(*names: str, **other: dict[str, str]) -> dict[str, Any]:
+    """What a run says of its domains; `other` has fingerprints of splits that are not the usual, by domain."""
+    facts = {
+        "partition": "as the files say",
+        "mark": "",
+        "captions_generated": False,
+        "test_images_also_in_train_or_val": 0,
+        "excluded": None,
+    }
+    splits = {name: {part: key_of([name, part]) for part in ("train", "val", "test")} for name in names}
+    return {name: facts | {"splits": parts | other.get(name, {})} for name, parts in splits.items()}
+
+
 def edit(file: Path, **changes: Any) -> None:
     """Replace fields of a JSON file."""
     _write(file, json.loads(file.read_text(encoding="utf-8")) | changes)
@@ -64,14 +77,6 @@ def _write(file: Path, content: Any) -> None:
 
 def _spec(method: str, source: str, target: str, seed: int) -> dict[str, Any]:
     setting = {"source_only": "source_only", "oracle": "oracle"}.get(method, "unsupervised")
-    facts = {
-        "partition": "as the files say",
-        "mark": "",
-        "captions_generated": False,
-        "test_images_also_in_train_or_val": 0,
-        "excluded": None,
-    }
-    splits = {name: {part: key_of([name, part]) for part in ("train", "val", "test")} for name in (source, target)}
     weights = {"status": "trained here", "source": "random", "sha256": None, "partial": False}
     return {
         "grid": "made up",
@@ -92,7 +97,7 @@ def _spec(method: str, source: str, target: str, seed: int) -> dict[str, Any]:
         "precision": "float32",
         "threads": 1,
         "ranks": 1,
-        "domains": {name: facts | {"splits": parts} for name, parts in splits.items()},
+        "domains": domains(source, target),
         "test_images_in_training": 0,
         "target_images_in_sources": 0,
         "code": "1",

@@ -81,7 +81,8 @@ def record(identity: Mapping[str, Any], label: str, target: str, seed: int, valu
         "domains": {name: {"splits": {s: name + s for s in splits}} for name in ("a", target)},
     }
     score = {
-        **dict.fromkeys(("precision", "segments", "measured_by"), "x"),
+        **dict.fromkeys(("precision", "segments"), "x"),
+        "measured_by": {"metrics": [], "code": "x"},
         "selected_by": {"name": "x"},
         **{"selector": "last", "protocol": "classic", "ties": "expected", "setting": "unsupervised"},
         **{"domain": target, "test": target, "items": target, "draws": len(target), "images": len(values)},

@@ -180,15 +180,15 @@ class _Planner:
             return Run(scenario, name, adaptation, seed, skipped)
         shown = self._shown(scenario, method.trained_setting, seed)
         trainings = tuple(self._adapt(scenario, encoder, method, trial, shown, seed) for trial in method.trials)
-        target = self._domains[scenario.target].splits
         # What a record says of its data and content does not tell: a run is recorded anew when it changes.
-        said = {name: self._domains[name].said() for name in dict.fromkeys((*scenario.source, scenario.target))}
-        content = [target[name].fingerprint for name in ("train", "val")]
+        domains = {name: self._domains[name] for name in dict.fromkeys((*scenario.source, scenario.target))}
+        splits = {name: domain.splits for name, domain in domains.items()}
         facts: dict[str, Any] = {
             "training": [training.key for training in trainings],
             "adaptation": method.identity(),
-            "target": content,
-            "said": list(said.values()),
+            "target": [splits[scenario.target][name].fingerprint for name in ("train", "val")],
+            "source_val": [splits[name]["val"].fingerprint for name in scenario.source],
+            "said": [domain.said() for domain in domains.values()],
             "in_common": self._said.images_in_common(scenario, shown),
         }
         if used := self._said.segments(scenario, encoder):  # the same training may be ranked with other segments

@@ -116,7 +116,7 @@ class _Block:
     def difference(self, cell: Combination, other: Combination) -> SeedMeans | None:
         """The paired difference of two cells; None where one is not whole, or they were not measured alike."""
         mine, theirs = self._means[cell], self._means[other]
-        measured = [{row.scenario: row.measured_on for row in self.rows(one)} for one in (cell, other)]
+        measured = [{row.scenario: (row.data, row.measured_on) for row in self.rows(one)} for one in (cell, other)]
         return None if mine is None or theirs is None or measured[0] != measured[1] else mine - theirs
 
     def effects(self) -> Iterator[tuple[str, str, SeedMeans | None]]:

@@ -126,6 +126,8 @@ def other_differences(a: Row, b: Row, *, by_method: bool) -> str:
     hidden = {*_OF_THE_RUN, *(_OF_THE_METHOD if by_method else ())}
     if by_method and a.method[0] != b.method[0]:
         hidden |= {"encoder"}
+    if a.run["shown"]["setting"] != b.run["shown"]["setting"]:  # one of them is shown no pairs
+        hidden |= {"share_seed"}
     mine, theirs = (dict(_flat(_facts(row, hidden))) for row in (a, b))
     paths = [path for path in {**mine, **theirs} if mine.get(path) != theirs.get(path)]
     said = [_change(path, mine.get(path), theirs.get(path)) for path in paths[:_NAMED]]
@@ -208,9 +210,12 @@ def _on_common_seeds(a: Row, b: Row) -> tuple[Row, Row]:
 def _facts(row: Row, hidden: set[str]) -> dict[str, Any]:
     """What may differ of a row, without labels. The data are told of by what they are, not by their names."""
     run, scenario, domains = row.run, row.run["scenario"], row.run["domains"]
-    facts = {name: value for name, value in run.items() if name not in hidden}
-    facts["training data"] = [domains[name]["splits"]["train"] for name in scenario["source"]]
-    facts["target data"] = {name: domains[scenario["target"]]["splits"][name] for name in ("train", "val")}
+    shown = {"share_seed": run["shown"].get("share_seed")}
+    facts = {name: value for name, value in {**run, **shown}.items() if name not in hidden}
+    splits = {name: domains[name]["splits"] for name in (*scenario["source"], scenario["target"])}
+    facts["training data"] = [splits[name]["train"] for name in scenario["source"]]
+    facts["validation data"] = [splits[name]["val"] for name in scenario["source"]]
+    facts["target data"] = {name: splits[scenario["target"]][name] for name in ("train", "val")}
     return facts | {f"score.{name}": row.score[name] for name in _OF_THE_SCORE}
 
 

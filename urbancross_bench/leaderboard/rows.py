@@ -18,6 +18,15 @@ from urbancross_bench.evaluation.spread import intervals, spreads
 from urbancross_bench.evaluation.statistics import RESAMPLES, Bounds, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
+from urbancross_bench.leaderboard.comparable import (
+    cell_of,
+    comparison_of,
+    data_of,
+    measure_of,
+    measures_more,
+    method_of,
+    recipe_of,
+)
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import Record, route, sources
@@ -53,12 +62,22 @@ class Row:
     def recipe(self) -> str:
         """What all rows of one comparison share over its scenarios; see also `method`."""
         names = ("protocol", "ties", "precision", "measured_by")
-        return intern(canonical_json([_recipe(self.run), *(self.score[name] for name in names)]))
+        return intern(canonical_json([recipe_of(self.run), *(self.score[name] for name in names)]))
+
+    @cached_property
+    def content(self) -> str:
+        """What the method is, whatever a grid calls it; of all its scenarios."""
+        return intern(canonical_json(method_of(self.run, self.score)))
+
+    @cached_property
+    def data(self) -> str:
+        """What it was trained and chosen on, and for."""
+        return intern(canonical_json(data_of(self.run)))
 
     @cached_property
     def peers(self) -> str:
         """What it shares with the rows that it may be compared with: comparison, selector and measure."""
-        return intern(canonical_json([_comparison(self.run), self.score["selected_by"], _measure(self.score)]))
+        return intern(canonical_json([comparison_of(self.run), self.score["selected_by"], measure_of(self.score)]))
 
     @property
     def scenario(self) -> str:
@@ -134,9 +153,10 @@ class Row:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"
         marks |= self._marks_of_segments()
-        drift = self.score["drift"]
-        if drift:
-            moved = f"mR of {drift['images']} images moved by {drift['mr'] - drift['mr_float32']:+.2f}"
+        if drift := self.score["drift"]:
+            drifts = [seed.score.content["drift"] for seed in self.seeds]
+            most = max((one["mr"] - one["mr_float32"] for one in drifts), key=abs)
+            moved = f"mR of {drift['images']} images moved by {'up to ' * (len(drifts) > 1)}{most:+.2f}"
             marks["bfloat16 embeddings"] = f"embedded in {self.score['precision']}, {moved}"
         if calibration := self.score["calibration"]:
             seen = {"single": "each query alone", "batch": "queries in batches", "all": "all queries at once"}
@@ -230,7 +250,7 @@ class Row:
     @cached_property
     def measured_on(self) -> str:
         """What two rows must share for a paired difference: how they were measured, and seeds."""
-        return intern(canonical_json([_measure(self.score), self.numbers]))
+        return intern(canonical_json([measure_of(self.score), self.numbers]))
 
 
 def estimate_of(means: SeedMeans) -> Estimate:
@@ -294,14 +314,15 @@ def make_rows(
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
     for record in records:
-        comparison = _comparison(record.spec)
+        comparison = comparison_of(record.spec)
         # A failed run has no score, but its seed is one that its rows lack.
         seeds[comparison].add(record.spec["seed"])
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
-        for score in record.scores:
-            if scores is None or score.folder.name in scores:
-                groups[_cell(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
+        chosen = [one for one in record.scores if scores is None or one.folder.name in scores]
+        for score in chosen:
+            if not any(measures_more(other.content, score.content) for other in chosen):
+                groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
     for group in groups.values():
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
@@ -309,54 +330,14 @@ def make_rows(
         if len(set(numbers)) < len(numbers):
             twins = ", ".join(str(s.score.folder) for s in ordered)
             raise DataError(f"several scores stand for the same seed of one row: {twins}; keep one of them")
-        rows.append(Row(ordered, set(numbers) == seeds[_comparison(ordered[0].run)]))
+        rows.append(Row(ordered, set(numbers) == seeds[comparison_of(ordered[0].run)]))
     return sorted(rows, key=_order)
 
 
 def _order(row: Row) -> str:
     scenario = row.run["scenario"]
-    cell = _cell(_comparison(row.run), row.run, row.score)
+    cell = cell_of(comparison_of(row.run), row.run, row.score)
     return canonical_json([scenario["source"], scenario["target"], row.method, cell])
-
-
-# What makes rows comparable is content. Labels are what a grid happens to call things.
-
-
-def _recipe(run: Mapping[str, Any]) -> str:
-    """What all rows of one comparison have in common over scenarios: encoder, segments, training, code."""
-    names = ("pretraining", "budget", "precision", "threads", "ranks", "code")
-    return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
-
-
-def _comparison(run: Mapping[str, Any]) -> str:
-    """What rows that can be compared have in common: everything but method, selector and seed."""
-    scenario, domains = run["scenario"], run["domains"]
-    trained = [domains[name]["splits"]["train"] for name in scenario["source"]]
-    target = [
-        domains[scenario["target"]]["splits"][name] for name in ("train", "val")
-    ]  # of the test: see _measure
-    content = [trained, target]
-    if run["segments"]:
-        segments = {name: facts["splits"] for name, facts in run["segments"]["domains"].items()}
-        content.append([segments[name]["train"] for name in scenario["source"] if name in segments])
-        content.append([segments[name]["train"] for name in [scenario["target"]] if name in segments])
-    return canonical_json([scenario["kind"], content, _recipe(run)])
-
-
-def _cell(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
-    method = [_unlabelled(run["adaptation"]), run["search"], run["shown"], score["selected_by"]]
-    return canonical_json([comparison, method, _measure(score)])
-
-
-def _measure(score: Mapping[str, Any]) -> str:
-    """How a score was taken: protocol, ties, precision, test split, what is the same in it, metrics, code."""
-    # items: the key of the stage that told equal strings and scene classes
-    names = ("protocol", "ties", "precision", "test", "items", "segments", "measured_by")
-    return canonical_json([score[name] for name in names])
-
-
-def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in named.items() if key != "label"}
 
 
 def method_cells(row: Row) -> dict[str, Cell]:
@@ -380,5 +361,8 @@ def groups_of(rows: Iterable[Row], within: Callable[[Row], str] = lambda row: ""
 
 
 def stand_twice(group: Sequence[Row]) -> bool:
-    """Whether two of a method's rows are of one scenario's same domain: then their measures differ."""
-    return len({(row.scenario, row.score["domain"]) for row in group}) < len(group)
+    """Whether a method's rows are not of one method: two are of one scenario's same domain, where their measures
+    differ, or what its label means does.
+    """
+    places = {(row.scenario, row.score["domain"]) for row in group}
+    return len(places) < len(group) or len({row.content for row in group}) > 1

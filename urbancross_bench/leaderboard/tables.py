@@ -216,8 +216,8 @@ def _standings(
         means = shared_out(lambda group: _over_scenarios(group, view.metric) if group else None, some)
         firsts = [groups[index][0] for index in members]
         found = standings(_unless_reference(means, firsts, view))
-        for index, whole, mean, rank in zip(members, some, means, found, strict=True):
-            estimates[index], ranks[index] = _mean(whole, mean, view.metric) if whole else None, rank
+        for index, mean, rank in zip(members, means, found, strict=True):
+            estimates[index], ranks[index] = None if mean is None else _shown(mean), rank
     return estimates, ranks
 
 
@@ -237,17 +237,15 @@ def _length(recipe: Mapping[str, Any]) -> str:
 
 
 def _field(group: Sequence[Row]) -> str:
-    """Groups with the same are ranked among each other: one recipe, as many trials, transductive or not, measured
-    on the same scenarios and seeds.
+    """Groups with the same are ranked among each other: one recipe, as many trials, transductive or not, of the
+    same data, measured on the same scenarios and seeds.
     """
     alike = [group[0].recipe, group[0].trials, bool(group[0].score["calibration"])]
-    return canonical_json([alike, sorted([row.scenario, row.measured_on] for row in group)])
+    return canonical_json([alike, sorted([row.scenario, row.data, row.measured_on] for row in group)])
 
 
-def _mean(rows: Sequence[Row], means: SeedMeans | None, metric: str) -> Estimate:
-    if means is not None:
-        return estimate_of(SeedMeans(means.values, means.resampled[:, :RESAMPLES], means.bounds))
-    return Estimate(float(np.mean([e.value for row in rows if (e := row.estimate(metric))])))
+def _shown(means: SeedMeans) -> Estimate:
+    return estimate_of(SeedMeans(means.values, means.resampled[:, :RESAMPLES], means.bounds))
 
 
 def _worst(rows: Sequence[Row], metric: str) -> tuple[str, Estimate]:

@@ -44,7 +44,7 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
         gap, closed = gaps[oracles], transfer.UNDEFINED
         if won is not None and gap is not None:
             closed = transfer.gap_closed(_paired(won), gap)
-        own = [row for row in on_sources if row.method == group[0].method and row.recipe == group[0].recipe]
+        own = [row for row in on_sources if _of_one_method(row, group[0])]
         wanted = {(row.scenario, source) for row in group for source in row.run["scenario"]["source"]}
         kept = None
         if is_whole and wanted == {(row.scenario, row.score["domain"]) for row in own}:
@@ -60,6 +60,10 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
             }
         )
     return lines
+
+
+def _of_one_method(a: Row, b: Row) -> bool:
+    return (a.method, a.content, a.recipe) == (b.method, b.content, b.recipe)
 
 
 def _gap(oracles: Sequence[Row | None], peers: Peers, view: View) -> transfer.Difference | None:

@@ -1,0 +1,62 @@
+"""What makes rows comparable: content. Labels are what a grid happens to call things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from urbancross_bench.identity import canonical_json
+
+
+def recipe_of(run: Mapping[str, Any]) -> str:
+    """What all rows of one comparison have in common over scenarios: encoder, segments, training, code."""
+    names = ("pretraining", "budget", "precision", "threads", "ranks", "code")
+    return canonical_json([_unlabelled(run["encoder"]), *(run[name] for name in names)])
+
+
+def data_of(run: Mapping[str, Any]) -> list[Any]:
+    """Its kind of scenario, and the splits, with their segments, but for the test split: see `measure_of`."""
+    scenario, domains = run["scenario"], run["domains"]
+    names = [*scenario["source"], scenario["target"]]
+    content = [[domains[name]["splits"][part] for part in ("train", "val")] for name in names]
+    if run["segments"]:
+        segments = {name: facts["splits"] for name, facts in run["segments"]["domains"].items()}
+        content.append([segments[name]["train"] if name in segments else None for name in names])
+    return [scenario["kind"], content]
+
+
+def comparison_of(run: Mapping[str, Any]) -> str:
+    """What rows that can be compared have in common: everything but method, selector and seed."""
+    return canonical_json([data_of(run), recipe_of(run)])
+
+
+def method_of(run: Mapping[str, Any], score: Mapping[str, Any]) -> list[Any]:
+    """What the method and its selector are, and how much of the target they were shown."""
+    return [_unlabelled(run["adaptation"]), run["search"], run["shown"], score["selected_by"]]
+
+
+def cell_of(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    """What the seeds of one row have in common."""
+    return canonical_json([comparison, method_of(run, score), measure_of(score)])
+
+
+def measure_of(score: Mapping[str, Any]) -> str:
+    """How a score was taken: protocol, ties, precision, test split, what is the same in it, metrics, code."""
+    # items: the key of the stage that told equal strings and scene classes
+    names = ("protocol", "ties", "precision", "test", "items", "segments", "measured_by")
+    return canonical_json([score[name] for name in names])
+
+
+def measures_more(score: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a score is another once more with further metrics, as a grid leaves it that has got some since."""
+    known, wanted = (one["measured_by"]["metrics"] for one in (score, other))
+    if len(known) <= len(wanted) or not all(metric in known for metric in wanted):
+        return False
+    of = [{**one, "measured_by": one["measured_by"] | {"metrics": ()}} for one in (score, other)]
+    return all(of[0][name] == of[1][name] for name in ("selected_by", "domain", "calibration")) and (
+        measure_of(of[0]) == measure_of(of[1])
+    )
+
+
+def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in named.items() if key != "label"}
