@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import FirewallError, RunError
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.selection import Choice
 from urbancross_bench.interfaces import Candidate, Features, Options, Selector, UnpairedFeatures
@@ -425,6 +428,7 @@ def choice(
     trials: int = 2,
     lost: Sequence[tuple[str, int]] = (),
     needs: Sequence[str] = ("source_val",),
+    of: type[Selector] | None = None,
 ) -> Choice:
     """Of trials with two candidates each; `diverged` are the folders, such as `test.1`, that hold none, `lost` the
     candidates of which a folder has no features.
@@ -440,7 +444,7 @@ def choice(
         metadata = {"diverged": "not a number" if failed else "", "candidates": json.dumps(said)}
         arrays = {f"{kind}.{n}": np.eye(3, dtype=np.float32) for n in range(2) for kind in ("images", "texts")}
         save_file({**arrays, "image_of_text": np.arange(3)}, place / "features.safetensors", metadata=metadata)
-    fixed = type("Given", (Fixed,), {"given": scores})
+    fixed = of or type("Given", (Fixed,), {"given": scores})
     registration = SimpleNamespace(needs=frozenset(needs))
     resolved = SimpleNamespace(plugin=SimpleNamespace(registration=registration), build=lambda: fixed(Options()))
     job = SimpleNamespace(
@@ -485,6 +489,40 @@ def test_one_candidate_whose_test_features_are_lost_costs_another_nothing(tmp_pa
     assert choice(tmp_path / "c", (1.0, 1.0), lost=[("source_val.0", 0)]).trial == 1
     assert choice(tmp_path / "d", (1.0, 1.0), lost=lost, needs=()).trial == 1
     assert choice(tmp_path / "e", (1.0, 0.0, 0.5, 0.0), lost=lost).trial == 0
+
+
+class Forgetful(Selector):
+    """Looks at what its registration says, and at more."""
+
+    looks: ClassVar[Callable[[Candidate], object]]
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        return [0.0 for candidate in candidates if type(self).looks(candidate) is not self]
+
+
+@pytest.mark.parametrize(
+    ("need", "looks"),
+    [
+        ("source_val", lambda candidate: sum(one.images.std() for one in candidate.source_val)),
+        ("source_val", lambda candidate: len(candidate.source_val)),
+        ("source_val", lambda candidate: candidate.source_val[0]),
+        ("source_val", lambda candidate: 1 if candidate.source_val else 0),
+        ("target_val", lambda candidate: candidate.target_val.images),
+        ("target_unpaired", lambda candidate: candidate.target_unpaired.texts),
+    ],
+)
+def test_what_a_selector_forgot_to_register_is_named_when_it_looks(
+    tmp_path: Path, need: str, looks: Callable[[Candidate], object]
+) -> None:
+    """Nothing to look at would be the same score for all, and the first checkpoint the best."""
+    shown = type("Shown", (Forgetful,), {"looks": staticmethod(lambda candidate: candidate.step)})
+    assert choice(tmp_path / "a", (), trials=1, needs=(), of=shown).number == 0
+    forgot = type("Forgot", (Forgetful,), {"looks": staticmethod(looks)})
+    with pytest.raises(FirewallError, match=f"{need} is not shown here: register .* needs={{'{need}'}}"):
+        choice(tmp_path / "b", (), trials=1, needs=(), of=forgot)
+    copied = copy.deepcopy(Candidate(1, "", 0, 1.0))
+    with pytest.raises(FirewallError):
+        looks(pickle.loads(pickle.dumps(copied)))
 
 
 def test_features_that_cannot_be_ranked_are_named_with_their_step(selector: Built) -> None:

@@ -82,7 +82,6 @@ class CycleConsistency(Unlabelled):
 def target_features(candidate: Candidate) -> tuple[Floats, Floats]:
     """(N, D) and (M, D) unit features of the target's validation images and texts."""
     found = candidate.target_unpaired
-    assert found is not None, "the harness gives what a selector has registered to need"
     where = f"of the target by the candidate of step {candidate.step}"
     return unit(found.images, f"image features {where}"), unit(found.texts, f"text features {where}")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.errors import FirewallError
 from urbancross_bench.interfaces.options import Options
 
 
@@ -30,6 +32,26 @@ class UnpairedFeatures:
     texts: NDArray[np.float32]
 
 
+class NotShown:
+    """In place of what a selector does not declare to need: whatever it does with it raises FirewallError."""
+
+    def __init__(self, need: str) -> None:
+        self._need = need
+
+    def _refuse(self, *_: Any) -> Any:
+        raise FirewallError(f"{self._need} is not shown here: register the selector with needs={{{self._need!r}}}")
+
+    __iter__ = __len__ = __getitem__ = __bool__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"{self._need}, not shown"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what Python asks of any object
+            raise AttributeError(name)
+        self._refuse()
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One checkpoint.
@@ -37,16 +59,16 @@ class Candidate:
     name: which of the method's candidates of this step, empty where it has one. trial: which set of options of a
     search, 0 for those the grid wrote. scale: the factor of the model's loss on cosine similarities.
     source_val: of each source domain. target_val: of the target, with its pairs. target_unpaired: the same
-    features without. Of these, what a selector does not declare to need is empty or None.
+    features without. Of these, what a selector does not declare to need raises FirewallError when it is used.
     """
 
     step: int
     name: str
     trial: int
     scale: float
-    source_val: Sequence[Features] = ()
-    target_val: Features | None = None
-    target_unpaired: UnpairedFeatures | None = None
+    source_val: Sequence[Features] = field(default_factory=cast(Any, partial(NotShown, "source_val")))
+    target_val: Features = field(default_factory=cast(Any, partial(NotShown, "target_val")))
+    target_unpaired: UnpairedFeatures = field(default_factory=cast(Any, partial(NotShown, "target_unpaired")))
 
 
 class Selector(ABC):

@@ -38,7 +38,7 @@ def flat(value: Any, name: str = "the result") -> dict[str, str]:
 
 
 def _leaf(value: Any) -> str:
-    if hasattr(value, "detach"):  # a tensor; torch need not be imported to know one
+    if hasattr(type(value), "detach"):  # a tensor; torch need not be imported to know one
         value = value.detach().cpu().contiguous()
         value = value.float().numpy() if str(value.dtype) == "torch.bfloat16" else value.numpy()
     if isinstance(value, np.ndarray) and value.dtype != object:

@@ -32,15 +32,12 @@ class SelectorConformance(PureConformance):
         def shown(step: int) -> Candidate:
             source, target = (tiny_features(images, seed=seed, noise=1.5 / (step + 1)) for seed in (1, 2))
             paired = Features(target.images, target.texts, (target.image_of_text + pairing) % images)
-            return Candidate(
-                step,
-                "",
-                0,
-                10.0,
-                source_val=[source] if "source_val" in needs else (),
-                target_val=paired if "target_val" in needs else None,
-                target_unpaired=unpaired(paired) if "target_unpaired" in needs else None,
-            )
+            every: dict[str, Any] = {
+                "source_val": [source],
+                "target_val": paired,
+                "target_unpaired": unpaired(paired),
+            }
+            return Candidate(step, "", 0, 10.0, **{need: every[need] for need in needs})
 
         return [shown(step) for step in range(1, count + 1)]
 
