@@ -76,7 +76,8 @@ def record(identity: Mapping[str, Any], label: str, target: str, seed: int, valu
         "segments": None,
         "search": None,
         "seed": seed,
-        "pretraining": {"steps": 1, "segment_weight": label if kind == "encoder" else ""},
+        "steps": 5,
+        "pretraining": {"steps": 1, "epochs": None, "segment_weight": label if kind == "encoder" else ""},
         **dict.fromkeys(("budget", "precision", "threads", "ranks", "code"), "x"),
         "domains": {name: {"splits": {s: name + s for s in splits}} for name in ("a", target)},
     }
@@ -368,6 +369,56 @@ def test_methods_that_were_searched_otherwise_are_compared_apart_where_encoders_
     lines = made.tables("one_at_a_time", records)["ablation"]
     assert sorted(line["trials"] for line in lines) == [1, 1, 2, 2]
     assert [line["Δ base"] is None for line in lines] == [True, False] * 2
+
+
+def run_with(found: Record, **changes: Any) -> Record:
+    """The record as that of another run, in a folder of its own."""
+    folder = Path(f"{found.folder}-{json.dumps(changes)}")
+    scores = tuple(replace(score, folder=folder) for score in found.scores)
+    return replace(found, folder=folder, spec={**found.spec, **changes}, scores=scores)
+
+
+@pytest.mark.parametrize("kind", ["adaptation", "encoder"])
+@pytest.mark.parametrize(
+    ("changes", "column", "heading", "note"),
+    [
+        ({"budget": "y", "steps": 50}, {"steps": [5, 50]}, " · steps: {steps}", "its recipe or budget"),
+        ({"code": "y"}, {}, "", "the version of other code"),
+    ],
+)
+def test_what_one_folder_has_of_two_grids_stands_below_two_bases(
+    kind: str, changes: Any, column: dict[str, list[int]], heading: str, note: str
+) -> None:
+    """In tables and pictures: lines and panels are those of each grid alone."""
+    made = [world({"f": ("0", "1", "2")}, noise=noise, kind=kind) for noise in (1.0, 2.0)]
+    records = [made[0].records(), [run_with(one, **changes) for one in made[1].records()]]
+    view = made[0].view("factorial")
+    alone = [ablation_tables(make_rows(some, ["trained here"]), view) for some in records]
+    both = ablation_tables(make_rows([*records[1], *records[0]], ["trained here"]), view)
+    drawn = [ablation_plots(tables) for tables in (both, *alone)]
+    verdict = re.compile(", (better|worse|not shown)")  # corrected over all lines of a table
+    assert [table.name for table in both] == ["ablation", "ablation_effects"]
+    for number, table in enumerate(both):
+        lines = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        expected = [
+            dict(zip(one[number].columns, row, strict=True)) | {name: two[place] for name, two in column.items()}
+            for place, one in enumerate(alone)
+            for row in one[number].rows
+        ]
+        assert [{**line, "verdict": ""} for line in lines] == [{**line, "verdict": ""} for line in expected]
+        assert any(f"one of another block in {note};" in said for said in table.notes)
+        assert not any("another block" in said for one in alone for said in one[number].notes)
+        said, *apart = (verdict.sub("", words(plots[f"{table.name}.svg"])) for plots in drawn)
+        for place, one in enumerate(apart):
+            more = heading.format(**{name: two[place] for name, two in column.items()})
+            intro, panel = one.split("interval. ")
+            assert intro in said
+            assert re.sub(r"( · expected)", rf"\1{more}", panel) in said
+        assert said.count("expected") == 2
+
+
+def words(plot: str) -> str:
+    return ET.fromstring(plot).findtext(f"{SVG}desc") or ""
 
 
 def test_two_seeds_get_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,6 +352,20 @@ def test_the_cost_counts_a_shared_training_once(runs: Path, tmp_path: Path) -> N
     assert table.rows[0][table.columns.index("CPU hours")] is None
 
 
+def test_the_cost_is_that_of_the_runs_a_board_shows(runs: Path, tmp_path: Path) -> None:
+    """Not of those that its weights leave out: it is what there would be without them."""
+    view = load_view(DEFAULT).model_copy(update={"cost": True})
+    shutil.copytree(runs, tmp_path / "more")
+    weights = {"status": "untrained", "source": "random", "sha256": None, "partial": False}
+    encoder = {"label": "small", "name": "openclip", "version": "1", "options": {}, "weights": weights}
+    write_runs(tmp_path / "more", methods=["theirs", "ours"], encoder=encoder)
+    alone, more = (board_tables(read_all([place]), view, {})[-1] for place in (runs, tmp_path / "more"))
+    assert more == alone
+    asked = view.model_copy(update={"weights": (*view.weights, "untrained")})
+    every = board_tables(read_all([tmp_path / "more"]), asked, {})[-1]
+    assert every.rows[-1][every.columns.index("runs")] == 27 + 18
+
+
 def test_one_seed_shows_the_interval_of_its_record(runs: Path, tmp_path: Path) -> None:
     """Made-up ends, which no resampling gives."""
     some, halves = write_runs(tmp_path, seeds=[0]), {"mR": 0.5, "t2i_R@5": 1.0}
@@ -451,16 +465,33 @@ def test_committed_records_cannot_be_scored_anew(board: Path, cli: Cli) -> None:
         (lambda b: (b / "records" / "SHA256SUMS").unlink(), r"SHA256SUMS cannot be read"),
     ],
 )
-def test_nothing_is_built_from_records_that_were_touched(  # type: ignore[no-untyped-def]
+def test_nothing_is_shown_of_records_that_were_touched(  # type: ignore[no-untyped-def]
     board: Path, tmp_path: Path, cli: Cli, damage, message: str
 ) -> None:
+    whole = shutil.copytree(board, tmp_path / "whole")
     damage(board)
     before = tree(board)
-    for command in (("build", board), ("build", board, "--out", tmp_path / "x")):
-        result = cli("leaderboard", *command)
-        assert result.status == 2
+    for command in (
+        ("leaderboard", "build", board),
+        ("leaderboard", "build", board, "--out", tmp_path / "x"),
+        ("compare", "ours", "source_only", board),
+        ("compare", whole, board),
+        ("compare", board / "records", whole),
+    ):
+        result = cli(*command)
+        assert (result.status, result.out) == (2, "")
         assert re.search(message, result.err), result.err
         assert "Fetch the records as they were" in result.err
+    for asked in (
+        lambda: api.records(board),
+        lambda: api.records(whole, board / "records"),
+        lambda: api.leaderboard(board),
+        lambda: api.leaderboard(board, out=tmp_path / "x"),
+        lambda: api.compare("ours", "source_only", board),
+        lambda: api.compare(board, whole),
+    ):
+        with pytest.raises(DataError, match=message):
+            asked()
     assert tree(board) == before
     assert not (tmp_path / "x").exists()
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -83,6 +84,33 @@ def test_the_test_is_paired_and_corrected_over_the_scenarios(tmp_path: Path) -> 
     assert back.pairs[0].verdict == "worse"
     alone = methods(tmp_path, scenarios=("a->c",))
     assert [pair.adjusted for pair in alone.pairs] == [expected["a → c"][1]]
+
+
+def test_no_p_is_nought(tmp_path: Path) -> None:
+    """A difference beyond all doubt: every image but two, in five seeds."""
+    for seed in range(5):
+        write_run(tmp_path, "dann", seed, [100.0] * 38 + [0.0] * 2)
+        write_run(tmp_path, "coral", seed, [0.0] * 38 + [100.0] * 2)
+    comparison = methods(tmp_path)
+    [p] = [pair.adjusted for pair in comparison.pairs]
+    assert p is not None
+    assert 0 < p < 1e-12
+    [numbers], [words] = (table_of(comparison, to_read=to_read).rows for to_read in (False, True))
+    at = table_of(comparison).columns.index("p (Holm)")
+    assert (numbers[at], words[at]) == (p, "< 0.0001")
+    assert as_json(comparison, 0)["pairs"][0]["p_holm"] == p
+
+
+@pytest.mark.parametrize(
+    ("p", "said"), [(None, None), (0.00012, "0.0001"), (0.000099, "< 0.0001"), (0.25, "0.2500"), (1.0, "1.0000")]
+)
+def test_p_is_read_in_four_decimals(tmp_path: Path, p: float | None, said: str | None) -> None:
+    write_run(tmp_path, "dann", 0, [1.0] * 4)
+    write_run(tmp_path, "coral", 0, [0.0] * 4)
+    found = methods(tmp_path)
+    found = replace(found, pairs=[replace(found.pairs[0], adjusted=p)])
+    table = table_of(found, to_read=True)
+    assert table.rows[0][table.columns.index("p (Holm)")] == said
 
 
 def test_where_less_is_better_the_smaller_wins(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from urbancross_bench.evaluation.significance import (
 )
 from urbancross_bench.evaluation.spread import Spread
 from urbancross_bench.evaluation.statistics import interval
+from urbancross_bench.evaluation.student import student
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -46,6 +47,14 @@ def test_permutation_counts_equal_differences() -> None:
     assert paired_permutation(np.full(6, 0.1), seed=0) == pytest.approx(2 / 2**6, abs=0.01)
     assert paired_permutation(np.full(60, 0.1), seed=0) == 1 / (1 + TEST_RESAMPLES)
     assert paired_permutation(np.arange(9.0) - 3, 1, 70) == paired_permutation(np.arange(9.0) - 3, 1, 70)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 60])
+def test_no_tail_of_student_is_nought(freedom: int) -> None:
+    t = np.array([-1e80, -1e6, -40.0, -3.0, -0.5, 0.0, 2.0, 40.0])
+    below, _ = student(t, freedom)
+    assert below == pytest.approx(stats.t(freedom).cdf(t), abs=2e-15)
+    assert (below > 0).all()
 
 
 def rejected_by_holm(p_values: list[float], alpha: float) -> set[int]:

@@ -24,12 +24,23 @@ from test_renderers import NASTY
 
 from urbancross_bench.data.card import card
 from urbancross_bench.errors import PluginError
-from urbancross_bench.interfaces import Board, Cell, Domain, Estimate, ImageSource, Options, Renderer, Table
+from urbancross_bench.interfaces import (
+    Board,
+    Cell,
+    Domain,
+    Estimate,
+    ImageSource,
+    Options,
+    Renderer,
+    ShownRun,
+    Table,
+)
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.leaderboard.view import DEFAULT
 from urbancross_bench.records import read_records
 from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
+from urbancross_renderers.html.runs import listed, run_list
 from urbancross_renderers.html.site import Html
 from urbancross_renderers.html.tables import labels, shown_table
 
@@ -257,6 +268,87 @@ def test_rows_of_two_protocols_are_told_apart_in_every_plot() -> None:
     assert drawn is not None
     assert [one.method for one in drawn.maps] == wanted
     assert [row[1][0].value for row in drawn.maps[1].rows] == [None, 70.0]
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [
+        ("encoder", "big"),
+        ("setting", "few_shot, 10 % of the pairs"),
+        ("selector", "source_val"),
+        ("pre-training", "5 epochs"),
+        ("protocol", "row_diagonal"),
+        ("ties", "optimistic"),
+    ],
+)
+def test_a_heatmap_is_of_one_encoder_and_measure(column: str, other: str) -> None:
+    """Where no scenario has both, too; steps and data may be other in each scenario."""
+    usual: dict[str, Cell] = {"scenario": "", "encoder": "small", "adaptation": "ours", "setting": "unsupervised"}
+    usual |= {"selector": "last", "pre-training": "10 steps", "protocol": "classic", "ties": "expected"}
+    scores = {"x → y": 1.0, "y → x": 2.0, "x → z": 3.0, "z → x": 4.0}
+    lines: list[dict[str, Cell]] = [
+        usual
+        | ({column: other} if "z" in scenario else {})
+        | {"scenario": scenario, "mR": Estimate(score, None, None), "steps": int(score), "data": scenario}
+        for scenario, score in scores.items()
+    ]
+    table = Table("scenarios", "t", [*lines[0]], [[*line.values()] for line in lines], [])
+    drawn = heatmaps(table, "mR", "source_only")
+    assert drawn is not None
+    assert [(one.method, one.targets) for one in drawn.maps] == [
+        (f"ours · {usual[column]}", ["x", "y"]),
+        (f"ours · {other}", ["x", "z"]),
+    ]
+    assert [[[cell.value for cell in cells] for _, cells in one.rows] for one in drawn.maps] == [
+        [[None, 1.0], [2.0, None]],
+        [[None, 3.0], [4.0, None]],
+    ]
+    table = Table("scenarios", "t", table.columns, table.rows[1:3], [])
+    assert heatmaps(table, "mR", "source_only") is None  # one scenario each is no map
+
+
+def scored(number: int, *scores: tuple[str, str, str, float]) -> ShownRun:
+    """A run with scores: protocol, tie rule, selector, mR."""
+    spec = {
+        "key": f"{number}",
+        "scenario": {"source": ["a"], "target": "b", "kind": "cross_domain"},
+        "encoder": {"label": "small", "weights": {"status": "pretrained"}},
+        "adaptation": {"label": "ours"},
+        "shown": {"setting": "unsupervised"},
+        "seed": number,
+        "status": "ok",
+    }
+    said = [
+        {"domain": "b", "protocol": one, "ties": two, "selector": name, "metrics": {"mR": {"value": value}}}
+        for one, two, name, value in scores
+    ]
+    return ShownRun(spec, said)
+
+
+def test_the_list_of_runs_keeps_protocols_and_tie_rules_apart() -> None:
+    last = scored(0, ("classic", "expected", "last", 1.0), ("classic", "expected", "source_val", 2.0))
+    lists = {
+        "protocol": (("row_diagonal", "expected"), ", classic", ", row_diagonal"),
+        "ties": (("classic", "optimistic"), ", expected", ", optimistic"),
+        "both": (("row_diagonal", "optimistic"), ", classic, expected", ", row_diagonal, optimistic"),
+        "none": (("classic", "expected"), "", ""),
+    }
+    for (protocol, ties), usual, other in lists.values():
+        runs = [listed(run, "mR") for run in (last, scored(1, (protocol, ties, "last", 3.0)))]
+        table = run_list(runs, "mR", "t")
+        lines = [
+            {
+                column.name: cell.value
+                for column, cell in zip(table.columns, row, strict=True)
+                if column.name.startswith("mR")
+            }
+            for row in table.rows
+        ]
+        empty = {f"mR, last{usual}": None, f"mR, source_val{usual}": None, f"mR, last{other}": None}
+        assert lines == [
+            empty | {f"mR, last{usual}": 1.0, f"mR, source_val{usual}": 2.0},
+            empty | {f"mR, last{other}": 3.0},
+        ]
 
 
 def test_lines_of_an_ablation_are_read_by_what_they_change() -> None:

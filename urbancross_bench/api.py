@@ -124,12 +124,12 @@ def records(*places: str | Path) -> pd.DataFrame:
     `mR high`; NaN where they are not known. `current`: whether a grid of the folder, as it was last run there,
     asks for the row, as none does for what an earlier grid or earlier code left; <NA> where no grid is kept, or
     one cannot be read, of which a warning tells.
-    Raises DataError for a folder without records.
+    Raises DataError for a folder without records, and for committed ones that were edited.
     """
-    from urbancross_bench.leaderboard.committed import read_all
+    from urbancross_bench.leaderboard.committed import read_unbroken
 
     folders = [Path(place) for place in places]
-    return _frame_of(read_all(folders), folders)
+    return _frame_of(read_unbroken(folders), folders)
 
 
 def leaderboard(
@@ -143,18 +143,18 @@ def leaderboard(
     view: one, or the file of one; by default that of `run`. out: a folder to write them to as well, in the view's
     formats. An estimate takes three columns: `mR`, `mR low`, `mR high`. plugins: one-file plugins with columns or
     renderers that the view names.
-    Raises DataError for a folder without records, UsageError for what is wrong with a view, PluginError for a file
-    that cannot be registered.
+    Raises DataError for a folder without records, and for committed ones that were edited, UsageError for what is
+    wrong with a view, PluginError for a file that cannot be registered.
     """
     from urbancross_bench.leaderboard.build import board_tables, build, columns_of
-    from urbancross_bench.leaderboard.committed import read_all
+    from urbancross_bench.leaderboard.committed import read_unbroken
     from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
     from urbancross_bench.registry import Registry
 
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
     folders, registry = [Path(place) for place in places], Registry.discover(_several(plugins))
     if out is None:
-        tables = board_tables(read_all(folders), shown, columns_of(shown, registry))
+        tables = board_tables(read_unbroken(folders), shown, columns_of(shown, registry))
     else:
         tables = build(folders, Path(out), shown, registry)
     return {table.name: _frame(table) for table in tables}
@@ -200,7 +200,7 @@ def compare(
     Columns: what is compared, `A mR`, `B mR` and `A − B` with their intervals, p of a paired test after Holm's
     correction, and the verdict. places: output folders with the methods; by default those below runs. What could
     not be compared is in the frame's `attrs["not_compared"]`, remarks in `attrs["notes"]`.
-    Raises UsageError where nothing can be compared, DataError for a folder without records.
+    Raises UsageError where nothing can be compared, DataError for a folder without records, or with edited ones.
     """
     from urbancross_bench.cli.compare import sides_of
     from urbancross_bench.leaderboard import comparing

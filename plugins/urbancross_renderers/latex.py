@@ -71,7 +71,7 @@ _FITTED = (
     "\\usebox2\n"
 )
 _LEGEND = (
-    "Bold: the highest mean among ranked rows of one recipe, scenarios and seeds, with as many trials; "
+    "Bold: the highest mean among ranked rows of one recipe, data, scenarios and seeds, with as many trials; "
     "transductive rows apart. $\\dagger$: cannot be told apart from it (its tie group)."
 )
 

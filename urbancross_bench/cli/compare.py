@@ -71,17 +71,17 @@ def _check_places(queries: Path | None, plot: Path | None) -> None:
 def sides_of(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:
     """Two folders are two sets of records; anything else are two methods of the records in some places."""
     from urbancross_bench.errors import UsageError
-    from urbancross_bench.leaderboard.committed import read_all
+    from urbancross_bench.leaderboard.committed import read_unbroken
     from urbancross_bench.leaderboard.pairing import sides_of_methods, sides_of_sets
 
     if Path(a).is_dir() and Path(b).is_dir():
         if places:
             raise UsageError(f"{a} and {b} are folders, so all of their records are compared; give no more places")
-        return sides_of_sets(read_all([Path(a)]), read_all([Path(b)]), wanted)
+        return sides_of_sets(read_unbroken([Path(a)]), read_unbroken([Path(b)]), wanted)
     found = places or sorted(place for place in Path("runs").glob("*") if any(place.glob("runs/*/run.json")))
     if not found:
         raise UsageError("there is no output folder with records below runs; name some after A and B")
-    return sides_of_methods(read_all(found), a, b, wanted)
+    return sides_of_methods(read_unbroken(found), a, b, wanted)
 
 
 def _written(found: Comparison, queries: Path | None, plot: Path | None) -> list[str]:
@@ -107,7 +107,7 @@ def _show(found: Comparison, top: int) -> None:
     from urbancross_bench.cli.progress import print_table
     from urbancross_bench.leaderboard.comparing import table_of, table_of_queries
 
-    table = table_of(found)
+    table = table_of(found, to_read=True)
     print_table(table)
     print("\n".join(f"- {note}" for note in table.notes))
     if found.refused:

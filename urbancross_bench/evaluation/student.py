@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 _HALVINGS = 3  # of an angle, to at most π/16, where _TERMS of the series are all digits there are
 _TERMS = 13
+_LEAST = 2.0**-53  # probability that is told from none, as 0.5 is added to it
 _FARTHEST = 1e100  # as good as infinity, and can be squared
 
 
@@ -36,7 +37,7 @@ def student(t: Floats, freedom: int) -> tuple[Floats, Floats]:
         inside *= 2.0 / math.pi
         peak = math.prod(2 * k / (2 * k - 1) for k in range(1, half + 1)) / math.pi
         density = _power(squared, half + 1)
-    below = np.minimum(np.maximum(0.5 + 0.5 * inside, 0.0), 1.0)
+    below = np.minimum(np.maximum(0.5 + 0.5 * inside, _LEAST), 1.0)
     return below, peak / math.sqrt(freedom) * density
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, combinations, groupby, pairwise, product
 from pathlib import Path
 
 import yaml
@@ -16,8 +16,10 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.comparisons import Difference, verdicts
+from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
+from urbancross_bench.leaderboard.spent import spent
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.specs import AblationView, row_key
 
@@ -35,6 +37,7 @@ _ON_TRIALS = (
 VARIES = "varies"
 _SETUP = ("budget", "precision", "threads", "ranks", "code")
 _MEASURED = ("protocol", "ties", "precision", "measured_by")
+_TOLD = ("setting", "pre-training", "parameters trained", "steps")  # in a plot, where blocks differ in it
 Combination = tuple[str, ...]  # one level of each factor, in their order
 Line = Mapping[str, Cell]
 
@@ -49,11 +52,12 @@ def ablation_tables(rows: Sequence[Row], view: View) -> list[Table]:
     blocks = _blocks([row for row in rows if row.shifted], view)
     title = f"{view.title}: ablation of {view.ablation.of}"
     uneven = any(block.trials(block.cells) == VARIES for block in blocks)
-    notes = _notes_on_cells(view.ablation, view.metric, uneven=uneven)
+    more = [*([_ON_TRIALS] if uneven else []), *_on_blocks(blocks)]
+    notes = _notes_on_cells(view.ablation, view.metric, more)
     tables = [_table(CELLS, title, _cell_lines(blocks, view), notes)]
     if view.ablation.design == "factorial":
         lines = _effect_lines(blocks, view)
-        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric, uneven=uneven)))
+        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric, more)))
     return tables
 
 
@@ -101,6 +105,11 @@ class _Block:
         said["setting"] = ", ".join(filter(None, [row.setting, _shown(row)]))  # trials have a column of their own
         return said | {name: row.score[name] for name in ("protocol", "ties")}
 
+    def spent(self, cells: Iterable[Combination]) -> dict[str, Cell]:
+        """What the rows of some cells were given; trials have a column of their own."""
+        found = spent([row for cell in cells for row in self.rows(cell)] or [*chain(*self.groups.values())])
+        return {name: cell for name, cell in found.items() if name != TRIALS}
+
     def trials(self, cells: Iterable[Combination]) -> Cell:
         """How many trials of a search some cells had; None where none of them was run."""
         found = {row.trials for cell in cells for row in self.rows(cell)}
@@ -122,9 +131,9 @@ class _Block:
     def effects(self) -> Iterator[tuple[str, str, SeedMeans | None]]:
         """Kind, change and size: of each level against its factor's first, and of each two of two factors."""
         for count, kind in ((1, "main effect"), (2, "interaction")):
-            for places in itertools.combinations(range(len(self.ablation.factors)), count):
+            for places in combinations(range(len(self.ablation.factors)), count):
                 others = [[*self.ablation.factors.values()][place][1:] for place in places]
-                for levels in itertools.product(*others):
+                for levels in product(*others):
                     changed = dict(zip(places, levels, strict=True))
                     yield (
                         kind,
@@ -204,9 +213,34 @@ def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
     return adaptation, selector, shown, canonical_json([_keys(row)["adaptation"], setup])
 
 
+def _spent_apart(blocks: Sequence[_Block]) -> list[str]:
+    """In what blocks were not given the same."""
+    given = [block.spent(block.cells) for block in blocks]
+    return [name for name in chain(*given[:1]) if len({one[name] for one in given}) > 1]
+
+
+def _on_blocks(blocks: Sequence[_Block]) -> list[str]:
+    """In what blocks differ whose lines read alike."""
+    read = [canonical_json(block.said(block.cells[0])) for block in blocks]
+    alike: dict[tuple[str, Combination, str], list[Row]] = {}
+    for said, block in zip(read, blocks, strict=True):
+        if read.count(said) > 1:
+            for cell, rows in block.groups.items():
+                for row in rows:
+                    alike.setdefault((said, cell, row.scenario), []).append(row)
+    if not alike:
+        return []
+    changed = " or ".join(differences_of(alike.values()))
+    return [
+        "Each block of lines has a base of its own: a row may differ from one of another block in "
+        f"{changed}; only those of one block are compared."
+    ]
+
+
 def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
     """One line per cell, the base of each block first."""
     entries = [(block, cell) for block in blocks for cell in block.cells]
+    apart = _spent_apart(blocks)
     differences = [
         None
         if cell == block.cells[0] or (found := block.difference(cell, block.cells[0])) is None
@@ -220,6 +254,7 @@ def _cell_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
         lines.append(
             {
                 **block.said(cell),
+                **{name: given for name, given in block.spent([cell]).items() if name in apart},
                 CHANGE: block.change(cell),
                 **{f"{factor}=": level for factor, level in zip(block.ablation.factors, cell, strict=True)},
                 "scenarios": len({row.scenario for row in rows}),
@@ -240,10 +275,12 @@ def _effect_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
         for block in blocks
         for kind, change, found in block.effects()
     ]
+    apart = _spent_apart(blocks)
     judged = _judged([found for *_, found in entries], [block.rows(block.cells[0]) for block, *_ in entries], view)
     return [
         {
             **block.said(block.cells[0]),
+            **{name: given for name, given in block.spent(block.cells).items() if name in apart},
             TRIALS: block.trials(block.cells),
             "kind": kind,
             CHANGE: change,
@@ -265,25 +302,25 @@ def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -
     return Table(name, title, columns, [list(line.values()) for line in lines], notes)
 
 
-def _notes_on_cells(ablation: AblationView, metric: str, *, uneven: bool) -> list[str]:
+def _notes_on_cells(ablation: AblationView, metric: str, more: Sequence[str]) -> list[str]:
     base = ", ".join(f"{factor}={levels[0]}" for factor, levels in ablation.factors.items())
     return [
         f"The base is {base}; it stands first. {DIFFERENCE}: paired difference in {metric} to it on the same "
         "images and seeds, the mean over the scenarios where there is a shift. Brackets: 95 % intervals.",
         _ON_VERDICTS,
-        *([_ON_TRIALS] if uneven else []),
+        *more,
         "A cell that lacks a seed or a scenario shows no number, nor does any difference to it.",
     ]
 
 
-def _notes_on_effects(metric: str, *, uneven: bool) -> list[str]:
+def _notes_on_effects(metric: str, more: Sequence[str]) -> list[str]:
     return [
         f"Main effect: what a level changes in {metric} against the first level of its factor, the mean over all "
         "combinations of the other factors' levels.",
         "Interaction: how much more one factor's level changes where the other factor has its level instead of "
         "its first, the mean over all combinations of the rest; 0 where two factors add up.",
         _ON_VERDICTS,
-        *([_ON_TRIALS] if uneven else []),
+        *more,
         "An effect of which a cell lacks a seed or a scenario shows no number.",
     ]
 
@@ -299,8 +336,7 @@ def _panels_of_cells(lines: Sequence[Line]) -> list[Panel]:
     factors = [column for column in lines[0] if column.endswith("=")]
     mean = next(column for column in lines[0] if column.startswith("mean "))
     panels = []
-    for heading, several in itertools.groupby(lines, _heading):
-        base, *others = several
+    for heading, (base, *others) in _by_block(lines):
         levels = ", ".join(f"{factor}{base[factor]}" for factor in factors)
         dots = [Dot(f"base: {levels}", None, f"{mean} {in_words(base[mean], signed=False)}")]
         dots += [_dot(str(line[CHANGE]), line[DIFFERENCE], line[VERDICT]) for line in others]
@@ -310,8 +346,9 @@ def _panels_of_cells(lines: Sequence[Line]) -> list[Panel]:
 
 def _panels_of_effects(lines: Sequence[Line]) -> list[Panel]:
     return [
-        Panel(heading, [_dot(str(line[CHANGE]), line[EFFECT], line[VERDICT]) for line in several])
-        for heading, several in itertools.groupby(lines, lambda line: f"{_heading(line)} · {line['kind']}s")
+        Panel(f"{heading} · {kind}s", [_dot(str(line[CHANGE]), line[EFFECT], line[VERDICT]) for line in several])
+        for heading, block in _by_block(lines)
+        for kind, several in groupby(block, lambda line: line["kind"])
     ]
 
 
@@ -321,6 +358,15 @@ def _dot(label: str, found: Cell, verdict: Cell) -> Dot:
     return Dot(label, estimate, said, sure=verdict in (BETTER, WORSE))
 
 
-def _heading(line: Line) -> str:
+def _by_block(lines: Sequence[Line]) -> list[tuple[str, Sequence[Line]]]:
+    """The lines of each block, under what tells it from others; all blocks have the same changes in one order."""
+    starts = [place for place, line in enumerate(lines) if line[CHANGE] == lines[0][CHANGE]]
+    blocks = [lines[start:end] for start, end in pairwise([*starts, len(lines)])]
+    told = [name for name in _TOLD if name in lines[0] and len({str(first[name]) for first, *_ in blocks}) > 1]
+    return [(_heading(block[0], told), block) for block in blocks]
+
+
+def _heading(line: Line, told: Sequence[str]) -> str:
     names = ("encoder", "adaptation", "selector", "protocol", "ties")
-    return " · ".join(str(line[name]) for name in names if name in line)
+    said = [str(line[name]) for name in names if name in line]
+    return " · ".join([*said, *(f"{name}: {line[name]}" for name in told)])

@@ -11,7 +11,7 @@ from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.leaderboard.ablation import ablation_plots
-from urbancross_bench.leaderboard.committed import expect_unbroken, read_all
+from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
@@ -30,8 +30,7 @@ def build(
     depend on the records and the view alone. Raises DataError for a malformed record, and for a committed one that
     is not what was committed; UsageError if `out` cannot be written to.
     """
-    expect_unbroken(places)
-    board = make_board(read_all(places), view, columns_of(view, registry), only)
+    board = make_board(read_unbroken(places), view, columns_of(view, registry), only)
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]
 
@@ -44,12 +43,7 @@ def make_board(
     columns: what `columns_of` gives.
     """
     view = fitted(view, _only(records, only))
-    kept = [
-        record
-        for record in _only(shown(records, view), only)
-        if record.spec["encoder"]["weights"]["status"] in view.weights
-    ]
-    evidence = RecordedEvidence(kept, view)
+    evidence = RecordedEvidence(_kept(shown(records, view), view, only), view)
     return Board(view.title, board_tables(records, view, columns, only), view.metric, view.baseline, evidence)
 
 
@@ -61,8 +55,15 @@ def board_tables(
     records = shown(records, view)
     tables = [marked(table) for table in make_tables(records, view, columns, only)]
     if view.cost:
-        tables.append(cost_table([r for r in records if only is None or r.folder.name in only], view))
+        tables.append(cost_table(_kept(records, view, only), view))
     return tables
+
+
+def _kept(records: Iterable[Record], view: View, only: Container[str] | None) -> list[Record]:
+    """Those of some records that stand behind a board: with these keys, and weights that the view shows."""
+    return [
+        record for record in _only(records, only) if record.spec["encoder"]["weights"]["status"] in view.weights
+    ]
 
 
 def _only(records: Iterable[Record], keys: Container[str] | None) -> Iterator[Record]:

@@ -73,6 +73,12 @@ def read_all(places: Sequence[Path]) -> list[Record]:
     return [replace(record, scores=tuple(map(_compact, record.scores))) for record in read_records(places)]
 
 
+def read_unbroken(places: Sequence[Path]) -> list[Record]:
+    """Like `read_all`, for what is shown of records; raises DataError as `expect_unbroken` does, too."""
+    expect_unbroken(places)
+    return read_all(places)
+
+
 def _compact(score: ScoreRecord) -> ScoreRecord:
     return CompactScore(score.folder, score.content) if (score.folder / _SUMS).exists() else score
 
@@ -172,8 +178,12 @@ def seal(place: Path) -> None:
 
 
 def expect_unbroken(places: Iterable[Path], *, whole: bool = True) -> None:
-    """Raise DataError naming records of sealed folders that were edited, added or (if `whole`) taken away."""
+    """Raise DataError naming records of sealed folders that were edited, added or (if `whole`) taken away, and
+    for a folder of another form.
+    """
     sealed = [root for root in map(runs_of, places) if any((root / name).exists() for name in (FORM, SUMS))]
+    for root in sealed:
+        _check_form(root)
     problems = [problem for root in sealed for problem in broken_seals(root, whole=whole)]
     if problems:
         more = [f"and {len(problems) - _SAID} more"] if len(problems) > _SAID else []

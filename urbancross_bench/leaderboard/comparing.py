@@ -85,8 +85,8 @@ def compare(sides: Sides, a: str, b: str, wanted: Wanted) -> Comparison:
     return Comparison(printable(a), printable(b), wanted.metric, pairs, refused, notes)
 
 
-def table_of(comparison: Comparison) -> Table:
-    """One line per pair. Won, tied and lost are queries of A."""
+def table_of(comparison: Comparison, *, to_read: bool = False) -> Table:
+    """One line per pair. Won, tied and lost are queries of A. to_read: p rounded, in words, not as a number."""
     metric = comparison.metric
     lines: list[dict[str, Cell]] = []
     for pair in comparison.pairs:
@@ -98,7 +98,7 @@ def table_of(comparison: Comparison) -> Table:
                 f"A {metric}": pair.a.estimate(metric),
                 f"B {metric}": pair.b.estimate(metric),
                 "A − B": pair.difference.estimate,
-                "p (Holm)": None if pair.adjusted is None else f"{pair.adjusted:.4f}",
+                "p (Holm)": _in_words(pair.adjusted) if to_read else pair.adjusted,
                 "A is": pair.verdict,
                 **{f"{way}: won/tied/lost": "/".join(map(str, found.values())) for way, found in counts.items()},
             }
@@ -106,6 +106,11 @@ def table_of(comparison: Comparison) -> Table:
     columns = list(lines[0])
     title = f"A: {comparison.a}   B: {comparison.b}"
     return Table("compare", title, columns, [list(line.values()) for line in lines], comparison.notes)
+
+
+def _in_words(p: float | None) -> str | None:
+    """Four decimals: no p is nought."""
+    return None if p is None else f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def table_of_queries(comparison: Comparison, asked: Sequence[Asked], title: str) -> Table:

@@ -92,12 +92,12 @@ def verdicts(differences: Sequence[Difference | None]) -> list[str | None]:
 
 
 def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
-    """The standing of each row among those that it is ranked with; None for a row without means.
+    """The standing of each row among those that it is ranked with; None for one without means or others.
 
     No group where seeds are too few to tell anything apart.
     """
     members = [one for one in means if one is not None]
-    if not members:
+    if len(members) < 2:
         return [None] * len(means)
     values = [one.value for one in members]
     ranges = rank_intervals(np.stack([over_seeds(one) for one in members]))
@@ -109,30 +109,37 @@ def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
 
 
 def detectable(compared: Compared, metric: str) -> list[str]:
-    """A note on the smallest differences that the test can show; none where nothing is compared.
+    """Notes on the smallest differences that the test can show, and on those it could where seeds are too few for
+    one; none where nothing is compared.
 
-    compared: what is tested together. It stands by test set; a mean over several test sets is of none of them, but
+    compared: what is judged together. It stands by test set; a mean over several test sets is of none of them, but
     of all together.
     """
     by_test_set = all(len({row.target for row in rows}) == 1 for rows, _ in compared)
+    what, where = (metric, ", by test set") if by_test_set else (f"mean {metric}", "")
+    tested = [one for one in compared if one[1].p is not None]
+    untested = [one for one in compared if one[1].p is None]
+    together = f" over all {len(tested)} comparisons" if len(tested) > 1 else ""
+    alone = "a test would find four times in five where seeds are too few for one, at 5 % for each alone"
+    said = {f"the test finds four times in five, at 5 %{together}": tested, alone: untested}
+    return [
+        f"True difference in {what} that {finds}{where} (median of its comparisons): {sizes}."
+        for finds, some in said.items()
+        if (sizes := _sizes(some, by_test_set=by_test_set))
+    ]
+
+
+def _sizes(compared: Compared, *, by_test_set: bool) -> str:
     sizes: dict[tuple[str, int, int], list[float]] = {}
     for rows, found in compared:
         if found.detectable is not None:
             test_set = (rows[0].target, rows[0].score["images"]) if by_test_set else ("", 0)
             sizes.setdefault((*test_set, found.seeds), []).append(found.detectable)
-    if not sizes:
-        return []
     parts = []
     for (target, images, seeds), some in sorted(sizes.items()):
         least, counted = f"{statistics.median(some):.1f}", f"{seeds} {plural(seeds, 'seed')}"
         parts.append(f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})")
-    tested = sum(found.p is not None for _, found in compared)
-    sure = f"at 5 % over all {tested} comparisons" if tested > 1 else "at 5 %"
-    what, where = (metric, ", by test set") if by_test_set else (f"mean {metric}", "")
-    return [
-        f"True difference in {what} that the test finds four times in five, {sure}{where} (median of its "
-        f"comparisons): {', '.join(parts)}."
-    ]
+    return ", ".join(parts)
 
 
 def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:

@@ -8,6 +8,7 @@ from typing import Any
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
+from urbancross_bench.leaderboard.peers import Peers
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record, versions_of
@@ -29,33 +30,58 @@ def _trained_on(row: Row) -> list[Any]:
     return [[one["train"], one["val"]] for one in splits]
 
 
-# In what rows of one label and scenario may differ. A change of the code comes first: the rest follows from grids.
-_DIFFERENCES: Mapping[str, Callable[[Row], Any]] = {
+def _code(row: Row) -> list[Any]:
+    return [row.run["code"], row.score["measured_by"]["code"]]
+
+
+def _encoder(row: Row) -> list[Any]:
+    return [_meant(row.run["encoder"]), row.run["encoder"]["weights"]]
+
+
+_Facts = Mapping[str, Callable[[Row], Any]]
+
+# In what rows of one label may differ: see `Row.content`.
+_OF_METHODS: _Facts = {
     "the version of the method's code": lambda row: versions_of(row.run["adaptation"]),
-    "the version of other code": lambda row: [
-        row.run["code"],
-        row.score["measured_by"]["code"],
-        *(versions_of(one) for one in (row.run["encoder"], row.score["selected_by"])),
-    ],
-    "what its label means": lambda row: _meant(row.run["adaptation"]),
+    "the version of its selector's code": lambda row: versions_of(row.score["selected_by"]),
+    "what its label means": lambda row: [_meant(row.run["adaptation"]), _meant(row.score["selected_by"])],
     "its search": lambda row: row.run["search"],
-    "its encoder": lambda row: [_meant(row.run["encoder"]), row.run["encoder"]["weights"]],
+    "what it was shown": lambda row: row.run["shown"],
+}
+_OF_BOTH: _Facts = {
     "its recipe or budget": lambda row: [
         row.run[name] for name in ("pretraining", "budget", "precision", "threads", "ranks")
     ],
-    "the data it saw": lambda row: [_trained_on(row), row.run["shown"]],
+    "its protocol": lambda row: row.score["protocol"],
+    "its tie rule": lambda row: row.score["ties"],
+    "the precision of its embeddings": lambda row: row.score["precision"],
+    "the metrics measured or their versions": lambda row: row.score["measured_by"]["metrics"],
+}
+# In what rows of one table may differ: see `Row.recipe`.
+_OF_RECIPES: _Facts = {
+    "the version of the code": _code,
+    "its encoder or the version of that": lambda row: [_encoder(row), versions_of(row.run["encoder"])],
+    **_OF_BOTH,
+}
+# In what rows of one label and scenario may differ. A change of the code comes first: the rest follows from grids.
+_OF_LABELS: _Facts = {
+    **_OF_METHODS,
+    "the version of other code": lambda row: [*_code(row), versions_of(row.run["encoder"])],
+    "its encoder": _encoder,
+    **_OF_BOTH,
+    "the data it saw": _trained_on,
     "its segments": lambda row: [row.run["segments"], row.score["segments"]],
     "its test split": lambda row: row.score["test"],
     "the classes there": lambda row: row.score["items"],
 }
 
 
-def differences_of(several: Iterable[Sequence[Row]]) -> list[str]:
-    """In what the rows of any of these groups differ that look alike, in words."""
+def differences_of(several: Iterable[Sequence[Row]], facts: _Facts = _OF_LABELS) -> list[str]:
+    """In what the rows of any of these groups differ, in words; by default of rows that look alike."""
     groups = [*several]
     found = [
         what
-        for what, of in _DIFFERENCES.items()
+        for what, of in facts.items()
         if any(len({canonical_json(of(row)) for row in rows}) > 1 for rows in groups)
     ]
     return found or ["another fact of the records"]
@@ -70,7 +96,7 @@ def _of_one_scenario(group: Iterable[Row]) -> list[list[Row]]:
 
 def notes_of(own: Sequence[str], rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:
     """All notes of a table that is made of these rows; own: those on its columns."""
-    return [*_on_intervals(rows), *own, *_on_rows(rows), *_on_records(records, view), *_on_domains(rows)]
+    return [*_on_intervals(rows), *own, *_on_rows(rows), *_on_records(rows, records, view), *_on_domains(rows)]
 
 
 def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
@@ -83,8 +109,8 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
     return [
         *_on_verdicts(rows, view),
         "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe, "
-        "scenarios and seeds, with as many trials; transductive rows apart. Tie group: rows that cannot be told "
-        "apart from the best of their group (same test, Holm over all pairs).",
+        "data, scenarios and seeds, with as many trials; transductive rows apart; none of a row without others. Tie "
+        "group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
         *detectable(compared, view.metric),
         *_on_few(rows),
@@ -118,6 +144,13 @@ def _on_verdicts(rows: Sequence[Row], view: View) -> list[str]:
         "images and seeds, 5 % over all comparisons of ranked rows with three seeds or more in this table (Holm's "
         "correction)."
     ]
+    peers = Peers(rows)
+    pairs = [(row, base) for row in rows if (base := peers.baseline(row, view.baseline))]
+    if uneven := [row for row, base in pairs if row.trials != base.trials]:
+        notes.append(
+            f"Not as many trials as {view.baseline} had: {_named(uneven)}. More trials are more to choose from, "
+            "and what that was worth is in the difference, too."
+        )
     references = [name for name in view.reference_settings if any(row.setting == name for row in rows)]
     if references:
         notes.append(f"Rows of the setting {' or '.join(references)} are references, without rank or verdict.")
@@ -140,26 +173,40 @@ def _on_rows(rows: Sequence[Row]) -> list[str]:
     notes = []
     if any(len(row.seeds) == 1 for row in rows):
         notes.append("Rows of one seed: their intervals are for other images, not for other trainings.")
-    if twice := [group for group in groups_of(rows) if stand_twice(group)]:
-        names = [*dict.fromkeys(group[0].method[1] for group in twice)]
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    groups = groups_of(rows)
+    no_mean = "no mean is taken over its scenarios"
+    twice = [group for group in groups if any(len(some) > 1 for some in _of_one_scenario(group))]
+    if twice:
         changed = " or ".join(differences_of(some for group in twice for some in _of_one_scenario(group)))
-        notes.append(
-            f"A method stands twice in one scenario where {changed} changed between runs "
-            f"({', '.join(names[:_NAMED])}{more}); no mean is taken over its scenarios."
-        )
-    if len({row.recipe for row in rows}) > 1:
-        notes.append(
-            "Rows differ in encoder, recipe, budget or version of the code; only equal ones are compared."
-        )
+        said = f"A method stands twice in one scenario where {changed} changed between runs"
+        notes.append(f"{said} ({_named(group[0] for group in twice)}); {no_mean}.")
+    if mixed := [group for group in groups if stand_twice(group) and group not in twice]:
+        changed = " or ".join(differences_of(mixed, _OF_METHODS))
+        said = f"A method is not one in all of its scenarios where {changed} changed between runs"
+        notes.append(f"{said} ({_named(group[0] for group in mixed)}); {no_mean}.")
+    of_recipes = [*{row.recipe: row for row in rows}.values()]
+    if len(of_recipes) > 1:
+        changed = " or ".join(differences_of([of_recipes], _OF_RECIPES))
+        notes.append(f"A row may differ from another in {changed}; only equal ones are compared.")
     return notes
 
 
-def _on_records(records: Sequence[Record], view: View) -> list[str]:
+def _named(rows: Iterable[Row]) -> str:
+    names = [*dict.fromkeys(row.method[1] for row in rows)]
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _on_records(rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:
     notes = []
     failed = sum(not record.ok for record in records)
     if failed:
-        notes.append(f"Runs that did not end well: {failed}. A row that lacks a seed shows no number.")
+        notes.append(f"Runs that did not end well: {failed}.")
+    lacking = sum(not row.complete for row in rows)
+    if lacking:
+        notes.append(
+            "Rows that show no number, since they lack a seed that others of their scenario and recipe have: "
+            f"{lacking}."
+        )
     hidden = sum(
         record.ok and record.spec["encoder"]["weights"]["status"] not in view.weights for record in records
     )
@@ -170,7 +217,17 @@ def _on_records(records: Sequence[Record], view: View) -> list[str]:
 
 
 def _on_domains(rows: Sequence[Row]) -> list[str]:
-    domains = {name: facts for row in rows for name, facts in row.run["domains"].items()}
-    generated = sorted(name for name, facts in domains.items() if facts["captions_generated"])
-    written = [f"A model wrote the captions of {', '.join(generated)} from the images."] if generated else []
-    return [*written, *(f"Splits of {name}: {domains[name]['partition']}." for name in sorted(domains))]
+    domains: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        for name, facts in row.run["domains"].items():
+            domains.setdefault(name, []).append(facts)
+    by_model = {name: [facts["captions_generated"] for facts in domains[name]] for name in sorted(domains)}
+    written = [name if all(said) else f"{name} (in some rows)" for name, said in by_model.items() if any(said)]
+    notes = [f"A model wrote the captions of {', '.join(written)} from the images."] if written else []
+    for name in sorted(domains):
+        partitions = sorted({facts["partition"] for facts in domains[name]})
+        notes.append(f"Splits of {name}: {' or '.join(partitions)}.")
+        splits = [facts["splits"] for facts in domains[name]]
+        if several := [part for part in ("train", "val", "test") if len({one[part] for one in splits}) > 1]:
+            notes.append(f"Several {', '.join(several)} splits are called {name}; rows differ in them.")
+    return notes

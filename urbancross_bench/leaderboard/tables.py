@@ -67,7 +67,7 @@ def make_tables(
     scenarios, compared = _scenarios(rows, peers, view, columns)
     matrix = matrix_lines(rows, view)
     return [
-        means("summary", "cross-domain scenarios"),
+        means("summary", "scenarios with a shift"),
         *(
             means(f"by_{by}", f"by {by}", by)
             for by in view.grouping

@@ -16,22 +16,25 @@ from urbancross_renderers.html.tables import Column, ShownCell, ShownTable, filt
 
 _HEAD = ("scenario", "kind", "encoder", "adaptation", "setting", "seed", "status", "weights")
 _FIRST = ("scenario", "adaptation", "seed")  # of these, what stands before the numbers
-_MOST_SELECTORS = 6  # columns of the list
+_MOST_MEASURES = 6  # columns of the list
 _PLAIN = (str, int, float, bool, type(None))
+
+
+_Measure = tuple[str, str, str]  # protocol, tie rule, selector
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A run's line in the list: cells by column, and the metric by selector."""
+    """A run's line in the list: cells by column, and the metric by protocol, tie rule and selector."""
 
     key: str
     link: str
     cells: Mapping[str, str | int]
-    values: Mapping[str, float]
+    values: Mapping[_Measure, float]
 
 
 def listed(run: ShownRun, metric: str) -> Listed:
-    """What the list says of a run. Scores on the target's own test split count, the first protocol by name."""
+    """What the list says of a run. Scores on the target's own test split count."""
     spec = run.spec
     cells: dict[str, str | int] = {
         "scenario": scenario(spec),
@@ -43,22 +46,26 @@ def listed(run: ShownRun, metric: str) -> Listed:
         "status": spec["status"],
         "weights": spec["encoder"]["weights"]["status"],
     }
-    values: dict[str, float] = {}
-    for score in sorted(run.scores, key=lambda one: (one["protocol"], one["selector"])):
+    values: dict[_Measure, float] = {}
+    for score in run.scores:
         if score["domain"] == spec["scenario"]["target"] and metric in score["metrics"]:
-            values.setdefault(score["selector"], float(score["metrics"][metric]["value"]))
+            measure = score["protocol"], score["ties"], score["selector"]
+            values.setdefault(measure, float(score["metrics"][metric]["value"]))
     return Listed(str(spec["key"]), run_link(spec), cells, values)
 
 
 def run_list(runs: Sequence[Listed], metric: str, title: str) -> ShownTable:
-    """The table of all runs; selectors beyond the first six, by name, stand on the runs' own pages alone."""
+    """The table of all runs, with a column for each selector, and where there are several, protocol and tie rule;
+    what is beyond the first six, by name, stands on the runs' own pages alone.
+    """
     rest = [name for name in _HEAD if name not in _FIRST]
-    selectors = sorted({name for run in runs for name in run.values})[:_MOST_SELECTORS]
+    every = sorted({measure for run in runs for measure in run.values})
+    measures = every[:_MOST_MEASURES]
     rows = [
         [
             ShownCell(run.key[:8], run.link),
             *(ShownCell(run.cells[name]) for name in _FIRST),
-            *(ShownCell(run.values.get(name)) for name in selectors),
+            *(ShownCell(run.values.get(measure)) for measure in measures),
             *(ShownCell(run.cells[name]) for name in rest),
         ]
         for run in sorted(runs, key=lambda one: ([str(one.cells[name]) for name in _HEAD], one.key))
@@ -66,10 +73,16 @@ def run_list(runs: Sequence[Listed], metric: str, title: str) -> ShownTable:
     columns = [
         Column("run", False),
         *(Column(name, name == "seed") for name in _FIRST),
-        *(Column(f"{metric}, {name}", True) for name in selectors),
+        *(Column(_heading(metric, measure, every), True) for measure in measures),
         *(Column(name, False) for name in rest),
     ]
     return ShownTable("table-runs", f"{title}: runs", columns, rows)
+
+
+def _heading(metric: str, measure: _Measure, every: Sequence[_Measure]) -> str:
+    *how, selector = measure
+    told = [name for at, name in enumerate(how) if len({one[at] for one in every}) > 1]
+    return ", ".join([metric, selector, *told])
 
 
 def run_link(spec: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ from urbancross_bench.interfaces.renderer import printable
 _HEAD, _NEXT = ("adaptation", "change", "scenario"), ("selector", "protocol")
 # What may tell rows apart, the most telling first.
 _NAMES = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training", "steps", "data")
+# Of these, what a method has in common over its scenarios.
+_SHARED = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training")
 _OF_RUNS = ("scenario", "encoder", "adaptation")  # what names the runs of a row
 
 
@@ -65,18 +67,18 @@ def shown_table(table: Table, *, runs: str = "") -> ShownTable:
 def labels(table: Table, rows: Sequence[Sequence[Cell]], *, within: str = "") -> list[str]:
     """What tells rows apart, one text a row: the method, and of encoder, selector, protocol … what is needed.
 
-    within: a column; rows that differ there need not be told apart.
+    within: a column, of scenarios say; rows that differ there are told apart as methods alone.
     """
-    first, *others = [[_text(row[table.columns.index(name)]) for row in rows] for name in _telling(table)]
+    first, *others = [(name, [_text(row[table.columns.index(name)]) for row in rows]) for name in _telling(table)]
     groups = [row[table.columns.index(within)] for row in rows] if within else [None] * len(rows)
 
-    def told(texts: Sequence[str]) -> int:
-        return len({*zip(texts, groups, strict=True)})
+    def told(texts: Sequence[str], by: str) -> int:
+        return len({*texts} if by in _SHARED else {*zip(texts, groups, strict=True)})
 
-    found = first
-    for column in others:
+    _, found = first
+    for name, column in others:
         longer = [" · ".join(filter(None, parts)) for parts in zip(found, column, strict=True)]
-        found = longer if told(longer) > told(found) else found
+        found = longer if told(longer, name) > told(found, name) else found
     return found
 
 

@@ -1,0 +1,190 @@
+"""What stands below a board's tables: each note on made-up records that it is true of, and on others."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compared_records import methods
+from compared_records import write_run as write_compared
+from made_up_records import edit, write_run, write_runs
+
+from urbancross_bench.identity import key_of
+from urbancross_bench.interfaces import Table
+from urbancross_bench.leaderboard.build import board_tables
+from urbancross_bench.leaderboard.committed import read_all
+from urbancross_bench.leaderboard.marking import marked
+from urbancross_bench.leaderboard.view import View
+
+ENCODER = {"name": "openclip", "version": "1", "options": {}, "label": "big"}
+WEIGHTS = {"status": "trained here", "source": "another", "sha256": None, "partial": False}
+BIG: dict[str, Any] = {"encoder": ENCODER | {"weights": WEIGHTS}}
+SEARCH: dict[str, Any] = {"search": {"space": {"lr": [1, 2]}, "trials": [{"learning_rate": n} for n in range(8)]}}
+DIFFER = "A row may differ from another in "
+
+
+def made(place: Path) -> dict[str, Table]:
+    return {table.name: table for table in board_tables(read_all([place]), View(title="T"), {})}
+
+
+def notes(place: Path, table: str, start: str) -> list[str]:
+    return [note for note in made(place)[table].notes if note.startswith(start)]
+
+
+def cells(table: Table, *columns: str) -> dict[str, tuple[Any, ...]]:
+    """By adaptation."""
+    of = [table.columns.index(column) for column in ("adaptation", *columns)]
+    return {str(row[of[0]]): tuple(row[k] for k in of[1:]) for row in table.rows}
+
+
+def write(place: Path, *names: str, seeds: int = 3, pair: tuple[str, str] = ("a", "b"), **changes: Any) -> None:
+    write_runs(place, methods=names, seeds=range(seeds), pairs=[pair], **changes)
+
+
+def rescored(place: Path, **changes: Any) -> None:
+    """Change every score."""
+    for score in place.glob("runs/*/scores/*/score.json"):
+        edit(score, **changes)
+
+
+def test_what_is_not_tested_is_not_said_to_be_found_by_the_test(tmp_path: Path) -> None:
+    write(tmp_path / "many", "source_only", "ours", "theirs")
+    [alone] = notes(tmp_path / "many", "scenarios", "True difference in mR that ")
+    write(tmp_path / "many", "source_only", "ours", seeds=2, **BIG)
+    found = notes(tmp_path / "many", "scenarios", "True difference in mR that ")
+    assert found[0] == alone
+    assert "the test finds four times in five, at 5 % over all 2 comparisons, by test set" in alone
+    assert re.search(r"\(median of its comparisons\): b \(30 images, 3 seeds\) [\d.]+\.$", alone)
+    assert "where seeds are too few for one, at 5 % for each alone, by test set" in found[1]
+    assert re.search(r": b \(30 images, 2 seeds\) [\d.]+\.$", found[1])
+    assert len(found) == 2
+
+    write(tmp_path / "few", "source_only", "ours", seeds=2)
+    [said] = notes(tmp_path / "few", "scenarios", "True difference")
+    assert "the test finds" not in said
+    assert "over all" not in said
+
+
+def test_of_two_seeds_compare_says_what_a_test_would_find(tmp_path: Path) -> None:
+    for seed in range(3):
+        for target in "bcd"[: 3 - (seed == 2)]:  # the last in two seeds
+            for method, level in (("dann", 70), ("coral", 30)):
+                hits = [100.0 * (place * 7 % 40 < level * 0.4 + seed) for place in range(40)]
+                write_compared(tmp_path, method, seed, hits, target=target)
+    of_three, of_two = (note for note in methods(tmp_path).notes if note.startswith("True difference"))
+    assert "over all 2 comparisons" in of_three
+    assert "2 seeds" not in of_three
+    assert "d (40 images, 2 seeds)" in of_two
+    assert "3 seeds" not in of_two
+
+
+def test_rows_are_said_to_differ_in_what_they_differ_in(tmp_path: Path) -> None:
+    def said(name: str, score: dict[str, Any], **changes: Any) -> list[str]:
+        write(tmp_path / name, "source_only", "ours", **{"budget": {"steps": 5}} | changes, steps=6)
+        rescored(tmp_path / name, **score)
+        write(tmp_path / name, "source_only", "ours")
+        return notes(tmp_path / name, "scenarios", "A row may") + notes(
+            tmp_path / name, "scenarios", "Rows differ"
+        )
+
+    only = "; only equal ones are compared."
+    assert said("selector", {"selector": "first", "selected_by": {"name": "first", "options": {}}}) == []
+    assert said("protocol", {"protocol": "row_diagonal"}) == [f"{DIFFER}its protocol{only}"]
+    both = {"protocol": "row_diagonal", "ties": "optimistic"}
+    assert said("both", both) == [f"{DIFFER}its protocol or its tie rule{only}"]
+    metrics = {"measured_by": {"metrics": [{"name": "map"}], "code": "1"}}
+    assert said("metrics", metrics) == [f"{DIFFER}the metrics measured or their versions{only}"]
+    assert said("precision", {"precision": "bfloat16"}) == [f"{DIFFER}the precision of its embeddings{only}"]
+    assert said("budget", {}, budget={"steps": 6}) == [f"{DIFFER}its recipe or budget{only}"]
+    assert said("encoder", {}, **BIG) == [f"{DIFFER}its encoder or the version of that{only}"]
+    assert said("code", {}, code="2") == [f"{DIFFER}the version of the code{only}"]
+
+
+def test_a_label_that_means_two_things_is_told_of(tmp_path: Path) -> None:
+    other = {"label": "ours", "name": "ours", "version": "1", "options": {"weight": 2}}
+    write(tmp_path, "source_only")
+    write(tmp_path, "ours")
+    write(tmp_path, "source_only", pair=("b", "a"))
+    write(tmp_path, "ours", pair=("b", "a"), adaptation=other)
+    [said] = notes(tmp_path, "summary", "A method ")
+    assert said == (
+        "A method is not one in all of its scenarios where what its label means changed between runs (ours); "
+        "no mean is taken over its scenarios."
+    )
+
+
+def domains(place: Path, **of_b: Any) -> dict[str, Any]:
+    """The facts of `a` and `b` as made-up runs have them, but for these of `b`."""
+    write(place, "source_only", seeds=1)
+    [record] = read_all([place])
+    facts = dict(record.spec["domains"])
+    return facts | {"b": facts["b"] | of_b}
+
+
+def test_facts_of_a_domain_are_those_of_all_rows(tmp_path: Path) -> None:
+    same = tmp_path / "same"
+    write(same, "source_only", "ours")
+    usual = ["Splits of a: as the files say.", "Splits of b: as the files say."]
+    assert [*made(same)["summary"].notes][-2:] == usual
+    assert notes(same, "summary", "A model wrote") == notes(same, "summary", "Several ") == []
+
+    splits = {part: key_of(["b", part]) for part in ("train", "val")} | {"test": "another"}
+    random = domains(tmp_path / "x", partition="random 20/10/70", captions_generated=True, splits=splits)
+    for first, last in (("ours", "theirs"), ("theirs", "ours")):  # whichever row stands last
+        place = tmp_path / first
+        write(place, first, domains=random)
+        rescored(place, test="another")
+        write(place, "source_only", last)
+        assert notes(place, "summary", "Splits of") == [
+            usual[0],
+            "Splits of b: as the files say or random 20/10/70.",
+        ]
+        assert notes(place, "summary", "A model") == [
+            "A model wrote the captions of b (in some rows) from the images."
+        ]
+        [several] = notes(place, "summary", "Several ")
+        assert several.startswith("Several test splits are called b")
+
+
+def test_a_row_without_others_has_no_rank_and_is_not_the_best(tmp_path: Path) -> None:
+    for pair in (("a", "b"), ("b", "a")):
+        write(tmp_path, "source_only", pair=pair)
+        write(tmp_path, "ours", pair=pair, **SEARCH)
+    rescored(tmp_path, selector="source_val", selected_by={"name": "source_val", "options": {}})
+    summary = made(tmp_path)["summary"]
+    assert cells(summary, "trials", "rank", "tie group") == {
+        "ours": (8, None, None),
+        "source_only": (1, None, None),
+    }
+    assert cells(summary, "verdict")["ours"] == ("better",)
+    assert not marked(summary).best | marked(summary).tied
+    for pair in (("a", "b"), ("b", "a")):
+        write(tmp_path, "theirs", pair=pair)
+    rescored(tmp_path, selector="source_val", selected_by={"name": "source_val", "options": {}})
+    ranks = cells(made(tmp_path)["summary"], "rank")
+    assert (ranks["ours"], ranks["theirs"], ranks["source_only"]) == ((None,), ("1 (1 to 1)",), ("2 (2 to 2)",))
+
+
+@pytest.mark.parametrize("table", ["summary", "scenarios"])
+def test_a_difference_between_other_numbers_of_trials_is_told_of(tmp_path: Path, table: str) -> None:
+    write(tmp_path, "source_only", "theirs")
+    write(tmp_path, "ours", **SEARCH)
+    assert notes(tmp_path, table, "Not as many trials") == []  # `last` takes what the grid wrote
+    rescored(tmp_path, selector="source_val", selected_by={"name": "source_val", "options": {}})
+    assert notes(tmp_path, table, "Not as many trials") == [
+        "Not as many trials as source_only had: ours. More trials are more to choose from, and what that was "
+        "worth is in the difference, too."
+    ]
+
+
+def test_rows_that_lack_a_seed_are_told_of_though_all_ended_well(tmp_path: Path) -> None:
+    lacking = "Rows that show no number, since they lack a seed"
+    write(tmp_path, "source_only", "ours", "theirs")
+    assert notes(tmp_path, "scenarios", lacking) == []
+    write_run(tmp_path / "runs", "ours", "a", "b", 99)
+    [said] = notes(tmp_path, "scenarios", lacking)
+    assert said.endswith(": 2.")
+    assert cells(made(tmp_path)["scenarios"], "mR")["theirs"] == (None,)
+    assert notes(tmp_path, "scenarios", "Runs that did not end well") == []

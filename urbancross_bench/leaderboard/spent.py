@@ -1,0 +1,24 @@
+"""What rows were given: where they started, what they might change, in how many steps, in how many trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from urbancross_bench.interfaces.renderer import Cell
+from urbancross_bench.leaderboard.rows import Row
+
+
+def spent(rows: Sequence[Row]) -> dict[str, Cell]:
+    """Of some rows, a column each: `varies` where it is not the same for all."""
+    given: dict[str, list[Cell]] = {
+        "pre-training": [_length(row.run["pretraining"]) for row in rows],
+        "parameters trained": [row.trained for row in rows],
+        "steps": [row.run["steps"] for row in rows],
+        "trials": [row.trials for row in rows],
+    }
+    return {name: cells[0] if len(set(cells)) == 1 else "varies" for name, cells in given.items()}
+
+
+def _length(recipe: Mapping[str, Any]) -> str:
+    return f"{recipe['steps']} steps" if recipe["epochs"] is None else f"{recipe['epochs']:g} epochs"
