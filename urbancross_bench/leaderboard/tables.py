@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from urbancross_bench.leaderboard.rows import (
     method_cells,
     resample_rows,
 )
+from urbancross_bench.leaderboard.spent import spent
 from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
@@ -112,7 +113,7 @@ def _scenarios(
             "ceiling": row.bound("ceiling", view.metric),
             **{metric: row.estimate(metric) for metric in view.details},
             "weights": row.run["encoder"]["weights"]["status"],
-            **_spent([row]),
+            **spent([row]),
             **measure_cells(row),
             "test images": row.score["images"],
             "test captions": row.score["texts"],
@@ -193,7 +194,7 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
             "worst scenario": worst[0] if worst else None,
             f"worst {view.metric}": worst[1] if worst else None,
             "chance": float(np.mean(chances)) if chances else None,
-            **_spent(group),
+            **spent(group),
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
         block = within(first), first.score["protocol"], first.score["ties"]
@@ -219,21 +220,6 @@ def _standings(
         for index, mean, rank in zip(members, means, found, strict=True):
             estimates[index], ranks[index] = None if mean is None else _shown(mean), rank
     return estimates, ranks
-
-
-def _spent(rows: Sequence[Row]) -> Line:
-    """What rows were given: where they started, what they might change, in how many steps, in how many trials."""
-    given: dict[str, list[Cell]] = {
-        "pre-training": [_length(row.run["pretraining"]) for row in rows],
-        "parameters trained": [row.trained for row in rows],
-        "steps": [row.run["steps"] for row in rows],
-        "trials": [row.trials for row in rows],
-    }
-    return {name: cells[0] if len(set(cells)) == 1 else "varies" for name, cells in given.items()}
-
-
-def _length(recipe: Mapping[str, Any]) -> str:
-    return f"{recipe['steps']} steps" if recipe["epochs"] is None else f"{recipe['epochs']:g} epochs"
 
 
 def _field(group: Sequence[Row]) -> str:
