@@ -109,8 +109,8 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
     return [
         *_on_verdicts(rows, view),
         "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe, "
-        "data, scenarios and seeds, with as many trials; transductive rows apart; none of a row without others. Tie "
-        "group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
+        "data, scenarios and seeds, with as many trials; transductive rows apart; none of a row without others. "
+        "Tie group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
         *detectable(compared, view.metric),
         *_on_few(rows),
