@@ -126,6 +126,40 @@ def test_files_that_a_grid_names_come_along(
     assert [run["key"] for run in again["runs"]] == [run.key for run in plan.runs]
 
 
+def test_a_plugin_that_no_index_has_is_to_be_known_of(
+    grid: GridWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from urbancross_bench.execution.bundling import write_bundle
+
+    site = tmp_path / "site"
+    for name, plugin, origin in (("local", "mine", True), ("bought", "mine", False), ("unused", "other", True)):
+        about = site / f"{name}_methods-1.2.dist-info"
+        about.mkdir(parents=True)
+        source = METHOD.replace('"mine"', f'"{plugin}"').replace("mine:Mine", f"{name}_methods:Mine")
+        (site / f"{name}_methods.py").write_text(source)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-methods\nVersion: 1.2\n")
+        (about / "entry_points.txt").write_text(f"[urbancross_bench]\n{name} = {name}_methods\n")
+        if origin:
+            (about / "direct_url.json").write_text('{"url": "file:///here", "dir_info": {"editable": true}}')
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("URBANCROSS_DISABLE_PLUGINS", "bought")  # one of a name at a time
+    plan = make_plan(load_grid(grid(adaptations=["source_only", "mine"])), Registry.discover())
+    monkeypatch.delenv("URBANCROSS_DISABLE_PLUGINS")
+    out = tmp_path / "out"
+    out.mkdir()
+    keep_grid(plan, out)
+    for run in plan.runs:
+        assert run.spec is not None
+        with writing_record(out / "runs" / run.key, run.spec, "ok"):
+            pass
+    [remark] = write_bundle(out, tmp_path / "b.zip", 0.5).remarks
+    assert "plugins of local-methods 1.2 are in no index and not in the bundle" in remark
+    readme = members(tmp_path / "b.zip")["README.md"].decode()
+    assert readme.rstrip().endswith(f"## To know\n\n- {remark}")
+    for name in ("local", "bought", "unused"):
+        sys.modules.pop(f"{name}_methods", None)
+
+
 def test_scores_of_an_older_form_of_the_grid_stay_at_home(outcome: Outcome, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("runs", "grids"):

@@ -53,6 +53,7 @@ def test_plugins_list_and_show(cli: Cli) -> None:
     assert "first_share: float = 0.2" in shown
     assert "file: str = required" in cli("show", "karpathy").out
     assert '"name": "urbancross"' in cli("show", "urbancross", "--json").out
+    assert cli("show", "coral[weight=2]").out == cli("show", "coral").out != ""
     result = cli("show", "urbancros")
     assert result.status == 2
     assert 'Did you mean "urbancross"' in result.err

@@ -283,6 +283,18 @@ def test_code_that_changed_after_planning_is_not_run(tmp_path: Path) -> None:
         job.planned("metric", "recall", identity | {"version": "0.0.9"})
 
 
+def test_a_split_that_is_another_names_what_may_be_to_blame(tmp_path: Path, domains: dict[str, str]) -> None:
+    from urbancross_bench.errors import RunError
+    from urbancross_bench.execution.stages import Job
+
+    work = {"dataset": domains["plain"], "exclusions": None, "split": "train"}
+    stage = Stage("pack", {"content": "0" * 32}, {}, work, "plain train")
+    job = Job(stage, {}, tmp_path, Registry.discover(), torch.device("cpu"), lambda _: None, tmp_path, 60)
+    says = r"plain train has changed on disk .*; run it again\. If .*, dataset 'karpathy' .* another order each"
+    with pytest.raises(RunError, match=says):
+        job.split()
+
+
 def test_combinations_that_cannot_work_are_skipped_with_the_reason(
     grid: GridWriter, cli: Cli, tmp_path: Path
 ) -> None:

@@ -175,12 +175,30 @@ def test_an_editable_plugin_counts_by_its_sources_too(distribution: Distribution
         distribution.append(file, text)
         seen.append(keys(change))
         assert moved(seen[-2], seen[-1]) == {*moves.split()}, file
-    distribution.append("notes.txt", "No source.\n")
+    for text in ("1\n", "2\n"):  # what a package reads beside its sources decides a result as they do
+        distribution.append("deep/table.json", text)
+        seen.append(keys(change))
+        assert moved(seen[-2], seen[-1]) == {*moves.split()}
     (distribution.package / "__pycache__").mkdir(exist_ok=True)
-    distribution.append("__pycache__/helper.pyc", "No source.\n")
+    for passing in ("__pycache__/helper.pyc", "deep/old.pyc", ".helper.py.swp"):
+        distribution.append(passing, "No source.\n")
     assert keys(change) == seen[-1]
     distribution.release("1.1")
     assert moved(seen[-1], keys(change)) == {*moves.split()}
+
+
+def test_data_beside_sources_moves_no_key_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An architecture is in the identity of the options that name it; another one added is nobody's."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "__init__.py").write_text("x = 1\n", encoding="utf-8")
+    found = []
+    for _ in range(2):
+        code_version.cache_clear()
+        found.append([code_version("elsewhere", name) for name in ("urbancross-bench", None)])
+        (tmp_path / "elsewhere" / "more.json").write_text("{}", encoding="utf-8")
+    assert [one == other for one, other in zip(*found, strict=True)] == [True, False]
+    assert found[0][0].partition("+")[2] == found[0][1].partition("+")[2]  # sources alone give one hash in both
 
 
 def test_what_a_grid_does_not_use_does_not_count(distribution: Distribution, keys: KeysOf) -> None:

@@ -15,8 +15,11 @@ from torch import nn
 
 from urbancross_bench.data.readers import DomainBuilder, finish
 from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.execution import worker
 from urbancross_bench.execution.items import SplitItems, rank_features
+from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces import Adaptation, Features, Options
+from urbancross_bench.interfaces.executor import Event, Task
 from urbancross_bench.modelling import answers
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Provider, Registry
@@ -76,6 +79,12 @@ def test_registering_amiss_is_an_error_that_names_the_file(
             "    options_type",
             "    def __init__(self): pass\n    options_type",
             "must take the options",
+        ),
+        (
+            "slip_super",
+            "    options_type",
+            "    def __init__(self, options): pass\n    options_type",
+            r"must take the options and hand them on: .*super\(\).__init__\(options\) \(it does not",
         ),
         ("slip_options", ', options="NAME:MineOptions"', "", r'name the latter: .*"slip_options:MineOptions"'),
         (
@@ -197,6 +206,53 @@ def test_an_option_that_is_needed_is_asked_for_as_it_is_written(written: Written
         registry.find("adaptation", "somebody_elses")
 
 
+@pytest.mark.parametrize("neighbour", ["next_door.py", "next_door/__init__.py"])
+def test_a_file_that_imports_its_neighbour_is_told_that_it_stands_alone(
+    written: Written, tmp_path: Path, neighbour: str
+) -> None:
+    with pytest.raises(PluginError, match=r"No module named 'next_door'$"):
+        written("slip_alone", "from urban", "import next_door\nfrom urban")
+    (tmp_path / neighbour).parent.mkdir(exist_ok=True)
+    (tmp_path / neighbour).write_text("")
+    with pytest.raises(PluginError, match=r"'next_door'; it lies beside slip_alone\.py, which stands alone"):
+        written("slip_alone", "from urban", "import next_door\nfrom urban")
+
+
+def _carried_out(work: Callable[[], object], file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is told of a stage that does this."""
+
+    def make(*_: object) -> None:
+        work()
+
+    monkeypatch.setattr(worker, "_make", make)
+    monkeypatch.setenv("URBANCROSS_DATA", "")
+    told: list[Event] = []
+    store = str(file.parent / "store")
+    task = Task("task", (Stage("adapt", {}).to_json(),), store, "", "", "cpu", plugins=(str(file),))
+    worker.carry_out(task, told.append)
+    return str(told[-1].error)
+
+
+def test_an_error_of_python_names_the_last_line_of_a_plugin(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "    def loss(self, source, target, progress):\n        import next_door\n"
+    shapes = "    def prepare(self, *_):\n        import torch\n        torch.ones(2) @ torch.ones(3)\n"
+    registry = written("lines", "    options_type", f"{own}{shapes}    options_type")
+    method = registry.resolve("adaptation", "mine[weight=1]").build()
+    file, nothing = tmp_path / "lines.py", None
+    lines = file.read_text().splitlines()
+    [product] = [number for number, line in enumerate(lines, 1) if "@ torch" in line]
+    found = _carried_out(lambda: method.prepare(nothing, nothing), file, monkeypatch)
+    assert found.startswith("RuntimeError: ")
+    assert found.endswith(f" (lines.py:{product} in prepare)")
+    (tmp_path / "next_door.py").write_text("")
+    found = _carried_out(lambda: method.loss(nothing, nothing, nothing), file, monkeypatch)
+    assert "No module named 'next_door' (lines.py:" in found
+    assert " in loss); it lies beside lines.py, which stands alone" in found
+    assert _carried_out(lambda: dict[str, int]()["mine"], file, monkeypatch) == "KeyError: 'mine'"  # of no plugin
+
+
 def _method(**answered: Any) -> Adaptation:
     made = {name: (lambda self, *given, value=value: value) for name, value in answered.items()}
     method: Adaptation = type("Mine", (Adaptation,), made)(Options())
@@ -212,6 +268,7 @@ WEIGHT = torch.ones(3, requires_grad=True)
         (None, "Mine.loss must return named losses.*returns nothing"),
         (WEIGHT.sum(), "Mine.loss must return named losses.*a tensor of shape"),
         ({"a": WEIGHT.sum(), "b": 0.5}, "tensor of one number .* as 'b'; it returns a float"),
+        ({}, "it returns an empty dict$"),
         ({"a": WEIGHT}, r"as 'a'; it returns a tensor of shape \(3,\)"),
         ({"a": WEIGHT.sum().detach()}, "none of a depends on a weight that is trained"),
     ],
@@ -255,6 +312,8 @@ def test_other_answers_of_a_method_are_checked_too() -> None:
     for groups in (None, model.parameters(), [model.weight]):
         with pytest.raises(PluginError, match=r"Mine\.parameter_groups must return a list"):
             answers.parameter_groups(_method(parameter_groups=groups), model, 0.1)
+    with pytest.raises(PluginError, match=r"it returns a list of Parameter$"):
+        answers.parameter_groups(_method(parameter_groups=[model.weight]), model, 0.1)
     assert answers.extended(_method(), model) is model
     assert answers.parameter_groups(_method(), model, 0.1)[0]["lr"] == 0.1
     assert [*answers.candidates(_method(), model)] == [""]

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
+import random
+import re
 import shutil
+import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,13 +22,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import urbancross_bench.testing as kit
 from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView
-from urbancross_bench.interfaces import Adaptation, Batch, Options, Progress
+from urbancross_bench.errors import RunError
+from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Options, Progress
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
-from urbancross_bench.modelling.saving import Saves
+from urbancross_bench.modelling.saving import Saves, restore_method
 from urbancross_bench.specs import Budget
 
 STEPS = 8
@@ -69,7 +79,7 @@ class Noisy(Adaptation):
         self.count += 1
 
 
-def trained(folder: Path, cut: int = STEPS) -> tuple[int, Kept]:
+def trained(folder: Path, cut: int = STEPS, method: Adaptation | None = None) -> tuple[int, Kept]:
     """How many steps a training took, cut in the middle of the one after `cut`, and what it left."""
     model: Any = ToyModel()
     captions = tuple(f"text {i}" for i in range(24))
@@ -85,7 +95,7 @@ def trained(folder: Path, cut: int = STEPS) -> tuple[int, Kept]:
 
     recipe = Budget(steps=STEPS, learning_rate=1e-2, batch_size=4, checkpoints=3, ema=0.5)
     steps = train(
-        model, Noisy(Options()), source, target, recipe, loss_name="info_nce", precision="float32",
+        model, method or Noisy(Options()), source, target, recipe, loss_name="info_nce", precision="float32",
         device=torch.device("cpu"), candidates=3, curve=curve, report=report, on_pass=lambda _: None, saves=saves,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):
@@ -193,3 +203,224 @@ def test_tensors_are_saved_as_they_are_whatever_they_share(tmp_path: Path) -> No
         assert read[name].dtype == value.dtype
         assert torch.equal(read[name] + (name != "half"), value)
     assert len(load_file(tmp_path / "state-000000001" / "state.safetensors")) == 5
+
+
+class Bank:
+    """An object of a plugin's own."""
+
+    def __init__(self) -> None:
+        self.items: list[Tensor] = []
+
+
+@dataclass(slots=True)
+class Mean:
+    """One with slots, and another each step."""
+
+    value: Tensor | None = None
+
+
+class Keeps(Adaptation):
+    """A method that keeps the source features of some steps, in one way or another."""
+
+    def __init__(
+        self, make: Callable[[], Any], put: Callable[[Any, Tensor], Any], take: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(Options())
+        self._make, self._put, self._take = make, put, take
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        self.kept = self._make()
+        self.watching = [self.kept]
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        features = source.image_features
+        before = torch.as_tensor(self._take(self.watching[0]), dtype=torch.float32).sum()
+        after = self._put(self.kept, features.detach().mean(dim=0))
+        if after is not None:
+            self.kept = self.watching[0] = after
+        return {"pairs": (features * (1 + before) - source.text_features).square().mean()}
+
+
+def _append(kept: Any, features: Tensor) -> None:
+    kept.append(features)
+
+
+def _put_into(kept: Any, features: Tensor) -> None:
+    kept *= 0.9
+    kept += features.numpy()
+
+
+SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], Callable[[Any], Any]]] = {
+    "a deque": (lambda: deque(maxlen=3), _append, lambda kept: [float(one.sum()) for one in kept]),
+    "a list": (list, _append, lambda kept: [float(one.sum()) for one in kept]),
+    "an array": (lambda: np.zeros(4, np.float32), _put_into, lambda kept: kept),
+    "another array": (lambda: np.zeros(0), lambda kept, new: np.append(kept, new.numpy()), lambda kept: kept),
+    "a numpy number": (lambda: np.float32(0), lambda kept, new: np.float32(kept / 3 + new.numpy().sum()), float),
+    "a dict": (
+        dict,
+        lambda kept, new: kept.update({len(kept): new}),
+        lambda kept: [float(one.sum()) for one in kept.values()],
+    ),
+    "tuples in a deque": (
+        deque,
+        lambda kept, new: kept.append((new, len(kept))),
+        lambda kept: [float(pair[0].sum()) + {pair: 1}[pair] for pair in kept],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_a_method_keeps_is_there_after_a_kill(name: str, tmp_path: Path) -> None:
+    """As it was, and in place: what else holds it holds it still."""
+    whole, first, second = (Keeps(*SAVED[name]) for _ in range(3))
+    _, left = trained(tmp_path / "whole", method=whole)
+    trained(tmp_path / "cut", 5, method=first)
+    assert trained(tmp_path / "cut", method=second) == (3, left)
+    for kept in (second.kept, second.watching[0]):
+        assert type(kept) is type(whole.kept)
+        assert getattr(kept, "maxlen", None) == getattr(whole.kept, "maxlen", None)
+
+
+def _drawn_by(generator: Any, new: Tensor) -> None:
+    generator.random()
+
+
+def _another(kept: Any, new: Tensor) -> Mean:
+    return Mean(new)
+
+
+NOT_SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], str]] = {
+    "an object": (Bank, lambda kept, new: kept.items.append(new), "`kept`, a Bank"),
+    "a namespace": (SimpleNamespace, lambda kept, new: setattr(kept, "at", new), "`kept`, a SimpleNamespace"),
+    "another object each step": (Mean, _another, "`kept`, a Mean"),
+    "objects in a list": (list, lambda kept, new: kept.append(Mean(new)), "`kept`, a list of Mean"),
+    "a set": (set, lambda kept, new: kept.add(float(new.sum())), "`kept`, a set"),
+    "keys that are no text": (dict, lambda kept, new: kept.update({(len(kept), 0): new}), "`kept`, a dict"),
+    "python's generator": (lambda: random.Random(0), _drawn_by, "a generator as kept, a Random"),
+    "numpy's old generator": (lambda: np.random.RandomState(0), _drawn_by, "a generator as kept, a RandomState"),
+    "a generator in a list": (lambda: [random.Random(0)], lambda kept, new: None, "a generator as kept, a Random"),
+    "an endless iterator": (
+        lambda: itertools.cycle("ab"), lambda kept, new: next(kept) and None, "a generator as kept, a cycle"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_SAVED)
+def test_what_changes_and_is_not_saved_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    make, put, says = NOT_SAVED[name]
+    with pytest.raises(RunError, match=re.escape(says)) as caught:
+        trained(tmp_path, method=Keeps(make, put, lambda kept: 0.0))
+    assert "Keeps" in str(caught.value)
+    assert not list(tmp_path.glob("state-*"))
+
+
+class Constant(Adaptation):
+    """A method that keeps much, and of it nothing that changes and is not saved."""
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        self.model, self.context, self.bank = model, context, Bank()
+        self.bank.items.append(torch.ones(3))
+        self.logger, self.random, self.kind, self.made = logging.getLogger(__name__), random, Bank, Bank
+        self.names, self.known = {("a", 0): self}, frozenset("ab")
+        self.groups = [{"params": [*cast(nn.Module, model).parameters()], "of": self.bank}]
+        self.history: list[float] = []
+        self.sees = {("history", "of"): self.history, ("model", "of"): model, ("count", 0): self.bank}
+        self.found: Bank | None = None
+        self.where, self.lock, self.log = Path("a"), threading.Lock(), context.log
+        self.parameters = filter(None, cast(nn.Module, model).parameters())
+
+    def select(self, source: Batch, target: Batch, progress: Progress) -> None:
+        self.found, self.batch, self.progress = Bank(), source, progress
+        self.later = Mean(source.image_features.detach())
+        self.history.append(float(self.later.value.sum()))  # type: ignore[union-attr]
+        self.logger.info("a step")
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        assert self.found is not None
+        self.found.items.append(source.image_features)
+        return {"pairs": (self.found.items[0] - source.text_features).square().mean()}
+
+
+def test_what_is_constant_or_made_anew_each_step_is_not_refused(tmp_path: Path) -> None:
+    assert trained(tmp_path, method=Constant(Options()))[0] == STEPS
+
+
+def test_arrays_and_their_like_are_saved_as_they_are(tmp_path: Path) -> None:
+    given = {
+        "unsigned": np.arange(6, dtype=np.uint16).reshape(2, 3).T, "none": np.zeros((0, 2)), "one": np.array(3.0),
+        "number": np.float32(0.1), "flag": np.bool_(True), "pair": (1, 2.5), "few": deque([1, (2,)], 4),
+    }  # fmt: skip
+    Saves(tmp_path, 0).offer(1, lambda: given)
+    read = Saves(tmp_path, 0).read()
+    assert read is not None
+    for name in ("unsigned", "none", "one", "number", "flag"):
+        assert type(read[name]) is type(given[name])
+        assert read[name].dtype == given[name].dtype  # type: ignore[attr-defined]
+        assert np.array_equal(read[name], given[name])  # type: ignore[arg-type]
+        assert read[name].shape == given[name].shape  # type: ignore[attr-defined]
+    assert (read["pair"], read["few"], read["few"].maxlen) == ((1, 2.5), deque([1, (2,)]), 4)
+
+
+def test_what_is_restored_does_not_fill_a_list_of_its_class() -> None:
+    class Shared(Adaptation):
+        seen: list[int] = []  # noqa: RUF012 - a mistake that many make
+
+    restore_method(Shared(Options()), {"seen": [1, 2]}, torch.device("cpu"))
+    assert Shared.seen == []
+
+
+WRITTEN = """
+from collections import UserList
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+@hookimpl
+def register_adaptations():
+    return [register("NAME", "NAME:Mine", setting="source_only", needs={"gradients"}, summary="Mine.")]
+
+class Bank:
+    def __init__(self):
+        self.items = []
+    def append(self, item):
+        self.items.append(item)
+    def __iter__(self):
+        return iter(self.items)
+
+class Mine(Adaptation):
+    def prepare(self, model, context):
+        self.pair_loss, self.bank = context.pair_loss, MAKE
+
+    def loss(self, source, target, progress):
+        features = source.FEATURES
+        self.bank.append(features.detach().mean())
+        return {"pairs": self.pair_loss(source) * (1 + sum(self.bank))}
+"""
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("make", "features", "promise", "says"),
+    [
+        ("Bank()", "image_features", "test_it_goes_on_after_a_kill", r"RunError: Mine keeps .* in `bank`, a Bank"),
+        (
+            "UserList()",
+            "image_features",
+            "test_it_goes_on_after_a_kill",
+            "after a kill; not saved: `bank`, a.* User",
+        ),
+        (
+            "[]",
+            "reference_image_features",
+            "test_it_asks_for_what_it_may_see",
+            r"register the method with needs=\{'reference'\}$",
+        ),
+    ],
+)
+def test_the_kit_names_what_is_not_saved_and_the_need_that_is_missing(
+    make: str, features: str, promise: str, says: str, tmp_path: Path
+) -> None:
+    name = f"kept_by_{re.sub('[^a-z]', '', make.lower())}"
+    file = tmp_path / f"{name}.py"
+    file.write_text(WRITTEN.replace("NAME", name).replace("MAKE", make).replace("FEATURES", features))
+    checked = type("Checked", (kit.AdaptationConformance,), {"plugin": name, "files": (file,)})()
+    with pytest.raises(AssertionError, match=says):
+        getattr(checked, promise)()

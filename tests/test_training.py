@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from urbancross_bench.data.packed import PackedImages, Rows
 from urbancross_bench.data.views import PairView, StreamView
-from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.errors import FirewallError, PluginError, RunError, UsageError
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Options, Progress
 from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.feeds import Feed
@@ -353,3 +353,93 @@ def test_ends_of_passes_wait_with_their_steps_until_somebody_looks() -> None:
     assert next(settling)["step"] == 5
     with pytest.raises(DivergedError):
         next(settling)
+
+
+class Doing(Adaptation):
+    """The recipe's loss, and something that is done before it."""
+
+    def __init__(self, do: Callable[[Any, Any], object], kept: Tensor | None = None) -> None:
+        super().__init__(Options())
+        self._do, self._kept = do, kept
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        self.context = context
+
+    def select(self, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
+        return self._kept
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        self._do(self.context, source)
+        return {"pairs": self.context.pair_loss(source)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("pairs", 99.0, r"context\.log\('pairs', …\): pairs is the name of a loss"),
+        *((name, 1.0, f"{name} is in every learning curve; log it by another name") for name in (
+            "step", "loss", "gradient_norm", "learning_rate", "kept_share"
+        )),
+        ("x", "abc", r"context\.log\('x', …\) takes a number, or a tensor of one; it is given a str"),
+        ("x", torch.ones(2, 3), r"context\.log\('x', …\) takes .* a tensor of shape \(2, 3\)"),
+        ("x", math.nan, "diverged: the logged value 'x' is nan at step 0"),
+    ],
+)  # fmt: skip
+def test_what_is_logged_is_a_number_with_a_name_of_its_own(name: str, value: Any, says: str) -> None:
+    training = Training(lambda _: Doing(lambda context, _: context.log(name, value), torch.tensor([0, 1])))
+    with pytest.raises((PluginError, DivergedError), match=says):
+        list(training.steps())
+
+
+def test_what_is_logged_stands_beside_what_is_there_anyway() -> None:
+    training = Training(lambda _: Doing(lambda context, _: context.log("x", np.float32(2)), torch.tensor([0, 1])))
+    list(training.steps())
+    assert [*training.curve.points[-1]] == [
+        "step", "pairs", "kept_share", "x", "gradient_norm", "loss", "learning_rate"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [
+        (
+            lambda _, source: source.image_features.detach().mul_(0.5),
+            "loss changes source.image_features in place",
+        ),
+        (lambda _, source: source.text_features.detach().zero_(), "loss changes source.text_features in place"),
+        (lambda _, source: source.reference_image_features.zero_(), "source.reference_image_features in place"),
+        (lambda _, source: source.image_rows.add_(1), "source.image_rows in place"),
+        (
+            lambda context, _: context.source.reference_image_features.zero_(),
+            "Doing.loss changes context.source.reference_image_features in place",
+        ),
+        (lambda _, source: source.image_features.detach().clone().mul_(0.5), ""),
+    ],
+)
+def test_what_a_batch_gives_is_not_changed_in_place(do: Callable[[Any, Any], object], says: str) -> None:
+    training = Training(lambda _: Doing(do))
+    pairs: Any = training.source._view
+    training.source = Feed(
+        training.model, pairs, batch_size=4, seed=0, augmentation=(), device=CPU, hidden="", references=True
+    )
+    if not says:
+        list(training.steps())
+        return
+    with pytest.raises(PluginError, match=says):
+        list(training.steps())
+
+
+def test_rows_that_are_kept_are_rows_of_the_batch() -> None:
+    for row in (-1, 4):
+        training = Training(lambda _, row=row: Doing(lambda *_: None, torch.tensor([0, row])))  # type: ignore[misc]
+        with pytest.raises(PluginError, match=f"Doing.select gives row {row} of a batch that has rows 0 to 3"):
+            list(training.steps())
+    assert list(Training(lambda _: Doing(lambda *_: None, torch.tensor([0, 0, 3]))).steps())
+
+
+@pytest.mark.parametrize("ask", ["reference_image_features", "reference_text_features"])
+def test_a_need_that_is_missing_is_named(ask: str) -> None:
+    says = rf"{ask.replace('_', ' ')} are not shown here: register the method with needs=\{{'reference'\}}"
+    for do in (lambda _, source: getattr(source, ask), lambda context, _: getattr(context.source, ask)):
+        with pytest.raises(FirewallError, match=says):
+            list(Training(lambda _, do=do: Doing(do)).steps())  # type: ignore[misc]

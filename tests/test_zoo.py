@@ -22,6 +22,7 @@ from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.scoring import metric_values
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
+from urbancross_bench.testing.fixtures.domains import write_tiny_domain
 from urbancross_bench.testing.runner import Subject, keep
 
 ZOO = Path(__file__).parent / "zoo"
@@ -155,6 +156,134 @@ def test_the_kit_catches_an_encoder_that_bfloat16_spoils(tmp_path: Path) -> None
     found = broken_promises("encoder", "spoilt", files=(tmp_path / "spoilt.py",), choose=lambda self: options)
     assert found.keys() == {"test_it_embeds_in_bfloat16"}
     assert "in bfloat16 encode_image gives (4, " in found["test_it_embeds_in_bfloat16"]
+
+
+METHOD = """
+from pathlib import Path
+
+import torch
+from torch import nn
+from urbancross_bench.interfaces import Adaptation, Options, hookimpl, register
+
+
+@hookimpl
+def register_adaptations():
+    return [
+        register("NAME", "NAME:Mine", options="NAME:O", setting="source_only", needs={"gradients"}, summary="x")
+    ]
+
+
+class O(Options):
+    file: str = ""
+OPTIONS
+
+class Mine(Adaptation):
+    options_type = O
+
+    def prepare(self, model, context):
+        self.pair_loss = context.pair_loss
+        self.head = nn.Linear(context.width, 4)
+
+    def loss(self, source, target, progress):
+        pairs = self.pair_loss(source)
+        return {"pairs": pairs, "mine": TERM}
+
+    def parameter_groups(self, model, learning_rate):
+        groups = super().parameter_groups(model, learning_rate)
+        return GROUPS
+"""
+TRAINED = '[*groups, {"params": self.head.parameters(), "lr": learning_rate}]'
+SQUARE = "self.head(source.image_features).square().mean()"
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("name", "groups", "term", "says"),
+    [
+        ("whole", TRAINED, SQUARE, ""),
+        ("without_group", "groups", SQUARE, "self.head.weight gets gradients and is never trained"),
+        ("without_gradient", "groups", f"{SQUARE}.detach()", "the loss 'mine' depends on no weight"),
+        ("nothing_yet", "groups", "torch.zeros(())", ""),
+    ],
+)
+def test_the_kit_catches_parts_that_do_nothing(
+    tmp_path: Path, name: str, groups: str, term: str, says: str
+) -> None:
+    found = adapted(tmp_path, name, GROUPS=groups, TERM=term)
+    assert found.keys() == ({"test_all_of_it_trains"} if says else set())
+    assert says in found.get("test_all_of_it_trains", "")
+
+
+def adapted(folder: Path, name: str, *, options: dict[str, object] | None = None, **parts: str) -> dict[str, str]:
+    """The promises that METHOD breaks with these parts."""
+    source = METHOD
+    for part, text in {"NAME": name, "GROUPS": TRAINED, "OPTIONS": "", **parts}.items():
+        source = source.replace(part, text)
+    file = folder / f"{name}.py"
+    file.write_text(source, encoding="utf-8")
+    return broken_promises("adaptation", name, files=(file,), options=options or {})
+
+
+COUNTED = """
+    def identity(self):
+        from urbancross_bench.identity import file_digest
+        return {"file": file_digest(Path(self.file))}
+"""
+READ = """
+    def identity(self):
+        return {"factor": float(Path(self.file).read_text())}
+"""
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "options"), [("by_path", ""), ("by_digest", COUNTED), ("by_content", READ)])
+def test_the_kit_catches_a_file_that_counts_by_its_path(tmp_path: Path, name: str, options: str) -> None:
+    file = tmp_path / "factor.txt"
+    file.write_text("2.0")
+    term = "float(Path(self.options.file).read_text()) * pairs"
+    found = adapted(tmp_path, name, options={"file": str(file)}, TERM=term, OPTIONS=options)
+    assert found.keys() == (set() if options else {"test_files_of_options_count"})
+    assert options or "the file of the option 'file' may change" in found["test_files_of_options_count"]
+    assert file.read_text() == "2.0"
+
+
+READER = """
+from pathlib import Path
+
+from urbancross_bench.data.readers import DomainBuilder, FileOptions, finish, read_json
+from urbancross_bench.interfaces import Dataset, hookimpl, register
+
+
+@hookimpl
+def register_datasets():
+    return [register("NAME", "NAME:Mine", options="NAME:O", summary="x")]
+
+
+class O(FileOptions):
+    file: str
+
+
+class Mine(Dataset):
+    options_type = O
+
+    def read(self, member):
+        file = Path(self.options.file)
+        entries = {entry["filename"]: entry for entry in read_json(file)["images"]}
+        builder = DomainBuilder("mine")
+        for name in ORDER:
+            image = builder.image(name, entries[name]["split"], name)
+            builder.caption(image, entries[name]["sentences"][0]["raw"], name)
+        return finish(builder, self.options, file.parent / "images", partition="its own")
+"""
+
+
+@pytest.mark.parametrize(("name", "order"), [("by_set", "set(entries)"), ("by_name", "sorted(set(entries))")])
+def test_the_kit_catches_a_reader_whose_order_hangs_on_hashes(tmp_path: Path, name: str, order: str) -> None:
+    options = {"file": str(write_tiny_domain(tmp_path))}
+    (tmp_path / f"{name}.py").write_text(READER.replace("NAME", name).replace("ORDER", order), encoding="utf-8")
+    found = broken_promises("dataset", name, files=(tmp_path / f"{name}.py",), options=options)
+    assert found.keys() == ({"test_it_reads_the_same_elsewhere"} if name == "by_set" else set())
+    assert name == "by_name" or "names, captions" in found["test_it_reads_the_same_elsewhere"]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from typing import Any
 
 from urbancross_bench.errors import PluginError
 
+DISTRIBUTION = "urbancross-bench"  # the project's own
+
 
 def canonical_json(facts: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN, unicode as it is."""
@@ -57,20 +59,22 @@ def code_version(module: str, distribution: str | None) -> str:
     """What identifies a module's code: the version of its distribution, and a source hash while it may change.
 
     Code installed from a wheel is named by its distribution's version. Code in an editable install, or in a
-    file outside any distribution (None), can change without one, so the sources below `module` count too.
+    file outside any distribution (None), can change without one, so the files below `module` count too: its
+    sources, and data such as a table; neither bytecode nor hidden files.
     """
     version = "local" if distribution is None else importlib.metadata.version(distribution)
     if distribution is not None and not _is_local(distribution):
         return version
-    sources = sorted(_sources(module))
-    if not sources:
+    # Data of the project's own packages is in the identity of the options that name it.
+    files = sorted(_files(module, "*.py" if distribution == DISTRIBUTION else "*"))
+    if not files:
         return version
-    content = digest(part for name, file in sources for part in (name.encode(), file.read_bytes()))
+    content = digest(part for name, file in files for part in (name.encode(), file.read_bytes()))
     return f"{version}+{content[:12]}"
 
 
-def _sources(module: str) -> Iterable[tuple[str, Path]]:
-    """The files of a module or package, with their names in it."""
+def _files(module: str, pattern: str) -> Iterable[tuple[str, Path]]:
+    """The files of a module or package, with their names in it; of a package, those whose names match."""
     spec = importlib.util.find_spec(module)
     if spec is None:
         return []
@@ -78,7 +82,13 @@ def _sources(module: str) -> Iterable[tuple[str, Path]]:
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if not folders:
         return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin else []
-    return [(file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.py")]
+    found = [(file.relative_to(folder), file) for folder in folders for file in folder.rglob(pattern)]
+    return [(name.as_posix(), file) for name, file in found if not _passing(name) and file.is_file()]
+
+
+def _passing(name: Path) -> bool:
+    """Whether a file of a package is no part of it: bytecode, or what editors and systems leave there."""
+    return any(part == "__pycache__" or part.startswith(".") for part in name.parts) or name.suffix == ".pyc"
 
 
 def _is_local(distribution: str) -> bool:

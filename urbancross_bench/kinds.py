@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,18 @@ def misspelt(target: str) -> str:
         return ""
     own = [one for one, value in vars(found).items() if isinstance(value, type) and value.__module__ == module]
     return f"is registered as {target}, and that module has no {name!r}.{did_you_mean(name, own)}"
+
+
+def beside(error: BaseException, files: Iterable[str | Path]) -> str:
+    """What to do about a module that is missing and lies beside a one-file plugin; empty for any other error."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for file in map(Path, files):
+        if name and ((file.parent / f"{name}.py").is_file() or (file.parent / name / "__init__.py").is_file()):
+            return (
+                f"; it lies beside {file.name}, which stands alone: move what it needs of {name!r} into the file, "
+                "or make a package of both (urbancross-bench plugins new)"
+            )
+    return ""
 
 
 def misfit(kind: str, found: object, options_type: type[Options]) -> str:
@@ -102,12 +114,16 @@ def build(plugin: str, kind: str, found: Any, options: Options) -> Any:
     """
     if why := misfit(kind, found, type(options)):
         raise PluginError(f"{plugin}: {why}")
+    must = (
+        f"{plugin}: {found.__name__}.__init__ must take the options and hand them on: "
+        "def __init__(self, options): super().__init__(options)"
+    )
     try:
-        return found(options)
+        built = found(options)
     except TypeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the call itself
-            raise PluginError(
-                f"{plugin}: {found.__name__}.__init__ must take the options and hand them on: "
-                f"def __init__(self, options): super().__init__(options) ({error})"
-            ) from error
+            raise PluginError(f"{must} ({error})") from error
         raise
+    if not hasattr(built, "options"):
+        raise PluginError(f"{must} (it does not hand them on)")
+    return built

@@ -27,7 +27,7 @@ from urbancross_bench.errors import OptionError, PluginError, UsageError, did_yo
 from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
-from urbancross_bench.kinds import build, misspelt
+from urbancross_bench.kinds import beside, build, misspelt
 from urbancross_bench.references import Reference
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
@@ -360,8 +360,10 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[path.stem]
+        if hint := beside(error, [path]):
+            raise ImportError(f"{error}{hint}") from error
         raise
     return module
 

@@ -54,8 +54,10 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
 def show(name: str, json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """Show a plugin: where it comes from, its setting and needs, its options with types and defaults."""
     from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.references import Reference
     from urbancross_bench.registry import Registry
 
+    name = Reference.parse(name).name  # as a grid writes it, with member and options
     registry = Registry.discover(plugin or [])
     found = [p for p in _all(registry) if p.registration.name == name]
     if not found:

@@ -42,7 +42,10 @@ class DomainBuilder:
         """
         name = self._text(name, "image name", where)
         if name in self._images:
-            raise DataError(f"{where}: image {name!r} stands twice, first in {self._where[self._images[name]]}")
+            raise DataError(
+                f"{where}: image {name!r} stands twice, first in {self._where[self._images[name]]}; where each "
+                "caption has a row of its own, a reader takes builder.row in place of builder.image"
+            )
         if not name:
             raise DataError(f"{where}: an image has no name")
         index = self._images[name] = len(self._images)

@@ -23,10 +23,11 @@ from urbancross_bench.execution.bundle import DATA, ENVIRONMENT, GRIDS, MADE_BY,
 from urbancross_bench.execution.keeping import KeptGrid, asked_for, kept_grids
 from urbancross_bench.execution.provenance import plugin_distributions
 from urbancross_bench.files import keep_others, write_json
-from urbancross_bench.identity import canonical_json
+from urbancross_bench.identity import DISTRIBUTION, canonical_json
 from urbancross_bench.leaderboard.committed import write_committed
 from urbancross_bench.leaderboard.stored import Exhibits
 from urbancross_bench.records import Record, read_records
+from urbancross_bench.registry import Registry
 from urbancross_bench.specs import as_json
 
 
@@ -62,7 +63,7 @@ def write_bundle(out: Path, file: Path, drift: float) -> Bundled:
         write_json(folder / DATA, _data(records))
         write_json(folder / ENVIRONMENT, _environment())
         (folder / "environment.txt").write_text("\n".join([*_distributions(), ""]), encoding="utf-8")
-        remarks += _other_versions(records)
+        remarks += [*_from_elsewhere(grids), *_other_versions(records)]
         index = {
             "made_by": f"{MADE_BY}{__version__}",
             "drift": drift,
@@ -148,10 +149,30 @@ def _distributions() -> list[str]:
         name, version = distribution.metadata["Name"], distribution.version
         if name:
             line = f"{name}=={version}"
-            if distribution.read_text("direct_url.json"):
+            if _of_no_index(distribution):
                 line = f"# {line}: from no index; install it by hand"
             found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), line)
     return [found[name] for name in sorted(found)]
+
+
+def _of_no_index(distribution: importlib.metadata.Distribution) -> bool:
+    """Whether it was installed from a folder, an archive or a repository: a version alone does not find it."""
+    return bool(distribution.read_text("direct_url.json"))
+
+
+def _from_elsewhere(grids: Sequence[KeptGrid]) -> list[str]:
+    """Distributions with plugins that the grids name, where nobody can install them by their version."""
+    named = canonical_json([as_json(kept.grid) for kept in grids])
+    used = {
+        plugin.provider.distribution
+        for plugin in Registry.discover().plugins
+        if re.search(rf"(?<![\w-]){re.escape(plugin.registration.name)}(?![\w-])", named)
+    }
+    return [
+        f"plugins of {name} {version} are in no index and not in the bundle: give them too, environment.txt cannot"
+        for name, version in sorted(plugin_distributions().items())
+        if name in used - {DISTRIBUTION} and _of_no_index(importlib.metadata.distribution(name))
+    ]
 
 
 def _other_versions(records: Sequence[Record]) -> list[str]:

@@ -80,7 +80,10 @@ class Job:
         domain, _ = read_domain(resolved, self.work["exclusions"], self.work.get("segments"))
         split = split_of(domain, self.work["split"])
         if "content" in self.facts and split.fingerprint != self.facts["content"]:
-            raise RunError(f"{self.stage.label} has changed on disk since the grid was planned; run it again")
+            raise RunError(
+                f"{self.stage.label} has changed on disk since the grid was planned; run it again. If that does "
+                f"not help, {resolved.plugin} reads it in another order each time: let it sort what it lists"
+            )
         if "segments" in self.facts and split.segments_fingerprint != self.facts["segments"]:
             raise RunError(
                 f"{self.stage.label}: the segments have changed on disk since the grid was planned; run it again"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from urbancross_bench.identity import DISTRIBUTION as DISTRIBUTION
 from urbancross_bench.identity import code_version, library_versions
-
-DISTRIBUTION = "urbancross-bench"
 
 
 @cache

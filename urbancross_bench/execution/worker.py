@@ -17,6 +17,8 @@ from urbancross_bench.execution.provenance import measured
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.interfaces.executor import Event, Outcome, Task
+from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.kinds import beside
 
 if TYPE_CHECKING:
     import torch
@@ -57,16 +59,31 @@ def _attempted(task: Task, stage: Stage, tell: Tell) -> Event:
     except MissingError as error:
         return Event(stage.key, "ended", outcome="failed", error=str(error), damaged=error.keys)
     except BaseException as error:
-        known = isinstance(error, UrbanCrossError)
         return Event(
             stage.key,
             "ended",
             outcome=_outcome(error),
-            error=str(error) if known else f"{type(error).__name__}: {error}",
+            error=_told(error, task.plugins),
             traceback=traceback.format_exc(),
             damaged=tuple(_gone(stage, store)),
         )
     return Event(stage.key, "ended", 1.0)
+
+
+def _told(error: BaseException, files: tuple[str, ...]) -> str:
+    """An error in words; what is not meant for users names the last line of a plugin that it came from."""
+    if isinstance(error, UrbanCrossError):
+        return str(error)
+    packages = {
+        plugin.registration.target.partition(":")[0].partition(".")[0] for plugin in registry(files).plugins
+    }
+    packages.discard(PROJECT)  # its executor is the harness
+    places = [
+        f" ({Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] in packages
+    ]
+    return f"{type(error).__name__}: {error}{''.join(places[-1:])}{beside(error, files)}"
 
 
 def _gone(stage: Stage, store: Store) -> Iterator[str]:

@@ -41,7 +41,8 @@ class Batch(Protocol):
 
     A source batch, and the target batch of `oracle`, is paired: row i of the images belongs to row i of the
     texts. The target batch of `unsupervised` holds two independent streams, whose rows mean nothing to each
-    other. What a setting does not show cannot be read: asking for it raises `FirewallError`.
+    other. What a setting does not show cannot be read: asking for it raises `FirewallError`. What a batch gives it
+    gives to all who ask: changing it in place raises `PluginError` after the step's loss.
     """
 
     @property
@@ -126,7 +127,9 @@ class Context:
     pair_loss: the supervised loss of the grid's pre-training recipe, on a paired batch.
     source, target: what there is to train on.
     log: puts a number, by name, into the learning curve, which shows its mean over a pass. Costs no wait for the
-        device.
+        device. A number, or a tensor of one, and finite: NaN fails the run as a loss would, so log what is nought
+        by nought only where it is something. Names of losses, and step, loss, gradient_norm, learning_rate and
+        kept_share, are taken, and raise `PluginError`.
     """
 
     width: int
@@ -157,8 +160,10 @@ class Adaptation(ABC):  # noqa: B024 - a method overrides what it needs, most of
     A method that does not register `needs={"gradients"}` is not trained: what it makes of the starting model in
     `extend` and `prepare` is scored.
 
-    Modules, optimisers, tensors and numbers among a method's attributes are saved and restored where a training is
-    interrupted; so keep what changes from step to step in such attributes.
+    Modules (what their `state_dict` holds), optimisers, tensors, numpy arrays, numbers and text among a method's
+    attributes, also in lists, tuples, deques and dicts with keys of text or int, are saved and restored where a
+    training is interrupted; so keep what changes from step to step in such attributes. An object of the plugin's
+    own that changes, a set that does, and any random generator are refused at the first save, by `RunError`.
     """
 
     options_type: ClassVar[type[Options]] = Options
@@ -183,7 +188,10 @@ class Adaptation(ABC):  # noqa: B024 - a method overrides what it needs, most of
         return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": learning_rate}]
 
     def select(self, source: Batch, target: Batch, progress: Progress) -> torch.Tensor | None:
-        """Which rows of the drawn source batch to train on, (B',) int64; None keeps all."""
+        """Which rows of the drawn source batch to train on, (B',) int64 from 0 to B − 1; None keeps all.
+
+        A row may be kept twice.
+        """
         return None
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, torch.Tensor]:

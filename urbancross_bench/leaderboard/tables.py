@@ -138,7 +138,10 @@ def _cell(name: str, column: Column, row: Row) -> Cell:
         where = f"{row.scenario}, {row.method[1]}"
         raise PluginError(f"column {name!r} failed on {where}: {type(error).__name__}: {error}") from error
     if cell is not None and not isinstance(cell, str | int | float | Estimate):
-        raise PluginError(f"column {name!r} gave a {type(cell).__name__}, which is no cell")
+        raise PluginError(
+            f"column {name!r} gave a {type(cell).__name__}, which is no cell; give a text, an int, a float, an "
+            "Estimate or None"
+        )
     numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell]
     if not all(math.isfinite(number) for number in numbers if isinstance(number, int | float)):
         raise PluginError(f"column {name!r} gave {cell}; a value that is missing is None")

@@ -6,8 +6,8 @@ write instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,23 @@ from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.registry import Resolved
 
+if TYPE_CHECKING:
+    from urbancross_bench.modelling.batches import EncodedBatch
+    from urbancross_bench.modelling.feeds import EncodedPool
+
 _MEMBERS = ("width", "mean", "std", "logit_scale", "tokenize", "encode_image", "encode_text", "text_length")
 
 
 def lacking(model: object) -> str:
     """What no run can do without and a model lacks; empty if nothing."""
     if not isinstance(model, nn.Module):
-        return f"load() must return a torch module; it returns {_told(model)}"
+        return f"load() must return a torch module; it returns {told(model)}"
     for name in _MEMBERS:
         if not hasattr(model, name):
             return f"its model {type(model).__name__} has no {name}; see interfaces.DualEncoder"
     scale: Any = model.logit_scale
     if not isinstance(scale, Tensor) or scale.numel() != 1:
-        return (
-            f"logit_scale is not one number in a parameter, nn.Parameter(torch.tensor(2.66)), but {_told(scale)}"
-        )
+        return f"logit_scale is not one number in a parameter, nn.Parameter(torch.tensor(2.66)), but {told(scale)}"
     return ""
 
 
@@ -71,6 +73,27 @@ def selected(method: Adaptation, source: Batch, target: Batch, progress: Progres
     return found
 
 
+def of_batch(method: Adaptation, rows: Tensor, source: Batch) -> None:
+    """Raises PluginError for a row to keep that the batch lacks; on CUDA, which is not waited for, torch does."""
+    count = len(source.image_rows)
+    if rows.device.type == "cuda":
+        torch._assert_async((rows >= 0).all(), "select gives a row below 0")
+    elif wrong := [row for row in rows.tolist() if not 0 <= row < count]:
+        raise PluginError(
+            f"{type(method).__name__}.select gives row {wrong[0]} of a batch that has rows 0 to {count - 1}"
+        )
+
+
+def unchanged(method: Adaptation, name: str, given: Mapping[str, EncodedBatch | EncodedPool]) -> None:
+    """Raises PluginError where a method has changed what it was given, which others read after it."""
+    for whose, one in given.items():
+        for what in one.changed():
+            raise PluginError(
+                f"{type(method).__name__}.{name} changes {whose}.{what} in place, which is not its own; change a "
+                "copy, as clone() makes"
+            )
+
+
 def losses(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
     """The named losses of a step. Raises PluginError unless they are numbers that depend on what is trained."""
     found = method.loss(source, target, progress)
@@ -96,11 +119,19 @@ def candidates(method: Adaptation, model: DualEncoder) -> Mapping[str, Mapping[s
 
 
 def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginError:
-    return PluginError(f"{type(method).__name__}.{name} must return {wanted}; it returns {_told(found)}")
+    return PluginError(f"{type(method).__name__}.{name} must return {wanted}; it returns {told(found)}")
 
 
-def _told(value: object) -> str:
+def told(value: object) -> str:
+    """What it is, in words."""
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+    if value is None:
+        return "nothing"
     name = type(value).__name__
-    return "nothing" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        if not len(value):
+            return f"an empty {name}"
+        if isinstance(value, list | tuple):
+            name += f" of {type(value[0]).__name__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -61,6 +61,12 @@ class Drawn:
             word_weights=self.word_weights,
         )
 
+    def needed(self, values: T | None, what: str, need: str, there: object) -> T:
+        """The values. Raises FirewallError where there are none; if their side is `there`, for want of a need."""
+        if values is None and there is not None:
+            raise FirewallError(f"{what} are not shown here: register the method with needs={{{need!r}}}")
+        return self.shown(values, what)
+
     def shown(self, values: T | None, what: str) -> T:
         """The values. Raises FirewallError where there are none."""
         if values is None:
@@ -75,20 +81,38 @@ class EncodedBatch:
         self._model = model
         self._drawn = drawn
         self._encoding = encoding
+        self._handed_out: dict[str, tuple[Tensor, int]] = {}
+        for name, values in (
+            ("image_rows", drawn.image_rows),
+            ("text_rows", drawn.text_rows),
+            ("domains", drawn.domains),
+            ("reference_image_features", drawn.reference_images),
+            ("reference_text_features", drawn.reference_texts),
+        ):
+            self._handed(name, values)
+
+    def changed(self) -> list[str]:
+        """What was changed in place since it was handed out, by name."""
+        return [name for name, (values, version) in self._handed_out.items() if values._version != version]
+
+    def _handed(self, name: str, values: T) -> T:
+        if isinstance(values, Tensor) and not values.is_inference():
+            self._handed_out[name] = values, values._version
+        return values
 
     @cached_property
     def image_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         images, *segments = self._drawn.shown(self._drawn.images, "images")
         more = (self._segments, segments[1]) if segments else ()
-        return self._normalised(self._model.encode_image, images, *more)
+        return self._handed("image_features", self._normalised(self._model.encode_image, images, *more))
 
     @cached_property
     def text_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         drawn = self._drawn
         taken = drawn.shown(drawn.tokens, "captions") if drawn.text_features is None else drawn.text_features
-        return self._normalised(self._model.encode_text, taken)
+        return self._handed("text_features", self._normalised(self._model.encode_text, taken))
 
     def _normalised(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if not len(inputs[0]):  # no tower need know what to do with nothing
@@ -100,7 +124,8 @@ class EncodedBatch:
     def segment_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         present = self._with_segments()[2]
-        return masked_mean(F.normalize(self._segments.float(), dim=2), present)
+        mean = masked_mean(F.normalize(self._segments.float(), dim=2), present)
+        return self._handed("segment_features", mean)
 
     @cached_property
     def _segments(self) -> Tensor:
@@ -120,19 +145,19 @@ class EncodedBatch:
 
     def _with_segments(self) -> tuple[Tensor, ...]:
         images = self._drawn.shown(self._drawn.images, "images")
-        if len(images) < 3:
-            raise FirewallError("segments are not shown here: register the method with needs={'segments'}")
-        return images
+        return self._drawn.needed(images if len(images) == 3 else None, "segments", "segments", images)
 
     @property
     def reference_image_features(self) -> Tensor:
         """See `interfaces.Batch`."""
-        return self._drawn.shown(self._drawn.reference_images, "reference image features")
+        drawn = self._drawn
+        return drawn.needed(drawn.reference_images, "reference image features", "reference", drawn.image_rows)
 
     @property
     def reference_text_features(self) -> Tensor:
         """See `interfaces.Batch`."""
-        return self._drawn.shown(self._drawn.reference_texts, "reference text features")
+        drawn = self._drawn
+        return drawn.needed(drawn.reference_texts, "reference text features", "reference", drawn.text_rows)
 
     @property
     def caption_similarity(self) -> Tensor:

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from urbancross_bench.errors import RunError
+from urbancross_bench.errors import PluginError, RunError
+from urbancross_bench.modelling.answers import told
 
+# What is in it of every training.
+OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share"})
 EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
 
 
@@ -29,22 +33,32 @@ class Curve:
     first_loss: float | None = None
     _sums: dict[str, float] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
+    _logged: set[str] = field(default_factory=set)
     _waiting: list[Callable[[], None]] = field(default_factory=list)
 
     def add(
         self,
         step: int,
         losses: Mapping[str, Tensor],
-        others: Mapping[str, Tensor | float],
+        logged: Mapping[str, Tensor | float],
+        before: Mapping[str, float] | None = None,
+        after: Mapping[str, Tensor] | None = None,
         *,
         may_overflow: bool = False,
     ) -> None:
-        """Take one step in: its losses, which must stay finite, and whatever else is to be seen, which must too.
+        """Take one step in: its losses, and what the method logged and, before and after that, the harness; all
+        must stay finite.
 
         may_overflow: a gradient that is not finite costs its step and no more, as in float16.
+
+        Raises PluginError where something is logged by a name that is taken, or is no number.
         """
+        for name, value in logged.items():
+            _refuse_log(name, value, losses)
         total = torch.stack([value.detach().float() for value in losses.values()]).sum()
-        row = {**{name: value.detach() for name, value in losses.items()}, **others, "loss": total}
+        trained = {name: value.detach() for name, value in losses.items()}
+        row = {**trained, **(before or {}), **logged, **(after or {}), "loss": total}
+        self._logged |= logged.keys()
         self._waiting.append(partial(self._count, step, row, may_overflow))
 
     def close_pass(self, step: int, **last: float) -> None:
@@ -97,6 +111,8 @@ class Curve:
         for name, value in values.items():
             if not math.isfinite(value) and name != "loss":
                 what = "the gradient" if name == "gradient_norm" else f"{name!r}"
+                if name in self._logged:
+                    what = f"the logged value {name!r}"
                 raise DivergedError(f"training has diverged: {what} is {value} at step {step}")
         loss = values["loss"]
         if self.first_loss is None:
@@ -105,3 +121,14 @@ class Curve:
             raise DivergedError(
                 f"training has diverged: the loss is {loss:.4g} at step {step}, {self.first_loss:.4g} at first"
             )
+
+
+def _refuse_log(name: str, value: object, losses: Mapping[str, Tensor]) -> None:
+    if name in OWN or name in losses:
+        whose = "is in every learning curve" if name in OWN else "is the name of a loss, which is logged by itself"
+        raise PluginError(f"context.log({name!r}, …): {name} {whose}; log it by another name")
+    number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float | np.number)
+    if not number:
+        raise PluginError(
+            f"context.log({name!r}, …) takes a number, or a tensor of one; it is given {told(value)}"
+        )

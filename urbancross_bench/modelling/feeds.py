@@ -138,7 +138,9 @@ class Feed:
     @property
     def pool(self) -> EncodedPool:
         """All that batches are drawn from."""
-        return EncodedPool(self._in_order, self._references, self._hidden, self._device)
+        sides = {"image": self._view and self._view.images, "text": self._view and self._view.captions}
+        shown = frozenset(side for side, values in sides.items() if values is not None)
+        return EncodedPool(self._in_order, self._references, self._hidden, self._device, shown)
 
     def _in_order(self) -> Iterator[EncodedBatch]:
         """One pass, as `interfaces.Pool` says."""
@@ -218,11 +220,22 @@ class EncodedPool:
         references: ReferenceFeatures | None,
         hidden: str,
         device: torch.device,
+        shown: frozenset[str],
     ) -> None:
         self._in_order = in_order
-        self._references = references
         self._hidden = hidden
         self._device = device
+        self._shown = shown
+        held = {"image": references.images, "text": references.texts} if references else {}
+        self._held = {side: (values, values._version) for side, values in held.items() if values is not None}
+
+    def changed(self) -> list[str]:
+        """See `EncodedBatch`."""
+        return [
+            f"reference_{side}_features"
+            for side, (values, version) in self._held.items()
+            if values._version != version
+        ]
 
     def batches(self) -> Iterator[EncodedBatch]:
         """See `interfaces.Pool`. Raises FirewallError where nothing is shown."""
@@ -231,15 +244,18 @@ class EncodedPool:
     @property
     def reference_image_features(self) -> Tensor:
         """See `interfaces.Pool`."""
-        return self._all(self._references.images if self._references else None, "reference image features")
+        return self._all("image")
 
     @property
     def reference_text_features(self) -> Tensor:
         """See `interfaces.Pool`."""
-        return self._all(self._references.texts if self._references else None, "reference text features")
+        return self._all("text")
 
-    def _all(self, features: Tensor | None, what: str) -> Tensor:
-        return Drawn(self._hidden).shown(features, what).to(self._device)
+    def _all(self, side: str) -> Tensor:
+        features, _ = self._held.get(side, (None, 0))
+        there = side if side in self._shown else None
+        drawn = Drawn(self._hidden)
+        return drawn.needed(features, f"reference {side} features", "reference", there).to(self._device)
 
 
 def _tables(view: PairView | StreamView | None, references: ReferenceFeatures | None) -> Tables:

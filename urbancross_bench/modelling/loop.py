@@ -28,6 +28,7 @@ from urbancross_bench.modelling.saving import (
     restore_method,
     restore_random,
 )
+from urbancross_bench.modelling.unsaved import Unsaved
 from urbancross_bench.specs import Training
 
 _LOOK = 32  # on a device that runs ahead of Python, losses are looked at every so many steps
@@ -62,16 +63,19 @@ def train(
     if device.type == "cuda":  # on a CPU nothing is won by it, and sums would come in another order
         join_products(cast(nn.Module, model))
     logged: dict[str, Tensor | float] = {}
+    source_pool, target_pool = source.pool, target.pool
+    pools = {"context.source": source_pool, "context.target": target_pool}
     context = Context(
         model.width,
         device,
         recipe.steps,
         PairLoss(loss_name, model),
-        source.pool,
-        target.pool,
+        source_pool,
+        target_pool,
         lambda name, value: logged.__setitem__(name, value.detach() if isinstance(value, Tensor) else value),
     )
     method.prepare(model, context)
+    answers.unchanged(method, "prepare", pools)
     if recipe.steps == 0:
         on_start(0)
         yield 0
@@ -87,9 +91,11 @@ def train(
             "take bfloat16 or float32"
         )
     average = MovingAverage(model, recipe.ema)
+    unsaved = Unsaved(method, model)
 
     def state(step: int) -> dict[str, Any]:
         settle()
+        unsaved.refuse()
         return {
             "step": step,
             "model": model.state_dict(),
@@ -129,14 +135,18 @@ def train(
         progress = Progress(step, recipe.steps, source.passes(step), target.passes(step))
         source_batch, target_batch = source.batch(step), target.batch(step)
         logged.clear()
+        share: dict[str, float] = {}
         with autocast(precision, device):
             kept = answers.selected(method, source_batch, target_batch, progress)
+            answers.unchanged(method, "select", {"source": source_batch, "target": target_batch})
             for module in still:  # whatever mode the method has put the model in
                 module.eval()
             if kept is not None:
-                logged["kept_share"] = len(kept) / len(source_batch.image_rows)
+                answers.of_batch(method, kept, source_batch)
+                share["kept_share"] = len(kept) / len(source_batch.image_rows)
                 source_batch = source_batch.rows(kept)
             losses = answers.losses(method, source_batch, target_batch, progress)
+            answers.unchanged(method, "loss", {"source": source_batch, "target": target_batch, **pools})
         optimiser.zero_grad(set_to_none=True)
         scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         ranks.average(trained)
@@ -148,7 +158,7 @@ def train(
             model.logit_scale.clamp_(max=math.log(recipe.max_logit_scale))
         method.after_step(model, progress)
         average.update()
-        curve.add(step, losses, {**logged, "gradient_norm": norm}, may_overflow=scaler.is_enabled())
+        curve.add(step, losses, logged, share, {"gradient_norm": norm}, may_overflow=scaler.is_enabled())
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
             curve.close_pass(step + 1, learning_rate=optimiser.param_groups[0]["lr"])
         if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
@@ -159,4 +169,6 @@ def train(
             with average.applied():
                 yield step + 1
         if saves and step + 1 < recipe.steps:
+            if step < 2:  # long before the first save, as a rule: what it finds then may not be there yet
+                unsaved.look()
             saves.offer(step + 1, lambda: state(step + 1))  # noqa: B023 - called at once

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from urbancross_bench.errors import RunError
 from urbancross_bench.files import publish
 from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces.adaptation import Adaptation
@@ -110,16 +110,15 @@ class Saves:
 
 
 def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
-    """What of a method changes as it trains: its modules, optimisers, tensors and numbers, by attribute."""
-    return {
-        name: _of(value) for name, value in vars(method).items() if value is not model and _is_state(name, value)
-    }
+    """What of a method is saved as it trains, by attribute; what else it keeps, see `Unsaved`."""
+    return {name: _of(value) for name, value in vars(method).items() if value is not model and is_state(value)}
 
 
 def restore_method(method: Adaptation, state: Mapping[str, Any], device: torch.device) -> None:
     """Give a prepared method back what `method_state` took of it, in place where it has it already."""
     for name, value in state.items():
-        setattr(method, name, _restored(getattr(method, name, None), value, device))
+        # Its own, not its class's, which the next method of this process would find filled.
+        setattr(method, name, _restored(vars(method).get(name), value, device))
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
@@ -137,26 +136,24 @@ def restore_random(state: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _is_state(name: str, value: Any) -> bool:
-    if name in ("options", "context"):
-        return False
-    if isinstance(value, torch.Generator | np.random.Generator):
-        raise RunError(
-            f"a method keeps a generator as {name or 'part of an attribute'}, which is not saved with a training; "
-            "draw from torch's own, or by progress.step"
-        )
-    if isinstance(value, list | tuple):
-        return all(_is_state("", part) for part in value)
+def is_state(value: Any) -> bool:
+    """Whether it is saved: modules, optimisers, tensors, arrays, numbers and text, in whatever holds them."""
+    if isinstance(value, list | tuple | deque):
+        return all(is_state(part) for part in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str | int) and _is_state("", part) for key, part in value.items())
+        return all(isinstance(key, str | int) and is_state(part) for key, part in value.items())
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind in "biufc"
     return value is None or isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | int | float | str)
 
 
 def _of(value: Any) -> Any:
     if isinstance(value, nn.Module | torch.optim.Optimizer):
         return value.state_dict()
+    if isinstance(value, deque):
+        return deque((_of(part) for part in value), value.maxlen)
     if isinstance(value, list | tuple):
-        return [_of(part) for part in value]
+        return (list if isinstance(value, list) else tuple)(_of(part) for part in value)
     return {key: _of(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
@@ -170,18 +167,37 @@ def _restored(present: Any, value: Any, device: torch.device) -> Any:
             with torch.no_grad():
                 return present.copy_(value)
         return value.to(device)
-    if isinstance(value, list):
-        known = (
-            present if isinstance(present, list | tuple) and len(present) == len(value) else [None] * len(value)
-        )
-        parts = [_restored(part, taken, device) for part, taken in zip(known, value, strict=True)]
-        return tuple(parts) if isinstance(present, tuple) else parts
+    if isinstance(value, np.ndarray):
+        if not isinstance(present, np.ndarray) or not present.flags.writeable:
+            return value
+        if (present.shape, present.dtype) != (value.shape, value.dtype):
+            return value
+        present[...] = value
+        return present
+    if isinstance(value, list | tuple | deque):
+        return _refilled(present, value, device)
     if isinstance(value, dict):
-        return {
-            key: _restored(present.get(key) if isinstance(present, dict) else None, taken, device)
-            for key, taken in value.items()
-        }
+        kept = present if isinstance(present, dict) else {}
+        pairs = {key: _restored(kept.get(key), taken, device) for key, taken in value.items()}
+        kept.clear()
+        kept.update(pairs)
+        return kept
     return value
+
+
+def _refilled(present: Any, value: Any, device: torch.device) -> Any:
+    """A list, tuple or deque: see `_restored`."""
+    there = present if isinstance(present, list | tuple | deque) and len(present) == len(value) else None
+    parts = [
+        _restored(part, taken, device) for part, taken in zip(there or [None] * len(value), value, strict=True)
+    ]
+    if isinstance(value, tuple):
+        return present._make(parts) if hasattr(present, "_make") else tuple(parts)
+    like = isinstance(present, type(value)) and getattr(present, "maxlen", None) == getattr(value, "maxlen", None)
+    kept = present if like else value
+    kept.clear()
+    kept.extend(parts)
+    return kept
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -191,10 +207,17 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
         # Copied once, from wherever it is: safetensors takes no shared memory.
         tensors[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         return {"tensor": name}
+    if isinstance(value, np.ndarray | np.generic):
+        # As bytes: torch lacks some of numpy's types.
+        flat = torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8) if value.size else torch.empty(0)
+        kind = "array" if isinstance(value, np.ndarray) else "number"
+        return {kind: [value.dtype.str, value.shape, _taken_apart(flat, tensors)["tensor"]]}
     if isinstance(value, Mapping):
         return {"pairs": [[key, _taken_apart(part, tensors)] for key, part in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"items": [_taken_apart(part, tensors) for part in value]}
+    if isinstance(value, list | tuple | deque):
+        kind = "tuple" if isinstance(value, tuple) else "items"
+        parts = {kind: [_taken_apart(part, tensors) for part in value]}
+        return parts | {"longest": value.maxlen} if isinstance(value, deque) else parts
     return value
 
 
@@ -205,7 +228,15 @@ def _put_together(content: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[content["tensor"]]
     if "pairs" in content:
         return {key: _put_together(part, tensors) for key, part in content["pairs"]}
-    return [_put_together(part, tensors) for part in content["items"]]
+    for kind in ("array", "number"):
+        if kind in content:
+            dtype, shape, name = content[kind]
+            array = np.frombuffer(bytearray(tensors[name].numpy().tobytes()), dtype=dtype).reshape(shape)
+            return array if kind == "array" else array[()]
+    if "tuple" in content:
+        return tuple(_put_together(part, tensors) for part in content["tuple"])
+    parts = [_put_together(part, tensors) for part in content["items"]]
+    return deque(parts, content["longest"]) if "longest" in content else parts
 
 
 def _remove(path: Path) -> None:

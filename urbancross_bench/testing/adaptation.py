@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import SkipTest
 
@@ -84,6 +84,7 @@ class AdaptationConformance(PureConformance):
     def trained(
         self,
         *,
+        method: Adaptation | None = None,
         hidden: int = 0,
         batch: int = 6,
         device: str = "cpu",
@@ -92,7 +93,8 @@ class AdaptationConformance(PureConformance):
     ) -> dict[str, Any]:
         """What is left of a training: each candidate's tensors by name.
 
-        hidden: another number changes what the setting hides of the target, and nothing else.
+        method: by default a fresh one. hidden: another number changes what the setting hides of the target, and
+        nothing else.
         """
         import torch
 
@@ -105,7 +107,7 @@ class AdaptationConformance(PureConformance):
         from urbancross_bench.specs import Budget
 
         start = self._model()
-        method: Adaptation = self.build()
+        method = method or self.build()
         size = self._size()
         model = extended(method, start)
         model.to(torch.device(device))
@@ -170,7 +172,8 @@ class AdaptationConformance(PureConformance):
         """It asks for nothing that its setting hides."""
         error = self.seen().error
         if isinstance(error, FirewallError):
-            broken(f"{error}; register it with the setting that shows this")
+            said = str(error)
+            broken(said if "needs=" in said else f"{said}; register it with the setting that shows this")
 
     def test_hidden_data_changes_nothing(self) -> None:
         """What its setting hides of the target (pairs, captions, all of it) moves no bit of what it trains."""
@@ -202,6 +205,41 @@ class AdaptationConformance(PureConformance):
         if "gradients" in self._needs and still and last.keys() <= before.keys():
             broken("after training every weight is what it was")
 
+    def test_all_of_it_trains(self) -> None:
+        """Weights of its own that get gradients are trained, and no loss is a number that nothing can lower."""
+        self.worked()
+        if "gradients" not in self._needs:
+            raise SkipTest("it takes no step")
+        method: Adaptation = self.build()
+        moved: set[str] = set()  # losses with a gradient, or 0
+        told: set[str] = set()
+        once: dict[str, Any] = {}  # weights after their first step
+        loss = method.loss
+
+        def watched(source: Any, target: Any, progress: Any) -> Any:
+            found = loss(source, target, progress)
+            told.update(found)
+            moved.update(name for name, value in found.items() if value.requires_grad or not value.any())
+            return found
+
+        def look(_: float) -> None:
+            for name, value in _weights(method):
+                once.setdefault(name, value.detach().clone())
+
+        method.loss = watched  # type: ignore[method-assign]
+        self.watched(lambda: self.trained(method=method, report=look))
+        for name, value in _weights(method):
+            if value.grad is not None and value.grad.any() and bool((value == once.get(name, value)).all()):
+                broken(
+                    f"self.{name} gets gradients and is never trained: put it into a group of parameter_groups, "
+                    "or freeze it by requires_grad_(False)"
+                )
+        if still := sorted(told - moved):
+            broken(
+                f"the loss {still[0]!r} depends on no weight that is trained; compute it with gradients, or give "
+                "it to context.log"
+            )
+
     def test_a_batch_of_one(self) -> None:
         """Batches of one, and a query alone, are trained on or refused in words."""
         self.worked()
@@ -216,8 +254,9 @@ class AdaptationConformance(PureConformance):
         import torch
 
         from urbancross_bench.modelling.saving import Saves
+        from urbancross_bench.modelling.unsaved import left_out
 
-        place = folder() / "saved"
+        place, again = folder() / "saved", self.build()
 
         def stop(fraction: float) -> None:
             if fraction * _STEPS > 2.5:
@@ -228,14 +267,15 @@ class AdaptationConformance(PureConformance):
                 self.trained(saves=Saves(place, 0), report=stop)
             except _CutError:
                 torch.manual_seed(99)  # what is drawn anew is not what was saved
-                return self.trained(saves=Saves(place, 0))
+                return self.trained(method=again, saves=Saves(place, 0))
             raise AssertionError("the training was not cut")
 
         seen = self.watched(cut_and_go_on)
         if seen.error is not None:
             broken(f"{type(seen.error).__name__}: {seen.error}")
         if found := difference(whole, seen.result):
-            broken(f"{found} is another after a kill")
+            kept = left_out(again)
+            broken(f"{found} is another after a kill" + (f"; not saved: {kept}" if kept else ""))
 
     def test_it_runs_where_it_is_put(self) -> None:
         """It trains on whatever device it is told to, and comes to about the same."""
@@ -266,6 +306,17 @@ class AdaptationConformance(PureConformance):
         ):
             if one is not None and not np.allclose(one, other, atol=1e-4):
                 broken(f"{name} are others when the texts come in another order")
+
+
+def _weights(method: Adaptation) -> Iterator[tuple[str, Any]]:
+    """What a method keeps itself and gradients can reach, by name: parameters of modules, and tensors."""
+    import torch
+
+    for name, value in vars(method).items():
+        if isinstance(value, torch.nn.Module):
+            yield from ((f"{name}.{part}", weight) for part, weight in value.named_parameters())
+        elif isinstance(value, torch.Tensor) and value.is_leaf and value.requires_grad:
+            yield name, value
 
 
 class _CutError(Exception):

@@ -71,7 +71,10 @@ class ColumnConformance(PureConformance):
         """What it gives is a text, a finite number, an estimate, or None."""
         for cell in self.worked().result:
             if cell is not None and not isinstance(cell, str | int | float | Estimate):
-                broken(f"it gives a {type(cell).__name__}, which is no cell")
+                broken(
+                    f"it gives a {type(cell).__name__}, which is no cell; give a text, an int, a float, an "
+                    "Estimate or None"
+                )
             numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell]
             if any(isinstance(number, float) and not np.isfinite(number) for number in numbers):
                 broken(f"it gives {cell}; a value that is missing is None")

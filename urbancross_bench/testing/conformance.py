@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,9 +24,17 @@ from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.alike import difference
 from urbancross_bench.testing.probe import Registered, registered_alone
-from urbancross_bench.testing.watching import Observed, held_after, observe
+from urbancross_bench.testing.watching import Observed, folder, held_after, observe
 
 T = TypeVar("T")
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in an option's value."""
+    if isinstance(value, Mapping | list):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return [text for part in parts for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def broken(reason: str) -> NoReturn:
@@ -277,6 +286,31 @@ class PureConformance(Conformance):
         growth = held_after(self.work)
         if min(growth) > self.keeps:
             broken(f"it holds {min(growth)} bytes more after every time")
+
+    def test_files_of_options_count(self) -> None:
+        """A file that an option names is in the identity by its content: changed, it is another plugin."""
+        if self.kind == "dataset":
+            raise SkipTest("what a dataset reads counts by its content anyway")
+        given = self.resolved.options.model_dump(mode="json")
+        for file in sorted({name for name in self.worked().opened if Path(name).is_file()}):
+            if name := next((name for name, value in given.items() if file in _texts(value)), None):
+                place = folder() / Path(file).name
+                shutil.copyfile(file, place)
+                elsewhere = json.loads(json.dumps(given).replace(json.dumps(file), json.dumps(str(place))))
+                before = self._identity(elsewhere)
+                place.write_bytes(b"something else")
+                if self._identity(elsewhere) == before:
+                    broken(
+                        f"the file of the option {name!r} may change and identity() says the same, so old results "
+                        f"are taken: put identity.file_digest of it there"
+                    )
+
+    def _identity(self, options: Mapping[str, Any]) -> str:
+        """As the plan would have it; why there is none, where the content is refused."""
+        try:
+            return json.dumps(type(self.resolved.options).model_validate(options).identity(), sort_keys=True)
+        except Exception as error:
+            return repr(error)
 
     def test_it_opens_nothing(self) -> None:
         """While it works it opens no file, connection or process but those that its options name."""
