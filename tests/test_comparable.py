@@ -51,10 +51,6 @@ CONTENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"search": {"space": {"weight": [1, 2]}, "trials": [{}, {}]}},
         {"search": {"space": {"weight": [1, 9]}, "trials": [{}, {}]}},
     ),
-    "share": (
-        {"shown": {"setting": "few_shot", "share": 0.1, "share_seed": 0, "disjoint_halves": False}},
-        {"shown": {"setting": "few_shot", "share": 0.1, "share_seed": 7, "disjoint_halves": False}},
-    ),
 }
 
 
@@ -74,6 +70,15 @@ def test_one_label_of_two_methods_has_no_mean(tmp_path: Path, what: str) -> None
     write(tmp_path, "ours", **once)
     line = line_of(tmp_path, "ours")
     assert None not in [line[name] for name in ("mean mR", "rank", "verdict")]
+
+
+def test_scenarios_may_draw_their_shares_by_other_seeds(tmp_path: Path) -> None:
+    """Which pairs are shown is the scenario's affair, and no other method's."""
+    for pair, drawn in zip(ACROSS, (0, 7), strict=True):
+        for method, setting in (("source_only", "source_only"), ("ours", "few_shot")):
+            shown = {"setting": setting, "share": 0.1, "share_seed": drawn, "disjoint_halves": False}
+            write(tmp_path, method, [pair], shown=shown)
+    assert all(isinstance(line["mean mR"], Estimate) for line in lines_of(tmp_path))
 
 
 @pytest.mark.parametrize(("domain", "split"), [("source", "train"), ("source", "val"), ("target", "train")])
@@ -135,6 +140,8 @@ def test_a_mean_is_of_the_seeds_that_its_row_says(tmp_path: Path) -> None:
     write_runs(tmp_path, methods=["source_only", "ours"], pairs=[("a", "b")])
     write_runs(tmp_path, methods=["source_only", "ours"], pairs=[("b", "a")], seeds=(0, 1))
     assert {line["mean mR"] for line in lines_of(tmp_path)} == {None}
+    [summary, *_] = make_tables(read_all([tmp_path]), View(title="T"), {})
+    assert "No mean is taken over scenarios of other seeds: ours, source_only." in summary.notes
 
 
 def measured_by(*names: str) -> dict[str, Any]:
@@ -151,6 +158,12 @@ def test_a_score_that_was_taken_again_with_more_metrics_stands_once(tmp_path: Pa
         edit(score / "score.json", measured_by=measured_by("recall"))
         edit(again / "score.json", measured_by=measured_by("map", "recall"), key=again.name)
     assert lines_of(tmp_path) == before
+    # One seed alone does not stand in for three.
+    for score in (tmp_path / "runs").glob("*/scores/*"):
+        if score.name.endswith("ff") and seed_of(score.parent.parent) > 0:
+            shutil.rmtree(score)
+    whole = [line for line in lines_of(tmp_path) if line["seeds"] == 3]
+    assert [line["mean mR"] for line in whole] == [line["mean mR"] for line in before]
     # Of other metrics each has its own.
     for again in (tmp_path / "runs").glob("*/scores/*ff"):
         edit(again / "score.json", measured_by=measured_by("map", "rank"))

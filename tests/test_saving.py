@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -314,6 +316,21 @@ def test_what_changes_and_is_not_saved_is_refused_by_name(name: str, tmp_path: P
     assert not list(tmp_path.glob("state-*"))
 
 
+class Phase(Enum):
+    """A part of a training that follows from its progress."""
+
+    EARLY = 0
+    LATE = 1
+
+
+class Table:
+    """Something that is computed when it is first asked for."""
+
+    @cached_property
+    def rows(self) -> list[int]:
+        return [*range(3)]
+
+
 class Constant(Adaptation):
     """A method that keeps much, and of it nothing that changes and is not saved."""
 
@@ -328,12 +345,18 @@ class Constant(Adaptation):
         self.found: Bank | None = None
         self.where, self.lock, self.log = Path("a"), threading.Lock(), context.log
         self.parameters = filter(None, cast(nn.Module, model).parameters())
+        own = dict(cast(nn.Module, model).named_parameters())
+        self.trained, self.called = set(own.values()), {value: name for name, value in own.items()}
+        self.heads = {"head": {*own.values()}}
+        self.phase, self.table = Phase.EARLY, Table()
 
     def select(self, source: Batch, target: Batch, progress: Progress) -> None:
         self.found, self.batch, self.progress = Bank(), source, progress
         self.later = Mean(source.image_features.detach())
         self.history.append(float(self.later.value.sum()))  # type: ignore[union-attr]
         self.logger.info("a step")
+        self.phase = Phase.LATE if progress.step > 1 else Phase.EARLY
+        assert self.table.rows == [0, 1, 2]
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         assert self.found is not None

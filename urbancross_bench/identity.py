@@ -14,6 +14,7 @@ from typing import Any
 from urbancross_bench.errors import PluginError
 
 DISTRIBUTION = "urbancross-bench"  # the project's own
+_COMPILED = {".pyc", ".pyo", ".so", ".pyd", ".o", ".obj", ".dll", ".dylib"}
 
 
 def canonical_json(facts: Any) -> str:
@@ -87,8 +88,9 @@ def _files(module: str, pattern: str) -> Iterable[tuple[str, Path]]:
 
 
 def _passing(name: Path) -> bool:
-    """Whether a file of a package is no part of it: bytecode, or what editors and systems leave there."""
-    return any(part == "__pycache__" or part.startswith(".") for part in name.parts) or name.suffix == ".pyc"
+    """Whether a file of a package is no part of it: what is compiled from it here, or hidden."""
+    hidden = any(part == "__pycache__" or part.startswith(".") for part in name.parts)
+    return hidden or name.suffix in _COMPILED or name.name.endswith("~")
 
 
 def _is_local(distribution: str) -> bool:

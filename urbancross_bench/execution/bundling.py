@@ -162,7 +162,13 @@ def _of_no_index(distribution: importlib.metadata.Distribution) -> bool:
 
 def _from_elsewhere(grids: Sequence[KeptGrid]) -> list[str]:
     """Distributions with plugins that the grids name, where nobody can install them by their version."""
-    named = canonical_json([as_json(kept.grid) for kept in grids])
+    kinds = ("domains", "encoders", "adaptations")
+    named = canonical_json(
+        [
+            [*(list(getattr(kept.grid, kind).values()) for kind in kinds), kept.grid.selectors, kept.grid.metrics]
+            for kept in grids
+        ]
+    )
     used = {
         plugin.provider.distribution
         for plugin in Registry.discover().plugins

@@ -74,6 +74,14 @@ def _told(error: BaseException, files: tuple[str, ...]) -> str:
     """An error in words; what is not meant for users names the last line of a plugin that it came from."""
     if isinstance(error, UrbanCrossError):
         return str(error)
+    told = f"{type(error).__name__}: {error}"
+    try:
+        return told + _from_plugin(error, files)
+    except Exception:  # without memory, say; the error itself is not to be lost
+        return told
+
+
+def _from_plugin(error: BaseException, files: tuple[str, ...]) -> str:
     packages = {
         plugin.registration.target.partition(":")[0].partition(".")[0] for plugin in registry(files).plugins
     }
@@ -83,7 +91,7 @@ def _told(error: BaseException, files: tuple[str, ...]) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages
     ]
-    return f"{type(error).__name__}: {error}{''.join(places[-1:])}{beside(error, files)}"
+    return "".join(places[-1:]) + beside(error, files)
 
 
 def _gone(stage: Stage, store: Store) -> Iterator[str]:

@@ -21,7 +21,7 @@ def data_of(run: Mapping[str, Any]) -> list[Any]:
     content = [[domains[name]["splits"][part] for part in ("train", "val")] for name in names]
     if run["segments"]:
         segments = {name: facts["splits"] for name, facts in run["segments"]["domains"].items()}
-        content.append([segments[name]["train"] if name in segments else None for name in names])
+        content += [[segments[n][part] if n in segments else None for part in ("train", "val")] for n in names]
     return [scenario["kind"], content]
 
 
@@ -31,13 +31,16 @@ def comparison_of(run: Mapping[str, Any]) -> str:
 
 
 def method_of(run: Mapping[str, Any], score: Mapping[str, Any]) -> list[Any]:
-    """What the method and its selector are, and how much of the target they were shown."""
-    return [_unlabelled(run["adaptation"]), run["search"], run["shown"], score["selected_by"]]
+    """What the method and its selector are, and how much of the target they were shown; which pairs of a share,
+    the scenario says.
+    """
+    shown = {name: value for name, value in run["shown"].items() if name != "share_seed"}
+    return [_unlabelled(run["adaptation"]), run["search"], shown, score["selected_by"]]
 
 
 def cell_of(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     """What the seeds of one row have in common."""
-    return canonical_json([comparison, method_of(run, score), measure_of(score)])
+    return canonical_json([comparison, method_of(run, score), run["shown"], measure_of(score)])
 
 
 def measure_of(score: Mapping[str, Any]) -> str:
@@ -48,14 +51,14 @@ def measure_of(score: Mapping[str, Any]) -> str:
 
 
 def measures_more(score: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether a score is another once more with further metrics, as a grid leaves it that has got some since."""
+    """Whether a score has all metrics of another, and further ones."""
     known, wanted = (one["measured_by"]["metrics"] for one in (score, other))
-    if len(known) <= len(wanted) or not all(metric in known for metric in wanted):
-        return False
-    of = [{**one, "measured_by": one["measured_by"] | {"metrics": ()}} for one in (score, other)]
-    return all(of[0][name] == of[1][name] for name in ("selected_by", "domain", "calibration")) and (
-        measure_of(of[0]) == measure_of(of[1])
-    )
+    return len(known) > len(wanted) and all(metric in known for metric in wanted)
+
+
+def without_metrics(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A score whichever metrics were taken."""
+    return {**score, "measured_by": score["measured_by"] | {"metrics": ()}}
 
 
 def _unlabelled(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,10 +112,18 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
         "data, scenarios and seeds, with as many trials; transductive rows apart; none of a row without others. "
         "Tie group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
+        *_on_uneven(rows),
         *detectable(compared, view.metric),
         *_on_few(rows),
         *_on_data(rows),
     ]
+
+
+def _on_uneven(rows: Sequence[Row]) -> list[str]:
+    uneven = [group for group in groups_of(rows) if len({row.numbers for row in group}) > 1]
+    if not uneven:
+        return []
+    return [f"No mean is taken over scenarios of other seeds: {_named(group[0] for group in uneven)}."]
 
 
 def on_transfer(rows: Sequence[Row], view: View) -> list[str]:

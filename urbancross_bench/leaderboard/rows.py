@@ -26,6 +26,7 @@ from urbancross_bench.leaderboard.comparable import (
     measures_more,
     method_of,
     recipe_of,
+    without_metrics,
 )
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
@@ -319,12 +320,11 @@ def make_rows(
         seeds[comparison].add(record.spec["seed"])
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
-        chosen = [one for one in record.scores if scores is None or one.folder.name in scores]
-        for score in chosen:
-            if not any(measures_more(other.content, score.content) for other in chosen):
+        for score in record.scores:
+            if scores is None or score.folder.name in scores:
                 groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
-    for group in groups.values():
+    for group in _taken_once(groups.values()):
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
         numbers = [s.run["seed"] for s in ordered]
         if len(set(numbers)) < len(numbers):
@@ -332,6 +332,25 @@ def make_rows(
             raise DataError(f"several scores stand for the same seed of one row: {twins}; keep one of them")
         rows.append(Row(ordered, set(numbers) == seeds[comparison_of(ordered[0].run)]))
     return sorted(rows, key=_order)
+
+
+def _taken_once(groups: Iterable[list[SeedScore]]) -> Iterator[list[SeedScore]]:
+    """Without those of which all scores stand there once more with further metrics, as a grid leaves them that has
+    got some since.
+    """
+    alike: dict[str, list[list[SeedScore]]] = defaultdict(list)
+    for group in groups:
+        run, score = group[0].run, without_metrics(group[0].score.content)
+        alike[canonical_json([score["domain"], cell_of(comparison_of(run), run, score)])].append(group)
+    for several in alike.values():
+        for group in several:
+            if not any(_stands_in(other, group) for other in several):
+                yield group
+
+
+def _stands_in(other: Sequence[SeedScore], group: Sequence[SeedScore]) -> bool:
+    seeds = [{one.run["seed"] for one in some} for some in (other, group)]
+    return measures_more(other[0].score.content, group[0].score.content) and seeds[0] >= seeds[1]
 
 
 def _order(row: Row) -> str:

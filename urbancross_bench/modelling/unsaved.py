@@ -8,7 +8,8 @@ import random
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
+from enum import Enum
+from functools import cached_property, partial
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ _DRAWING = (
     torch.Generator, np.random.Generator, np.random.RandomState, random.Random, itertools.count, itertools.cycle,
 )  # fmt: skip
 _CONSTANT = (
-    Options, Context, PairLoss, FunctionType, BuiltinFunctionType, MethodType, partial, type, ModuleType,
+    Options, Context, PairLoss, FunctionType, BuiltinFunctionType, MethodType, partial, type, ModuleType, Enum,
 )  # fmt: skip
 _SAVED = (Tensor, nn.Module, torch.optim.Optimizer)
 _NUMBERS = int | float | complex | str | bytes | bytearray | np.generic | None
@@ -85,7 +86,8 @@ class Unsaved:
             raise RunError(
                 f"{title} keeps what changes from step to step in {kept}, which is not saved: after a kill it "
                 "would come to other numbers. Keep tensors, modules, optimisers, arrays, numbers or text, in "
-                "lists, tuples, deques or dicts; or, if each step makes it anew, set it to None in after_step"
+                "lists, tuples, deques or dicts with keys of text or int; or, if each step makes it anew, set it "
+                "to None in after_step"
             )
 
     def _contents(self) -> dict[str, tuple[Any, bytes | None]]:
@@ -130,10 +132,11 @@ class Unsaved:
             yield f"{len(value)} items".encode()
             inside = value
         elif isinstance(value, dict):
-            yield repr([*value]).encode()
-            inside = value.values()
+            yield f"{len(value)} items".encode()
+            inside = [*value, *value.values()]
         elif isinstance(value, set | frozenset):
-            yield repr(sorted(map(repr, value))).encode()
+            yield f"{len(value)} items".encode()
+            inside = value  # in an order that stays while it does
         elif (state := self._state(value)) is not None:
             yield type(value).__name__.encode()
             inside = (state,)
@@ -156,7 +159,9 @@ class Unsaved:
             return value.getstate()
         own = type(value).__module__.partition(".")[0] in self._own and not isinstance(value, _CONSTANT)
         if own or isinstance(value, Adaptation | SimpleNamespace):
-            return cast(Any, object).__getstate__(value)  # of slots, too, whatever the class itself would pickle
+            # Of slots, too, whatever the class itself would pickle; None of an object that is empty as yet.
+            state = cast(Any, object).__getstate__(value) or {}
+            return _without_cached(state, type(value)) if isinstance(state, dict) else state
         return None
 
 
@@ -179,6 +184,11 @@ def _note(value: Any, met: dict[int, Any]) -> None:
     elif isinstance(value, list | tuple | deque | dict):
         for part in value.values() if isinstance(value, dict) else value:
             _note(part, met)
+
+
+def _without_cached(state: dict[str, Any], of: type) -> dict[str, Any]:
+    """What a cached property keeps follows from the rest."""
+    return {name: part for name, part in state.items() if not isinstance(getattr(of, name, None), cached_property)}
 
 
 def _drawing(value: Any) -> Any:
