@@ -349,8 +349,8 @@ def _taken_once(groups: Iterable[list[SeedScore]]) -> Iterator[list[SeedScore]]:
 
 
 def _stands_in(other: Sequence[SeedScore], group: Sequence[SeedScore]) -> bool:
-    seeds = [{one.run["seed"] for one in some} for some in (other, group)]
-    return measures_more(other[0].score.content, group[0].score.content) and seeds[0] >= seeds[1]
+    runs = [{one.run["key"] for one in some} for some in (other, group)]
+    return measures_more(other[0].score.content, group[0].score.content) and runs[0] >= runs[1]
 
 
 def _order(row: Row) -> str:
