@@ -43,7 +43,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often the test of killed trainings kills one."""
-    parser.addoption("--kills", type=int, default=3)
+    parser.addoption("--kills", type=int, default=2)
 
 
 @pytest.fixture(autouse=True)

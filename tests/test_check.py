@@ -835,7 +835,7 @@ def test_one_file_plugins_are_loaded(cli: Cli, tmp_path: Path) -> None:
 # The data of the field
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not all((SHARED / name).is_dir() for name in ("rsicd", "samples")), reason=f"none at {SHARED}")
 def test_the_figures_of_the_field_are_reproduced(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

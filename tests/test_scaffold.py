@@ -60,6 +60,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
+@pytest.mark.long
 def test_packages_of_all_kinds_pass_their_own_tests(packages: Mapping[str, Path]) -> None:
     done = pytest_of([*packages.values()], "-rA")
     assert done.returncode == 0, done.stdout[-4000:]
