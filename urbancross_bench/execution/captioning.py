@@ -24,9 +24,8 @@ from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
 from urbancross_bench.execution.making import Made, Work, forget, holding, make, tidy_unless_told
-from urbancross_bench.execution.versions import DISTRIBUTION
 from urbancross_bench.files import write_json
-from urbancross_bench.identity import code_version, derive_seed, key_of
+from urbancross_bench.identity import DISTRIBUTION, code_version, derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
 from urbancross_bench.interfaces.dataset import ImageSource
 from urbancross_bench.registry import Registry, Resolved

@@ -22,7 +22,7 @@ from urbancross_bench.evaluation.statistics import (
     resampled_images,
     resampled_means,
 )
-from urbancross_bench.execution.versions import DISTRIBUTION
+from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.metric import Metric, QueryScores
 from urbancross_bench.registry import Registry, Resolved
 

@@ -28,8 +28,8 @@ from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, Usa
 from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.making import Earlier, Work, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
-from urbancross_bench.execution.versions import DISTRIBUTION, decoders
-from urbancross_bench.identity import canonical_json, code_version, key_of, library_versions
+from urbancross_bench.execution.versions import decoders
+from urbancross_bench.identity import DISTRIBUTION, canonical_json, code_version, key_of, library_versions
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
 from urbancross_bench.registry import Plugin, Registry

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from urbancross_bench.identity import DISTRIBUTION as DISTRIBUTION
-from urbancross_bench.identity import code_version, library_versions
+from urbancross_bench.identity import DISTRIBUTION, code_version, library_versions
 
 
 @cache

@@ -19,7 +19,7 @@ from urbancross_bench.leaderboard.comparisons import Difference, verdicts
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
-from urbancross_bench.leaderboard.spent import spent
+from urbancross_bench.leaderboard.spent import VARIES, spent
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.specs import AblationView, row_key
 
@@ -34,7 +34,6 @@ _ON_TRIALS = (
     "belongs to, the option does nothing, and no trials differ in it. A cell with more trials had more to choose "
     "from, and what that was worth is in the differences, too."
 )
-VARIES = "varies"
 _SETUP = ("budget", "precision", "threads", "ranks", "code")
 _MEASURED = ("protocol", "ties", "precision", "measured_by")
 _TOLD = ("setting", "pre-training", "parameters trained", "steps")  # in a plot, where blocks differ in it

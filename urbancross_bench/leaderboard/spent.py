@@ -8,6 +8,8 @@ from typing import Any
 from urbancross_bench.interfaces.renderer import Cell
 from urbancross_bench.leaderboard.rows import Row
 
+VARIES = "varies"
+
 
 def spent(rows: Sequence[Row]) -> dict[str, Cell]:
     """Of some rows, a column each: `varies` where it is not the same for all."""
@@ -17,7 +19,7 @@ def spent(rows: Sequence[Row]) -> dict[str, Cell]:
         "steps": [row.run["steps"] for row in rows],
         "trials": [row.trials for row in rows],
     }
-    return {name: cells[0] if len(set(cells)) == 1 else "varies" for name, cells in given.items()}
+    return {name: cells[0] if len(set(cells)) == 1 else VARIES for name, cells in given.items()}
 
 
 def _length(recipe: Mapping[str, Any]) -> str:

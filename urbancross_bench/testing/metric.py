@@ -10,7 +10,7 @@ import numpy as np
 
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.evaluation.ranking import Ranking
-from urbancross_bench.execution.versions import DISTRIBUTION
+from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Resolved
 from urbancross_bench.testing.alike import difference
