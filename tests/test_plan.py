@@ -132,6 +132,19 @@ def test_a_batch_of_the_budget_is_remarked_on_where_something_is_trained(grid: G
     assert told("csls", "source_only") == [of_plain, of_dark]
 
 
+def test_several_processes_are_for_what_trains(grid: GridWriter) -> None:
+    def ranks(steps: int) -> tuple[set[int], set[int]]:
+        file = grid(ranks=2, pretraining={"steps": steps, "batch_size": 4})
+        stages = planned(Path(file)).stages.values()
+        before, after = (
+            {stage.facts["ranks"] for stage in stages if stage.kind == kind} for kind in ("pretrain", "adapt")
+        )
+        return before, after
+
+    assert ranks(2) == ({2}, {2})
+    assert ranks(0) == ({1}, {2})
+
+
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -277,6 +277,27 @@ def test_an_encoder_that_pre_training_cannot_change_is_left_out_of_a_grid_of_oth
     assert [record.spec["encoder"]["label"] for record in read_records([tmp_path / "out"])] == ["linear"]
 
 
+def test_a_method_that_could_train_nothing_is_left_out_of_the_plan(tmp_path: Path, cli: Cli) -> None:
+    file = write_bundle(tmp_path / "b.npz")
+    grid = write_grid(
+        tmp_path,
+        halves(file),
+        scenarios=[{"source": "above", "target": "photo"}],
+        encoders={"bare": f"precomputed[images={file},texts={file},surplus=true,head=none]"},
+        pretraining={"steps": 0},
+        budget={"steps": 1, "batch_size": 4},
+        adaptations=["source_only", "zero_shot", "csls", "csls[base=zero_shot]"],
+    )
+    runs = json.loads(cli("plan", grid, "--out", tmp_path / "out", "--json").out)["runs"]
+    reason = "encoder 'bare' has nothing that adaptation 'source_only' could train"
+    assert {run["adaptation"]: run["reason"] for run in runs} == {
+        "source_only": reason,
+        "zero_shot": None,
+        "csls": reason,  # of which it is the base unless another is named
+        "csls[base=zero_shot]": None,
+    }
+
+
 def test_heads_are_trained_by_a_method_of_gradients(tmp_path: Path, cli: Cli) -> None:
     file = write_bundle(tmp_path / "b.npz")
     grid = write_grid(

@@ -57,6 +57,11 @@ class PlannedMethod:
             refuse_idle(self.resolved)
         refuse_idle(self.trained, [trial.resolved for trial in self.trials])
 
+    @property
+    def trains(self) -> bool:
+        """It takes optimiser steps."""
+        return self.trials[0].budget.trains
+
     def identity(self) -> dict[str, Any]:
         """What the method is, with what is trained for it."""
         own = self.resolved.identity()

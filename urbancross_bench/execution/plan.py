@@ -160,9 +160,7 @@ class _Planner:
         )
         searched = grid.search.space if grid.search else ()
         trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
-        adapted = {
-            run.scenario for run in runs if run.trainings and "gradients" in self._methods[run.adaptation].needs
-        }
+        adapted = {run.scenario for run in runs if run.trainings and self._methods[run.adaptation].trains}
         told = tuple(remarks(grid, self._domains, trials, adapted))
         return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
 
@@ -262,6 +260,7 @@ class _Planner:
 
     def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
         recipe = self._said.recipe(encoder)
+        alone = {} if self._grid.pretraining.trains else {"ranks": 1}  # to share out there is nothing
         segments = encoder.pretrains_on_segments(recipe["segment_weight"])
         return self._add(
             Stage(
@@ -270,6 +269,7 @@ class _Planner:
                     "encoder": encoder.identity,
                     "recipe": recipe | self._in_steps(self._grid.pretraining, scenario).length(),
                     **self._numerics(seed),
+                    **alone,
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
                 work={"encoder": encoder.reference},

@@ -40,6 +40,9 @@ def reason_to_skip(
         near = nearest(min(missing), encoder.provides | OF_THE_HARNESS)
         hint = f" (is {near!r} meant?)" if near is not None else ""
         return f"encoder {encoder.name!r} does not provide {', '.join(sorted(missing))}{hint}"
+    if method.trains and not encoder.trains:
+        trained = str(method.trained.reference)  # the base of a calibration
+        return f"encoder {encoder.name!r} has nothing that adaptation {trained!r} could train"
     for name in dict.fromkeys((*scenario.source, scenario.target)):
         domain = domains[name]
         if encoder.format and not domain.domain.images.has_pixels:
