@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Result
@@ -133,16 +134,19 @@ def test_a_batch_of_the_budget_is_remarked_on_where_something_is_trained(grid: G
 
 
 def test_several_processes_are_for_what_trains(grid: GridWriter) -> None:
-    def ranks(steps: int) -> tuple[set[int], set[int]]:
-        file = grid(ranks=2, pretraining={"steps": steps, "batch_size": 4})
-        stages = planned(Path(file)).stages.values()
-        before, after = (
-            {stage.facts["ranks"] for stage in stages if stage.kind == kind} for kind in ("pretrain", "adapt")
-        )
-        return before, after
+    steps = {"pretraining": {"steps": 2, "batch_size": 4}, "budget": {"steps": 2, "batch_size": 4}}
+    none = {name: {"steps": 0, "batch_size": 4} for name in steps}
+    scenario = [{"source": "plain", "target": "dark"}]
 
-    assert ranks(2) == ({2}, {2})
-    assert ranks(0) == ({1}, {2})
+    def ranks(adaptation: str, **recipes: Any) -> tuple[int, int]:
+        file = grid(ranks=2, adaptations=[adaptation], scenarios=scenario, **recipes)
+        of_kind = {stage.kind: stage.facts.get("ranks") for stage in planned(Path(file)).stages.values()}
+        return of_kind["pretrain"], of_kind["adapt"]
+
+    assert ranks("source_only", **steps) == (2, 2)
+    assert ranks("zero_shot", **steps) == (2, 1)
+    assert ranks("source_only", **steps | {"pretraining": none["pretraining"]}) == (1, 2)
+    assert ranks("source_only", **none) == (1, 1)
 
 
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────

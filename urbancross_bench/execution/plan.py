@@ -225,7 +225,7 @@ class _Planner:
                     "shown": asdict(shown),
                     "budget": as_json(self._in_steps(trial.budget, scenario)),
                     "loss": self._grid.pretraining.loss,
-                    **self._numerics(seed),
+                    **self._numerics(seed, trains=trial.budget.trains),
                 },
                 inputs,
                 work={"encoder": encoder.reference, "adaptation": str(trial.resolved.reference)},
@@ -260,7 +260,6 @@ class _Planner:
 
     def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
         recipe = self._said.recipe(encoder)
-        alone = {} if self._grid.pretraining.trains else {"ranks": 1}  # to share out there is nothing
         segments = encoder.pretrains_on_segments(recipe["segment_weight"])
         return self._add(
             Stage(
@@ -268,8 +267,7 @@ class _Planner:
                 {
                     "encoder": encoder.identity,
                     "recipe": recipe | self._in_steps(self._grid.pretraining, scenario).length(),
-                    **self._numerics(seed),
-                    **alone,
+                    **self._numerics(seed, trains=self._grid.pretraining.trains),
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
                 work={"encoder": encoder.reference},
@@ -371,12 +369,12 @@ class _Planner:
             )
         )
 
-    def _numerics(self, seed: int) -> dict[str, Any]:
+    def _numerics(self, seed: int, *, trains: bool) -> dict[str, Any]:
         return {
             "seed": seed,
             "precision": self._grid.precision,
             "threads": self._grid.threads,
-            "ranks": self._grid.ranks,
+            "ranks": self._grid.ranks if trains else 1,  # without steps there is nothing to share out
             "code": core("modelling"),
         }
 
