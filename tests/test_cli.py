@@ -155,3 +155,10 @@ def test_built_in_and_example_grids_are_valid(cli: Cli) -> None:
         content = yaml.safe_load(file.read_text())
         assert content["name"] == file.stem
     assert cli("plan", "quickstart").status == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    command = f"{sys.executable} -m urbancross_bench plugins list {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

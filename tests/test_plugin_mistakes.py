@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +232,17 @@ def _carried_out(work: Callable[[], object], file: Path, monkeypatch: pytest.Mon
     task = Task("task", (Stage("adapt", {}).to_json(),), store, "", "", "cpu", plugins=(str(file),))
     worker.carry_out(task, told.append)
     return str(told[-1].error)
+
+
+def test_an_error_with_a_name_that_is_no_utf8_can_be_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read() -> None:
+        Path(os.fsdecode(b"/nowhere/caf\xe9.jpg")).read_bytes()
+
+    said = _carried_out(read, tmp_path / "none.py", monkeypatch)
+    assert "/nowhere/caf\\udce9.jpg" in said
+    said.encode()
 
 
 def test_an_error_of_python_names_the_last_line_of_a_plugin(

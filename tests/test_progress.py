@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from collections.abc import Callable
@@ -145,6 +146,34 @@ def test_a_live_display_prints_the_same_lines(played: Callable[[PlainDisplay], l
     assert "warning: beware" in lines
     assert "failed: no [bold]luck" in lines
     assert lines[-1] == "to try again what is not ok: urbancross-bench run 'my grid.yaml'"
+
+
+class Gone(io.StringIO):
+    """A terminal that goes away after some lines, as by EIO, or as a pipe without a reader."""
+
+    lines = 0
+
+    def write(self, text: str) -> int:
+        self.lines += 1
+        if self.lines > 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("display", [PlainDisplay, LiveDisplay])
+def test_a_terminal_that_goes_away_costs_no_run(
+    played: Callable[[PlainDisplay], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    display: type[PlainDisplay],
+) -> None:
+    gone = Gone()
+    monkeypatch.setattr(sys, "stderr", gone)
+    played(display(tmp_path))
+    assert gone.lines > 3
 
 
 def test_the_picture_shows_runs_speed_time_and_the_stages_that_run(tmp_path: Path) -> None:

@@ -94,6 +94,14 @@ def test_a_killed_session_is_told_from_a_living_one(
     assert "runs: 1 ok, 1 interrupted, 1 skipped" in said
 
 
+def test_a_grid_that_an_error_ended_runs_no_more(see: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
+    begin(tmp_path).finished({"ok": 1})
+    seen = see()
+    assert [session["state"] for session in seen["sessions"]] == ["interrupted"]
+    [reason] = [one["reason"] for one in seen["not_ok"] if one["status"] == "interrupted"]
+    assert reason == "an error ended its grid"
+
+
 def test_a_process_that_is_really_killed(see: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys

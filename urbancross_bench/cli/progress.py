@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ class PlainDisplay(EntryListener):
         self._out = out
         self._standing = Standing()
         self._begin = time.monotonic()
+        self._unheard = False
         self._lock = threading.Lock()  # of the standing: a live display looks at it from a thread of its own
 
     def __enter__(self) -> Self:
@@ -101,7 +103,14 @@ class PlainDisplay(EntryListener):
             self._standing.take(entry, self._now())
 
     def line(self, text: str) -> None:
-        """Print a line."""
+        """Print a line, as long as there is who reads it: a terminal that goes away costs no run."""
+        if not self._unheard:
+            try:
+                self._print(text)
+            except (OSError, ValueError):
+                self._unheard = True
+
+    def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     def _now(self) -> float:
@@ -124,15 +133,15 @@ class LiveDisplay(PlainDisplay):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError, ValueError):
+            self._live.stop()
 
     def picture(self) -> RenderableType:
         """The grid as it stands now."""
         with self._lock:  # never held while something is printed, which waits for the picture
             return picture(self._standing, self._now())
 
-    def line(self, text: str) -> None:
-        """Print above the picture."""
+    def _print(self, text: str) -> None:
         self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

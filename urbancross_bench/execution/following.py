@@ -257,8 +257,9 @@ def together(out: Path, shown: Sequence[Session]) -> dict[str, Known]:
     alive = {name for session in shown if session.state == "alive" for name in session.standing.runs}
     for session in shown:
         for name, run in session.standing.runs.items():
-            if session.state == "killed" and run.state == "running":
-                run = replace(run, state="interrupted", reason="its process was killed")
+            if session.state != "alive" and run.state == "running":
+                reason = "its process was killed" if session.state == "killed" else "an error ended its grid"
+                run = replace(run, state="interrupted", reason=reason)
             if name not in runs or not runs[name].well:
                 runs[name] = run
     return {name: _recorded(out, run, waits=name in alive) for name, run in runs.items()}

@@ -59,6 +59,15 @@ class Event:
     traceback: str | None = None
     damaged: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # An error may name a file whose name is no UTF-8, and every writer of it, here and later, writes UTF-8.
+        object.__setattr__(self, "error", _writable(self.error))
+        object.__setattr__(self, "traceback", _writable(self.traceback))
+
+
+def _writable(text: str | None) -> str | None:
+    return text and text.encode("utf-8", "backslashreplace").decode()
+
 
 class Executor(ABC):
     """An executor plugin: takes tasks and reports events."""
