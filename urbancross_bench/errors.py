@@ -7,7 +7,7 @@ import copyreg
 import datetime
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 
@@ -68,6 +68,17 @@ def meant(name: str, known: Iterable[str]) -> str:
 def plural(number: int, one: str, many: str = "") -> str:
     """The word for so many: `one`, or `many`, which by default is that with an s."""
     return one if number == 1 else many or f"{one}s"
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters; "…" stands for what is left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """The first of several names, and how many more there are."""
+    more = len(names) - most
+    return between.join(names[:most]) + (f"{between}and {more:,} more" if more > 0 else "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
