@@ -166,3 +166,10 @@ def test_processes_find_what_was_installed_or_disabled_since_their_server_began(
     assert worker.registry() is found
     note(["late"])
     assert "late" not in known()
+
+
+def test_a_home_of_no_user_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URBANCROSS_HOME", "~no-such-user/mine")
+    result = cli("plugins", "list")
+    assert result.status == 2
+    assert "URBANCROSS_HOME '~no-such-user/mine'" in result.err

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.files import write_json
+from urbancross_bench.files import home_or, replacing, write_json
 from urbancross_bench.interfaces.registration import PROJECT
 
 VARIABLE = "URBANCROSS_DISABLE_PLUGINS"  # entry points or distributions, comma-separated
@@ -56,13 +56,12 @@ def note(names: Iterable[str]) -> Path:
     """Write down what is to be left out, in place of what was; the file."""
     file = _file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, sorted(set(names)))
+    with replacing(file) as fresh:
+        write_json(fresh, sorted(set(names)))
     return file
 
 
 def _file() -> Path:
-    """In `URBANCROSS_HOME` where that is set, else in the platform's place for settings."""
     import platformdirs
 
-    home = os.environ.get("URBANCROSS_HOME") or platformdirs.user_config_dir("urbancross-bench", False)
-    return Path(home).expanduser() / "disabled-plugins.json"
+    return home_or(platformdirs.user_config_dir("urbancross-bench", False)) / "disabled-plugins.json"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from urbancross_bench.errors import UsageError
 def write_json(path: Path, content: Any) -> None:
     """Write plain JSON values, readably and in one way only."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def home_or(default: str) -> Path:
+    """The folder `URBANCROSS_HOME` where that is set, else the platform's.
+
+    Raises UsageError where it starts with `~` and the name of no user.
+    """
+    given = os.environ.get("URBANCROSS_HOME")
+    try:
+        return Path(given).expanduser() if given else Path(default)
+    except RuntimeError as error:
+        raise UsageError(f"URBANCROSS_HOME {given!r}: {error}") from error
 
 
 def keep_others(place: Path, ours: Callable[[Path], bool]) -> None:
@@ -45,6 +58,17 @@ def publish(folder: Path, place: Path) -> None:
         if not place.is_dir():
             raise
     _sync(place.parent)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A place to write to, which takes that of `file` when the body ends well: whole or not at all, durably."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield beside
+        publish(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.files import home_or
 
 Report = Callable[[str, int, int], None]  # what is being read, how many of how many
 _SETTLED = 2 * 10**9  # ns; a younger file could change again without its times telling
@@ -51,17 +51,10 @@ def reading(*, verify: bool = False, report: Report | None = None) -> Iterator[N
 
 
 def home() -> Path:
-    """The cache folder: `URBANCROSS_HOME`, or the platform's place for caches.
-
-    Raises UsageError where the former starts with `~` and the name of no user.
-    """
+    """The cache folder. Raises UsageError where `URBANCROSS_HOME` names none."""
     import platformdirs
 
-    given = os.environ.get("URBANCROSS_HOME")
-    try:
-        return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("urbancross-bench", False))
-    except RuntimeError as error:
-        raise UsageError(f"URBANCROSS_HOME {given!r}: {error}") from error
+    return home_or(platformdirs.user_cache_dir("urbancross-bench", False))
 
 
 def signature(path: Path) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 
 from urbancross_bench.data.images import leads_out
 from urbancross_bench.errors import DataError
+from urbancross_bench.files import replacing
 from urbancross_bench.identity import file_digest
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.records import Record
@@ -52,15 +53,10 @@ def pack_bundle(folder: Path, index: Mapping[str, Any], file: Path) -> None:
     members = {place.relative_to(folder).as_posix(): place for place in folder.rglob("*") if place.is_file()}
     hashes = {name: file_digest(members[name]) for name in sorted(members)}
     content = json.dumps({"schema": SCHEMA, **index, "members": hashes}, indent=1, ensure_ascii=False)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w") as opened:
-            opened.writestr(_entry(INDEX), content + "\n")
-            for name in hashes:
-                opened.writestr(_entry(name), members[name].read_bytes())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(file) as partial, zipfile.ZipFile(partial, "w") as opened:
+        opened.writestr(_entry(INDEX), content + "\n")
+        for name in hashes:
+            opened.writestr(_entry(name), members[name].read_bytes())
 
 
 def is_bundle(file: Path) -> bool:

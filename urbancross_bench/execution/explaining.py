@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +101,22 @@ class Library:
     def _add_stages(self, place: Path) -> None:
         if not (place / "runs").is_dir() or (place / "store").is_dir():
             for entry in store_in(place).entries():
-                self._known.setdefault(entry.key, _later(_stored, entry, str(place)))
+                self._known.setdefault(entry.key, partial(_stored, entry, str(place)))
 
     def _add_records(self, place: Path) -> None:
         for file in sorted(place.glob("runs/[!.]*/run.json")):
-            self._known.setdefault(file.parent.name, _later(_recorded_run, file, str(place)))
+            self._known.setdefault(file.parent.name, partial(_recorded_run, file, str(place)))
         for file in sorted(place.glob("runs/[!.]*/scores/[!.]*/score.json")):
-            self._known.setdefault(file.parent.name, _later(_recorded_score, file, str(place)))
+            self._known.setdefault(file.parent.name, partial(_recorded_score, file, str(place)))
 
     def _add_plan(self, plan: Plan) -> None:
         for stage in plan.stages.values():
-            self._known.setdefault(stage.key, _later(_planned_stage, stage))
+            self._known.setdefault(stage.key, partial(_planned_stage, stage))
         for run in plan.runs:
             if run.spec is not None:
-                self._known.setdefault(run.key, _later(_planned_run, run))
+                self._known.setdefault(run.key, partial(_planned_run, run))
             for score in run.scores:
-                self._known.setdefault(score.key, _later(_planned_score, run, score))
+                self._known.setdefault(score.key, partial(_planned_score, run, score))
 
 
 def explain(one: Thing, other: Thing, library: Library) -> Explanation:
@@ -219,10 +220,6 @@ def _facts(one: Thing, other: Thing, library: Library) -> list[Mapping[str, Any]
 
 def _named(key: str, library: Library) -> str:
     return f"{library[key].kind} {key}" if key in library else key
-
-
-def _later(make: Callable[..., Thing], *arguments: Any) -> Callable[[], Thing]:
-    return lambda: make(*arguments)
 
 
 def _stored(entry: Entry, place: str) -> Thing:

@@ -6,7 +6,6 @@ OUT/grids/<name>.json    the whole grid, defaults too; the keys of its runs, and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from urbancross_bench.errors import DataError
 from urbancross_bench.execution.plan import Plan
 from urbancross_bench.execution.recording import alone_in
-from urbancross_bench.files import publish, write_json
+from urbancross_bench.files import replacing, write_json
 from urbancross_bench.records import Record
 from urbancross_bench.specs import Grid, as_json
 
@@ -38,9 +37,8 @@ def keep_grid(plan: Plan, out: Path) -> None:
     content = {"schema": _SCHEMA, "grid": as_json(plan.grid), "runs": runs}
     with alone_in(out):
         (out / FOLDER).mkdir(exist_ok=True)
-        fresh = out / FOLDER / f".{plan.grid.name}-{os.getpid()}"
-        write_json(fresh, content)
-        publish(fresh, out / FOLDER / f"{plan.grid.name}.json")
+        with replacing(out / FOLDER / f"{plan.grid.name}.json") as fresh:
+            write_json(fresh, content)
 
 
 def kept_grids(out: Path) -> list[KeptGrid]:

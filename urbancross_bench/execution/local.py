@@ -22,7 +22,7 @@ from typing import cast
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.memory import available, below, resident
 from urbancross_bench.execution.options import LocalOptions
-from urbancross_bench.execution.processes import redirect_output, said_exit
+from urbancross_bench.execution.processes import cores, redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
@@ -88,8 +88,7 @@ class LocalExecutor(Executor):
                     f"ranks: {devices} processes take a CUDA device each; {device!r} is {len(self._devices)} here"
                 )
             return len(self._devices) // devices * (slots or 1)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return slots or max(1, cores // (threads * devices))
+        return slots or max(1, cores() // (threads * devices))
 
     def submit(self, task: Task) -> None:
         """Fork a process for it, on the devices that have the least to do."""

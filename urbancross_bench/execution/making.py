@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
 from urbancross_bench.execution.processes import redirect_output, said_exit
-from urbancross_bench.files import write_json
+from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 
 PARTIAL, _LOG = ".partial", "log"
@@ -178,9 +178,8 @@ class _Batch:
     def keep(self, result: Sequence[_Outcome]) -> None:
         """Write the file, whole or not at all; not if an item failed, so that the batch is tried again."""
         if all(text is not None for text, _ in result):
-            unfinished = self.file.with_suffix(".tmp")
-            write_json(unfinished, [text for text, _ in result])
-            unfinished.replace(self.file)
+            with replacing(self.file) as unfinished:
+                write_json(unfinished, [text for text, _ in result])
 
 
 def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> list[Sequence[tuple[str, str]]]:

@@ -8,6 +8,11 @@ import sys
 from typing import BinaryIO
 
 
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def redirect_output(file: BinaryIO) -> None:
     """What this process prints goes to a file from now on."""
     os.dup2(file.fileno(), sys.stdout.fileno() if sys.stdout else 1)

@@ -19,7 +19,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from urbancross_bench.execution.energy import Energy
+from urbancross_bench.execution.memory import below
+from urbancross_bench.execution.processes import cores
 from urbancross_bench.interfaces.registration import PROJECT
 
 if TYPE_CHECKING:
@@ -70,7 +74,7 @@ def measured(provenance: dict[str, Any], device: torch.device, ranks: int = 1) -
         "threads": {
             "torch": torch.get_num_threads(),
             "between_operations": torch.get_num_interop_threads(),
-            "cores_allowed": _affinity(),
+            "cores_allowed": cores(),
         },
         "ranks": ranks,
         "determinism": _determinism() if alone else None,
@@ -99,7 +103,7 @@ def machine() -> Mapping[str, Any]:
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "memory_bytes": _memory(),
+        "memory_bytes": psutil.virtual_memory().total,
         "cuda": torch.version.cuda,
         "driver": _driver(),
     }
@@ -135,13 +139,6 @@ def _cpu() -> str | None:
     return platform.processor() or None
 
 
-def _memory() -> int | None:
-    """Bytes of the machine; null where the system does not tell."""
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
 def _driver() -> str | None:
     """Of NVIDIA's devices: `550.54.14`."""
     with contextlib.suppress(OSError):
@@ -155,10 +152,6 @@ def _gpus() -> list[str]:
     import torch
 
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-
-
-def _affinity() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _determinism() -> dict[str, Any]:
@@ -213,25 +206,12 @@ def _cpu_seconds() -> float:
     """Of this process and those below it, ended ones included: ranks are children of a server that lives on."""
     times = os.times()
     total = times.user + times.system + times.children_user + times.children_system
-    below = _children("self")
-    ticks = os.sysconf("SC_CLK_TCK") if below else 1
-    while below:
-        process = below.pop()
+    for process in below(os.getpid()):
         with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
-            stat = (_PROC / process / "stat").read_bytes()
+            stat = (_PROC / str(process) / "stat").read_bytes()
             fields = stat.rpartition(b")")[2].split()  # a command's name may hold spaces
-            total += sum(int(field) for field in fields[11:15]) / ticks
-            below += _children(process)
+            total += sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
     return total
-
-
-def _children(process: str) -> list[str]:
-    """Process ids; none where the system does not tell."""
-    found: list[str] = []
-    with contextlib.suppress(OSError):
-        for thread in (_PROC / process / "task").iterdir():
-            found += (thread / "children").read_text(encoding="ascii").split()
-    return found
 
 
 def _reset_peak() -> bool:

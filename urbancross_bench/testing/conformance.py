@@ -100,10 +100,8 @@ class Conformance:
             raise SkipTest(
                 f"needs the option {missing[0]!r}; say what to test with, as {self.plugin}[{missing[0]}=…]"
             )
-        members = plugin.registration.members
-        member = self.member or (members[0] if members else None)
         try:
-            return self.registry.resolve(self.kind, Reference(self.plugin, member, options))
+            return self.registry.resolve(self.kind, Reference(self.plugin, self._member(), options))
         except UsageError as error:
             # A model may ask for more than its fields say, such as one of two options.
             if options:
