@@ -114,7 +114,7 @@ def test_tie_groups_hang_on_the_best_of_each() -> None:
 @pytest.mark.parametrize("comparisons", [1, 6, 25])
 def test_without_a_share_of_the_seeds_quantiles_times_the_standard_error_are_detectable(comparisons: int) -> None:
     resampled = 7 + 1.5 * stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
-    expected = (stats.norm.ppf(1 - 0.025 / comparisons) + stats.norm.ppf(0.8)) * 1.5
+    expected = (stats.t(60).ppf(1 - 0.025 / comparisons) + stats.norm.ppf(0.8)) * 1.5
     assert minimum_detectable(Spread(resampled, 0.0, 0), comparisons) == pytest.approx(expected, rel=2e-2)
     assert minimum_detectable(Spread(np.zeros(100), 0.0, 0)) is None
 

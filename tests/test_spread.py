@@ -6,10 +6,17 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from urbancross_bench.evaluation.spread import Spread, intervals, paired_spreads, spreads
-from urbancross_bench.evaluation.statistics import SeedMeans, interval, over_seeds
+from urbancross_bench.evaluation.statistics import (
+    SeedMeans,
+    interval,
+    over_seeds,
+    resampled_images,
+    resampled_means,
+)
 from urbancross_bench.evaluation.student import student
 
 FAR = [0.0, -0.0, 1e-300, -1e12, 1e12, -1e200, 1e200, -np.inf, np.inf]
@@ -80,7 +87,7 @@ def test_no_family_is_too_large_for_a_difference_that_is_plain() -> None:
     assert 0 < Spread.of(plain).p_value() < 1e-10
     # Of seeds that are alike only images speak: beyond what resamples show, nearly as normal numbers would.
     of_images = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
-    for deviations, least, most in ((2.0, 0.044, 0.047), (4.5, 6.8e-6, 4e-5), (6.0, 2e-9, 2e-7)):
+    for deviations, least, most in ((2.0, 0.049, 0.051), (4.5, 6.8e-6, 4e-5), (6.0, 2e-9, 2e-7)):
         assert least < Spread(of_images + deviations, 0.0, 2).p_value() < most
     shown = [Spread(of_images + step / 100, 0.0, 2).p_value() for step in range(800)]
     assert shown == sorted(shown, reverse=True)
@@ -93,9 +100,47 @@ def test_where_seeds_have_no_share_it_is_the_percentile_interval() -> None:
         Spread.of(SeedMeans(np.full(3, 0.5), np.stack([resampled] * 3))),
     ):
         assert spread.interval() == pytest.approx(interval(resampled))
-        assert spread.p_value() == pytest.approx(2 * min((resampled <= 0).mean(), (resampled >= 0).mean()))
+        resampled_p = 2 * min((resampled <= 0).mean(), (resampled >= 0).mean())
+        given_seeds = 2 * stats.t(60).sf(abs(resampled.mean()) / resampled.std())
+        assert spread.p_value() == pytest.approx(max(resampled_p, given_seeds))
+        assert spread.p_value() == pytest.approx(resampled_p, rel=0.02)
     nothing = Spread.of(SeedMeans(np.zeros(3), np.zeros((3, 50))))
     assert (nothing.interval(), nothing.p_value()) == ((None, None), 1.0)
+
+
+def hits_of(gained: NDArray[np.float64]) -> SeedMeans:
+    """Of (S, N) changes, seed by seed and image by image, of one query each."""
+    sums = {str(seed): np.stack([row, np.ones(len(row))], axis=1) for seed, row in enumerate(gained)}
+    means = resampled_means(sums, resampled_images(gained.shape[1], seed=3, resamples=10_000))
+    return SeedMeans(gained.mean(axis=1), np.stack([*means.values()]))
+
+
+def test_seeds_that_agree_by_chance_do_not_make_up_for_images() -> None:
+    """Two methods that score 1 % of 200 images: now and then all three seeds differ by the same number of hits."""
+    generator, agreeing = np.random.default_rng(0), 0
+    while agreeing < 6:
+        often = generator.beta(0.02, 1.98, size=200)
+        gained = np.subtract(*(generator.random((2, 3, 200)) < often).astype(float))
+        spread = Spread.of(hits_of(gained))
+        if spread.scale == 0 and gained.any() and gained.mean() != 0 and spread.deviation:
+            agreeing += 1
+            by_image = gained.sum(axis=0)[gained.any(axis=0)]
+            swapped = np.abs(generator.choice([-1, 1], (20_000, len(by_image))) @ by_image)
+            swaps = (swapped >= abs(by_image.sum()) - 1e-9).mean()
+            assert spread.p_value() >= swaps / 3
+
+
+@pytest.mark.parametrize("changed", [6, 10, 16, 24])
+def test_few_images_that_change_are_no_proof(changed: int) -> None:
+    """Of methods that no seed moves and that differ in some images by chance, as often in favour of either."""
+    p_values = []
+    for wins in range(changed + 1):
+        gained = np.zeros((3, 300))
+        gained[:, :wins], gained[:, wins:changed] = 1, -1
+        p_values.append(Spread.of(hits_of(gained)).p_value())
+    chances = stats.binom(changed, 0.5).pmf(np.arange(changed + 1))
+    for level in (0.05 / 5, 0.05 / 20, 0.05 / 50, 0.05 / 200):
+        assert chances[np.array(p_values) <= level].sum() <= level
 
 
 def test_pairs_and_several_are_what_each_is_alone() -> None:

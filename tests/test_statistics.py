@@ -205,14 +205,18 @@ def test_pairs_are_what_each_is_alone(seeds: int) -> None:
         for values, (alone, both) in zip(generator.random((4, seeds)), shares, strict=True)
     ]
     several.append(several[0])
-    found = {(a, b): resampled for a, b, resampled in pairs_without_seeds(several)}
+    found = {(a, b): rest for a, b, *rest in pairs_without_seeds(several)}
     assert list(found) == [*combinations(range(5), 2)]
-    for (a, b), resampled in found.items():
-        [alone] = without_seeds([several[a] - several[b]])
+    for (a, b), (resampled, of_images) in found.items():
+        difference = several[a] - several[b]
+        [(alone, variance)] = without_seeds([difference])
         assert np.abs(resampled - alone).max() <= 1e-5 * np.ptp(alone)
-    assert not found[0, 4].any()
-    for one, each in zip(several, without_seeds(several), strict=True):
-        assert without_seeds([one])[0].tobytes() == each.tobytes()
+        assert of_images == pytest.approx(variance, rel=1e-5, abs=1e-12)
+        assert variance == pytest.approx(difference.resampled.mean(axis=0).var(), rel=1e-9, abs=1e-12)
+    assert not found[0, 4][0].any()
+    for one, (each, variance) in zip(several, without_seeds(several), strict=True):
+        [(alone, of_itself)] = without_seeds([one])
+        assert (alone.tobytes(), of_itself) == (each.tobytes(), variance)
 
 
 @pytest.mark.parametrize("seeds", [3, 4, 5])
@@ -227,7 +231,7 @@ def test_ties_of_equal_seeds_are_nought(seeds: int) -> None:
     )
     none = means[0] == means[1]
     assert 0 < none.sum() < len(none)
-    [(_, _, paired)] = pairs_without_seeds([mine, theirs])
+    [(_, _, paired, _)] = pairs_without_seeds([mine, theirs])
     for found in (over_seeds(mine - theirs), paired):
         assert ((found == 0) == none).all()
 

@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.spread import Spread, quantiles
+from urbancross_bench.evaluation.spread import FREEDOM, Spread, quantile_of_t, quantiles
 from urbancross_bench.evaluation.statistics import (
     LEVEL,
     Floats,
@@ -121,8 +121,8 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
 
     The standard error of few seeds is itself a matter of luck, and so is what the test asks for: of many such
     experiments, each with a standard error of its own, four in five ask for less. The spread's own is taken for
-    the middle one of them. Where there is no share of the seeds, it is (z.975 + z.8) · SE, by quantiles of the
-    resamples. None where there is no interval.
+    the middle one of them. Where there is no share of the seeds, it is (t.975 + z.8) · SE, z by quantiles of the
+    resamples, t as `Spread.p_value` asks for it. None where there is no interval.
     """
     level = 1 - ALPHA / comparisons
     if spread.scale == 0:
@@ -130,7 +130,8 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
         lower, upper = spread.interval(_POWER - (1 - _POWER))
         if low is None or high is None or lower is None or upper is None:
             return None
-        return (high - low) / 2 + (upper - lower) / 2
+        asked = max((high - low) / 2, quantile_of_t((1 + level) / 2, FREEDOM) * spread.deviation)
+        return asked + (upper - lower) / 2
     luck, chance, _ = _experiments(spread.freedom)
     deviation = spread.deviation
     scale = spread.scale / luck[len(luck) // 2]

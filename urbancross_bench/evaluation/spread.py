@@ -34,7 +34,7 @@ from urbancross_bench.evaluation.student import student
 
 Ints = NDArray[np.int64]
 
-_FREEDOM = 60  # of the t that stands for images beyond their resamples: with heavier tails than a normal one
+FREEDOM = 60  # of the t that stands for images beyond their resamples: with heavier tails than a normal one
 _SOME = 500  # resamples that tell most
 _NEARBY = 0.1  # of a quantile's distance from the mean, how well a guess knows it
 _CLOSE = 3e-4  # of the scale, a last step: the next one would be its square
@@ -48,12 +48,15 @@ class Spread:
 
     middles: (R,) resamples of the images' share around the mean. The seeds' share is Student's t of `freedom`
     times `scale`, the standard error of the seeds' means; of one seed, or of seeds that are alike, it is nought.
+    given_seeds: the standard error of the mean of these very seeds over other images; of one seed, or of seeds that
+    are alike, that of the middles, which it never is below.
     """
 
     middles: Floats
     scale: float
     freedom: int
     bounds: Bounds = None
+    given_seeds: float = 0.0
 
     @staticmethod
     def of(means: SeedMeans) -> Spread:
@@ -78,16 +81,15 @@ class Spread:
     def p_value(self) -> float:
         """Two-sided p of "it is nought": twice the rarer of what lies at or below it, and of what lies above.
 
-        Resamples of images cannot show what is rarer than one of them: there the images' share is taken for
-        Student's t of 60 degrees of freedom, by its variance. 1 where no interval exists.
+        And no less than for these very seeds, whose mean images alone move by Student's t of 60 degrees of freedom
+        times its standard error. Three seeds may agree by chance where few images make all the difference: then
+        neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where no
+        interval exists.
         """
         if self.scale == 0 and all_alike(self.middles):
             return 1.0
         above = self if self.middle > 0 else Spread(-self.middles, self.scale, self.freedom)
-        tail, shown = above.below(0.0), 1 / len(self.middles)
-        if tail < shown:
-            tail = max(tail, min(shown, self._far()))
-        return min(1.0, 2 * tail)
+        return min(1.0, 2 * max(above.below(0.0), self._below_given_seeds()))
 
     def thinned(self) -> Spread:
         """By some of the resamples, which tells most of it."""
@@ -103,11 +105,10 @@ class Spread:
         """The standard error that is the images' share."""
         return math.sqrt(float(variances(self.middles)))
 
-    def _far(self) -> float:
-        """How likely the images' share alone reaches from the mean to nought."""
-        if self.deviation == 0:
-            return 0.0
-        return float(student(np.array([-abs(self.middle) / self.deviation]), _FREEDOM)[0][0])
+    def _below_given_seeds(self) -> float:
+        """How likely images alone move the mean of these very seeds to nought, and beyond."""
+        error = max(self.given_seeds, self.deviation)
+        return float(student(np.array([-abs(self.middle) / error]), FREEDOM)[0][0]) if error else 0.0
 
 
 def intervals(several: Sequence[Spread], level: float = LEVEL) -> list[Interval]:
@@ -125,8 +126,8 @@ def quantiles(several: Sequence[Spread], share: float) -> Floats:
     """(B,) what the share lies below, of each of several that `intervals` takes, with a share of the seeds."""
     freedom, middles = several[0].freedom, np.stack([one.middles for one in several])
     scale = np.array([one.scale for one in several])
-    of_images = _quantile_of_t(share, _FREEDOM) * np.array([one.deviation for one in several])
-    of_seeds = _quantile_of_t(share, freedom) * scale
+    of_images = quantile_of_t(share, FREEDOM) * np.array([one.deviation for one in several])
+    of_seeds = quantile_of_t(share, freedom) * scale
     reach = np.sqrt(of_images * of_images + of_seeds * of_seeds)
     guess = np.array([one.middle for one in several]) + (reach if share > 0.5 else -reach)
     return _search(
@@ -139,7 +140,7 @@ def quantiles(several: Sequence[Spread], share: float) -> Floats:
 
 
 @lru_cache(maxsize=256)
-def _quantile_of_t(share: float, freedom: int) -> float:
+def quantile_of_t(share: float, freedom: int) -> float:
     """That of Student's t."""
     one = np.ones(1)
     return float(_search(lambda _, t: student(t, freedom), share, 0 * one, step=one, close=_CLOSE * one)[0])
@@ -188,21 +189,22 @@ def _search(
 
 def spreads(several: Sequence[SeedMeans]) -> list[Spread]:
     """Of each of several, at least one, which have as many seeds and resamples."""
-    middles = without_seeds(several)
-    return [_spread(one.values, middle, one.bounds) for one, middle in zip(several, middles, strict=True)]
+    shares = without_seeds(several)
+    return [_spread(one.values, *share, one.bounds) for one, share in zip(several, shares, strict=True)]
 
 
 def paired_spreads(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Spread]]:
     """a, b and the spread of several[a] - several[b] for all pairs, of two seeds or more."""
-    for a, b, middles in pairs_without_seeds(several):
-        yield a, b, _spread(several[a].values - several[b].values, middles, None)
+    for a, b, middles, of_images in pairs_without_seeds(several):
+        yield a, b, _spread(several[a].values - several[b].values, middles, of_images, None)
 
 
-def _spread(values: Floats, middles: Floats, bounds: Bounds) -> Spread:
-    seeds = len(values)
+def _spread(values: Floats, middles: Floats, of_images: float, bounds: Bounds) -> Spread:
+    seeds, given_seeds = len(values), math.sqrt(of_images)
     if seeds == 1:
-        return Spread(middles, 0.0, 0, bounds)
+        return Spread(middles, 0.0, 0, bounds, given_seeds)
     # From the first seed: equal seeds have no share, not even that of rounding.
     apart = values - values[0]
     centred = apart - math.fsum(apart) / seeds
-    return Spread(middles, math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1))), seeds - 1, bounds)
+    scale = math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1)))
+    return Spread(middles, scale, seeds - 1, bounds, given_seeds)

@@ -206,28 +206,30 @@ def over_seeds(means: SeedMeans) -> Floats:
     (too narrow far out, where a correction for many comparisons looks), leaving the seeds' share out where it is
     smaller than the interaction (the same), and adding it to V(images) whole (twice the interaction: 99 %).
     """
-    [middle] = without_seeds([means])
+    [(middle, _)] = without_seeds([means])
     return middle if len(means.values) == 1 else middle + _of_seeds(means)
 
 
-def without_seeds(several: Sequence[SeedMeans]) -> list[Floats]:
+def without_seeds(several: Sequence[SeedMeans]) -> list[tuple[Floats, float]]:
     """(R,) of each of several, at least one, of as many seeds and resamples: `over_seeds` less the seeds' share.
 
-    Where all seeds and resamples are the same number, so is the result: differences of nought stay nought.
+    Where all seeds and resamples are the same number, so is the result: differences of nought stay nought. With
+    it how far images alone may move the mean of these very seeds: its variance over resamples.
     """
     seeds = len(several[0].values)
     resampled = np.stack([one.resampled for one in several])
-    if seeds == 1:
-        return [*resampled[:, 0]]
     middle = np.add.reduce(resampled, axis=1) / seeds
-    resampled -= middle[:, None]
-    share = _share_of_images(variances(middle), variances(resampled))[:, None]
-    values = np.array([one.value for one in several])[:, None]
-    return [*(share * middle + (1.0 - share) * values)]
+    of_images = variances(middle)
+    if seeds > 1:
+        resampled -= middle[:, None]
+        share = _share_of_images(of_images, variances(resampled))[:, None]
+        values = np.array([one.value for one in several])[:, None]
+        middle = share * middle + (1.0 - share) * values
+    return [*zip(middle, of_images.tolist(), strict=True)]
 
 
-def pairs_without_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats]]:
-    """a, b and `without_seeds` of several[a] - several[b] for all pairs, of two seeds or more; pairs are many.
+def pairs_without_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Floats, float]]:
+    """a, b and what `without_seeds` has of several[a] - several[b], for all pairs; pairs are many.
 
     All of it is linear but the variances, and those of all differences are one product of matrices. The images'
     share is that of `over_seeds` to some millionths, unless a difference varies less than a thousandth of what its
@@ -237,10 +239,11 @@ def pairs_without_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int
     middles = np.stack([np.add.reduce(one.resampled, axis=0) / seeds for one in several])
     of_each_seed = (np.stack([one.resampled[seed] for one in several]) - middles for seed in range(seeds))
     of_seeds_alone = np.stack([_variances_of_pairs(deviations) for deviations in of_each_seed], axis=-1)
-    shares = _share_of_images(_variances_of_pairs(middles), of_seeds_alone)
+    of_images = _variances_of_pairs(middles)
+    shares = _share_of_images(of_images, of_seeds_alone)
     for a, b in combinations(range(len(several)), 2):
         value, share = several[a].value - several[b].value, shares[a, b]
-        yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value
+        yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value, float(of_images[a, b])
 
 
 def _share_of_images(of_images: Floats, of_seeds_alone: Floats) -> Floats:
