@@ -122,12 +122,26 @@ def test_seeds_that_agree_by_chance_do_not_make_up_for_images() -> None:
         often = generator.beta(0.02, 1.98, size=200)
         gained = np.subtract(*(generator.random((2, 3, 200)) < often).astype(float))
         spread = Spread.of(hits_of(gained))
-        if spread.scale == 0 and gained.any() and gained.mean() != 0 and spread.deviation:
+        if spread.scale == 0 and gained.mean() != 0:
             agreeing += 1
+            low, high = spread.interval()
+            assert low is not None
+            assert high is not None
+            assert high - low > 3 * gained.mean(axis=0).std() / np.sqrt(200)
             by_image = gained.sum(axis=0)[gained.any(axis=0)]
             swapped = np.abs(generator.choice([-1, 1], (20_000, len(by_image))) @ by_image)
             swaps = (swapped >= abs(by_image.sum()) - 1e-9).mean()
             assert spread.p_value() >= swaps / 3
+
+
+def test_seeds_that_are_alike_but_for_rounding_are_alike() -> None:
+    noise = np.random.default_rng(0).normal(size=(3, 2000))
+    rounded, exact = (
+        Spread.of(SeedMeans(values, 0.3 + noise)) for values in (np.array([0.1 + 0.2, 0.3, 0.3]), np.full(3, 0.3))
+    )
+    assert rounded.scale == 0
+    assert rounded.interval() == pytest.approx(exact.interval())
+    assert rounded.p_value() == pytest.approx(exact.p_value())
 
 
 @pytest.mark.parametrize("changed", [6, 10, 16, 24])

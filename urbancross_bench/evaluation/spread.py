@@ -48,8 +48,8 @@ class Spread:
 
     middles: (R,) resamples of the images' share around the mean. The seeds' share is Student's t of `freedom`
     times `scale`, the standard error of the seeds' means; of one seed, or of seeds that are alike, it is nought.
-    given_seeds: the standard error of the mean of these very seeds over other images; of one seed, or of seeds that
-    are alike, that of the middles, which it never is below.
+    given_seeds: the standard error of the mean of these very seeds over other images; of one seed, or of seeds
+    that are alike, that of the middles, which it never is below.
     """
 
     middles: Floats
@@ -82,8 +82,8 @@ class Spread:
         """Two-sided p of "it is nought": twice the rarer of what lies at or below it, and of what lies above.
 
         And no less than for these very seeds, whose mean images alone move by Student's t of 60 degrees of freedom
-        times its standard error. Three seeds may agree by chance where few images make all the difference: then
-        neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where no
+        times its standard error. Three seeds may nearly agree by chance where few images make all the difference:
+        then neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where no
         interval exists.
         """
         if self.scale == 0 and all_alike(self.middles):
@@ -200,11 +200,8 @@ def paired_spreads(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Spr
 
 
 def _spread(values: Floats, middles: Floats, of_images: float, bounds: Bounds) -> Spread:
-    seeds, given_seeds = len(values), math.sqrt(of_images)
-    if seeds == 1:
-        return Spread(middles, 0.0, 0, bounds, given_seeds)
-    # From the first seed: equal seeds have no share, not even that of rounding.
-    apart = values - values[0]
-    centred = apart - math.fsum(apart) / seeds
-    scale = math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1)))
-    return Spread(middles, scale, seeds - 1, bounds, given_seeds)
+    seeds, scale = len(values), 0.0
+    if not all_alike(values):  # those that are have no share, not even that of rounding
+        centred = values - math.fsum(values) / seeds
+        scale = math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1)))
+    return Spread(middles, scale, seeds - 1, bounds, math.sqrt(of_images))

@@ -214,7 +214,9 @@ def without_seeds(several: Sequence[SeedMeans]) -> list[tuple[Floats, float]]:
     """(R,) of each of several, at least one, of as many seeds and resamples: `over_seeds` less the seeds' share.
 
     Where all seeds and resamples are the same number, so is the result: differences of nought stay nought. With
-    it how far images alone may move the mean of these very seeds: its variance over resamples.
+    it how far images alone may move the mean of these very seeds: its variance over resamples. Where the seeds'
+    means are alike, by chance or because no seed moves them, that is all there is: their share is nought, and does
+    not hold what is taken off elsewhere.
     """
     seeds = len(several[0].values)
     resampled = np.stack([one.resampled for one in several])
@@ -222,9 +224,10 @@ def without_seeds(several: Sequence[SeedMeans]) -> list[tuple[Floats, float]]:
     of_images = variances(middle)
     if seeds > 1:
         resampled -= middle[:, None]
-        share = _share_of_images(of_images, variances(resampled))[:, None]
-        values = np.array([one.value for one in several])[:, None]
-        middle = share * middle + (1.0 - share) * values
+        share = _share_of_images(of_images, variances(resampled))
+        share[[all_alike(one.values) for one in several]] = 1.0
+        values = np.array([one.value for one in several])
+        middle = share[:, None] * middle + ((1.0 - share) * values)[:, None]
     return [*zip(middle, of_images.tolist(), strict=True)]
 
 
@@ -242,7 +245,8 @@ def pairs_without_seeds(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int
     of_images = _variances_of_pairs(middles)
     shares = _share_of_images(of_images, of_seeds_alone)
     for a, b in combinations(range(len(several)), 2):
-        value, share = several[a].value - several[b].value, shares[a, b]
+        value, apart = several[a].value - several[b].value, several[a].values - several[b].values
+        share = 1.0 if all_alike(apart) else shares[a, b]
         yield a, b, share * (middles[a] - middles[b]) + (1.0 - share) * value, float(of_images[a, b])
 
 
