@@ -488,6 +488,12 @@ def test_a_dot_stands_where_the_axis_says() -> None:
     assert len({text.attrib["y"] for text in texts}) == 3
 
 
+def test_a_plot_of_any_text_is_well_formed() -> None:
+    texts = ["a<b>&c", "line\nbreak", "\u202eleft", "not XML: \ufffe\uffff\ud800"]
+    drawn = forest("plot", texts[3], texts[3], [Panel(text, [Dot(text, None, text)]) for text in texts])
+    assert "not XML: \ufffd\ufffd[U+D800]" in words(drawn)
+
+
 def test_a_plot_says_its_numbers_in_words() -> None:
     made = world({"f": ("0", "1"), "g": ("0", "1")}, noise=1.0)
     tables = ablation_tables(make_rows(made.records(), ["trained here"]), made.view("factorial"))

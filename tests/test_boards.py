@@ -26,7 +26,7 @@ from urbancross_bench.leaderboard.build import board_tables, build
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.importing import add
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
-from urbancross_bench.records import read_records
+from urbancross_bench.records import read_records, route, typed_route
 from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
@@ -396,6 +396,15 @@ def test_filters_show_what_they_name(runs: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"no record has the {field}.*(Did you mean|Known)"):
             _text([runs], tmp_path, "scenarios.csv", filters={field: [pattern]})
     assert _text([runs], tmp_path, "summary.csv", filters={"protocol": ["classic"], "selector": ["la*"]})
+    for typed in ("a->b", "a → b", "* ->b"):  # as on the command line
+        text = _text([runs], tmp_path, "scenarios.csv", filters={"scenario": [typed]})
+        assert {line["scenario"] for line in csv.DictReader(text.splitlines())} == {"a → b"}
+
+
+def test_a_route_is_the_same_however_it_is_typed() -> None:
+    said = route({"source": ["a", "b"], "target": "c"})
+    assert {typed_route(text) for text in ("a+b->c", "a + b -> c", " a +b→ c ", said)} == {said}
+    assert typed_route("no arrow +here") == "no arrow +here"
 
 
 def test_a_view_says_where_its_records_and_files_are(runs: Path, tmp_path: Path, cli: Cli) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -22,7 +21,6 @@ from conftest import SHARED, Result, tree
 from numpy.typing import NDArray
 from PIL import Image
 
-from urbancross_bench.cli import data_check
 from urbancross_bench.data import looks
 from urbancross_bench.data.audit import Audit, audit
 from urbancross_bench.data.captions import caption_facts
@@ -610,29 +608,6 @@ def test_an_image_that_changes_during_the_check_is_not_believed(
     seen = look_at(domain.images, 20, "d")
     assert list(seen.broken) == [0]
     assert "has changed while it was in use" in seen.broken[0]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stream, shown in (
-        (Terminal(), ["reading [a]", "5/10", "━"]),
-        (io.StringIO(), ["reading [a]: 0 of 10\n", "comparing: 1 of 3\n"]),
-    ):
-        monkeypatch.setattr("sys.stderr", stream)
-        with data_check._progress() as report:
-            for what, done, total in (("reading [a]", 0, 10), ("reading [a]", 5, 10), ("comparing", 1, 3)):
-                report(what, done, total)
-        assert all(text in stream.getvalue() for text in shown)
-    assert "5 of 10" not in stream.getvalue()  # not every step, but one a while later
-    monkeypatch.setattr(data_check, "_EVERY", -1)
-    with data_check._progress() as report:
-        report("reading [a]", 0, 10)
-        report("reading [a]", 5, 10)
-    assert "5 of 10" in stream.getvalue()
 
 
 def test_a_second_check_writes_the_same_bytes(cli: Cli, tmp_path: Path) -> None:

@@ -300,5 +300,5 @@ def test_long_values_are_cut_and_strings_are_told_from_numbers(grid: GridWriter,
         write_json(folder / "stage.json", {"kind": "pack", "facts": facts, "inputs": {}, "files": {}})
     found = lines(cli("explain", *keys, tmp_path))
     assert found[0] == 'a: "2" → 2'
-    assert re.fullmatch(r"b: x{160}… → y", found[1])
+    assert re.fullmatch(r"b: x{159}… → y", found[1])
     assert found[2:] == ["c: null → absent", "d: plain → dark"]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -19,6 +24,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.execution import local
 from urbancross_bench.execution.local import LocalExecutor
 from urbancross_bench.execution.options import LocalOptions
+from urbancross_bench.execution.processes import within
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces import Event, Task
 
@@ -54,6 +60,13 @@ def hang(job):
     job.say(0.5)
     threading.Event().wait()
 
+def leave_child(job):
+    child = os.fork()
+    if not child:
+        signal.pause()
+        os._exit(0)
+    Path(job.stage.work["pids"]).write_text(str(child))
+
 def take(job):
     kept = bytearray(job.stage.work["bytes"])
     kept[::1024] = b"x" * len(kept[::1024])
@@ -73,7 +86,7 @@ def take_below(job):
     subprocess.Popen(command, stdin=subprocess.PIPE).wait()
 
 STAGES |= {name: globals()[name] for name in (
-    "easy", "leave_thread", "die", "hang", "take", "take_shared", "take_below"
+    "easy", "leave_thread", "leave_child", "die", "hang", "take", "take_shared", "take_below"
 )}
 """
 
@@ -146,6 +159,60 @@ def test_a_thread_that_is_left_keeps_no_slot(executor: LocalExecutor, task: Task
     events = told(executor, task("leave_thread"))
     assert [event.kind for event in events] == ["started", "ended", "over"]
     assert [event.error for event in events] == [None] * 3
+
+
+def test_a_process_that_is_left_goes_with_its_task(
+    executor: LocalExecutor, task: TaskMaker, tmp_path: Path
+) -> None:
+    events = told(executor, task("leave_child", work={"pids": str(tmp_path / "pids")}))
+    assert [event.error for event in events] == [None] * 3
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int((tmp_path / "pids").read_text())).wait(PATIENCE)
+
+
+CRASHING = """
+import json, sys
+from contextlib import closing
+from executor_tasks import heard, maker
+from pathlib import Path
+from urbancross_bench.execution.local import LocalExecutor
+from urbancross_bench.execution.options import LocalOptions
+
+if __name__ == "__main__":
+    with closing(LocalExecutor(LocalOptions(slots=1))) as executor:
+        executor.preload(["crashes"])
+        executor.slots("cpu", 1, 1)
+        make = maker(Path(sys.argv[1]))
+        executor.submit(make(0))
+        events = heard(executor, 1)
+        print(json.dumps([[event.kind, event.outcome] for event in events[make(0).key]]))
+"""
+
+
+def test_a_module_that_crashes_when_imported_costs_no_other_task(tmp_path: Path) -> None:
+    (tmp_path / "crashes.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    (tmp_path / "script.py").write_text(CRASHING)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["started", "ok"], ["ended", "failed"], ["over", "ok"]]
+
+
+def test_what_takes_too_long_is_broken_off() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TimeoutError, match=r"longer than 0.01 seconds"), within(0.01):
+        threading.Event().wait()
+    with within(1e6):
+        pass
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_process_that_dies_says_how(executor: LocalExecutor, task: TaskMaker) -> None:

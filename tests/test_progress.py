@@ -13,8 +13,9 @@ from grid_events import ADAPT, RANK, RUNS, START, status
 from rich.console import Console
 
 from urbancross_bench.cli import progress
+from urbancross_bench.cli.amounts import duration
 from urbancross_bench.cli.progress import LiveDisplay, PlainDisplay, make_display, picture, print_table
-from urbancross_bench.cli.wording import duration, time_of
+from urbancross_bench.cli.wording import time_of
 from urbancross_bench.execution.following import Standing
 from urbancross_bench.interfaces import Estimate, Table
 

@@ -172,7 +172,8 @@ def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, 
         ({"images": "renamed.npy"}, "renamed.npy is an archive of arrays, whose ending is .npz"),
         ({"images": "renamed.npz"}, "renamed.npz is a single array, whose ending is .npy"),
         ({"images": "texts.npy", "texts": "images.npy"}, "are --images and --texts swapped?"),
-        ({"map": "captions.txt"}, "captions.txt cannot be read"),
+        ({"map": "captions.txt"}, "captions.txt:1: captions.txt is not JSON"),
+        ({"map": "gone.json"}, "gone.json' does not exist"),
         ({"map": "floats.json"}, "floats.json must be a list of integers"),
         ({"map": "short.json"}, "short.json must hold one integer each for 90 rows"),
         ({"map": "astray.json"}, "astray.json must lie in [0, 30), got 0 to 30"),
@@ -185,6 +186,7 @@ def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, 
             {"image_ids": "end.txt"},
             "end.txt, line 31 is blank; write what belongs there, or remove it if it is none",
         ),
+        ({"classes": "utf-16.txt"}, "utf-16.txt:1: byte 0xff is not UTF-8; convert the file to UTF-8"),
         ({"classes": "empty.txt"}, "empty.txt has 0 lines for 30 images"),
         ({"protocol": "deduplicated"}, "needs --captions"),
         ({"protocol": "clasic"}, 'Did you mean "classic"?'),
@@ -210,6 +212,7 @@ def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], mess
     }
     for name, text in lines.items():
         (folder / f"{name}.txt").write_text(text, newline="")
+    (folder / "utf-16.txt").write_text("a\n" * 30, encoding="utf-16")
     paths = {name: folder / value if "." in value else value for name, value in change.items()}
     result = cli("score", *files.arguments(**paths))
     assert result.status == 2

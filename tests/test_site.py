@@ -141,6 +141,12 @@ def test_the_same_records_give_the_same_bytes(output: Path, site: Path, tmp_path
     assert tree(build(other, tmp_path / "out", seed="7")) == tree(site)
 
 
+def test_from_within_a_folder_of_records_the_site_is_the_same(output: Path, site: Path, tmp_path: Path) -> None:
+    code = WITHOUT_TORCH.format(["leaderboard", "build", ".", "--out", str(tmp_path / "out"), "--format", "html"])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=output / "runs")
+    assert tree(tmp_path / "out" / "site") == tree(site)
+
+
 def test_a_run_has_a_page_with_what_its_record_says(output: Path, site: Path) -> None:
     records = {record.folder.name: record for record in read_records([output])}
     shown = {}

@@ -102,6 +102,27 @@ def test_a_grid_that_an_error_ended_runs_no_more(see: Callable[[], dict[str, Any
     assert reason == "an error ended its grid"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": 5, "time": 1, "elapsed": 0},
+        {"event": "warn", "time": "garbage", "elapsed": 0},
+        {"event": "warn", "time": "2026-01-01T00:00:00+00:00", "elapsed": "soon"},
+        {"event": "warn", "time": "2026-01-01T00:00:00+00:00", "elapsed": float("nan")},
+    ],
+)
+def test_a_damaged_line_costs_no_more_than_itself(
+    see: Callable[[], dict[str, Any]], tmp_path: Path, line: dict[str, Any]
+) -> None:
+    journal = begin(tmp_path)
+    drop(journal)
+    expected = see()
+    [file] = tmp_path.glob("journal/*.jsonl")
+    with file.open("a") as lines:
+        lines.write("\n" + json.dumps(line) + "\n")
+    assert see() == expected
+
+
 def test_a_process_that_is_really_killed(see: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
     code = f"""
 import os, signal, sys

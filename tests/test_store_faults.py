@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -202,6 +203,15 @@ def test_several_processes_make_one_store(tmp_path: Path, beside: Callable[..., 
     assert sorted(pipe.recv() for pipe in pipes) == [False, True, True, True, True]
 
 
+def test_a_file_in_the_place_of_a_stage_makes_way(store: Store) -> None:
+    place = store.path(START.kind, START.key)
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.touch()
+    publish(store, START)
+    assert store.has(START)
+
+
 # ── Records ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -227,6 +237,23 @@ def test_a_record_that_cannot_be_read_is_set_aside(tmp_path: Path, stored: Store
     assert str(aside) in warning
     assert (aside / "run.json").read_text() == content
     assert session.record(RUN).ok
+
+
+@pytest.mark.parametrize("left", [0, 10, -1])
+def test_a_record_whose_arrays_are_cut_short_is_set_aside(tmp_path: Path, stored: Store, left: int) -> None:
+    assert Session(PLAN, tmp_path).run() == {0: "ok"}
+    arrays = tmp_path / "runs" / RUN.key / "scores" / RUN.scores[0].key / "queries.safetensors"
+    whole = arrays.read_bytes()
+    arrays.write_bytes(whole[:left])
+    session = Session(PLAN, tmp_path)
+    assert session.run() == {0: "ok"}
+    assert session.executor.tasks == []
+    [warning] = session.told.warnings
+    assert str(arrays) in warning
+    assert arrays.read_bytes() == whole
+    again = Session(PLAN, tmp_path)
+    assert again.run() == {}
+    assert not again.told.warnings
 
 
 def test_two_recorders_of_one_run(tmp_path: Path, stored: Store) -> None:

@@ -54,7 +54,6 @@ def plan(grid: Grid | Mapping[str, Any] | str | Path, out: str | Path | None = N
     """
     import pandas as pd
 
-    from urbancross_bench.cli.plan import states_of
     from urbancross_bench.execution.status import status_of
 
     made, _, folder = _planned(grid, _path(out))
@@ -69,7 +68,7 @@ def plan(grid: Grid | Mapping[str, Any] | str | Path, out: str | Path | None = N
             "reason": run.skipped or None,
             "run": run.key or None,
         }
-        for run, state in states_of(status_of(made, folder)).items()
+        for run, state in status_of(made, folder).states().items()
     )
 
 
@@ -99,7 +98,6 @@ def run(
     from urbancross_bench.records import read_records
 
     made, registry, folder = _planned(grid, _path(out))
-    memory = None if memory_limit is None else round(memory_limit * 2**30)
     with _main_left_out():
         run_plan(
             made,
@@ -108,7 +106,7 @@ def run(
             device=device,
             only=_several(only),
             store=_path(store),
-            limits=Limits(save_every, time_limit, memory, retries),
+            limits=Limits.of(save_every, time_limit, memory_limit, retries),
             track=_several(track),
             track_patience=track_patience,
         )
@@ -174,9 +172,15 @@ def rescore(
     """
     import pandas as pd
 
-    from urbancross_bench.cli.rescore import rescored_by
+    from urbancross_bench.execution.rescoring import rescored
 
-    scores = rescored_by([Path(place) for place in places], _several(metrics), ties, _several(plugins))
+    scores = rescored(
+        [Path(place) for place in places],
+        _several(metrics),
+        ties,
+        _several(plugins),
+        warn=lambda message: print(f"warning: {message}", file=sys.stderr),
+    )
     names = ("encoder", "adaptation", "seed", "domain", "selector", "protocol", "ties")
     return pd.DataFrame(
         {"run": score["run"], "score": score["score"], **_route(score["scenario"])}
@@ -202,9 +206,8 @@ def compare(
     not be compared is in the frame's `attrs["not_compared"]`, remarks in `attrs["notes"]`.
     Raises UsageError where nothing can be compared, DataError for a folder without records, or with edited ones.
     """
-    from urbancross_bench.cli.compare import sides_of
     from urbancross_bench.leaderboard import comparing
-    from urbancross_bench.leaderboard.pairing import Wanted
+    from urbancross_bench.leaderboard.pairing import Wanted, sides_of
 
     wanted = Wanted(metric, protocol, selector, _several(scenarios))
     sides = sides_of(str(a), str(b), [Path(place) for place in places], wanted)
@@ -249,7 +252,7 @@ def search(
     """
     import pandas as pd
 
-    from urbancross_bench.cli.search import searched
+    from urbancross_bench.execution.searching import searched
 
     files = [Path(image) for image in _several(images)]
     _, _, found = searched(Path(out), texts, files, run, domain, selector, top, device)

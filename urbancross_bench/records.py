@@ -48,6 +48,11 @@ class ScoreRecord:
     folder: Path
     content: Mapping[str, Any]
 
+    @property
+    def output(self) -> Path:
+        """OUT of OUT/runs/RUN/scores/SCORE: the folder that may have a store, however this one was named."""
+        return self.folder.resolve().parents[3]
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Per-query counts and per-image sums; see `execution.scoring.score_ranking`."""
         file = self.folder / "queries.safetensors"
@@ -71,13 +76,23 @@ class ScoreRecord:
                 )
         return found
 
+    def look(self) -> None:
+        """Raise DataError if the arrays cannot be read, as far as their file's head and length tell."""
+        with self._opened():
+            pass
+
     def _sums(self) -> dict[str, NDArray[Any]]:
         """The arrays that `image_sums` is of."""
+        with self._opened() as arrays:
+            names = arrays.keys()
+            return {name: arrays.get_tensor(name) for name in names if name.startswith(IMAGE_SUMS)}
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
         file = self.folder / "queries.safetensors"
         try:
             with safe_open(file, framework="numpy") as arrays:
-                names = arrays.keys()
-                return {name: arrays.get_tensor(name) for name in names if name.startswith(IMAGE_SUMS)}
+                yield arrays
         except Exception as error:  # safetensors raises its own type, OSError and ValueError
             raise DataError(f"record {file} cannot be read: {error}") from error
 
@@ -122,6 +137,12 @@ def route(scenario: Mapping[str, Any]) -> str:
     return f"{sources(scenario)} → {scenario['target']}"
 
 
+def typed_route(text: str) -> str:
+    """A route in the words of `route`, however it was typed: `a->b`, `a+b -> c`; what has no arrow as it is."""
+    origins, arrow, target = text.replace("->", "→").rpartition("→")
+    return f"{' + '.join(part.strip() for part in origins.split('+'))} → {target.strip()}" if arrow else text
+
+
 def versions_of(plugin: Mapping[str, Any]) -> list[str]:
     """Of a plugin's code, and of the method that it calibrates, given what a record says of the plugin."""
     return [str(one["version"]) for one in (plugin, plugin.get("base", {})) if "version" in one]
@@ -145,6 +166,14 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
             raise DataError(f"record {place / 'score.json'} does not fit its directory")
         scores.append(ScoreRecord(place, content))
     return Record(folder, spec, tuple(scores))
+
+
+def read_whole(folder: Path) -> Record | None:
+    """`read_record`, with a look at the file of arrays of each score: it is there, and of the length it tells."""
+    record = read_record(folder)
+    for score in record.scores if record else ():
+        score.look()
+    return record
 
 
 def runs_of(place: Path) -> Path:

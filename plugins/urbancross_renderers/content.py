@@ -1,15 +1,36 @@
-"""What the formats for programs have in common: an estimate takes three columns, a column has one type."""
+"""What formats have in common: those for people how they say a cell; those for programs that an estimate takes
+three columns, and that a column has one type.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.interfaces.renderer import printable
 
 Value = str | int | float | None
 DECIMALS = 4
+
+
+def in_words(value: Any, text: Callable[[str], str] = str) -> str:
+    """A cell for people: numbers with two decimals, an interval in brackets, a dash for what is missing; anything
+    else as `text` writes it.
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, Estimate):
+        if value.low is None or value.high is None:
+            return decimals(value.value)
+        return f"{decimals(value.value)} [{decimals(value.low)}, {decimals(value.high)}]"
+    return decimals(value) if isinstance(value, float) else text(str(value))
+
+
+def decimals(value: float) -> str:
+    """Two decimals, and no −0."""
+    return f"{value:z.2f}"
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Value]]]:

@@ -6,8 +6,9 @@ import re
 import unicodedata
 from typing import ClassVar
 
-from urbancross_bench.interfaces import Cell, Estimate, Renderer, Table
+from urbancross_bench.interfaces import Cell, Renderer, Table
 from urbancross_bench.interfaces.renderer import printable
+from urbancross_renderers.content import in_words
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -63,6 +64,7 @@ _ACCENTS = {
     "\u0306": "u",
     "\u030b": "H",
 }
+_OF_NUMBERS = str.maketrans({"-": "$-$", "–": "--", "[": "{[}", "]": "{]}"})
 _NEEDS = "% Needs \\usepackage{booktabs,graphicx}. Plain ASCII: any engine and input encoding.\n"
 # What is printed of a table that is wider than the page, or higher than leaves room for the notes.
 _FITTED = (
@@ -130,19 +132,7 @@ def _marked(text: str, place: tuple[int, int], table: Table) -> str:
 
 
 def _text(cell: Cell) -> str:
-    if cell is None:
-        return "--"
-    if isinstance(cell, Estimate):
-        if cell.low is None or cell.high is None:
-            return _number(cell.value)
-        return f"{_number(cell.value)} {{[}}{_number(cell.low)}, {_number(cell.high)}{{]}}"
-    return _number(cell) if isinstance(cell, float) else _escape(str(cell))
-
-
-def _number(value: float) -> str:
-    text = f"{value:.2f}"
-    text = "0.00" if text == "-0.00" else text
-    return f"$-${text[1:]}" if text.startswith("-") else text
+    return _escape(str(cell)) if isinstance(cell, str | int) else in_words(cell).translate(_OF_NUMBERS)
 
 
 def _escape(text: str) -> str:

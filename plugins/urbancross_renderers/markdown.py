@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
-from urbancross_bench.interfaces import Cell, Estimate, Renderer, Table
+from urbancross_bench.interfaces import Renderer, Table
 from urbancross_bench.interfaces.renderer import printable
+from urbancross_renderers.content import in_words
 
 _ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it is no markup
@@ -21,7 +22,7 @@ class Markdown(Renderer):
     def render(self, table: Table) -> str:
         """Numbers with two decimals, intervals in brackets, a dash for what is missing."""
         names = [_escape(name) for name in table.columns]
-        rows = [[_text(cell) for cell in row] for row in table.rows]
+        rows = [[in_words(cell, _escape) for cell in row] for row in table.rows]
         notes = "".join(f"- {_at_start(_escape(note))}\n" for note in table.notes)
         return f"# {_heading(table.title)}\n\n{_pipes(names, rows)}" + (f"\n{notes}" if notes else "")
 
@@ -36,21 +37,6 @@ def _pipes(names: list[str], rows: list[list[str]]) -> str:
     padded = ["| " + " | ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)) + " |" for line in lines]
     rule = "|" + "|".join(":" + "-" * (width + 1) for width in widths) + "|"
     return "".join(f"{line}\n" for line in (padded[0], rule, *padded[1:]))
-
-
-def _text(cell: Cell) -> str:
-    if cell is None:
-        return "–"
-    if isinstance(cell, Estimate):
-        if cell.low is None or cell.high is None:
-            return _number(cell.value)
-        return f"{_number(cell.value)} [{_number(cell.low)}, {_number(cell.high)}]"
-    return _number(cell) if isinstance(cell, float) else _escape(str(cell))
-
-
-def _number(value: float) -> str:
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
 
 
 def _escape(text: str) -> str:

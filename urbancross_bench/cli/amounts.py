@@ -42,9 +42,16 @@ def about(seconds: float) -> str:
     return f"about {_rounded(hours / 24, 2):g} days"
 
 
-def moment(seconds: float) -> str:
-    """A time since 1970 as `2026-01-31 09:30`, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+def duration(seconds: float) -> str:
+    """`0:42`, `13:05`, `2:13:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def moment(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """A time since 1970 as `2026-01-31 09:30` or in another form, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
 def _rounded(value: float, digits: int) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data import text
 from urbancross_bench.errors import DataError
 
 _MAPPED = 2**31  # bytes from which a file is mapped into memory and never read as a whole
@@ -51,10 +51,7 @@ def read_map(path: Path) -> NDArray[np.int64]:
     if path.suffix == ".npy":
         values = read_matrix(str(path))
     else:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
+        content = text.read_json(path)
         if not isinstance(content, list) or not all(type(entry) is int for entry in content):
             raise DataError(f"{path} must be a list of integers, the image of each text: [0, 0, 0, 0, 0, 1, …]")
         try:
@@ -73,13 +70,7 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
     """
     from urbancross_bench.data.floors import numbered
 
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    lines = text.split("\n")
-    if not lines[-1]:
-        lines.pop()
+    lines = text.read_lines(path)
     blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     if blank is not None:  # first of all: a stray one is why there are too many, and blank ones would be equal
         raise DataError(
@@ -88,7 +79,7 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
         )
     if len(lines) != count:
         raise DataError(f"{path} has {len(lines)} lines for {count} {what}; give one line each")
-    return numbered(line.removesuffix("\r") for line in lines)
+    return numbered(lines)
 
 
 def _split(place: str) -> tuple[Path, str]:

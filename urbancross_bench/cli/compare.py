@@ -11,7 +11,6 @@ from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.leaderboard.comparing import Comparison
-    from urbancross_bench.leaderboard.pairing import Sides, Wanted
 
 
 def compare(
@@ -40,7 +39,7 @@ def compare(
 ) -> None:
     """Compare two methods or two sets of records: a paired test per scenario, and the queries won and lost."""
     from urbancross_bench.leaderboard import comparing
-    from urbancross_bench.leaderboard.pairing import Wanted
+    from urbancross_bench.leaderboard.pairing import Wanted, sides_of
 
     _check_places(queries, plot)
     wanted = Wanted(metric, protocol, selector, tuple(scenario or ()))
@@ -66,22 +65,6 @@ def _check_places(queries: Path | None, plot: Path | None) -> None:
         keep_others(queries, is_csv)
     if plot is not None:
         keep_others(plot, is_drawing)
-
-
-def sides_of(a: str, b: str, places: list[Path], wanted: Wanted) -> Sides:
-    """Two folders are two sets of records; anything else are two methods of the records in some places."""
-    from urbancross_bench.errors import UsageError
-    from urbancross_bench.leaderboard.committed import read_unbroken
-    from urbancross_bench.leaderboard.pairing import sides_of_methods, sides_of_sets
-
-    if Path(a).is_dir() and Path(b).is_dir():
-        if places:
-            raise UsageError(f"{a} and {b} are folders, so all of their records are compared; give no more places")
-        return sides_of_sets(read_unbroken([Path(a)]), read_unbroken([Path(b)]), wanted)
-    found = places or sorted(place for place in Path("runs").glob("*") if any(place.glob("runs/*/run.json")))
-    if not found:
-        raise UsageError("there is no output folder with records below runs; name some after A and B")
-    return sides_of_methods(read_unbroken(found), a, b, wanted)
 
 
 def _written(found: Comparison, queries: Path | None, plot: Path | None) -> list[str]:

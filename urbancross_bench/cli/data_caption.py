@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.errors import UsageError, some
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.captioning import Source
@@ -37,34 +39,30 @@ def caption(
     plugin: PluginOption = None,
 ) -> None:
     """Write captions for images from their tags, by rules or with a model. Exit status 1: some have none."""
-    from urbancross_bench.cli.making import progress
     from urbancross_bench.cli.progress import report_reading
+    from urbancross_bench.cli.progress_bars import progress
+    from urbancross_bench.cli.resuming import resumable
     from urbancross_bench.data.index import reading
     from urbancross_bench.execution import captioning
     from urbancross_bench.registry import Registry
 
     source = _source(domain, images, metadata, plugin or [])
     chosen = Registry.discover(source.plugins).resolve("captioner", captioner)
-    try:
-        with reading(report=report_reading), progress("captions") as report:
-            made = captioning.caption(
-                source,
-                chosen,
-                out,
-                seed=seed,
-                batch=batch,
-                workers=workers,
-                threads=threads,
-                device=device,
-                report=report,
-            )
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
-    for name, reason in list(made.failures.items())[:_SHOWN]:
-        print(reason if name in reason else f"{name}: {reason}", file=sys.stderr)
-    if len(made.failures) > _SHOWN:
-        print(f"… and {len(made.failures) - _SHOWN:,} more", file=sys.stderr)
+    with resumable(), reading(report=report_reading), progress() as report:
+        made = captioning.caption(
+            source,
+            chosen,
+            out,
+            seed=seed,
+            batch=batch,
+            workers=workers,
+            threads=threads,
+            device=device,
+            report=partial(report, "captions"),
+        )
+    if made.failures:
+        said = [reason if name in reason else f"{name}: {reason}" for name, reason in made.failures.items()]
+        print(some(said, _SHOWN, "\n"), file=sys.stderr)
     written = made.images - len(made.failures)
     where = (
         f"nothing to do: all are in {out}" if made.again else f"written to {out}" if made.file else "not written"
@@ -76,7 +74,6 @@ def caption(
 
 def _source(domain: str | None, images: Path | None, metadata: Path | None, plugins: list[Path]) -> Source:
     """What to caption, by names that hold in other processes. Raises UsageError for none, or for both."""
-    from urbancross_bench.errors import UsageError
     from urbancross_bench.execution.captioning import Source
 
     if (domain is None) == (images is None):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,19 +11,18 @@ import typer
 from urbancross_bench.cli.grids import VerifyOption
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.errors import cut
 
 if TYPE_CHECKING:
     from urbancross_bench.data.audit import Audit, Finding
     from urbancross_bench.data.captions import CaptionFacts
     from urbancross_bench.data.checking import Between
-    from urbancross_bench.data.index import Report
     from urbancross_bench.data.overlap import Shared
     from urbancross_bench.evaluation.distances import VocabularyDistance
     from urbancross_bench.evaluation.floors import Floors
     from urbancross_bench.interfaces import Repair
 
 _EXAMPLES = {"defect": 3, "warning": 3, "note": 1}
-_EVERY = 30  # seconds
 _WIDTH = 84  # characters of an example
 _LEAST = 12  # of them for the end of a path
 _LABEL, _COLUMN = 39, 17  # characters; three columns fit a hundred
@@ -45,6 +41,8 @@ def check(
     plugin: PluginOption = None,
 ) -> None:
     """Open every file of some domains, and compare every two. Exit status 1: one of them may not be ranked."""
+    from urbancross_bench.cli.progress_bars import progress
+    from urbancross_bench.cli.resuming import resumable
     from urbancross_bench.data.checking import as_json, check_domains, open_folder, write
     from urbancross_bench.data.index import reading
     from urbancross_bench.execution.domains import read_domains
@@ -52,13 +50,9 @@ def check(
 
     if out:
         open_folder(out)
-    try:
-        with _progress() as report, reading(verify=verify, report=report):
-            # All are read before the first image is opened: a misspelling shows early.
-            checked = check_domains(read_domains(domains, Registry.discover(plugin or [])), report)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with resumable(), progress() as report, reading(verify=verify, report=report):
+        # All are read before the first image is opened: a misspelling shows early.
+        checked = check_domains(read_domains(domains, Registry.discover(plugin or [])), report)
     if out:
         write(checked, out)
     if json_:
@@ -72,35 +66,6 @@ def check(
             print(f"\nreport, repairs, pairs and exclusion lists: {out}")
     if not checked.may_be_ranked:
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Report]:
-    """A bar with an estimate for what is being done, on a terminal; a line now and then elsewhere."""
-    if not sys.stderr.isatty():
-        said: dict[str, float] = {}
-
-        def line(what: str, done: int, total: int) -> None:
-            if what not in said or time.monotonic() - said[what] > _EVERY:
-                said[what] = time.monotonic()
-                print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    name = TextColumn("{task.description}", markup=False)
-    columns = (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bars = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total, visible=done < total)
-
-        yield report
 
 
 def _domain(name: str, found: Audit, lists: str) -> list[str]:
@@ -162,8 +127,7 @@ def _example(item: Repair) -> str:
     room = _WIDTH - len(f"…: {item.problem}")
     if not item.image and _LEAST <= room < len(where):
         where = f"…{where[-room:]}"
-    text = f"{where}: {item.problem}"
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+    return cut(f"{where}: {item.problem}", _WIDTH)
 
 
 def _between(between: Between) -> list[str]:

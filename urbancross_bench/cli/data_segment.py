@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.errors import some
 
 if TYPE_CHECKING:
     from urbancross_bench.data.segments import SegmentStore
@@ -50,8 +53,9 @@ def segment(
     plugin: PluginOption = None,
 ) -> None:
     """Cut every image into segments. Exit status 1: some image failed; the same command tries those again."""
-    from urbancross_bench.cli.making import progress
     from urbancross_bench.cli.progress import report_reading
+    from urbancross_bench.cli.progress_bars import progress
+    from urbancross_bench.cli.resuming import resumable
     from urbancross_bench.data.index import reading
     from urbancross_bench.data.segments import check_archive
     from urbancross_bench.execution.domains import read_domain
@@ -63,41 +67,35 @@ def segment(
     resolved = registry.resolve("dataset", domain)
     choice = Choice(chooser, count, min_area, encoder)
     splits = [name.strip() for name in split.split(",")] if split is not None else []
-    try:
-        with reading(report=report_reading), progress("segmenting") as report:
-            read, _ = read_domain(resolved)
-            if jpg:
-                check_archive(jpg, read.image_names)
-            store = fill(
-                read,
-                str(resolved.reference),
-                segmenter,
-                registry,
-                out,
-                plugins=[str(file.resolve()) for file in plugin or []],
-                choice=choice,
-                sizing=Sizing(batch, threads, workers, device),
-                splits=splits,
-                report=report,
-            )
+    with resumable(), reading(report=report_reading), progress() as report:
+        read, _ = read_domain(resolved)
         if jpg:
-            _write_jpgs(jpg, out, read)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
+            check_archive(jpg, read.image_names)
+        store = fill(
+            read,
+            str(resolved.reference),
+            segmenter,
+            registry,
+            out,
+            plugins=[str(file.resolve()) for file in plugin or []],
+            choice=choice,
+            sizing=Sizing(batch, threads, workers, device),
+            splits=splits,
+            report=partial(report, "segmenting"),
+        )
+        if jpg:
+            _write_jpgs(jpg, out, read, partial(report, "writing JPEGs"))
     _say(store, out)
     if store.failures:
         raise typer.Exit(1)
 
 
-def _write_jpgs(place: Path, store: Path, domain: Domain) -> None:
-    from urbancross_bench.cli.making import progress
+def _write_jpgs(place: Path, store: Path, domain: Domain, report: Callable[[int, int], None]) -> None:
     from urbancross_bench.data.segments import open_segments, write_archive
 
     segments = open_segments(store, domain)
-    with progress("writing JPEGs") as report:
-        for written in write_archive(place, domain, segments):
-            report(written, len(segments.image_of_segment))
+    for written in write_archive(place, domain, segments):
+        report(written, len(segments.image_of_segment))
 
 
 def _say(store: SegmentStore, out: Path) -> None:
@@ -105,10 +103,9 @@ def _say(store: SegmentStore, out: Path) -> None:
     if (weights["status"], weights["source"]) == ("untrained", "random"):
         print("warning: the segmenter's weights are random, so its masks are: name a checkpoint", file=sys.stderr)
     failures = store.failures
-    for name, reason in list(failures.items())[:_SHOWN]:
-        print(f"FAILED {name}: {reason}", file=sys.stderr)
-    if len(failures) > _SHOWN:
-        print(f"and {len(failures) - _SHOWN:,} more; {out} has them all", file=sys.stderr)
+    if failures:
+        said = some([f"FAILED {name}: {reason}" for name, reason in failures.items()], _SHOWN, "\n")
+        print(said + (f"; {out} has them all" if len(failures) > _SHOWN else ""), file=sys.stderr)
     bare = sum(not row["regions"] for row in store.rows if "regions" in row)
     print(
         f"{store.segments:,} segments of {len(store.rows) - len(failures):,} images, {bare:,} of which have none; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.errors import UsageError, cut
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.explaining import Explanation, Thing
@@ -30,7 +31,6 @@ def explain(
 ) -> None:
     """Show which facts make two keys differ: why something was redone, or is not shared."""
     from urbancross_bench.cli.grids import open_grid
-    from urbancross_bench.errors import UsageError
     from urbancross_bench.execution.explaining import Library
     from urbancross_bench.execution.explaining import explain as explained
 
@@ -103,7 +103,7 @@ def _value(value: Any) -> str:
     if value is ABSENT:
         return "absent"
     text = value if isinstance(value, str) and _is_plain(value) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return cut(text, _LONGEST)
 
 
 def _is_plain(text: str) -> bool:

@@ -13,7 +13,7 @@ from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.estimates import Estimate
-    from urbancross_bench.execution.plan import Plan, Run
+    from urbancross_bench.execution.plan import Plan
     from urbancross_bench.execution.stage import Stage
     from urbancross_bench.execution.status import Status
 
@@ -62,7 +62,7 @@ def summary(status: Status) -> str:
 
 
 def _as_json(status: Status, guessed: Estimate) -> dict[str, object]:
-    states = states_of(status)
+    states = status.states()
     runs = [
         {
             "source": list(run.scenario.source),
@@ -89,12 +89,6 @@ def _as_json(status: Status, guessed: Estimate) -> dict[str, object]:
     }
 
 
-def states_of(status: Status) -> dict[Run, str]:
-    """Every run of the plan: `run`, `reused` or `skipped`."""
-    states = dict.fromkeys(status.plan.runs, "run")
-    return states | dict.fromkeys(status.reused, "reused") | dict.fromkeys(status.skipped, "skipped")
-
-
 def _run_table(status: Status) -> str:
     """One line per cell of the grid: its seeds share it as long as they share its state."""
     from shutil import get_terminal_size
@@ -102,7 +96,7 @@ def _run_table(status: Status) -> str:
     from tabulate import tabulate
 
     cells: dict[tuple[str, ...], list[int]] = {}
-    for run, state in states_of(status).items():
+    for run, state in status.states().items():
         cell = (state, str(run.scenario), run.encoder, run.adaptation, run.skipped)
         cells.setdefault(cell, []).append(run.seed)
     headers = ["state", "scenario", "encoder", "adaptation", "seeds", "reason"]

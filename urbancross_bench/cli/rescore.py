@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,10 +23,17 @@ def rescore(
     plugin: PluginOption = None,
 ) -> None:
     """Score recorded runs by other metrics or another tie rule; trains and changes nothing."""
+    from urbancross_bench.execution.rescoring import rescored
     from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
-    scores = rescored_by(runs, metric or ["recall"], ties, plugin or [])
+    scores = rescored(
+        runs,
+        metric or ["recall"],
+        ties,
+        plugin or [],
+        warn=lambda message: print(f"warning: {message}", file=sys.stderr),
+    )
     if json_:
         print_json([*scores])
         return
@@ -45,24 +51,3 @@ def rescore(
 
 def _lacking(missing: str) -> str:
     return f"null, for records hold no {missing}, and the store beside them has none"
-
-
-def rescored_by(
-    runs: Sequence[Path], metrics: Sequence[str], ties: str | None, plugins: Sequence[str | Path]
-) -> Iterator[dict[str, Any]]:
-    """See `execution.rescoring.rescored`; what is named is looked up first, and warnings go to standard error.
-
-    Raises UsageError, DataError.
-    """
-    from urbancross_bench.errors import UsageError, did_you_mean
-    from urbancross_bench.evaluation.ties import TIES
-    from urbancross_bench.execution.rescoring import rescored
-    from urbancross_bench.execution.scoring import resolve_metrics
-    from urbancross_bench.leaderboard.committed import read_all
-    from urbancross_bench.registry import Registry
-
-    if ties is not None and ties not in TIES:
-        raise UsageError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
-    registry = Registry.discover(plugins)
-    resolved = resolve_metrics(registry, metrics)
-    return rescored(read_all(runs), resolved, ties, lambda message: print(f"warning: {message}", file=sys.stderr))

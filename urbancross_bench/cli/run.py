@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -60,12 +59,11 @@ def run(
 ) -> None:
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     from urbancross_bench.cli.progress import print_table
+    from urbancross_bench.cli.resuming import resumable
     from urbancross_bench.execution.scheduler import Limits
 
     plan, registry, folder = open_grid(grid, set_, out, verify=verify)
-    memory = None if memory_limit is None else round(memory_limit * 2**30)
-    limits = Limits(save_every, time_limit, memory, retries)
-    try:
+    with resumable():
         counts, tables = run_plan(
             plan,
             registry,
@@ -73,13 +71,10 @@ def run(
             device=device,
             only=only or (),
             store=store,
-            limits=limits,
+            limits=Limits.of(save_every, time_limit, memory_limit, retries),
             track=track or (),
             track_patience=track_patience,
         )
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        raise typer.Exit(130) from None
     if shown := next((table for table in tables if table.rows), None):  # without a shift, the one of scenarios
         print_table(shown)
     elif tables:

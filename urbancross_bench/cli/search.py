@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.errors import UsageError, cut
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.searching import Found, Hit
@@ -44,7 +44,6 @@ def search(
 ) -> None:
     """Search a test split that a run has embedded, by texts or images of your own."""
     from urbancross_bench.cli.search_page import PAGES, PICTURES, is_ours, write_found
-    from urbancross_bench.errors import UsageError
     from urbancross_bench.files import keep_others
 
     if to is not None and to.suffix.lower() not in PAGES + PICTURES:
@@ -53,6 +52,7 @@ def search(
         keep_others(to, is_ours)
 
     from urbancross_bench.execution.choosing import named
+    from urbancross_bench.execution.searching import searched
     from urbancross_bench.interfaces.renderer import printable
 
     record, score, found = searched(out, query or [], image or [], run, domain, selector, top, device)
@@ -68,43 +68,6 @@ def search(
         print("\n".join(_lines(one)))
     if to is not None:
         print(f"written to {to}")
-
-
-def searched(
-    out: Path,
-    texts: Sequence[str],
-    images: Sequence[Path],
-    run: str | None,
-    domain: str | None,
-    selector: str | None,
-    top: int,
-    device: str,
-) -> tuple[Record, ScoreRecord, list[Found]]:
-    """The run and the score that are meant, and what is found for each query. Raises UsageError."""
-    from urbancross_bench.errors import UsageError
-
-    if not texts and not images:
-        raise UsageError("there is nothing to search for; give a text or an image")
-    if any(not text.strip() for text in texts):
-        raise UsageError("a query is blank")
-
-    from urbancross_bench.execution.choosing import chosen_run, chosen_score
-    from urbancross_bench.execution.searching import Searcher
-    from urbancross_bench.execution.store import MissingError
-    from urbancross_bench.modelling.runtime import resolve_device
-
-    record = chosen_run(out, run)
-    score = chosen_score(record, domain, selector)
-    try:
-        searcher = Searcher(out, record, score, resolve_device(device))
-        found = [searcher.images_for(text, top) for text in texts]
-        found += [searcher.texts_for(file, top) for file in images]
-    except MissingError as error:
-        raise UsageError(
-            f"{error}; a search needs the stages adapt, embed and pack of its run. Run the grid into another "
-            "--out to make them anew"
-        ) from error
-    return record, score, found
 
 
 def _about(record: Record, score: ScoreRecord) -> dict[str, str]:
@@ -139,7 +102,6 @@ def _lines(found: Found) -> list[str]:
 def _line(place: int, hit: Hit) -> str:
     from urbancross_bench.interfaces.renderer import printable
 
-    said = printable(hit.text or hit.captions[0])
-    said = said if len(said) <= _WIDEST else f"{said[: _WIDEST - 1]}…"
+    said = cut(printable(hit.text or hit.captions[0]), _WIDEST)
     more = f"  (+{len(hit.captions) - 1})" if hit.text is None and len(hit.captions) > 1 else ""
     return f"{place:4}  {hit.score:6.3f}  {printable(hit.name)}  {said}{more}"

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from urbancross_bench.errors import cut
 from urbancross_bench.interfaces.renderer import printable
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def sheet(title: str, about: Mapping[str, str], found: Sequence[Found]) -> Image
             else:
                 picture.paste(_picture(hit.pixels).resize((_SIDE, _SIDE)), (left, upper))
             under = [f"{place + 1}  {hit.score:.3f}  {hit.name}", hit.text or hit.captions[0]]
-            lines = "\n".join(map(_short, under))
+            lines = "\n".join(cut(printable(line), _WORDS) for line in under)
             draw.text((left, upper + _SIDE + 2), lines, "#1c2430", small)
         top += count * cell
     return picture
@@ -143,8 +144,3 @@ def _picture(pixels: NDArray[np.uint8]) -> Image.Image:
 
 def _text(value: str) -> str:
     return escape(printable(value))
-
-
-def _short(value: str) -> str:
-    text = printable(value)
-    return text if len(text) <= _WORDS else f"{text[: _WORDS - 1]}…"

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from urbancross_bench.cli.amounts import duration, moment
 from urbancross_bench.cli.json_output import JsonOption, print_json
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.following import Known, Session
+
+_BEGUN = "%Y-%m-%d %H:%M:%S UTC"
 
 
 def status(
@@ -37,9 +40,10 @@ def _as_lines(out: Path, found: list[Session], runs: dict[str, Known]) -> list[s
     lines = []
     for session in found:
         standing, now = session.standing, session.elapsed
-        said = [session.state, time_of(standing, now) if session.state == "alive" else f"after {_length(session)}"]
-        lines.append(f"{standing.grid}, from {_moment(session.begun)} on {session.host}, process {session.pid}")
-        lines.append(f"  {', '.join(said)}")
+        begun = moment(session.begun, _BEGUN)
+        lines.append(f"{standing.grid}, from {begun} on {session.host}, process {session.pid}")
+        took = time_of(standing, now) if session.state == "alive" else f"after {duration(now)}"
+        lines.append(f"  {session.state}, {took}")
         lines.append(
             f"  stages: {', '.join(part for part in (stages_of(standing), rate_of(standing, now)) if part)}"
         )
@@ -80,7 +84,7 @@ def _session_as_json(session: Session) -> dict[str, Any]:
         "journal": str(session.file),
         "state": session.state,
         "grid": standing.grid,
-        "begun": _moment(session.begun),
+        "begun": moment(session.begun, _BEGUN),
         "host": session.host,
         "pid": session.pid,
         "command": session.command,
@@ -133,15 +137,3 @@ def _again(found: list[Session], runs: dict[str, Known]) -> list[str]:
         return []
     ended = [session for session in found if session.state != "alive"]
     return list(dict.fromkeys(f"cd {shlex.quote(session.folder)} && {session.command}" for session in ended))
-
-
-def _length(session: Session) -> str:
-    from urbancross_bench.cli.wording import duration
-
-    return duration(session.elapsed)
-
-
-def _moment(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -6,19 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from urbancross_bench.cli.amounts import duration
+from urbancross_bench.errors import some
+
 if TYPE_CHECKING:
     from urbancross_bench.execution.following import Known, Running, Standing
 
 # In the order in which they are told; the last ones are not the end of a run.
 STATES = ("ok", "reused", "failed", "timeout", "oom", "interrupted", "skipped", "running", "to do")
 _NAMES = 10  # runs named under one reason
-
-
-def duration(seconds: float) -> str:
-    """`0:42`, `13:05`, `2:13:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def time_of(standing: Standing, now: float) -> str:
@@ -71,9 +67,6 @@ def reasons_of(runs: Iterable[Known], logs: Mapping[str, Iterable[Path]]) -> lis
     lines = []
     for (state, reason), names in sorted(groups.items(), key=lambda group: STATES.index(group[0][0])):
         lines.append(f"{state}: {reason}" if reason else state)
-        shown = names[:_NAMES] if state != "skipped" else []
-        lines += [f"  {name}" for name in shown]
-        if len(names) > len(shown):
-            lines.append(f"  {'and ' if shown else ''}{len(names) - len(shown)} {'more' if shown else 'runs'}")
+        lines.append("  " + (f"{len(names)} runs" if state == "skipped" else some(names, _NAMES, "\n  ")))
         lines += [f"  log: {log}" for log in sorted(set(logs.get(reason, ())))]
     return lines

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from filelock import FileLock, Timeout
 
@@ -247,8 +248,16 @@ def read_entries(file: Path) -> Iterator[dict[str, Any]]:
                 entry = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(entry, dict) and {"event", "time", "elapsed"} <= entry.keys():
+            if _is_entry(entry):
                 yield entry
+
+
+def _is_entry(found: Any) -> TypeGuard[dict[str, Any]]:
+    try:
+        _seconds(found["time"])
+        return isinstance(found["event"], str) and math.isfinite(found["elapsed"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
 
 
 def together(out: Path, shown: Sequence[Session]) -> dict[str, Known]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import multiprocessing
@@ -17,12 +16,12 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.execution.memory import available, below, resident
+from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
-from urbancross_bench.execution.processes import cores, redirect_output, said_exit
+from urbancross_bench.execution.processes import below, cores, kill, kill_below, redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
@@ -97,11 +96,22 @@ class LocalExecutor(Executor):
         placed = replace(task, device="cuda") if devices else task
         # A daemon may not start other processes, as the ranks of a training are.
         alone = all(stage["facts"].get("ranks", 1) == 1 for stage in task.stages)
-        process = self._context.Process(target=_live, args=(placed, there, devices), daemon=alone)
-        process.start()
+        process = self._started((placed, there, devices), daemon=alone)
         there.close()
         self._running[here] = _Running(task, process, devices, task.memory_limit or self._memory)
         self._running[here].begin()
+
+    def _started(self, arguments: tuple[Any, ...], *, daemon: bool) -> BaseProcess:
+        """A process of the server; where that died, as it does of a plugin's module that crashes when imported, of
+        a server that imports none of them: then it costs the cells of that plugin alone.
+        """
+        process = self._context.Process(target=_live, args=arguments, daemon=daemon)
+        try:
+            process.start()
+        except (EOFError, OSError):
+            self.preload(())
+            process.start()
+        return process
 
     def _least_busy(self, count: int) -> tuple[str, ...]:
         load = Counter(device for running in self._running.values() for device in running.devices)
@@ -170,12 +180,10 @@ def _heard(connection: Connection) -> Event | None:
 
 
 def _kill(process: BaseProcess) -> None:
-    """Kill a process, and those below it."""
+    """Kill a process, and those below it, whose end it is not to tell of."""
     lower = below(process.pid)
     process.kill()
-    for one in lower:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
+    kill(lower)
 
 
 def _cuda_devices(device: str) -> tuple[str, ...]:
@@ -192,7 +200,7 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     """The life of a process: what it prints goes to the task's log, what becomes of it through the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with(connection)
+    end_with(connection, kill_below)
     if devices:  # read when CUDA is first used, which is later
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     with Path(task.log).open("ab", buffering=0) as log:  # what was printed before it was tried again stays
@@ -207,4 +215,5 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     carry_out(task, tell)
     sys.stdout.flush()
     sys.stderr.flush()
+    kill_below()  # what a plugin left would outlive the grid, and hold its files open
     os._exit(0)  # a thread that a plugin left would keep the process, and its slot

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from urbancross_bench.execution.processes import below
+
 
 def available() -> int:
     """Bytes of memory that this process may use: the machine's, or its control group's."""
@@ -14,21 +16,6 @@ def available() -> int:
     with contextlib.suppress(OSError, ValueError):  # no control group, or no limit in it
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return total
-
-
-def below(process: int | None) -> list[int]:
-    """The processes below one; none where it has ended."""
-    found: list[int] = []
-    if process is None:
-        return found
-    try:
-        for task in Path(f"/proc/{process}/task").iterdir():
-            children = [int(number) for number in (task / "children").read_text(encoding="ascii").split()]
-            found += [*children, *(lower for child in children for lower in below(child))]
-    except OSError:  # it has ended, or the system does not tell; to look at all processes takes longer
-        with contextlib.suppress(psutil.Error):
-            found = [child.pid for child in psutil.Process(process).children(recursive=True)]
-    return found
 
 
 def resident(process: int | None) -> int:

@@ -21,6 +21,7 @@ from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.interfaces.settings import SETTINGS
+from urbancross_bench.leaderboard.spent import length
 from urbancross_bench.leaderboard.stored import Exhibits
 from urbancross_bench.records import Record, ScoreRecord, read_records, sources
 
@@ -164,11 +165,10 @@ def _training(record: Record, out: Path, scores: Sequence[ScoreRecord]) -> Itera
     spec, weights = record.spec, record.spec["encoder"]["weights"]
     recipe, budget = spec["pretraining"], spec["budget"]
     digest = f", sha256 `{weights['sha256']}`" if weights["sha256"] else ""
-    length = f"{recipe['steps']} steps" if recipe["steps"] is not None else f"{recipe['epochs']:g} epochs"
     options = ", ".join(f"{name}={value}" for name, value in spec["adaptation"]["options"].items())
     yield f"- First weights: {_text(weights['source'])} ({weights['status']}){digest}"
     yield (
-        f"- Pre-training on the source: {length}, batches of {recipe['batch_size']}, learning rate "
+        f"- Pre-training on the source: {length(recipe)}, batches of {recipe['batch_size']}, learning rate "
         f"{recipe['learning_rate']:g}, loss `{recipe['loss']}`"
     )
     yield (

@@ -19,6 +19,9 @@ import torch._inductor.config  # noqa: F401 - what torch imports when it is made
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
 from urbancross_bench.execution.local import PRELOAD
+from urbancross_bench.execution.processes import within
+
+_PATIENCE = 60.0  # seconds for a plugin's module: a stage that hangs has a limit, which the server has not
 
 # Imported late where they stand, for commands that rank nothing.
 for _name in ("counting", "directions", "masks", "screening", "threads", "toplists", "vectors"):
@@ -29,7 +32,7 @@ sys.path[:] = _path or sys.path  # that of the processes to be, else each would 
 worker.registry()
 provenance.machine()
 for _name in _modules:
-    with contextlib.suppress(BaseException):
+    with contextlib.suppress(BaseException), within(_PATIENCE):
         importlib.import_module(_name)
 
 # The server's own end is no concern: libraries tell of what they leaked, on the user's screen.

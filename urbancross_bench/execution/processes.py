@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
+
+import psutil
 
 
 def cores() -> int:
     """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def below(process: int | None) -> list[int]:
+    """The processes below one; none where it has ended."""
+    found: list[int] = []
+    if process is None:
+        return found
+    try:
+        for task in Path(f"/proc/{process}/task").iterdir():
+            children = [int(number) for number in (task / "children").read_text(encoding="ascii").split()]
+            found += [*children, *(lower for child in children for lower in below(child))]
+    except OSError:  # it has ended, or the system does not tell; to look at all processes takes longer
+        with contextlib.suppress(psutil.Error):
+            found = [child.pid for child in psutil.Process(process).children(recursive=True)]
+    return found
+
+
+def kill(processes: Iterable[int]) -> None:
+    """Kill those that have not ended."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def kill_below() -> None:
+    """Kill the processes below this one."""
+    kill(below(os.getpid()))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the body, which runs in a main thread, when it takes longer."""
+
+    def wake(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def redirect_output(file: BinaryIO) -> None:

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from urbancross_bench.execution.energy import Energy
-from urbancross_bench.execution.memory import below
-from urbancross_bench.execution.processes import cores
+from urbancross_bench.execution.processes import below, cores
 from urbancross_bench.interfaces.registration import PROJECT
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from urbancross_bench.records import (
     ScoreRecord,
     clear_partial,
     failed_metrics,
-    read_record,
+    read_whole,
     write_score,
     writing_record,
 )
@@ -83,7 +83,7 @@ class Recorder:
     def _present(self, place: Path) -> Record | None:
         """The record that is there. One that cannot be read is set aside."""
         try:
-            return read_record(place)
+            return read_whole(place)
         except DataError as error:
             aside = place.with_name(f".damaged-{place.name}-{time.time_ns()}")
             place.rename(aside)

@@ -7,34 +7,45 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.errors import DataError, UsageError, did_you_mean
 from urbancross_bench.evaluation.ranking import Ranking
+from urbancross_bench.evaluation.ties import TIES
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.items import rank_features, read_embedded, read_items
-from urbancross_bench.execution.scoring import metric_values, recorded_ranking
+from urbancross_bench.execution.scoring import metric_values, recorded_ranking, resolve_metrics
 from urbancross_bench.execution.store import MissingError, Store
-from urbancross_bench.leaderboard.committed import CompactScore
+from urbancross_bench.leaderboard.committed import CompactScore, read_all
 from urbancross_bench.records import Record, ScoreRecord
-from urbancross_bench.registry import Resolved
+from urbancross_bench.registry import Registry, Resolved
 
 
 def rescored(
-    records: Sequence[Record], metrics: Sequence[Resolved], ties: str | None, warn: Callable[[str], None]
+    places: Sequence[Path],
+    metrics: Sequence[str],
+    ties: str | None,
+    plugins: Sequence[str | Path],
+    *,
+    warn: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Each score of each run anew: what was scored, and `metrics`, `lacking` and `failed` as in `score.json`.
+    """Each score of each run in some places anew: what was scored, and `metrics`, `lacking` and `failed` as in
+    `score.json`.
 
     ties: another tie rule than the recorded one. The counts of the record are enough for metrics of ranks alone;
     those that need more are given the features of the store beside the records, if they are still there. `warn` is
-    told of runs whose features were damaged. Raises UsageError for committed records: they lack the top lists,
-    which a metric may look at.
+    told of runs whose features were damaged. Raises UsageError for what is wrong with a metric or a tie rule, and
+    for committed records: they lack the top lists, which a metric may look at; DataError as `read_all` does.
     """
+    if ties is not None and ties not in TIES:
+        raise UsageError(f"unknown tie rule {ties!r}.{did_you_mean(ties, TIES)}")
+    resolved = resolve_metrics(Registry.discover(plugins), metrics)
+    records = read_all(places)
     for record in records:
         if any(isinstance(score, CompactScore) for score in record.scores):
             raise UsageError(
                 f"{record.folder} is a committed record, of a board or a bundle: it holds no top lists, which "
                 "metrics may need, so it cannot be scored anew; give the output folder of its grid"
             )
-    return _each(records, metrics, ties, warn)
+    return _each(records, resolved, ties, warn)
 
 
 def _each(
@@ -77,7 +88,7 @@ def _from_features(score: ScoreRecord, ties: str, damaged: dict[str, None]) -> R
     """
     if score.content["calibration"]:
         return None
-    content, store = score.content, Store(_output_folder(score.folder) / "store")
+    content, store = score.content, Store(score.output / "store")
     try:
         places = store.find_all([content["features"], content["items"]])
     except MissingError as error:
@@ -98,8 +109,3 @@ def _from_features(score: ScoreRecord, ties: str, damaged: dict[str, None]) -> R
 def _set_aside(store: Store, key: str) -> bool:
     """Whether the store has kept what became of a damaged stage: also where another command found it."""
     return any(store.root.glob(f".damaged/*-{glob.escape(key)}-*"))
-
-
-def _output_folder(score: Path) -> Path:
-    """OUT of OUT/runs/RUN/scores/SCORE."""
-    return score.resolve().parents[3]

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from urbancross_bench.data.readers import data_folder
 from urbancross_bench.execution.listening import Listener
@@ -32,6 +33,11 @@ class Limits:
     seconds: float | None = None
     memory: int | None = None  # bytes
     retries: int = 0
+
+    @classmethod
+    def of(cls, save_seconds: float, seconds: float | None, gib: float | None, retries: int) -> Self:
+        """The same with memory in GiB, as users give it."""
+        return cls(save_seconds, seconds, None if gib is None else round(gib * 2**30), retries)
 
 
 def checked_device(name: str) -> str:

@@ -21,10 +21,11 @@ from urbancross_bench.data.images import read_file
 from urbancross_bench.data.pack import resized
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError, RunError, UsageError
+from urbancross_bench.execution.choosing import chosen_run, chosen_score
 from urbancross_bench.execution.items import read_embedded
 from urbancross_bench.execution.keeping import kept_grids
 from urbancross_bench.execution.methods import PlannedMethod
-from urbancross_bench.execution.store import Store
+from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
@@ -32,7 +33,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.answers import extended, load_model
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.embed import embed_images, embed_texts
-from urbancross_bench.modelling.runtime import configure
+from urbancross_bench.modelling.runtime import configure, resolve_device
 from urbancross_bench.records import Record, ScoreRecord
 from urbancross_bench.registry import Registry
 
@@ -62,6 +63,35 @@ class Found:
     query: str
     hits: tuple[Hit, ...]
     pixels: NDArray[np.uint8] | None = None
+
+
+def searched(
+    out: Path,
+    texts: Sequence[str],
+    images: Sequence[Path],
+    run: str | None,
+    domain: str | None,
+    selector: str | None,
+    top: int,
+    device: str,
+) -> tuple[Record, ScoreRecord, list[Found]]:
+    """The run and the score that are meant, and what is found for each query. Raises UsageError."""
+    if not texts and not images:
+        raise UsageError("there is nothing to search for; give a text or an image")
+    if any(not text.strip() for text in texts):
+        raise UsageError("a query is blank")
+    record = chosen_run(out, run)
+    score = chosen_score(record, domain, selector)
+    try:
+        searcher = Searcher(out, record, score, resolve_device(device))
+        found = [searcher.images_for(text, top) for text in texts]
+        found += [searcher.texts_for(file, top) for file in images]
+    except MissingError as error:
+        raise UsageError(
+            f"{error}; a search needs the stages adapt, embed and pack of its run. Run the grid into another "
+            "--out to make them anew"
+        ) from error
+    return record, score, found
 
 
 class Searcher:

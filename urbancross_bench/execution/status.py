@@ -11,7 +11,7 @@ from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.execution.plan import Plan, Run
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
-from urbancross_bench.records import read_record
+from urbancross_bench.records import read_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,11 @@ class Status:
     skipped: tuple[Run, ...]
     todo: tuple[Run, ...]
     stages: tuple[Stage, ...]
+
+    def states(self) -> dict[Run, str]:
+        """Every run of the plan: `run`, `reused` or `skipped`."""
+        states = dict.fromkeys(self.plan.runs, "run")
+        return states | dict.fromkeys(self.reused, "reused") | dict.fromkeys(self.skipped, "skipped")
 
 
 def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
@@ -58,7 +63,7 @@ def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
 def _is_complete(run: Run, place: Path) -> bool:
     """Whether there is a record that is well and has every score of the run, in none of which a metric failed."""
     try:
-        record = read_record(place)
+        record = read_whole(place)
     except DataError:  # said, and mended, by whoever writes it anew
         return False
     if record is None or not record.ok:

@@ -240,6 +240,7 @@ class Store:
             place = self.path(stage.kind, stage.key)
             if not self.has(stage):  # what is left of one that has lost its manifest would be in the way
                 shutil.rmtree(place, ignore_errors=True)
+                place.unlink(missing_ok=True)  # of a file that somebody put there
             publish(folder, place)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

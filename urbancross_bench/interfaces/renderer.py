@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -27,6 +28,17 @@ class Estimate:
 Cell = str | int | float | Estimate | None
 
 
+def no_cell(value: object) -> str:
+    """What keeps a value from being a cell that can be shown; empty where nothing does."""
+    if value is not None and not isinstance(value, str | int | float | Estimate):
+        kind = type(value).__name__
+        return f"a {kind}, which is no cell; give a text, an int, a float, an Estimate or None"
+    numbers = [value.value, value.low, value.high] if isinstance(value, Estimate) else [value]
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        return f"{value}; a value that is missing is None"
+    return ""
+
+
 @dataclass(frozen=True)
 class Table:
     """A named table. `name` is fit for a file name; every row has one cell per column.
@@ -42,6 +54,14 @@ class Table:
     notes: Sequence[str] = ()
     best: frozenset[tuple[int, int]] = frozenset()
     tied: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of_lines(
+        cls, name: str, title: str, lines: Sequence[Mapping[str, Cell]], notes: Sequence[str] = ()
+    ) -> Table:
+        """A table of lines that all have the same columns; the first says their order."""
+        columns = list(lines[0]) if lines else ["nothing to show"]
+        return cls(name, title, columns, [[line[column] for column in columns] for line in lines], notes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,10 +53,10 @@ def ablation_tables(rows: Sequence[Row], view: View) -> list[Table]:
     uneven = any(block.trials(block.cells) == VARIES for block in blocks)
     more = [*([_ON_TRIALS] if uneven else []), *_on_blocks(blocks)]
     notes = _notes_on_cells(view.ablation, view.metric, more)
-    tables = [_table(CELLS, title, _cell_lines(blocks, view), notes)]
+    tables = [Table.of_lines(CELLS, title, _cell_lines(blocks, view), notes)]
     if view.ablation.design == "factorial":
         lines = _effect_lines(blocks, view)
-        tables.append(_table(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric, more)))
+        tables.append(Table.of_lines(EFFECTS, f"{title}, effects", lines, _notes_on_effects(view.metric, more)))
     return tables
 
 
@@ -101,7 +101,7 @@ class _Block:
         row = (self.rows(cell) or next(iter(self.groups.values())))[0]
         said = method_cells(row)
         del said[self.ablation.kind]
-        said["setting"] = ", ".join(filter(None, [row.setting, _shown(row)]))  # trials have a column of their own
+        said["setting"] = ", ".join(filter(None, [row.setting, row.extent]))  # trials have a column of their own
         return said | {name: row.score[name] for name in ("protocol", "ties")}
 
     def spent(self, cells: Iterable[Combination]) -> dict[str, Cell]:
@@ -195,21 +195,15 @@ def _keys(row: Row) -> dict[str, str]:
     return {"adaptation": row_key(run["adaptation"], run["search"]), "encoder": row_key(run["encoder"])}
 
 
-def _shown(row: Row) -> str:
-    """What was shown of the target, in the words of all tables, but for how often it was tried."""
-    return ", ".join(part for part in row.shown.split(", ") if not part.endswith(" trials"))
-
-
 def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
     """What all cells of one block share. It leads with what the lines are read by, so that these are in order."""
     encoder, adaptation, selector, _ = row.method
-    shown = _shown(row)
     if ablation.kind == "adaptation":
-        return encoder, selector, shown, row.recipe
+        return encoder, selector, row.extent, row.recipe
     # A row's recipe holds its encoder; so does what the segments weigh in pre-training.
     pretraining = {name: value for name, value in row.run["pretraining"].items() if name != "segment_weight"}
     setup = [pretraining, *(row.run[name] for name in _SETUP), *(row.score[name] for name in _MEASURED)]
-    return adaptation, selector, shown, canonical_json([_keys(row)["adaptation"], setup])
+    return adaptation, selector, row.extent, canonical_json([_keys(row)["adaptation"], setup])
 
 
 def _spent_apart(blocks: Sequence[_Block]) -> list[str]:
@@ -292,13 +286,11 @@ def _effect_lines(blocks: Sequence[_Block], view: View) -> list[Line]:
 
 def _judged(differences: Sequence[Difference | None], of: Sequence[Sequence[Row]], view: View) -> list[str | None]:
     """Verdicts, but for rows of a setting that is a reference: each would cost the others power."""
-    references = [any(row.setting in view.reference_settings for row in rows) for rows in of]
-    return verdicts([None if out else found for out, found in zip(references, differences, strict=True)])
-
-
-def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -> Table:
-    columns = list(lines[0]) if lines else ["nothing to show"]
-    return Table(name, title, columns, [list(line.values()) for line in lines], notes)
+    judged = [
+        None if any(view.is_reference(row.setting) for row in rows) else found
+        for rows, found in zip(of, differences, strict=True)
+    ]
+    return verdicts(judged)
 
 
 def _notes_on_cells(ablation: AblationView, metric: str, more: Sequence[str]) -> list[str]:

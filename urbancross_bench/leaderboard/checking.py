@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 
-from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.errors import UrbanCrossError, some
 from urbancross_bench.interfaces.renderer import Board as BoardContent
 from urbancross_bench.interfaces.renderer import Renderer, Table
 from urbancross_bench.leaderboard.boards import Board
@@ -87,5 +87,4 @@ def _difference(file: Path, written: bytes, made: bytes) -> str:
         for k, (old, new) in enumerate(zip(olds, news, strict=True))
         if old != new
     ]
-    more = f" and {len(cells) - _SAID} more" if len(cells) > _SAID else ""
-    return f", {'; '.join(cells[:_SAID])}{more}" if cells else ""
+    return f", {some(cells, _SAID, '; ')}" if cells else ""

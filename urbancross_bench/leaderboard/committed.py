@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, some
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import file_digest
 from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records, runs_of
@@ -186,11 +186,9 @@ def expect_unbroken(places: Iterable[Path], *, whole: bool = True) -> None:
         _check_form(root)
     problems = [problem for root in sealed for problem in broken_seals(root, whole=whole)]
     if problems:
-        more = [f"and {len(problems) - _SAID} more"] if len(problems) > _SAID else []
         raise DataError(
-            "; ".join([*problems[:_SAID], *more])
-            + ". Fetch the records as they were, or delete their runs' folders "
-            "and `leaderboard add` them anew"
+            f"{some(problems, _SAID, '; ')}. Fetch the records as they were, or delete their runs' folders and "
+            "`leaderboard add` them anew"
         )
 
 

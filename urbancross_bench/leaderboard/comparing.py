@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
-from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, printable
+from urbancross_bench.interfaces.renderer import Cell, Table, printable
 from urbancross_bench.leaderboard.comparisons import Difference, detectable, judged
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.pairing import Sides, Wanted, other_differences, paired
@@ -103,9 +103,7 @@ def table_of(comparison: Comparison, *, to_read: bool = False) -> Table:
                 **{f"{way}: won/tied/lost": "/".join(map(str, found.values())) for way, found in counts.items()},
             }
         )
-    columns = list(lines[0])
-    title = f"A: {comparison.a}   B: {comparison.b}"
-    return Table("compare", title, columns, [list(line.values()) for line in lines], comparison.notes)
+    return Table.of_lines("compare", f"A: {comparison.a}   B: {comparison.b}", lines, comparison.notes)
 
 
 def _in_words(p: float | None) -> str | None:
@@ -143,7 +141,7 @@ def _pair_as_json(pair: Pair, metric: str) -> dict[str, Any]:
         **{name: pair.cells[name] for name in ("scenario", "selector", "protocol", "ties")},
         **{name: _side_as_json(row, metric) for name, row in (("a", pair.a), ("b", pair.b))},
         "seeds": list(pair.a.numbers),
-        "difference": _estimate(pair.difference.estimate),
+        "difference": asdict(pair.difference.estimate),
         "p": pair.difference.p,
         "p_holm": pair.adjusted,
         "a_is": pair.verdict,
@@ -160,13 +158,9 @@ def _side_as_json(row: Row, metric: str) -> dict[str, Any]:
         "adaptation": row.method[1],
         "versions": versions_of(row.run["adaptation"]),
         "setting": _seen(row),
-        **(_estimate(estimate) if estimate else {}),
+        **(asdict(estimate) if estimate else {}),
         "runs": [seed.score.content["run"] for seed in row.seeds],
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _has(row: Row, wanted: Wanted) -> bool:

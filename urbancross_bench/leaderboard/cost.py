@@ -36,9 +36,7 @@ def cost_table(records: Sequence[Record], view: View) -> Table:
         groups.setdefault((record.spec["encoder"]["label"], record.spec["adaptation"]["label"]), []).append(record)
     lines = [_line(*key, groups[key]) for key in sorted(groups)]
     lines.append(_line("all", None, records))
-    return Table(
-        "cost", f"{view.title}: what was spent", [*lines[0]], [[*line.values()] for line in lines], _NOTES
-    )
+    return Table.of_lines("cost", f"{view.title}: what was spent", lines, _NOTES)
 
 
 def _line(encoder: str, adaptation: str | None, records: Sequence[Record]) -> dict[str, Cell]:

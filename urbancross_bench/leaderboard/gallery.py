@@ -97,7 +97,7 @@ def _methods(scores: Sequence[Scored], view: View) -> list[_Method]:
     rivals = [
         one
         for one in best
-        if one.score.content["setting"] not in view.reference_settings
+        if not view.is_reference(one.score.content["setting"])
         and [one.name[0]] == [other.name[0] for other in first]
         and one.run["adaptation"]["label"] != view.baseline
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from urbancross_bench.errors import UsageError, plural
+from urbancross_bench.errors import UsageError, plural, some
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
     completes,
@@ -92,7 +92,7 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
             f"use weights that are {status}",
             f"train or download weights, or add {status!r} to the view's `weights`",
         )
-    if "oracle" not in view.reference_settings and "ranked_oracle" not in view.allow:
+    if not view.is_reference("oracle") and "ranked_oracle" not in view.allow:
         yield from _said(
             [_name(r) for r in records if any(s.content["setting"] == "oracle" for s in r.scores)],
             "have seen labels of the target, by method or by selector, and the view would rank them",
@@ -153,8 +153,7 @@ def _twins(
 def _said(names: Sequence[str], reason: str, remedy: str, noun: str = "run") -> Iterator[str]:
     if not names:
         return
-    some = "; ".join(names[:_NAMED]) + (f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    yield f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({some}) {reason}: {remedy}"
+    yield f"{len(names)} {plural(len(names), noun)} ({some(names, _NAMED, '; ')}) {reason}: {remedy}"
 
 
 def _name(record: Record) -> str:

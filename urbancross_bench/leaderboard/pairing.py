@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.errors import UsageError, did_you_mean, some
+from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.rows import Row, make_rows
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, typed_route
 
 # A comparison is no board: whoever names an encoder without training may look at it.
 _WEIGHTS = ("pretrained", "trained here", "untrained")
@@ -41,6 +42,20 @@ class Sides:
     b: Sequence[Row]
     place: Callable[[Row], Place]
     by_method: bool
+
+
+def sides_of(a: str, b: str, places: Sequence[Path], wanted: Wanted) -> Sides:
+    """Two folders are two sets of records; anything else are two methods of the records in some places, by default
+    the output folders below `runs`. Raises UsageError, DataError.
+    """
+    if Path(a).is_dir() and Path(b).is_dir():
+        if places:
+            raise UsageError(f"{a} and {b} are folders, so all of their records are compared; give no more places")
+        return sides_of_sets(read_unbroken([Path(a)]), read_unbroken([Path(b)]), wanted)
+    found = places or sorted(place for place in Path("runs").glob("*") if any(place.glob("runs/*/run.json")))
+    if not found:
+        raise UsageError("there is no output folder with records below runs; name some after A and B")
+    return sides_of_methods(read_unbroken(found), a, b, wanted)
 
 
 def sides_of_methods(records: Sequence[Record], a: str, b: str, wanted: Wanted) -> Sides:
@@ -130,8 +145,8 @@ def other_differences(a: Row, b: Row, *, by_method: bool) -> str:
         hidden |= {"share_seed"}
     mine, theirs = (dict(_flat(_facts(row, hidden))) for row in (a, b))
     paths = [path for path in {**mine, **theirs} if mine.get(path) != theirs.get(path)]
-    said = [_change(path, mine.get(path), theirs.get(path)) for path in paths[:_NAMED]]
-    return ", ".join([*said, *([f"and {len(paths) - _NAMED} more"] if len(paths) > _NAMED else [])])
+    said = [_change(path, mine.get(path), theirs.get(path)) for path in paths]
+    return some(said, _NAMED)
 
 
 def _rows(records: Sequence[Record]) -> list[Row]:
@@ -140,11 +155,10 @@ def _rows(records: Sequence[Record]) -> list[Row]:
 
 def _filtered(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
     """The rows wanted. Raises UsageError naming the option whose value no row has."""
-    scenarios = tuple(_arrow(name) for name in wanted.scenarios)
     filters: list[tuple[str, tuple[str, ...], Callable[[Row], str]]] = [
         ("--protocol", (wanted.protocol,) if wanted.protocol else (), lambda row: str(row.score["protocol"])),
         ("--selector", (wanted.selector,) if wanted.selector else (), lambda row: row.method[2]),
-        ("--scenario", scenarios, lambda row: row.scenario),
+        ("--scenario", tuple(map(typed_route, wanted.scenarios)), lambda row: typed_route(row.scenario)),
     ]
     for option, values, of in filters:
         known = {of(row) for row in rows}
@@ -156,12 +170,6 @@ def _filtered(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
     if rows and wanted.metric not in metrics:
         raise UsageError(f"--metric: no score has {wanted.metric!r}.{did_you_mean(wanted.metric, metrics)}")
     return list(rows)
-
-
-def _arrow(scenario: str) -> str:
-    """`a + b → c`, however it was typed."""
-    sources, _, target = scenario.replace("->", "→").rpartition("→")
-    return f"{' + '.join(part.strip() for part in sources.split('+'))} → {target.strip()}"
 
 
 def _of_method(

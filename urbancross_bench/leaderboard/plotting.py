@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
+from urbancross_bench.errors import cut
 from urbancross_bench.interfaces.renderer import Cell, Estimate, printable
 
 _LINE, _MARGIN, _PLOT, _CHARACTER, _LONGEST = 22, 16, 360, 7.2, 60  # pixels; the last: characters of a text
@@ -46,11 +47,11 @@ def forest(name: str, title: str, description: str, panels: Sequence[Panel]) -> 
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {bottom + 2 * _LINE}" width="{wide}" '
         f'height="{bottom + 2 * _LINE}" role="img" aria-labelledby="{name}-title {name}-desc" '
         'font-family="sans-serif" font-size="12" fill="#1a1a1a">',
-        f'<title id="{name}-title">{_text(title)}</title>',
-        f'<desc id="{name}-desc">{_text(" ".join([description, *map(_described, panels)]))}</desc>',
+        f'<title id="{name}-title">{xml_text(title)}</title>',
+        f'<desc id="{name}-desc">{xml_text(" ".join([description, *map(_described, panels)]))}</desc>',
         f'<rect width="{wide}" height="{bottom + 2 * _LINE}" fill="#ffffff"/>',
-        f'<text x="{_MARGIN}" y="{_LINE}" font-size="14" font-weight="bold">{_text(title)}</text>',
-        f'<text x="{_MARGIN}" y="{2 * _LINE}">{_text(f"{description} {_LEGEND}")}</text>',
+        f'<text x="{_MARGIN}" y="{_LINE}" font-size="14" font-weight="bold">{xml_text(title)}</text>',
+        f'<text x="{_MARGIN}" y="{2 * _LINE}">{xml_text(f"{description} {_LEGEND}")}</text>',
         *axis.drawn(top, bottom),
     ]
     for panel in panels:
@@ -68,6 +69,11 @@ def in_words(cell: Cell, *, signed: bool = True) -> str:
         for number in (cell.value, cell.low, cell.high)
     )
     return f"{value}" if low is None or high is None else f"{value} [{low}, {high}]"
+
+
+def xml_text(text: str) -> str:
+    """A text for between two tags; XML knows no U+FFFE and U+FFFF."""
+    return escape(printable(text).translate(dict.fromkeys((0xFFFE, 0xFFFF), "\ufffd")))
 
 
 @dataclass(frozen=True)
@@ -108,14 +114,14 @@ class _Axis:
 
 def _lines(panel: Panel, axis: _Axis, top: int, left: int) -> list[str]:
     halo = 'stroke="#ffffff" stroke-width="4" paint-order="stroke"'  # over the grid lines
-    parts = [f'<text x="{_MARGIN}" y="{top + _LINE}" font-weight="bold" {halo}>{_text(panel.heading)}</text>']
+    parts = [f'<text x="{_MARGIN}" y="{top + _LINE}" font-weight="bold" {halo}>{xml_text(panel.heading)}</text>']
     for number, dot in enumerate(panel.dots):
         middle = top + _LINE * (number + 1.5) + 5
         parts += [
-            f"<g><title>{_text(f'{dot.label}: {dot.said}')}</title>",
-            f'<text x="{left}" y="{middle + 4}" text-anchor="end">{_text(_cut(dot.label))}</text>',
+            f"<g><title>{xml_text(f'{dot.label}: {dot.said}')}</title>",
+            f'<text x="{left}" y="{middle + 4}" text-anchor="end">{xml_text(_cut(dot.label))}</text>',
             *(_mark(dot.estimate, dot.sure, axis, middle) if dot.estimate else ()),
-            f'<text x="{axis.left + _PLOT + _MARGIN}" y="{middle + 4}">{_text(_cut(dot.said))}</text></g>',
+            f'<text x="{axis.left + _PLOT + _MARGIN}" y="{middle + 4}">{xml_text(_cut(dot.said))}</text></g>',
         ]
     return parts
 
@@ -146,12 +152,7 @@ def _width(texts: Sequence[str]) -> int:
 
 
 def _cut(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
+    return cut(printable(text), _LONGEST)
 
 
 def _number(value: float, form: str) -> str:

@@ -7,13 +7,13 @@ import math
 from pathlib import Path
 
 from urbancross_bench.errors import DataError
+from urbancross_bench.evaluation.protocols import PROTOCOLS
 from urbancross_bench.interfaces.renderer import Board, Cell, Renderer, Table
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.registry import Registry
 
 COLUMNS = ("method", "dataset", "metric", "value", "protocol", "checkpoint", "source", "evidence", "note")
 REQUIRED = ("method", "dataset", "metric", "value", "source", "evidence")
-PROTOCOLS = ("", "classic", "deduplicated", "row_diagonal")
 EVIDENCE = ("repository", "paper", "third party", "checkpoint name")
 
 _NOTES = (
@@ -84,8 +84,8 @@ def _problem(line: dict[str, str]) -> str:
         value = math.nan
     if not 0.0 <= value <= 100.0:
         return f"value {line['value']!r} is no percentage"
-    if line["protocol"] not in PROTOCOLS:
-        return f"protocol {line['protocol']!r} is none of {', '.join(PROTOCOLS[1:])}; leave it empty if not known"
+    if line["protocol"] not in ("", *PROTOCOLS):
+        return f"protocol {line['protocol']!r} is none of {', '.join(PROTOCOLS)}; leave it empty if not known"
     if line["evidence"] not in EVIDENCE:
         return f"evidence {line['evidence']!r} is none of {', '.join(EVIDENCE)}"
     return ""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.ties import TIES
 from urbancross_bench.interfaces.renderer import harmless, printable
 from urbancross_bench.leaderboard.rows import Row
+
+if TYPE_CHECKING:
+    from urbancross_bench.leaderboard.comparing import Pair
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,12 +49,15 @@ class Queries:
         found: Floats = np.where(np.isclose(self.a, self.b, rtol=_RANKS_ALIKE, atol=0.0), 1.0, self.b / self.a)
         return found
 
+    @cached_property
+    def outcomes(self) -> dict[str, NDArray[np.bool_]]:
+        """(Q,) each: which queries A won, tied and lost."""
+        return {WON: self.ratio > 1, TIED: self.ratio == 1, LOST: self.ratio < 1}
+
     @property
     def counts(self) -> dict[str, int]:
         """How many queries A won, tied and lost."""
-        ratio = self.ratio
-        sizes = {WON: ratio > 1, TIED: ratio == 1, LOST: ratio < 1}
-        return {name: int(found.sum()) for name, found in sizes.items()}
+        return {outcome: int(which.sum()) for outcome, which in self.outcomes.items()}
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,6 @@ class Asked:
     a: float
     b: float
     outcome: str
-
-
-class _Pair(Protocol):
-    """A pair of rows as `write_csv` needs it."""
-
-    @property
-    def cells(self) -> dict[str, str]:
-        """What the pair is of: column → text."""
-
-    @property
-    def queries(self) -> dict[str, Queries]:
-        """By direction."""
 
 
 def queries_of(a: Row, b: Row) -> dict[str, Queries]:
@@ -108,7 +102,7 @@ def queries_of(a: Row, b: Row) -> dict[str, Queries]:
     }
 
 
-def farthest(pairs: Sequence[_Pair], top: int) -> tuple[list[Asked], list[Asked]]:
+def farthest(pairs: Sequence[Pair], top: int) -> tuple[list[Asked], list[Asked]]:
     """The queries that A won, and those it lost, by the largest ratio of ranks; at most `top` of each.
 
     Equal ratios stand in the order of pairs, directions and queries.
@@ -131,7 +125,7 @@ def is_csv(file: Path) -> bool:
         return opened.readline(_HEADER).rstrip("\n").endswith(f",{','.join(_COLUMNS)}")
 
 
-def write_csv(pairs: Sequence[_Pair], file: TextIO) -> int:
+def write_csv(pairs: Sequence[Pair], file: TextIO) -> int:
     """Write a line for every query of every pair; return their number. No cell is one a spreadsheet would run."""
     writer, written = csv.writer(file, lineterminator="\n"), 0
     for number, pair in enumerate(pairs):
@@ -146,14 +140,14 @@ def write_csv(pairs: Sequence[_Pair], file: TextIO) -> int:
     return written
 
 
-def _every(number: int, pair: _Pair) -> Iterator[Asked]:
+def _every(number: int, pair: Pair) -> Iterator[Asked]:
     for direction, found in pair.queries.items():
         for query in range(len(found.a)):
             yield _asked(number, direction, found, query)
 
 
 def _asked(pair: int, direction: str, found: Queries, query: int) -> Asked:
-    outcome = WON if found.ratio[query] > 1 else TIED if found.ratio[query] == 1 else LOST
+    outcome = next(outcome for outcome, which in found.outcomes.items() if which[query])
     ranks = float(found.a[query]), float(found.b[query])
     return Asked(pair, direction, query, found.names[query], *ranks, outcome)
 

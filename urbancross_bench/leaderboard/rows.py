@@ -113,6 +113,14 @@ class Row:
     @property
     def shown(self) -> str:
         """What the setting alone does not say: how much of the target was shown, how often it was tried."""
+        if not (search := self.run["search"]):
+            return self.extent
+        tried = f"{len(search['trials'])} trials"
+        return ", ".join(filter(None, [self.extent, tried if self.trials > 1 else f"first of {tried}"]))
+
+    @property
+    def extent(self) -> str:
+        """Of `shown`, how much of the target that was."""
         shown, parts = self.run["shown"], []
         if shown["disjoint_halves"]:
             parts.append("disjoint halves")
@@ -120,9 +128,6 @@ class Row:
             parts.append(f"{100 * shown['share']:g} % of the pairs")
         if self.score["calibration"]:
             parts.append("transductive")
-        if search := self.run["search"]:
-            drawn = len(search["trials"])
-            parts.append(f"{drawn} trials" if self.trials > 1 else f"first of {drawn} trials")
         return ", ".join(parts)
 
     @property

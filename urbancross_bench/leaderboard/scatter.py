@@ -6,16 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax import saxutils
 
 import numpy as np
 
+from urbancross_bench.errors import cut
 from urbancross_bench.leaderboard.comparing import Comparison
+from urbancross_bench.leaderboard.plotting import xml_text
 from urbancross_bench.leaderboard.queries import LOST, TIED, WON, Queries
 
 _SIDE, _LEFT, _ABOVE, _GAP = 300, 70, 46, 60  # pixels: of a panel, and around it
 _TITLE, _LINE = '<title id="title">Ranks under A, ', 2000  # characters of a line that are looked at
-_ROOM = 100  # characters above the panels
+_ROOM = 100  # characters above the panels; the description has all
 _CELL = 4  # pixels: queries that fall into one cell are one circle
 _FEW = 500  # queries that are drawn large
 _COLOURS = {WON: "#0b5fa5", TIED: "#6b6b6b", LOST: "#b3460b"}
@@ -40,16 +41,16 @@ def draw(comparison: Comparison) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" '
         'role="img" aria-labelledby="title desc" font-family="sans-serif" font-size="12">',
-        f"{_TITLE}{_escaped(f'{comparison.a}, against B, {comparison.b}')}</title>",
-        f'<desc id="desc">{_escaped(_described(comparison))}</desc>',
+        f"{_TITLE}{xml_text(f'{comparison.a}, against B, {comparison.b}')}</title>",
+        f'<desc id="desc">{xml_text(_described(comparison))}</desc>',
         f'<rect width="{wide}" height="{tall}" fill="#ffffff"/>',
-        f'<text x="{_LEFT}" y="20" font-size="14">{_escaped(_cut(sides))}</text>',
+        f'<text x="{_LEFT}" y="20" font-size="14">{xml_text(cut(sides, _ROOM))}</text>',
         f'<text x="{_LEFT}" y="36">above the line A won (<tspan fill="{_COLOURS[WON]}">blue</tspan>), below it A '
         f'lost (<tspan fill="{_COLOURS[LOST]}">orange</tspan>); larger circles are more queries</text>',
     ]
     for row, (pair, name) in enumerate(zip(comparison.pairs, _names(comparison), strict=True)):
         top = _ABOVE + row * (_SIDE + _ABOVE + _GAP) + _ABOVE
-        parts.append(f'<text x="{_LEFT}" y="{top - 22}" font-weight="bold">{_escaped(_cut(name))}</text>')
+        parts.append(f'<text x="{_LEFT}" y="{top - 22}" font-weight="bold">{xml_text(cut(name, _ROOM))}</text>')
         for column, (direction, found) in enumerate(pair.queries.items()):
             parts += _panel(found, _WORDS[direction], _LEFT + column * (_SIDE + _GAP), top)
     return "\n".join([*parts, "</svg>", ""])
@@ -71,16 +72,6 @@ def _names(comparison: Comparison) -> list[str]:
     cells = [pair.cells for pair in comparison.pairs]
     telling = [column for column in cells[0] if column == "scenario" or len({one[column] for one in cells}) > 1]
     return [" · ".join(one[column] for column in telling) for one in cells]
-
-
-def _escaped(text: str) -> str:
-    """A printable text for between two tags; XML knows no U+FFFE and U+FFFF."""
-    return saxutils.escape(text.translate(dict.fromkeys((0xFFFE, 0xFFFF), "\ufffd")))
-
-
-def _cut(text: str) -> str:
-    """As much as there is room for; the description has all of it."""
-    return text if len(text) <= _ROOM else f"{text[: _ROOM - 1]}…"
 
 
 def _panel(found: Queries, words: str, left: int, top: int) -> list[str]:
@@ -125,8 +116,7 @@ def _ticks(decades: float) -> list[int]:
 def _cells(found: Queries, decades: float) -> dict[str, Counter[tuple[int, int]]]:
     """Whether A won → how many such queries fall into each cell of the panel."""
     across, up = (np.rint(_SIDE * np.log10(ranks) / decades / _CELL).astype(int) for ranks in (found.a, found.b))
-    which = {WON: found.ratio > 1, TIED: found.ratio == 1, LOST: found.ratio < 1}
     return {
         outcome: Counter(zip(across[mask].tolist(), up[mask].tolist(), strict=True))
-        for outcome, mask in which.items()
+        for outcome, mask in found.outcomes.items()
     }

@@ -14,7 +14,7 @@ VARIES = "varies"
 def spent(rows: Sequence[Row]) -> dict[str, Cell]:
     """Of some rows, a column each: `varies` where it is not the same for all."""
     given: dict[str, list[Cell]] = {
-        "pre-training": [_length(row.run["pretraining"]) for row in rows],
+        "pre-training": [length(row.run["pretraining"]) for row in rows],
         "parameters trained": [row.trained for row in rows],
         "steps": [row.run["steps"] for row in rows],
         "trials": [row.trials for row in rows],
@@ -22,5 +22,6 @@ def spent(rows: Sequence[Row]) -> dict[str, Cell]:
     return {name: cells[0] if len(set(cells)) == 1 else VARIES for name, cells in given.items()}
 
 
-def _length(recipe: Mapping[str, Any]) -> str:
+def length(recipe: Mapping[str, Any]) -> str:
+    """How long a pre-training was, in words."""
     return f"{recipe['steps']} steps" if recipe["epochs"] is None else f"{recipe['epochs']:g} epochs"

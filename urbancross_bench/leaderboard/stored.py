@@ -63,7 +63,7 @@ class Exhibits:
         key = score.content.get("items")
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             return None
-        store = score.folder.parents[3] / "store"
+        store = score.output / "store"
         items = store / "items" / key
         if not (items / CARD).is_file():
             return None

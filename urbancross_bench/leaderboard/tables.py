@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
@@ -15,7 +14,7 @@ from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLE
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
-from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
+from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
 from urbancross_bench.leaderboard.ablation import ablation_tables
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
@@ -59,7 +58,7 @@ def make_tables(
 
     def table(name: str, about: str, lines: Sequence[Line], of: Sequence[Row], notes: Sequence[str] = ()) -> Table:
         notes = notes_of(notes, of, records, view) if lines else notes_of([], [], records, view)
-        return _table(name, f"{view.title}: {about}", lines, notes)
+        return Table.of_lines(name, f"{view.title}: {about}", lines, notes)
 
     def means(name: str, about: str, by: str = "") -> Table:
         lines, compared = _means(shifted, peers, view, by)
@@ -87,16 +86,11 @@ def make_tables(
     ]
 
 
-def _table(name: str, title: str, lines: Sequence[Line], notes: Sequence[str]) -> Table:
-    columns = list(lines[0]) if lines else ["nothing to show"]
-    return Table(name, title, columns, [[line[column] for column in columns] for line in lines], notes)
-
-
 def _scenarios(
     rows: Sequence[Row], peers: Peers, view: View, columns: Mapping[str, Column]
 ) -> tuple[list[Line], Compared]:
     """One line per scenario, encoder, adaptation and selector, references after the ranked; and what is judged."""
-    ordered = sorted(rows, key=lambda row: (row.scenario, _is_reference(row, view)))
+    ordered = sorted(rows, key=lambda row: (row.scenario, view.is_reference(row.setting)))
     differences = _differences([[row] for row in ordered], peers, view)
     ranked = _unless_reference(differences, ordered, view)
     lines: list[dict[str, Cell]] = [
@@ -137,14 +131,8 @@ def _cell(name: str, column: Column, row: Row) -> Cell:
     except (Exception, SystemExit) as error:
         where = f"{row.scenario}, {row.method[1]}"
         raise PluginError(f"column {name!r} failed on {where}: {type(error).__name__}: {error}") from error
-    if cell is not None and not isinstance(cell, str | int | float | Estimate):
-        raise PluginError(
-            f"column {name!r} gave a {type(cell).__name__}, which is no cell; give a text, an int, a float, an "
-            "Estimate or None"
-        )
-    numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell]
-    if not all(math.isfinite(number) for number in numbers if isinstance(number, int | float)):
-        raise PluginError(f"column {name!r} gave {cell}; a value that is missing is None")
+    if why := no_cell(cell):
+        raise PluginError(f"column {name!r} gave {why}")
     return cell
 
 
@@ -152,7 +140,7 @@ def _differences(groups: Sequence[Sequence[Row] | None], peers: Peers, view: Vie
     """Of each group to the baseline, the mean over its rows; those of a table, which are tested together."""
     asked = [group or () for group in groups]
     tested = sum(
-        pairs is not None and len(group[0].seeds) >= FEWEST_SEEDS and not _is_reference(group[0], view)
+        pairs is not None and len(group[0].seeds) >= FEWEST_SEEDS and not view.is_reference(group[0].setting)
         for group in asked
         for pairs in [pairs_of(group, peers, view.baseline, view.metric)]
     )
@@ -201,7 +189,7 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
             "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
         }
         block = within(first), first.score["protocol"], first.score["ties"]
-        lines.append(((*block, _is_reference(first, view), -mean.value if mean else np.inf), line))
+        lines.append(((*block, view.is_reference(first.setting), -mean.value if mean else np.inf), line))
     compared = [(group, found) for group, found in zip(groups, ranked, strict=True) if found]
     return [line for _, line in sorted(lines, key=lambda entry: entry[0])], compared
 
@@ -252,11 +240,7 @@ def _over_scenarios(rows: Sequence[Row], metric: str) -> SeedMeans | None:
 
 def _unless_reference(found: Sequence[Of | None], rows: Sequence[Row], view: View) -> list[Of | None]:
     """References are neither ranked nor judged: each would cost the others power."""
-    return [None if _is_reference(row, view) else one for one, row in zip(found, rows, strict=True)]
-
-
-def _is_reference(row: Row, view: View) -> bool:
-    return row.setting in view.reference_settings
+    return [None if view.is_reference(row.setting) else one for one, row in zip(found, rows, strict=True)]
 
 
 def _check(rows: Sequence[Row], view: View) -> None:

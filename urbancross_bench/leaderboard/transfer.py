@@ -35,7 +35,7 @@ def transfer_lines(rows: Sequence[Row], view: View) -> list[dict[str, Cell]]:
     for group, is_whole in zip(groups, are_whole(groups, view.metric), strict=True):
         if peers.baseline(group[0], view.baseline) in (None, group[0]):
             continue
-        if group[0].setting in view.reference_settings:
+        if view.is_reference(group[0].setting):
             continue
         won = paired_differences(group, peers, view.baseline, view.metric) if is_whole else None
         oracles = tuple(peers.baseline(row, view.oracle) for row in group)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces.settings import SETTINGS
-from urbancross_bench.records import Record, ScoreRecord, sources
+from urbancross_bench.records import Record, ScoreRecord, route, typed_route
 from urbancross_bench.specs import AblationView
 from urbancross_bench.specs.reading import checked, read_yaml
 
@@ -71,6 +71,10 @@ class View(BaseModel):
     cost: bool = Field(default=False, description="whether there is a table of what was spent")
     renderers: tuple[str, ...] = Field(default=("markdown", "csv"), min_length=1)
 
+    def is_reference(self, setting: str) -> bool:
+        """Whether rows of a setting are shown beside the others, and neither ranked nor judged."""
+        return setting in self.reference_settings
+
 
 def load_view(path: Path) -> View:
     """Read a view file. Raises UsageError naming the file, the line, the key and the nearest known key."""
@@ -105,7 +109,7 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
     """
     chosen = [*records]
     for field in Filters.model_fields:
-        patterns = getattr(view.filters, field)
+        patterns = [typed_route(name) if field == "scenario" else name for name in getattr(view.filters, field)]
         if not patterns:
             continue
         of_score = field in ("protocol", "selector")
@@ -126,8 +130,7 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
 
 def _of_run(record: Record, field: str) -> list[str]:
     if field == "scenario":
-        scenario = record.spec["scenario"]
-        return [f"{sources(scenario)} -> {scenario['target']}"]
+        return [typed_route(route(record.spec["scenario"]))]  # a name may hold a plus
     return [record.spec[field][key] for key in ("label", "name")]
 
 
@@ -138,5 +141,5 @@ def _of_scores(record: Record, field: str) -> list[str]:
 
 def _passing(names: Iterable[str], patterns: Sequence[str]) -> bool:
     # Labels hold brackets, so the star alone is a sign.
-    wanted = [re.escape(pattern.replace("→", "->")).replace(r"\*", ".*") for pattern in patterns]
+    wanted = [re.escape(pattern).replace(r"\*", ".*") for pattern in patterns]
     return any(re.fullmatch(one, name) for name in names for one in wanted)

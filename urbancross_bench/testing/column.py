@@ -6,11 +6,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.evaluation import evaluate_retrieval
-from urbancross_bench.interfaces import Estimate
+from urbancross_bench.interfaces.renderer import no_cell
 from urbancross_bench.testing.alike import difference
 from urbancross_bench.testing.conformance import PureConformance, broken
 from urbancross_bench.testing.fixtures.domains import tiny_features
@@ -70,14 +68,8 @@ class ColumnConformance(PureConformance):
     def test_it_gives_cells(self) -> None:
         """What it gives is a text, a finite number, an estimate, or None."""
         for cell in self.worked().result:
-            if cell is not None and not isinstance(cell, str | int | float | Estimate):
-                broken(
-                    f"it gives a {type(cell).__name__}, which is no cell; give a text, an int, a float, an "
-                    "Estimate or None"
-                )
-            numbers = [cell.value, cell.low, cell.high] if isinstance(cell, Estimate) else [cell]
-            if any(isinstance(number, float) and not np.isfinite(number) for number in numbers):
-                broken(f"it gives {cell}; a value that is missing is None")
+            if why := no_cell(cell):
+                broken(f"it gives {why}")
 
     def test_it_changes_nothing(self) -> None:
         """It leaves the records that it is shown as they are."""

@@ -9,7 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from urbancross_renderers.html.markup import element, number
+from urbancross_renderers.content import decimals
+from urbancross_renderers.html.markup import element
 
 _WIDE, _HIGH = 300, 100
 _FIRST = ("loss", "kept_share")
@@ -87,4 +88,4 @@ def _path(points: Sequence[tuple[float, float]], low: float, high: float) -> str
 
 
 def _digits(value: float) -> str:
-    return number(value) if 0.1 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
+    return decimals(value) if 0.1 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"

@@ -11,10 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from urbancross_bench.interfaces import Estimate
 from urbancross_bench.interfaces.renderer import printable
+from urbancross_renderers.content import in_words
 
-NOTHING = "–"
 _LONGEST = 48  # characters of a file's name
 
 
@@ -23,23 +22,7 @@ def shown(value: Any) -> Any:
 
     Markup stays as it is; every other text is printable, and still to be escaped.
     """
-    if isinstance(value, Markup):
-        return value
-    if value is None:
-        return NOTHING
-    if isinstance(value, Estimate):
-        if value.low is None or value.high is None:
-            return number(value.value)
-        return f"{number(value.value)} [{number(value.low)}, {number(value.high)}]"
-    if isinstance(value, float):
-        return number(value)
-    return printable(str(value))
-
-
-def number(value: float) -> str:
-    """Two decimals, and no −0."""
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
+    return value if isinstance(value, Markup) else in_words(value, printable)
 
 
 def element(name: str, *children: Any, **attributes: Any) -> Markup:
