@@ -192,6 +192,14 @@ def test_the_structural_check_sees_a_breach() -> None:
 TEX = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}%s\end{document}"
 
 
+@pytest.mark.parametrize(
+    ("text", "printed"), [("a–b", "a--b"), ("a—b", "a---b"), ("--", "-{}-"), ("-–-", "-{}--{}-"), ("−1", "$-$1")]
+)
+def test_hyphens_stay_and_dashes_are_dashes(text: str, printed: str) -> None:
+    table = Table("t", "", ["c"], [[text]])
+    assert f"\n{printed} \\\\\n" in Latex(Options()).render(table)
+
+
 def has_latex() -> bool:
     find = shutil.which("kpsewhich")
     wanted = ("article.cls", "booktabs.sty", "graphicx.sty")

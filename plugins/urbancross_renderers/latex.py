@@ -64,6 +64,7 @@ _ACCENTS = {
     "\u0306": "u",
     "\u030b": "H",
 }
+_HYPHENS = re.compile("(?<=[-–—])(?=[-–—])")
 _OF_NUMBERS = str.maketrans({"-": "$-$", "–": "--", "[": "{[}", "]": "{]}"})
 _NEEDS = "% Needs \\usepackage{booktabs,graphicx}. Plain ASCII: any engine and input encoding.\n"
 # What is printed of a table that is wider than the page, or higher than leaves room for the notes.
@@ -138,8 +139,8 @@ def _text(cell: Cell) -> str:
 def _escape(text: str) -> str:
     """Plain text in ASCII: no command of it is carried out, and no letter needs a font of its own."""
     composed = unicodedata.normalize("NFC", printable(text))
-    # Between hyphens, so that two of them stay two.
-    return re.sub(r"-(?=-)", "-{}", "".join(_SPECIAL.get(char) or _char(char) for char in composed))
+    parts = _HYPHENS.split(composed)  # hyphens and dashes side by side would be a longer dash
+    return "{}".join("".join(_SPECIAL.get(char) or _char(char) for char in part) for part in parts)
 
 
 def _char(char: str) -> str:
