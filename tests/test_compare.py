@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -111,6 +112,29 @@ def test_p_is_read_in_four_decimals(tmp_path: Path, p: float | None, said: str |
     found = replace(found, pairs=[replace(found.pairs[0], adjusted=p)])
     table = table_of(found, to_read=True)
     assert table.rows[0][table.columns.index("p (Holm)")] == said
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_images_are_swapped_between_these_models(tmp_path: Path, seeds: int) -> None:
+    """Against all 2^9 swaps of the images of each pair, and Holm over both."""
+    generator, exact = np.random.default_rng(4), {}
+    for target, gap in (("b", 0.9), ("c", 0.2)):
+        found = generator.normal(size=(2, seeds, 9)) + np.array([gap, 0.0])[:, None, None]
+        for method, hits in zip(("dann", "coral"), found, strict=True):
+            for seed in range(seeds):
+                write_run(tmp_path, method, seed, hits[seed], target=target)
+        apart = (found[0] - found[1]).mean(axis=0)
+        swapped = np.array([*product((1, -1), repeat=9)]) @ apart
+        exact[f"a → {target}"] = (np.abs(swapped) >= abs(apart.sum()) - 1e-9).mean()
+    small, large = sorted(exact.values())
+    comparison = methods(tmp_path)
+    for pair in comparison.pairs:
+        corrected = 2 * small if exact[pair.a.scenario] == small else max(2 * small, large)
+        assert pair.swapped == pytest.approx(min(1.0, corrected), abs=0.03)
+        assert (pair.adjusted is None) == (seeds == 1)
+    [words, _] = table_of(comparison, to_read=True).rows
+    assert words[-3] == f"{comparison.pairs[0].swapped:.4f}"
+    assert as_json(comparison, 0)["pairs"][0]["p_of_models_holm"] == comparison.pairs[0].swapped
 
 
 def test_where_less_is_better_the_smaller_wins(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def read_map(path: Path) -> NDArray[np.int64]:
     if path.suffix == ".npy":
         values = read_matrix(str(path))
     else:
-        content = text.read_json(path)
+        content = text.read_json(_there(path))
         if not isinstance(content, list) or not all(type(entry) is int for entry in content):
             raise DataError(f"{path} must be a list of integers, the image of each text: [0, 0, 0, 0, 0, 1, …]")
         try:
@@ -70,7 +70,7 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
     """
     from urbancross_bench.data.floors import numbered
 
-    lines = text.read_lines(path)
+    lines = text.read_lines(_there(path))
     blank = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
     if blank is not None:  # first of all: a stray one is why there are too many, and blank ones would be equal
         raise DataError(
@@ -80,6 +80,12 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
     if len(lines) != count:
         raise DataError(f"{path} has {len(lines)} lines for {count} {what}; give one line each")
     return numbered(lines)
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    return path
 
 
 def _split(place: str) -> tuple[Path, str]:

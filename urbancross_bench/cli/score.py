@@ -20,20 +20,18 @@ def score(
     texts: Annotated[str, typer.Option(metavar="T.npy", help="M × D, likewise.")],
     map_: Annotated[
         Path,
-        typer.Option(
-            "--map", exists=True, metavar="M.json", help="A list of M image indices, from 0: each text's image."
-        ),
+        typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image."),
     ],
     captions: Annotated[
         Path | None,
-        typer.Option(exists=True, metavar="C.txt", help="A line per text; equal lines are equal strings."),
+        typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings."),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(exists=True, metavar="K.txt", help="A line per image: its scene class.")
+        Path | None, typer.Option(metavar="K.txt", help="A line per image: its scene class.")
     ] = None,
     image_ids: Annotated[
         Path | None,
-        typer.Option(exists=True, metavar="F.txt", help="A line per image; equal lines are equal images."),
+        typer.Option(metavar="F.txt", help="A line per image; equal lines are equal images."),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="classic, deduplicated, row_diagonal, or a preset: urbancross_released, …")

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from urbancross_bench.errors import UsageError
-from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES
+from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES, holm, paired_permutation
 from urbancross_bench.interfaces.renderer import Cell, Table, printable
 from urbancross_bench.leaderboard.comparisons import Difference, detectable, judged
 from urbancross_bench.leaderboard.notes import differences_of
@@ -22,7 +25,8 @@ from urbancross_bench.records import versions_of
 class Pair:
     """A row of A and one of B over the seeds that both have, and what a paired test says of A minus B.
 
-    adjusted: p of "no difference" after Holm's correction over all pairs; None with too few seeds.
+    adjusted: p of "no difference" after Holm's correction over all pairs; None with too few seeds. swapped: p of
+    "these two models are alike", by swapping images between them, corrected alike; of any number of seeds.
     """
 
     a: Row
@@ -30,6 +34,7 @@ class Pair:
     difference: Difference
     adjusted: float | None
     verdict: str
+    swapped: float
 
     @cached_property
     def queries(self) -> dict[str, Queries]:
@@ -100,6 +105,7 @@ def table_of(comparison: Comparison, *, to_read: bool = False) -> Table:
                 "A − B": pair.difference.estimate,
                 "p (Holm)": _in_words(pair.adjusted) if to_read else pair.adjusted,
                 "A is": pair.verdict,
+                "p of these models (Holm)": _in_words(pair.swapped) if to_read else pair.swapped,
                 **{f"{way}: won/tied/lost": "/".join(map(str, found.values())) for way, found in counts.items()},
             }
         )
@@ -145,6 +151,7 @@ def _pair_as_json(pair: Pair, metric: str) -> dict[str, Any]:
         "p": pair.difference.p,
         "p_holm": pair.adjusted,
         "a_is": pair.verdict,
+        "p_of_models_holm": pair.swapped,
         "images": pair.a.score["images"],
         "chance": pair.a.chance(metric),
         "queries": {direction: found.counts for direction, found in pair.queries.items()},
@@ -172,9 +179,10 @@ def _judged(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[Pair]:
     resample_rows({row: None for pair in pairs for row in pair}, metric)
     tested = sum(len(a.seeds) >= FEWEST_SEEDS for a, _ in pairs)
     differences = [_difference(a, b, metric, tested) for a, b in pairs]
+    swapped = holm([paired_permutation(_added(a, metric) - _added(b, metric), a.score["draws"]) for a, b in pairs])
     return [
-        Pair(a, b, difference, said.adjusted, said.verdict)
-        for (a, b), difference, said in zip(pairs, differences, judged(differences), strict=True)
+        Pair(a, b, difference, said.adjusted, said.verdict, p)
+        for (a, b), difference, said, p in zip(pairs, differences, judged(differences), swapped, strict=True)
     ]
 
 
@@ -187,6 +195,13 @@ def _difference(a: Row, b: Row, metric: str, tested: int) -> Difference:
     assert mine is not None  # rows without the metric have been left out
     assert theirs is not None
     return Difference.of(mine - theirs, tested, higher_is_better=a.score["metrics"][metric]["higher_is_better"])
+
+
+def _added(row: Row, metric: str) -> NDArray[np.float64]:
+    """(N,) what each test image adds to the mean over seeds, which is their sum."""
+    of_seeds = np.stack([seed.added(metric) for seed in row.seeds])
+    found: NDArray[np.float64] = np.add.reduce(of_seeds) / len(of_seeds)
+    return found
 
 
 def _both(a: str, b: str) -> str:

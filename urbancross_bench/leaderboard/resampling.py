@@ -83,6 +83,13 @@ class SeedScore:
             OfSplit([self]).keep([self], metric, Spool())
         self._kept[metric].spool.read(self._kept[metric].place, into)
 
+    def added(self, metric: str) -> Floats:
+        """(N,) what each image adds to the metric, which is their sum."""
+        sums, parts = self.score.image_sums(), self.parts(metric)
+        of_parts = np.stack([sums[part][:, 0] / sums[part][:, 1].sum() for part in parts])
+        found: Floats = np.add.reduce(of_parts) / len(of_parts)
+        return found
+
     def remember(self, metric: str, kept: Kept) -> None:
         """Where the metric lies, over TEST_RESAMPLES."""
         self._kept[metric] = kept
