@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -74,6 +75,15 @@ def test_imports_point_down_and_never_in_a_circle() -> None:
     upward = [(a, b) for a, others in graph.items() for b in others if FLOORS[b] > FLOORS[a]]
     assert upward == []
     list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_map_names_every_module_below_the_verbs() -> None:
+    named = set(re.findall(r"\w+", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
+    rooms = [
+        room for room, floor in FLOORS.items() if floor < 6 and room not in ("interfaces", "scaffold", "specs")
+    ]
+    modules = {file.stem for room in rooms for file in (CORE / room).glob("[!_]*.py")}
+    assert modules - named == set()
 
 
 def test_the_core_imports_no_plugin() -> None:
