@@ -36,6 +36,7 @@ from urbancross_bench.identity import canonical_json
 
 SCHEMA = 5
 IMAGE_SUMS = "image_sums."
+_PROVENANCE = "provenance.json"
 _PARTIAL = ".partial-"
 _OWN = ("key", "run", "stages", "metrics")  # what no two records have in common
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
@@ -119,6 +120,19 @@ class Record:
             return json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"record {file} cannot be read: {error}") from error
+
+    def provenance(self) -> dict[str, Mapping[str, Any]]:
+        """Training → what it was computed with, and took; empty for a run that has not ended well."""
+        content = self.beside(_PROVENANCE) or {}
+        if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
+            raise DataError(f"record {self.folder / _PROVENANCE} holds no provenance of trainings")
+        return content
+
+
+def in_words(spec: Mapping[str, Any]) -> str:
+    """A run by its spec: `plain → dark · vit · urbancross · seed 0`."""
+    labels = (spec[part]["label"] for part in ("encoder", "adaptation"))
+    return " · ".join([route(spec["scenario"]), *labels, f"seed {spec['seed']}"])
 
 
 def failed_metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -185,7 +184,7 @@ def _other_versions(records: Sequence[Record]) -> list[str]:
     """Where the environment of the bundle is not the one that runs were made in."""
     made: dict[str, set[str]] = {}
     for record in records:
-        for facts in provenance_of(record).values():
+        for facts in record.provenance().values():
             for name, version in (facts.get("versions") or {}).items():
                 made.setdefault(name, set()).add(version)
     remarks = []
@@ -198,18 +197,6 @@ def _other_versions(records: Sequence[Record]) -> list[str]:
             versions = " and ".join(sorted(made[name]))
             remarks.append(f"runs were made with {name} {versions}, where environment.txt has {here}")
     return remarks
-
-
-def provenance_of(record: Record) -> dict[str, dict[str, Any]]:
-    """Training → facts; empty for a run that has not ended well. Raises DataError."""
-    file = record.folder / "provenance.json"
-    if not file.is_file():
-        return {}
-    try:
-        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return {name: dict(facts) for name, facts in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"record {file} cannot be read: {error}") from error
 
 
 def _readme(grids: Sequence[KeptGrid], file: str, drift: float, remarks: Sequence[str]) -> str:

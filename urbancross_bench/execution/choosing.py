@@ -8,17 +8,15 @@ from pathlib import Path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.execution.keeping import asked_for, kept_grids
 from urbancross_bench.interfaces.renderer import printable
-from urbancross_bench.records import Record, ScoreRecord, read_records, route
+from urbancross_bench.records import Record, ScoreRecord, in_words, read_records
 
 _SHOWN = 20
 _HEADLINE = "mR"
 
 
 def named(record: Record) -> str:
-    """`plain → dark · vit · urbancross · seed 0`, printable."""
-    spec = record.spec
-    names = [route(spec["scenario"]), spec["encoder"]["label"], spec["adaptation"]["label"]]
-    return " · ".join([*map(printable, names), f"seed {spec['seed']}"])
+    """A run in words, printable."""
+    return printable(in_words(record.spec))
 
 
 def chosen_run(out: Path, prefix: str | None) -> Record:

@@ -17,7 +17,7 @@ from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Entry
 from urbancross_bench.identity import canonical_json
-from urbancross_bench.records import route
+from urbancross_bench.records import in_words
 
 ABSENT = object()  # where one of the two has no such fact
 _OPAQUE = re.compile(r"[0-9a-f]{12,}")
@@ -254,8 +254,6 @@ def _planned_run(run: Run) -> Thing:
 def _run(spec: Mapping[str, Any], where: str) -> Thing:
     try:
         scenario, stages = spec["scenario"], spec["stages"]
-        names = [spec[part]["label"] for part in ("encoder", "adaptation")]
-        label = route(scenario)
         inputs = {f"training.{number}": key for number, key in enumerate(stages["adapt"])}
         facts = {name: value for name, value in spec.items() if name not in ("schema", "status", "key", "grid")}
         del facts["stages"]
@@ -266,7 +264,7 @@ def _run(spec: Mapping[str, Any], where: str) -> Thing:
         return Thing(
             "run",
             spec["key"],
-            " · ".join([label, *names, f"seed {spec['seed']}"]),
+            in_words(spec),
             where,
             facts,
             inputs | {"start": stages["pretrain"]},

@@ -16,7 +16,6 @@ import yaml
 from urbancross_bench import __version__
 from urbancross_bench.errors import RunError
 from urbancross_bench.evaluation.protocols import PROTOCOLS
-from urbancross_bench.execution.bundling import provenance_of
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
@@ -198,7 +197,7 @@ def _weights(out: Path, score: ScoreRecord) -> str:
 
 
 def _provenance(record: Record) -> Iterator[str]:
-    for training, facts in provenance_of(record).items():
+    for training, facts in record.provenance().items():
         if "torch" in facts:
             versions = f"torch {facts['torch']}, Python {facts['python']}"
             where = f"{facts['device']}, {facts['system']}"

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.execution.bundle import Bundle
-from urbancross_bench.execution.bundling import provenance_of
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.explaining import ABSENT, compared
 from urbancross_bench.records import Record, ScoreRecord
@@ -196,7 +195,7 @@ def _machines(one: Record, other: Record) -> set[str]:
 
 
 def _machine(record: Record) -> dict[str, Any]:
-    found = provenance_of(record).get("adapt", {})
+    found = record.provenance().get("adapt", {})
     said = {name: found.get(name) for name in _MACHINE}
     return said | {kind: found.get(kind) or {} for kind in ("versions", "plugins")}
 

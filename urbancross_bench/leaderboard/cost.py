@@ -9,14 +9,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.renderer import Cell, Table
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record
 
 Stages = dict[str, Mapping[str, Any]]  # key → provenance
 
-_PROVENANCE = "provenance.json"
 _PRETRAIN, _ADAPT = "pretrain", "adapt"
 
 _MINUTE, _HOUR = 60.0, 3600.0  # seconds
@@ -64,22 +62,13 @@ def _line(encoder: str, adaptation: str | None, records: Sequence[Record]) -> di
 
 def _trainings(record: Record) -> list[tuple[str, str, Mapping[str, Any]]]:
     """(pretrain or adapt, key, provenance) of every training of a run; of a failed one those that are known."""
-    stages, said = record.spec.get("stages"), _provenance(record)
+    stages, said = record.spec.get("stages"), record.provenance()
     if not stages:
         return []
     names = {_PRETRAIN: stages[_PRETRAIN]}
     # Trials of a search after the first have a number.
     names |= {f"{_ADAPT} {n}" if n else _ADAPT: key for n, key in enumerate(stages[_ADAPT])}
     return [(name.split(" ")[0], key, said.get(name, {})) for name, key in names.items()]
-
-
-def _provenance(record: Record) -> Mapping[str, Any]:
-    content = record.beside(_PROVENANCE)
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
-        raise DataError(f"record {record.folder / _PROVENANCE} holds no provenance of trainings")
-    return content
 
 
 def _sum(

@@ -30,11 +30,9 @@ class RecordedEvidence(Evidence):
     def runs(self) -> Iterator[ShownRun]:
         """The runs in order of their keys; what stands beside a record is read one by one."""
         for record in sorted(self._records, key=lambda one: one.folder.name):
-            provenance = _beside(record, "provenance.json")
             provenance = {
                 training: {name: value for name, value in facts.items() if name not in _PRIVATE}
-                for training, facts in provenance.items()
-                if isinstance(facts, dict)
+                for training, facts in record.provenance().items()
             }
             yield ShownRun(
                 record.spec,

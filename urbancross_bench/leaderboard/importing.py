@@ -18,7 +18,7 @@ from urbancross_bench.leaderboard.committed import (
 )
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
-from urbancross_bench.records import Record, ScoreRecord, route
+from urbancross_bench.records import Record, ScoreRecord, in_words
 
 RECORDS = "records"
 _NAMED = 3  # runs named under one reason
@@ -82,25 +82,25 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
     failed = [record for record in records if not record.ok]
     if "failed_runs" not in view.allow:
         yield from _said(
-            [f"{_name(r)}, {r.spec['status']}" for r in failed],
+            [f"{in_words(r.spec)}, {r.spec['status']}" for r in failed],
             "did not end well",
             "run the grid again, or leave them out with the view's filters, or allow `failed_runs` there",
         )
     for status in sorted({r.spec["encoder"]["weights"]["status"] for r in records} - {*view.weights}):
         yield from _said(
-            [_name(r) for r in records if r.spec["encoder"]["weights"]["status"] == status],
+            [in_words(r.spec) for r in records if r.spec["encoder"]["weights"]["status"] == status],
             f"use weights that are {status}",
             f"train or download weights, or add {status!r} to the view's `weights`",
         )
     if not view.is_reference("oracle") and "ranked_oracle" not in view.allow:
         yield from _said(
-            [_name(r) for r in records if any(s.content["setting"] == "oracle" for s in r.scores)],
+            [in_words(r.spec) for r in records if any(s.content["setting"] == "oracle" for s in r.scores)],
             "have seen labels of the target, by method or by selector, and the view would rank them",
             "add `oracle` to the view's `reference_settings`, or allow `ranked_oracle` there",
         )
     if "test_images_in_training" not in view.allow:
         yield from _said(
-            [_name(r) for r in records if r.spec["test_images_in_training"]],
+            [in_words(r.spec) for r in records if r.spec["test_images_in_training"]],
             "were trained on images of their test split",
             "leave those out (`data check` writes a list), or allow `test_images_in_training` in the view; the "
             "tables mark such rows",
@@ -127,7 +127,7 @@ def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
 
 def _other_content(records: Sequence[Record], there: Sequence[Record]) -> Iterator[str]:
     moved = [
-        f"{score.folder.name} of {_name(record)}"
+        f"{score.folder.name} of {in_words(record.spec)}"
         for record, score, twin in _twins(records, there)
         if content_of(twin) != content_of(score) and not completes(score, twin)
     ]
@@ -154,10 +154,3 @@ def _said(names: Sequence[str], reason: str, remedy: str, noun: str = "run") -> 
     if not names:
         return
     yield f"{len(names)} {plural(len(names), noun)} ({some(names, _NAMED, '; ')}) {reason}: {remedy}"
-
-
-def _name(record: Record) -> str:
-    return (
-        f"{record.spec['adaptation']['label']} on {record.spec['encoder']['label']}, "
-        f"{route(record.spec['scenario'])}, seed {record.spec['seed']}"
-    )
