@@ -532,7 +532,8 @@ def test_what_adapting_was_worth(cli: Cli, tmp_path: Path) -> None:
     difference = paired_differences(own, Peers(rows), "source_only", "mR")
     assert difference is not None
     low, high = Spread.of(difference).interval()
-    assert ends == pytest.approx((-(high or np.nan), -(low or np.nan)), abs=1e-4, nan_ok=True)
+    expected = [np.nan if end is None else -end for end in (high, low)]
+    assert ends == pytest.approx(expected, abs=1e-4, nan_ok=True)
     # The tables of targets hold target scores alone.
     assert len(rows_of(tmp_path / "out" / "leaderboard", "scenarios")) == 2 * 3
 
