@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import math
 import shutil
 import sys
 import zipfile
@@ -239,6 +240,11 @@ def run_file(content: Mapping[str, bytes]) -> str:
     return next(name for name in content if name.endswith("run.json"))
 
 
+def change_index(content: dict[str, bytes], **changes: Any) -> None:
+    index = json.loads(content["bundle.json"]) | changes
+    content["bundle.json"] = json.dumps(index).encode()
+
+
 def flip(content: dict[str, bytes]) -> None:
     name = run_file(content)
     content[name] = content[name].replace(b'"seed": ', b'"seed":  ')
@@ -256,6 +262,11 @@ def flip(content: dict[str, bytes]) -> None:
         (lambda content: content.pop("bundle.json"), "is no bundle: it has no bundle.json"),
         (lambda content: content.update({"bundle.json": b'{"schema": 9}'}), "has schema 9"),
         (lambda content: content.update({"bundle.json": b"["}), "cannot be read"),
+        (lambda content: content.update({"bundle.json": b"[]"}), "has schema None"),
+        (lambda content: change_index(content, drift=None), "bundle.json is not whole"),
+        (lambda content: change_index(content, drift="1"), "bundle.json is not whole"),
+        (lambda content: change_index(content, drift=math.nan), "bundle.json is not whole"),
+        (lambda content: change_index(content, members=[]), "bundle.json is not whole"),
     ],
 )
 def test_a_bundle_that_was_changed_is_refused(
@@ -449,6 +460,18 @@ def test_a_run_that_failed_in_both_is_the_same(tmp_path: Path) -> None:
     records = [read_records([tmp_path / name]) for name in ("bundle", "rerun")]
     [one] = verify(Bundle(records[0], {}, {}, {}), records[1], 0.5).checked
     assert (one.verdict, one.where) == ("same", ("status: failed → failed",))
+
+
+def test_a_run_that_failed_in_one_tells_of_no_machine(tmp_path: Path) -> None:
+    write_runs(tmp_path / "bundle", **ONE)
+    [failed] = (tmp_path / "bundle" / "runs").iterdir()
+    edit(failed / "run.json", status="failed")
+    (failed / "provenance.json").unlink()
+    write_runs(tmp_path / "rerun", **ONE)
+    records = [read_records([tmp_path / name]) for name in ("bundle", "rerun")]
+    found = verify(Bundle(records[0], {}, {}, {}), records[1], 0.5)
+    assert [one.where for one in found.checked] == [("status: failed → ok",)]
+    assert found.environment == {}
 
 
 def test_the_grid_is_written_whole(bundle: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import zipfile
 import zlib
@@ -109,16 +110,18 @@ def _unpacked(opened: zipfile.ZipFile, folder: Path, file: Path) -> Mapping[str,
         raise DataError(f"bundle {file} would unpack to more than {_LARGEST >> 30} GiB; refused")
     hashes = {member.filename: _unpack(opened, member, folder / member.filename) for member in members}
     index = json.loads((folder / INDEX).read_bytes())
-    if index["schema"] != SCHEMA:
-        raise DataError(f"bundle {file} has schema {index['schema']}; this version reads {SCHEMA}")
+    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
+        found = index.get("schema") if isinstance(index, dict) else None
+        raise DataError(f"bundle {file} has schema {found}; this version reads {SCHEMA}")
+    drift, said = index.get("drift"), index.get("members")  # no hash covers them
+    if not isinstance(drift, int | float) or not 0 <= drift < math.inf or not isinstance(said, dict):
+        raise DataError(f"bundle {file} was changed after it was made: {INDEX} is not whole. Ask for the original")
     del hashes[INDEX]
-    said = index["members"]
     for name in sorted(said.keys() | hashes.keys()):
         if said.get(name) != hashes.get(name):
             how = "was added" if name not in said else "is gone" if name not in hashes else "has another hash"
             raise DataError(f"bundle {file} was changed after it was made: {name} {how}. Ask for the original")
-    found: Mapping[str, Any] = index
-    return found
+    return index
 
 
 def _unpack(opened: zipfile.ZipFile, member: zipfile.ZipInfo, place: Path) -> str:

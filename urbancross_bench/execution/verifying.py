@@ -81,7 +81,8 @@ def verify(bundle: Bundle, rerun: Sequence[Record], drift: float) -> Verificatio
         left.pop(other.folder.name, None)
         differences = [*compared(_spec(record), _spec(other))]
         environment.update({_said(*one) for one in differences if _is_version(one[0])})
-        environment.update(_machines(record, other))
+        if record.ok and other.ok:  # others do not say where they were computed
+            environment.update(_machines(record, other))
         elsewhere = [f"{_place(one[0])}: {_said(*one)}" for one in differences if not _is_version(one[0])]
         checked += _scores(record, other, elsewhere, drift, environment)
     checked.sort(key=lambda one: (one.run, one.score, one.key))
