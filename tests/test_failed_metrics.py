@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Result, tree, write_domains, write_grid
+from conftest import Outcome, Result, tree, write_domains, write_grid
 from grid_events import RUNS, Heard, status, write_record
 from made_up_plans import FACTS, Session, make_plan, make_run, make_stage, publish
 from safetensors.numpy import save_file
@@ -129,6 +129,16 @@ def problem_of(plugin: Path, name: str) -> str:
     found, _ = metric_values(ranking, [registry.resolve("metric", one) for one in (name, "rank")], draws=0)
     assert "i2t_MRR" in found["metrics"]
     return str(found["failed"].get(name, ""))
+
+
+def test_a_metric_that_fails_when_scores_are_taken_again_is_no_success(
+    plugin: Path, outcome: Outcome, cli: Cli
+) -> None:
+    asked = ("rescore", outcome.out, "--metric", "of_none", "--plugin", plugin)
+    result = cli(*asked)
+    assert result.status == 1
+    assert result.out.count("of_none: failed, KeyError('cheese')") == len(json.loads(cli(*asked, "--json").out))
+    assert cli("rescore", outcome.out, "--metric", "own", "--plugin", plugin).status == 0
 
 
 def test_no_metric_moves_what_others_see_or_takes_a_name_of_the_projects(plugin: Path) -> None:

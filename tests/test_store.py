@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from urbancross_bench.cli.amounts import about, read_size, size_text
 from urbancross_bench.errors import UsageError
+from urbancross_bench.execution import collecting
 from urbancross_bench.execution.collecting import Rule, collect, holdings, store_in
 from urbancross_bench.execution.plan import Plan, make_plan
 from urbancross_bench.execution.stage import Stage
@@ -237,6 +238,25 @@ def test_logs_of_removed_stages_go_with_them(store: Store) -> None:
 
 def planned(file: Path) -> Plan:
     return make_plan(load_grid(file), Registry.discover())
+
+
+def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
+    store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = pack(0)
+    put(store, stage)
+    (store.root / ".locks" / stage.key).touch()
+    monkeypatch.setattr(collecting.os, "access", lambda place, mode: mode != os.W_OK)
+    monkeypatch.setattr(Store, "busy", lambda self, key: (self.root / "there" / key).touch())
+    result = cli("store", "gc", store.root, "--unused-for", "0", "--dry-run")
+    assert result.status == 0, result.err
+    assert "1 pack" in result.out
+
+
+def test_a_link_to_a_store_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store").symlink_to(tmp_path / "gone")
+    with pytest.raises(UsageError, match=r"store leads to .*gone, which is not there"):
+        Store(tmp_path / "store").create()
 
 
 def test_the_stages_of_a_grid_are_kept(store: Store, cli: Cli, grid: GridWriter) -> None:

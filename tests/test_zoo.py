@@ -68,12 +68,12 @@ def test_the_table_is_whole() -> None:
     assert all(f"`{name}`" in page for name in {*ADAPTATIONS, *OTHERS})
 
 
-def broken_promises(kind: str, name: str, **members: object) -> dict[str, str]:
-    """Those that a plugin of a file breaks, with the reasons, in this process."""
+def broken_promises(kind: str, name: str, *, only: str = "test_", **members: object) -> dict[str, str]:
+    """Those that a plugin of a file breaks, of names that begin as `only`, with the reasons, in this process."""
     base = getattr(kit, f"{kind.capitalize()}Conformance")
     cls = type("Checked", (base,), {"plugin": name, "files": (ZOO / f"{name}.py",), **members})
     found = {}
-    for promise in [one for one in dir(cls) if one.startswith("test_") and callable(getattr(cls, one))]:
+    for promise in [one for one in dir(cls) if one.startswith(only) and callable(getattr(cls, one))]:
         try:
             getattr(cls(), promise)()
         except SkipTest:
@@ -156,6 +156,70 @@ def test_the_kit_catches_an_encoder_that_bfloat16_spoils(tmp_path: Path) -> None
     found = broken_promises("encoder", "spoilt", files=(tmp_path / "spoilt.py",), choose=lambda self: options)
     assert found.keys() == {"test_it_embeds_in_bfloat16"}
     assert "in bfloat16 encode_image gives (4, " in found["test_it_embeds_in_bfloat16"]
+
+
+HASHED = (
+    SPOILT.replace("spoilt", "hashed").partition("    def load")[0]
+    + """
+    def load(self):
+        model = super().load()
+        tokenize = model.tokenize
+        def hashed(texts):
+            tokens = tokenize(texts)
+            tokens[:, 1] = torch.tensor([1 + hash(text) % 50 for text in texts])
+            return tokens
+        model.tokenize = hashed
+        return model
+"""
+)
+UNORDERED = (
+    HASHED.replace("hashed", "unordered").partition("        tokenize =")[0]
+    + """
+        for name in {f"{name} {number}" for number, (name, _) in enumerate(model.named_parameters())}:
+            torch.nn.init.normal_(model.get_parameter(name.partition(" ")[0]), std=0.02)
+        return model
+"""
+)
+HEADED = (
+    HASHED.replace("hashed", "headed").partition("        tokenize =")[0]
+    + """
+        head, encode = torch.nn.Linear(model.width, model.width), model.encode_image
+        model.encode_image = lambda images: head(GIVEN)
+        return model
+"""
+)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("name", "source", "promise", "says"),
+    [
+        ("hashed", HASHED, "test_it_starts_the_same_elsewhere", "its tokens are others in another process"),
+        ("unordered", UNORDERED, "test_it_starts_the_same_elsewhere", "its first weights are others in another"),
+        (
+            "headed",
+            HEADED.replace("GIVEN", "encode(images)"),
+            "test_features_stand_for_what_a_frozen_tower_took",
+            "leave them as they are; they come back as others",
+        ),
+        (
+            "unheaded",
+            HEADED.replace("headed", "unheaded").replace(
+                "head(GIVEN)", "encode(images.view(-1, 3, *images.shape[-2:]))"
+            ),
+            "test_features_stand_for_what_a_frozen_tower_took",
+            "leave them as they are; it fails: ",
+        ),
+    ],
+)
+def test_the_kit_catches_an_encoder_that_nobody_could_repeat(
+    tmp_path: Path, name: str, source: str, promise: str, says: str
+) -> None:
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    options = {"architecture": "urbancross-tiny"} | ({"frozen_towers": "image"} if "headed" in name else {})
+    file = tmp_path / f"{name}.py"
+    [reason] = broken_promises("encoder", name, only=promise, files=(file,), choose=lambda self: options).values()
+    assert says in reason
 
 
 METHOD = """

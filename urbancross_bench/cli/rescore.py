@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
 from urbancross_bench.cli.score import value_lines
+from urbancross_bench.interfaces.renderer import printable
 
 
 def rescore(
@@ -22,21 +24,30 @@ def rescore(
     json_: JsonOption = False,
     plugin: PluginOption = None,
 ) -> None:
-    """Score recorded runs by other metrics or another tie rule; trains and changes nothing."""
-    from urbancross_bench.execution.rescoring import rescored
-    from urbancross_bench.interfaces.renderer import printable
-    from urbancross_bench.records import route
+    """Score recorded runs by other metrics or another tie rule; trains and changes nothing.
 
-    scores = rescored(
+    Exit status 1: a metric failed.
+    """
+    from urbancross_bench.execution.rescoring import rescored
+
+    found = rescored(
         runs,
         metric or ["recall"],
         ties,
         plugin or [],
         warn=lambda message: print(f"warning: {message}", file=sys.stderr),
     )
+    scores = [*found] if json_ else list(_shown(found))
     if json_:
-        print_json([*scores])
-        return
+        print_json(scores)
+    if any(score["failed"] for score in scores):
+        raise typer.Exit(1)
+
+
+def _shown(scores: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same, each printed as it comes."""
+    from urbancross_bench.records import route
+
     for _, group in groupby(scores, key=itemgetter("run")):
         of_run = [*group]
         names = ["encoder", "adaptation", "selector", "protocol", "ties"]
@@ -47,6 +58,7 @@ def rescore(
             head = [route(score["scenario"]), *(told[name] for name in names), f"seed {score['seed']}"]
             print(printable(" · ".join(head)))
             print("\n".join(f"  {line}" for line in value_lines(score, _lacking)))
+            yield score
 
 
 def _lacking(missing: str) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.interfaces.renderer import printable
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
@@ -140,7 +141,7 @@ def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[st
     for name, entry in found["metrics"].items():
         low, high = entry["low"], entry["high"]
         interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
-        lines.append(f"{name:14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
+        lines.append(f"{printable(name):14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
     for name, missing in found["lacking"].items():
         lines.append(f"{name}: {', '.join(lacking(one) for one in missing.split(', '))}")
-    return lines + [f"{name}: failed, {problem}" for name, problem in found["failed"].items()]
+    return lines + [printable(f"{name}: failed, {problem}") for name, problem in found["failed"].items()]

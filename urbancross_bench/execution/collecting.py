@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -157,8 +158,11 @@ def _key(path: Path) -> str:
 
 
 def _busy(store: Store, key: str) -> bool:
-    """Whether someone holds the lock; without leaving a new lock behind."""
-    return (store.root / ".locks" / key).exists() and store.busy(key)
+    """Whether someone holds the lock; without leaving a new lock behind. In a store that nobody may write to none
+    is held.
+    """
+    lock = store.root / ".locks" / key
+    return lock.exists() and os.access(lock, os.W_OK) and store.busy(key)
 
 
 def _removed(store: Store, one: Held) -> bool:

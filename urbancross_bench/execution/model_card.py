@@ -145,19 +145,19 @@ def _data(record: Record, licences: Mapping[str, str]) -> str:
         roles = ["source"] * (name in scenario["source"]) + ["target"] * (name == scenario["target"])
         captions = "written by a model" if facts["captions_generated"] else "not said to be a model's"
         prints = " ".join(facts["splits"].get(split, "–")[:12] for split in ("train", "val", "test"))
-        licence = licences.get(name, "not stated: ask its authors")
+        licence = licences.get(name, "not known from these records: see the dataset")
         rows.append([name, ", ".join(roles), licence, captions, prints])
     return _table(["domain", "role", "licence", "captions", "fingerprints of train, val, test"], rows)
 
 
 def _licences(out: Path) -> Iterator[tuple[str, str]]:
-    """Of the domains that any run of the folder was tested on, where the store still knows them."""
+    """Of the domains that any run of the folder was tested on, where the store still has their cards."""
     exhibits = Exhibits()
     for record in read_records([out]):
         for score in record.scores:
             exhibit = exhibits.of(score)
-            if exhibit is not None and exhibit.card.get("licence"):
-                yield score.content["domain"], exhibit.card["licence"]
+            if exhibit is not None:
+                yield score.content["domain"], exhibit.card.get("licence") or "not stated: ask its authors"
 
 
 def _training(record: Record, out: Path, scores: Sequence[ScoreRecord]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from urbancross_bench.data.card import CARD, card, located
 from urbancross_bench.data.pack import pack, pack_segments, split_facts
@@ -18,14 +19,18 @@ from urbancross_bench.data.packed import (
     header,
     write_facts,
 )
+from urbancross_bench.errors import PluginError
 from urbancross_bench.execution.items import items_of, write_items
 from urbancross_bench.execution.job import Job
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder, Encoder, ImageFormat, SegmentEncoder
+from urbancross_bench.modelling.answers import unlike_features
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.embed import embed_images, embed_segments, embed_texts
 from urbancross_bench.modelling.runtime import configure
+
+_HELD = 32  # features of a frozen tower that are held against what the model makes of them
 
 
 def describe(job: Job) -> None:
@@ -62,9 +67,9 @@ def run_frozen_towers(job: Job) -> None:
     """Features of a split's images, captions or both, by towers that never change."""
     model, [split] = _first_model(job), job.packed("split")
     if "image" in job.facts["towers"]:
-        _write_rows(job, IMAGES, embed_images(model, split.images, job.device).numpy())
+        _write_features(job, model, "image", IMAGES, embed_images(model, split.images, job.device))
     if "text" in job.facts["towers"]:
-        _write_rows(job, TEXTS, embed_texts(model, split.captions, job.device).numpy())
+        _write_features(job, model, "text", TEXTS, embed_texts(model, split.captions, job.device))
 
 
 def embed_frozen_segments(job: Job) -> None:
@@ -83,6 +88,12 @@ def _first_model(job: Job) -> DualEncoder:
     configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
     job.planned("encoder", job.work["encoder"], job.work["identity"])
     return job.model()
+
+
+def _write_features(job: Job, model: DualEncoder, side: str, name: str, features: Tensor) -> None:
+    if why := unlike_features(model, side, features[:_HELD].to(job.device)):
+        raise PluginError(f"encoder {job.work['encoder']!r}: {why}")
+    _write_rows(job, name, features.numpy())
 
 
 def _write_rows(job: Job, name: str, rows: NDArray[np.float32]) -> None:

@@ -91,6 +91,9 @@ class Store:
             probe.touch()
             probe.unlink(missing_ok=True)
         except OSError as error:
+            if self.root.is_symlink() and not self.root.exists():
+                leads = f"{self.root} leads to {self.root.readlink()}, which is not there"
+                raise UsageError(f"{leads}; bring it back, or remove the link and make everything anew") from error
             raise UsageError(f"output folder {self.root} cannot be written to: {error}") from error
 
     @contextmanager

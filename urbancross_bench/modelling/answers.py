@@ -45,6 +45,25 @@ def load_model(encoder: Resolved) -> DualEncoder:
     return model
 
 
+@torch.inference_mode()
+def unlike_features(model: DualEncoder, side: str, features: Tensor) -> str:
+    """Why (B, D) features of a frozen tower cannot be stored in place of what it took; empty if they can.
+
+    side: `image` or `text`, as the options' `frozen()` names it.
+    """
+    asked = (
+        f"frozen() names {side!r}, so encode_{side} is given (B, D) features in place of what its tower takes, "
+        "and what is added to the tower must at first leave them as they are"
+    )
+    try:
+        again = getattr(model, f"encode_{side}")(features)
+    except Exception as error:
+        return f"{asked}; it fails: {type(error).__name__}: {error}"
+    if again.shape == features.shape and torch.allclose(again.float(), features.float(), atol=1e-4, rtol=1e-4):
+        return ""
+    return f"{asked}; they come back as others"
+
+
 def extended(method: Adaptation, model: DualEncoder) -> DualEncoder:
     """The model with the method's parts. Raises PluginError where `extend` gives no module."""
     found = method.extend(model)

@@ -23,6 +23,7 @@ from urbancross_bench.kinds import misfit
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.alike import difference
+from urbancross_bench.testing.elsewhere import Look, others_elsewhere
 from urbancross_bench.testing.probe import Registered, registered_alone
 from urbancross_bench.testing.watching import Observed, folder, held_after, observe
 
@@ -267,6 +268,14 @@ class PureConformance(Conformance):
 
     opens_files: ClassVar[bool] = False
     keeps: ClassVar[int] = 65536  # bytes more after every single call: less may be a cache that fills
+
+    def others_elsewhere(self, look: Look) -> list[str]:
+        """What a look at the plugin, a function of a module, finds otherwise in a process of its own."""
+        files = [str(Path(file).resolve()) for file in self.files]
+        try:
+            return others_elsewhere(look, self.resolved, files, self.patience)
+        except RuntimeError as error:
+            broken(f"in another process it fails: {error}")
 
     def test_it_repeats(self) -> None:
         """The same seed gives the same bits, whatever Python's and numpy's own generators would have drawn."""

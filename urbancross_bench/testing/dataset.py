@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
@@ -16,23 +10,15 @@ import numpy as np
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces import Domain
+from urbancross_bench.registry import Resolved
 from urbancross_bench.testing.conformance import PureConformance, broken
-from urbancross_bench.testing.watching import folder
 
 _LOOKED_AT = 5  # images that are decoded
-_ELSEWHERE = """
-import json, pickle, sys
-from urbancross_bench.registry import Registry
-from urbancross_bench.testing.dataset import order
-with open(sys.argv[1], "rb") as file:
-    reference, files = pickle.load(file)
-domain = Registry.discover(files).resolve("dataset", reference).build().read(reference.member)
-print("\\n" + json.dumps(order(domain)))
-"""
 
 
-def order(domain: Domain) -> dict[str, str]:
-    """A key for each thing that a domain lists, another for another order."""
+def order(resolved: Resolved) -> dict[str, str]:
+    """A key for each thing that its domain lists, another for another order."""
+    domain = resolved.build().read(resolved.reference.member)
     splits = {name: list(map(int, members)) for name, members in domain.splits.items()}
     return {
         "names": key_of([*domain.image_names]),
@@ -84,23 +70,8 @@ class DatasetConformance(PureConformance):
 
     def test_it_reads_the_same_elsewhere(self) -> None:
         """Another process, whose sets and hashes have another order, reads the same in the same order."""
-        here, resolved = order(self._domain()), self.resolved
-        files = tuple(str(Path(file).resolve()) for file in self.files)
-        place = folder() / "subject"
-        place.write_bytes(pickle.dumps((resolved.reference, files)))
-        seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-        done = subprocess.run(
-            [sys.executable, "-c", _ELSEWHERE, str(place)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            timeout=self.patience + 60,
-            check=False,
-        )
-        if done.returncode:
-            broken(f"in another process it fails: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
-        there = json.loads(done.stdout.splitlines()[-1])
-        if others := [name for name, key in here.items() if there[name] != key]:
+        self._domain()
+        if others := self.others_elsewhere(order):
             broken(
                 f"{', '.join(others)} are others in another process, so no grid finds what it has planned with: "
                 "sort what comes out of a set or a folder, and draw nothing without a seed"

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 from unittest import SkipTest
 
 import numpy as np
 
+from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
+from urbancross_bench.registry import Resolved
 from urbancross_bench.testing.conformance import PureConformance, broken
 from urbancross_bench.testing.fixtures.domains import tiny_captions, tiny_images
 
 _COUNT = 4
+
+
+def tokens_and_weights(resolved: Resolved) -> dict[str, str]:
+    """Keys of what it makes of some captions, and of what it starts from."""
+    import torch
+
+    from urbancross_bench.modelling.answers import load_model
+
+    torch.manual_seed(0)
+    model = load_model(resolved)
+    weights = {name: sha256(value.numpy().tobytes()).hexdigest() for name, value in model.state_dict().items()}
+    return {"tokens": key_of(model.tokenize(tiny_captions(_COUNT)).tolist()), "first weights": key_of(weights)}
 
 
 class EncoderConformance(PureConformance):
@@ -95,6 +110,33 @@ class EncoderConformance(PureConformance):
                 broken(f"its model has no {name}; see interfaces.DualEncoder")
         if self._format() is not None and len(model.mean) != 3:
             broken("mean has not one number for each of red, green and blue")
+
+    def test_it_starts_the_same_elsewhere(self) -> None:
+        """Another process, whose sets and hashes have another order, has the same tokens and first weights."""
+        self._loaded()
+        if others := self.others_elsewhere(tokens_and_weights):
+            broken(
+                f"its {' and '.join(others)} are others in another process, so no result could be had again: sort "
+                "what comes out of a set, and number words by anything but hash()"
+            )
+
+    def test_features_stand_for_what_a_frozen_tower_took(self) -> None:
+        """Where its options say that a tower never changes, features given for items come back as they are."""
+        import torch
+
+        from urbancross_bench.modelling.answers import unlike_features
+
+        model = self._loaded()
+        if self._format() is None or not (frozen := self._options().frozen()):
+            raise SkipTest("no tower of it is frozen")
+        with torch.no_grad():
+            features = {
+                "image": model.encode_image(self._images(model)),
+                "text": model.encode_text(self._tokens(model)),
+            }
+            for side in sorted(frozen):
+                if why := unlike_features(model, side, features[side]):
+                    broken(why)
 
     def test_a_batch_of_one(self) -> None:
         """An item alone has the features that it has among others."""
