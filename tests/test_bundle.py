@@ -474,6 +474,18 @@ def test_a_run_that_failed_in_one_tells_of_no_machine(tmp_path: Path) -> None:
     assert found.environment == {}
 
 
+def test_a_plugin_of_another_version_than_the_runs_is_noted(outcome: Outcome, tmp_path: Path) -> None:
+    from urbancross_bench.execution.bundling import write_bundle
+
+    out = shutil.copytree(outcome.out, tmp_path / "out", symlinks=True)
+    for file in out.glob("runs/*/provenance.json"):
+        said = json.loads(file.read_text())
+        said["adapt"]["plugins"] = {"gone-methods": "1.0"}
+        edit(file, **said)
+    remarks = write_bundle(out, tmp_path / "b.zip", 0.5).remarks
+    assert remarks == ("runs were made with gone-methods 1.0, where environment.txt has none",)
+
+
 def test_the_grid_is_written_whole(bundle: Path) -> None:
     """With every default, so that another version's would change nothing."""
     kept = yaml.safe_load(members(bundle)["grids/tiny.yaml"])

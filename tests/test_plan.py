@@ -149,6 +149,49 @@ def test_several_processes_are_for_what_trains(grid: GridWriter) -> None:
     assert ranks("source_only", **none) == (1, 1)
 
 
+ENCODER = """
+from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, Weights, hookimpl, register
+
+class Mine(EncoderOptions):
+    def image_format(self):
+        return ImageFormat(8)
+
+    def weights(self):
+        return Weights("untrained", "random", None)
+
+    def {question}(self):
+        return {answer}
+
+class Model(Encoder):
+    options_type = Mine
+
+    def load(self):
+        raise AssertionError
+
+@hookimpl
+def register_encoders():
+    return [register("{question}", "{question}:Model", options="{question}:Mine", summary="x")]
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "says"),
+    [
+        ("frozen", "'image'", "says which towers are frozen by 'image', which is no frozenset"),
+        ("image_format", "(8, 8)", "says what images it wants by (8, 8), which is no ImageFormat or None"),
+        ("segments", "4", "says how it uses segments by 4, which is no SegmentUse or None"),
+        ("tower_identity", "None", "says what its towers are by None, which is no dict"),
+    ],
+)
+def test_an_encoder_that_answers_otherwise_than_asked_is_named(
+    grid: GridWriter, cli: Cli, tmp_path: Path, question: str, answer: str, says: str
+) -> None:
+    (tmp_path / f"{question}.py").write_text(ENCODER.format(question=question, answer=answer))
+    result = cli("plan", grid(plugins=[f"{question}.py"], encoders={"mine": question}))
+    assert result.status == 2
+    assert says in result.err
+
+
 # ── The table ─────────────────────────────────────────────────────────────────────────────────────
 
 

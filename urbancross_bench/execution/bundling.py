@@ -185,14 +185,15 @@ def _other_versions(records: Sequence[Record]) -> list[str]:
     made: dict[str, set[str]] = {}
     for record in records:
         for facts in record.provenance().values():
-            for name, version in (facts.get("versions") or {}).items():
+            used = {**(facts.get("versions") or {}), **(facts.get("plugins") or {})}
+            for name, version in used.items():
                 made.setdefault(name, set()).add(version)
     remarks = []
     for name in sorted(made):
         try:
             here = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            here = "not installed"
+            here = "none"
         if made[name] != {here}:
             versions = " and ".join(sorted(made[name]))
             remarks.append(f"runs were made with {name} {versions}, where environment.txt has {here}")

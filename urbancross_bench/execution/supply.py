@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import NoneType
 from typing import Any
 
 from urbancross_bench.errors import DataError, PluginError, UrbanCrossError
@@ -28,18 +29,20 @@ class PlannedEncoder:
         self.name = name
         self.resolved = resolved
         self.reference = str(resolved.reference)
-        self.format: ImageFormat | None = self._asked("what images it wants", options.image_format)
-        self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen)
-        self.trains: bool = self._asked("whether it can be trained", options.trains)
+        self.format: ImageFormat | None = self._asked(
+            "what images it wants", options.image_format, ImageFormat, NoneType
+        )
+        self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen, frozenset)
+        self.trains: bool = self._asked("whether it can be trained", options.trains, bool)
         trained = set() if {"image", "text"} <= self.frozen else {TRAINED_TOWER}
         self.provides = resolved.plugin.registration.provides | trained
-        self.segments: SegmentUse | None = self._asked("how it uses segments", options.segments)
-        self.weights: Weights = self._asked("where its weights come from", options.weights)
-        if not isinstance(self.weights, Weights):
-            raise PluginError(f"{resolved.plugin}: weights() must return Weights(…); it returns {self.weights!r}")
-        self.identity: dict[str, Any] = self._asked("what it is", resolved.identity)
+        self.segments: SegmentUse | None = self._asked(
+            "how it uses segments", options.segments, SegmentUse, NoneType
+        )
+        self.weights: Weights = self._asked("where its weights come from", options.weights, Weights)
+        self.identity: dict[str, Any] = self._asked("what it is", resolved.identity, dict)
         self.towers: dict[str, Any] = self.identity | {
-            "options": self._asked("what its towers are", options.tower_identity)
+            "options": self._asked("what its towers are", options.tower_identity, dict)
         }
         self._check_items = options.check_items
 
@@ -75,13 +78,18 @@ class PlannedEncoder:
                         )
         self._check_items(known.keys(), captions)
 
-    def _asked(self, what: str, question: Callable[[], Any]) -> Any:
+    def _asked(self, what: str, question: Callable[[], Any], *kinds: type) -> Any:
+        """The answer. Raises PluginError naming the plugin where there is none of these kinds."""
         try:
-            return question()
+            answer = question()
         except UrbanCrossError:
             raise
         except Exception as error:
             raise PluginError(f"{self.resolved.plugin} cannot say {what}: {error!r}") from error
+        if not isinstance(answer, kinds):
+            names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise PluginError(f"{self.resolved.plugin} says {what} by {answer!r}, which is no {names}")
+        return answer
 
 
 class Supply:

@@ -299,18 +299,21 @@ class PureConformance(Conformance):
         if self.kind == "dataset":
             raise SkipTest("what a dataset reads counts by its content anyway")
         given = self.resolved.options.model_dump(mode="json")
-        for file in sorted({name for name in self.worked().opened if Path(name).is_file()}):
-            if name := next((name for name, value in given.items() if file in _texts(value)), None):
-                place = folder() / Path(file).name
-                shutil.copyfile(file, place)
-                elsewhere = json.loads(json.dumps(given).replace(json.dumps(file), json.dumps(str(place))))
-                before = self._identity(elsewhere)
-                place.write_bytes(b"something else")
-                if self._identity(elsewhere) == before:
-                    broken(
-                        f"the file of the option {name!r} may change and identity() says the same, so old results "
-                        f"are taken: put identity.file_digest of it there"
-                    )
+        opened = {name for name in self.worked().opened if Path(name).is_file()}
+        named = {file: name for file in opened for name, value in given.items() if file in _texts(value)}
+        if not named:
+            raise SkipTest(f"no option that it is tried with names a file; {self.plugin}[OPTION=FILE] would")
+        for file, name in sorted(named.items()):
+            place = folder() / Path(file).name
+            shutil.copyfile(file, place)
+            elsewhere = json.loads(json.dumps(given).replace(json.dumps(file), json.dumps(str(place))))
+            before = self._identity(elsewhere)
+            place.write_bytes(b"something else")
+            if self._identity(elsewhere) == before:
+                broken(
+                    f"the file of the option {name!r} may change and identity() says the same, so old results "
+                    f"are taken: put identity.file_digest of it there"
+                )
 
     def _identity(self, options: Mapping[str, Any]) -> str:
         """As the plan would have it; why there is none, where the content is refused."""
