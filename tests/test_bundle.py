@@ -462,6 +462,23 @@ def test_a_run_that_failed_in_both_is_the_same(tmp_path: Path) -> None:
     assert (one.verdict, one.where) == ("same", ("status: failed → failed",))
 
 
+def test_a_run_that_nobody_ended_is_missing(tmp_path: Path) -> None:
+    for name in ("bundle", "rerun"):
+        write_runs(tmp_path / name, **ONE, status="interrupted")
+    records = [read_records([tmp_path / name]) for name in ("bundle", "rerun")]
+    [one] = verify(Bundle(records[0], {}, {}, {}), records[1], 0.5).checked
+    assert (one.verdict, one.where) == ("missing", ("status: interrupted → interrupted",))
+
+
+@pytest.mark.parametrize("by", [math.nan, math.inf])
+def test_what_is_no_number_is_never_the_same(tmp_path: Path, by: float) -> None:
+    def both(folder: Path) -> None:
+        for place in (folder, next((tmp_path / "bundle" / "runs").iterdir())):
+            moved(by)(place)
+
+    assert held(tmp_path, both).checked[0].verdict == "different"
+
+
 def test_a_run_that_failed_in_one_tells_of_no_machine(tmp_path: Path) -> None:
     write_runs(tmp_path / "bundle", **ONE)
     [failed] = (tmp_path / "bundle" / "runs").iterdir()

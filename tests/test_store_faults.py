@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -14,10 +16,12 @@ from pathlib import Path
 
 import pytest
 from conftest import tree
+from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_plans import FACTS, Session, make_plan, make_run, make_stage, publish, scripted
 
+from urbancross_bench.execution import recording
 from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
@@ -254,6 +258,25 @@ def test_a_record_whose_arrays_are_cut_short_is_set_aside(tmp_path: Path, stored
     again = Session(PLAN, tmp_path)
     assert again.run() == {}
     assert not again.told.warnings
+
+
+def test_waiting_for_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = FileLock(tmp_path / ".lock")
+    held.acquire()
+    said: list[str] = []
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            said.append(text)
+            held.release()
+            return len(text)
+
+    monkeypatch.setattr(recording, "_SILENT", 0.0)
+    monkeypatch.setattr(sys, "stderr", Screen())
+    with recording.alone_in(tmp_path), pytest.raises(Timeout):
+        FileLock(tmp_path / ".lock", blocking=False).acquire()
+    assert said[0] == f"waiting for another process to leave {tmp_path / '.lock'}"
+    held.acquire(blocking=False)
 
 
 def test_two_recorders_of_one_run(tmp_path: Path, stored: Store) -> None:

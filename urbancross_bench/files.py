@@ -67,6 +67,9 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         yield beside
         publish(beside, file)
+    except OSError as error:  # that of a full disk names no file
+        error.filename = error.filename or str(file)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ def bundle(
     ],
     drift: Annotated[
         float,
-        typer.Option(min=0, metavar="POINTS", help="Of mR that a rerun may be off by; stated inside."),
+        typer.Option(min=0, max=100, metavar="POINTS", help="Of mR that a rerun may be off by; stated inside."),
     ] = 0.5,
 ) -> None:
     """Bundle grids, records, environment and data fingerprints; `verify` holds a rerun against it."""

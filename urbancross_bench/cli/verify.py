@@ -20,11 +20,14 @@ def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of the rerun.")],
     drift: Annotated[
         float | None,
-        typer.Option(min=0, metavar="POINTS", help="Of mR that may differ; by default what the bundle states."),
+        typer.Option(
+            min=0, max=100, metavar="POINTS", help="Of mR that may differ; by default what the bundle states."
+        ),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Compare a rerun with a bundle: the same, within drift, or different and where. Runs nothing."""
+    from urbancross_bench.errors import DataError
     from urbancross_bench.execution.bundle import opened_bundle
     from urbancross_bench.execution.verifying import verify as verified
     from urbancross_bench.leaderboard.committed import read_all
@@ -32,7 +35,10 @@ def verify(
     rerun = read_all([out])
     with opened_bundle(bundle) as opened:
         allowed = opened.index["drift"] if drift is None else drift
-        found = verified(opened, rerun, allowed)
+        try:
+            found = verified(opened, rerun, allowed)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"a record of {bundle}, or of {out}, is not whole: {error!r}") from error
     if json_:
         content = {"drift": allowed, "repeated": found.repeated, "counts": _counts(found), **asdict(found)}
         print_json(content)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tempfile
 import zipfile
 import zlib
@@ -114,7 +113,7 @@ def _unpacked(opened: zipfile.ZipFile, folder: Path, file: Path) -> Mapping[str,
         found = index.get("schema") if isinstance(index, dict) else None
         raise DataError(f"bundle {file} has schema {found}; this version reads {SCHEMA}")
     drift, said = index.get("drift"), index.get("members")  # no hash covers them
-    if not isinstance(drift, int | float) or not 0 <= drift < math.inf or not isinstance(said, dict):
+    if not isinstance(drift, int | float) or not 0 <= drift <= 100 or not isinstance(said, dict):
         raise DataError(f"bundle {file} was changed after it was made: {INDEX} is not whole. Ask for the original")
     del hashes[INDEX]
     for name in sorted(said.keys() | hashes.keys()):

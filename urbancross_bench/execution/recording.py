@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.execution.plan import Plan, Run, Score
@@ -28,12 +29,22 @@ from urbancross_bench.records import (
     writing_record,
 )
 
+_SILENT = 5.0  # seconds of waiting for a folder until that is told
+
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     """Keep other processes from writing records and tables in an output folder meanwhile: for moments."""
-    with FileLock(out / ".lock"):
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=_SILENT)
+    except Timeout:  # large tables take a while, and a process may be stopped
+        print(f"waiting for another process to leave {lock.lock_file}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Recorder:

@@ -47,8 +47,8 @@ def run_grid(
     with closing(executor), _interruptible():
         store.clean()
         recorder.clean()
-        keep_grid(plan, out)
         status = status_of(plan, out, only)
+        keep_grid(plan, out)
         _forget_failed_metrics(status, store)
         listener.planned(status)
         counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})

@@ -94,10 +94,11 @@ def _scores(
 ) -> Iterator[Checked]:
     """The verdicts on one run's scores; adds to `environment` what they were measured by."""
     if not record.ok or not other.ok:
-        same = record.spec["status"] == other.spec["status"] and not elsewhere
-        status = f"status: {record.spec['status']} → {other.spec['status']}"
+        one, two = record.spec["status"], other.spec["status"]
+        # That a run was interrupted, or had too little time or memory, says nothing of it.
+        verdict: Verdict = "different" if one != two or elsewhere else "same" if one == "failed" else "missing"
+        status = f"status: {one} → {two}"
         for name in [_called(score) for score in record.scores] or [""]:
-            verdict: Verdict = "same" if same else "different"
             yield Checked(named(record), name, record.folder.name, verdict, None, (status, *elsewhere))
         return
     left = list(other.scores)
@@ -128,7 +129,8 @@ def _held(score: ScoreRecord, other: ScoreRecord, drift: float) -> tuple[Verdict
     values = [{name: metric["value"] for name, metric in content["metrics"].items()} for content in (one, two)]
     gone = sorted(values[0].keys() - values[1].keys())
     moves = {name: values[1][name] - values[0][name] for name in sorted(values[0].keys() & values[1].keys())}
-    moved = [n for n, move in moves.items() if abs(move) > _DIGITS * max(1.0, abs(values[0][n]))]
+    # What is no finite number has moved: records hold none.
+    moved = [n for n, move in moves.items() if not abs(move) <= _DIGITS * max(1.0, abs(values[0][n])) < math.inf]
     if not where and not ranks and not gone and not moved:
         return "same", moves.get(_HEADLINE), []
     judged = [_HEADLINE] if _HEADLINE in moves else list(moves)
