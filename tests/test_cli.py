@@ -162,3 +162,26 @@ def test_a_closed_stream_is_no_error(closed: str) -> None:
     command = f"{sys.executable} -m urbancross_bench plugins list {closed}"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+STREAMS = """
+import os, subprocess, sys
+from pathlib import Path
+from urbancross_bench.cli import app
+
+app.app = lambda: None
+app.main()
+with Path(sys.argv[1]).open("w") as file:
+    print("to nobody", flush=True)
+    print("to nobody", file=sys.stderr, flush=True)
+    child = subprocess.run([sys.executable, "-c", "import sys; sys.stdout.flush(); sys.stderr.flush()"])
+    file.write(f"{file.fileno() > 2} {child.returncode}")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>&-", "<&- 2>&-", "<&-"])
+def test_a_closed_stream_is_no_other_file(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "streams.py").write_text(STREAMS)
+    command = f"{sys.executable} {tmp_path}/streams.py {tmp_path}/said {closed}"
+    assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 0
+    assert (tmp_path / "said").read_text() == "True 0"

@@ -119,6 +119,18 @@ def test_without_a_share_of_the_seeds_quantiles_times_the_standard_error_are_det
     assert minimum_detectable(Spread(np.zeros(100), 0.0, 0)) is None
 
 
+@pytest.mark.parametrize("comparisons", [1, 12, 172])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 0.03, 0.3])
+def test_no_less_is_detectable_than_images_allow(scale: float, comparisons: int) -> None:
+    """Seeds that agree, nearly or wholly, do not make up for images."""
+    resampled = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    found = minimum_detectable(Spread(resampled, scale, 2, given_seeds=2.0), comparisons)
+    assert found is not None
+    assert found > 2.0 * stats.t(60).ppf(1 - 0.025 / comparisons)
+    far = Spread(resampled + found, scale, 2, given_seeds=2.0)
+    assert far.p_value() < 0.05 / comparisons
+
+
 @pytest.mark.parametrize("freedom", [2, 3, 4])
 @pytest.mark.parametrize("comparisons", [1, 6, 172])
 def test_what_is_detectable_is_found_four_times_in_five(freedom: int, comparisons: int) -> None:

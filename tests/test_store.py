@@ -253,6 +253,21 @@ def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
     assert "1 pack" in result.out
 
 
+def test_a_lock_that_is_somebody_elses_may_be_held(
+    store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = pack(0)
+    put(store, stage)
+    (store.root / ".locks" / stage.key).touch()
+
+    def refused(self: Store, key: str) -> bool:
+        raise PermissionError(13, "Permission denied", key)
+
+    monkeypatch.setattr(Store, "busy", refused)
+    result = cli("store", "gc", store.root, "--unused-for", "0", "--dry-run")
+    assert "1 pack" not in result.out
+
+
 def test_a_link_to_a_store_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "store").symlink_to(tmp_path / "gone")
     with pytest.raises(UsageError, match=r"store leads to .*gone, which is not there"):

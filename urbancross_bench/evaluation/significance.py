@@ -125,18 +125,19 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
     resamples, t as `Spread.p_value` asks for it. None where there is no interval.
     """
     level = 1 - ALPHA / comparisons
+    of_images = quantile_of_t((1 + level) / 2, FREEDOM) * spread.error_given_seeds
     if spread.scale == 0:
         low, high = spread.interval(level)
         lower, upper = spread.interval(_POWER - (1 - _POWER))
         if low is None or high is None or lower is None or upper is None:
             return None
-        asked = max((high - low) / 2, quantile_of_t((1 + level) / 2, FREEDOM) * spread.deviation)
-        return asked + (upper - lower) / 2
+        return max((high - low) / 2, of_images) + (upper - lower) / 2
     luck, chance, _ = _experiments(spread.freedom)
     deviation = spread.deviation
     scale = spread.scale / luck[len(luck) // 2]
     whole = deviation + scale * luck
     asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(spread.freedom, level))
+    asked = np.maximum(asked, of_images)
     needed = np.sort(asked - math.sqrt(deviation * deviation + scale * scale) * chance)
     return float(needed[math.ceil(_POWER * len(needed)) - 1])
 

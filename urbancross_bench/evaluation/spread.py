@@ -105,9 +105,14 @@ class Spread:
         """The standard error that is the images' share."""
         return math.sqrt(float(variances(self.middles)))
 
+    @property
+    def error_given_seeds(self) -> float:
+        """The standard error of the mean of these very seeds, over other images."""
+        return max(self.given_seeds, self.deviation)
+
     def _below_given_seeds(self) -> float:
         """How likely images alone move the mean of these very seeds to nought, and beyond."""
-        error = max(self.given_seeds, self.deviation)
+        error = self.error_given_seeds
         return float(student(np.array([-abs(self.middle) / error]), FREEDOM)[0][0]) if error else 0.0
 
 

@@ -158,11 +158,16 @@ def _key(path: Path) -> str:
 
 
 def _busy(store: Store, key: str) -> bool:
-    """Whether someone holds the lock; without leaving a new lock behind. In a store that nobody may write to none
-    is held.
+    """Whether someone holds the lock, or may; without leaving a new lock behind. In a store that is not to be
+    written to nobody does.
     """
     lock = store.root / ".locks" / key
-    return lock.exists() and os.access(lock, os.W_OK) and store.busy(key)
+    if not lock.exists() or not os.access(lock.parent, os.W_OK):
+        return False
+    try:
+        return store.busy(key)
+    except PermissionError:  # somebody else's, who may hold it
+        return True
 
 
 def _removed(store: Store, one: Held) -> bool:
