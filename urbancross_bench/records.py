@@ -51,8 +51,10 @@ class ScoreRecord:
 
     @property
     def output(self) -> Path:
-        """OUT of OUT/runs/RUN/scores/SCORE: the folder that may have a store, however this one was named."""
-        return self.folder.resolve().parents[3]
+        """OUT of OUT/runs/RUN/scores/SCORE: the folder that may have a store, however this one was named, and
+        wherever `runs` leads.
+        """
+        return self.folder.absolute().parents[3]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Per-query counts and per-image sums; see `execution.scoring.score_ranking`."""

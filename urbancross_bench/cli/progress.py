@@ -48,7 +48,6 @@ class PlainDisplay(EntryListener):
         self._out = out
         self._standing = Standing()
         self._begin = time.monotonic()
-        self._unheard = False
         self._lock = threading.Lock()  # of the standing: a live display looks at it from a thread of its own
 
     def __enter__(self) -> Self:
@@ -103,12 +102,9 @@ class PlainDisplay(EntryListener):
             self._standing.take(entry, self._now())
 
     def line(self, text: str) -> None:
-        """Print a line, as long as there is who reads it: a terminal that goes away costs no run."""
-        if not self._unheard:
-            try:
-                self._print(text)
-            except (OSError, ValueError):
-                self._unheard = True
+        """Print a line, if it can be: a terminal that goes away costs no run."""
+        with contextlib.suppress(OSError, ValueError):
+            self._print(text)
 
     def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -48,8 +48,8 @@ class Spread:
 
     middles: (R,) resamples of the images' share around the mean. The seeds' share is Student's t of `freedom`
     times `scale`, the standard error of the seeds' means; of one seed, or of seeds that are alike, it is nought.
-    given_seeds: the standard error of the mean of these very seeds over other images; of one seed, or of seeds
-    that are alike, that of the middles, which it never is below.
+    given_seeds: the standard error of the mean of these very seeds over other images, where it is above that of
+    the middles: of one seed, or of seeds that are alike, it is the same.
     """
 
     middles: Floats

@@ -27,6 +27,7 @@ from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
+_TRIES, _ENDING = 50, 0.1  # seconds between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 
@@ -106,11 +107,15 @@ class LocalExecutor(Executor):
         a server that imports none of them: then it costs the cells of that plugin alone.
         """
         process = self._context.Process(target=_live, args=arguments, daemon=daemon)
-        try:
-            process.start()
-        except (EOFError, OSError):
-            self.preload(())
-            process.start()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                process.start()
+                break
+            except (EOFError, OSError):
+                if not tries_left:
+                    raise
+                time.sleep(_ENDING)  # a server that ends is not known to have ended at once
+                self.preload(())
         return process
 
     def _least_busy(self, count: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import sys
 
 # Else asking torch whether there is a CUDA device, as libraries do when they are imported, would leave the
@@ -19,9 +20,8 @@ import torch._inductor.config  # noqa: F401 - what torch imports when it is made
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
 from urbancross_bench.execution.local import PRELOAD
-from urbancross_bench.execution.processes import within
 
-_PATIENCE = 60.0  # seconds for a plugin's module: a stage that hangs has a limit, which the server has not
+_PATIENCE = 120  # seconds for a plugin's module: then the server ends, and another one imports none
 
 # Imported late where they stand, for commands that rank nothing.
 for _name in ("counting", "directions", "masks", "screening", "threads", "toplists", "vectors"):
@@ -32,8 +32,10 @@ sys.path[:] = _path or sys.path  # that of the processes to be, else each would 
 worker.registry()
 provenance.machine()
 for _name in _modules:
-    with contextlib.suppress(BaseException), within(_PATIENCE):
+    signal.alarm(_PATIENCE)
+    with contextlib.suppress(BaseException):
         importlib.import_module(_name)
+signal.alarm(0)
 
 # The server's own end is no concern: libraries tell of what they leaked, on the user's screen.
 atexit.register(os._exit, 0)

@@ -6,10 +6,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
 import psutil
@@ -45,22 +43,6 @@ def kill(processes: Iterable[int]) -> None:
 def kill_below() -> None:
     """Kill the processes below this one."""
     kill(below(os.getpid()))
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the body, which runs in a main thread, when it takes longer."""
-
-    def wake(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"took longer than {seconds:g} seconds")
-
-    before = signal.signal(signal.SIGALRM, wake)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def redirect_output(file: BinaryIO) -> None:
