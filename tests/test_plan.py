@@ -150,7 +150,8 @@ def test_several_processes_are_for_what_trains(grid: GridWriter) -> None:
 
 
 ENCODER = """
-from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, Weights, hookimpl, register
+from urbancross_bench.interfaces import Encoder, EncoderOptions, ImageFormat, SegmentUse, Weights
+from urbancross_bench.interfaces import hookimpl, register
 
 class Mine(EncoderOptions):
     def image_format(self):
@@ -170,7 +171,7 @@ class Model(Encoder):
 
 @hookimpl
 def register_encoders():
-    return [register("{question}", "{question}:Model", options="{question}:Mine", summary="x")]
+    return [register("{name}", "{name}:Model", options="{name}:Mine", summary="x")]
 """
 
 
@@ -181,13 +182,15 @@ def register_encoders():
         ("image_format", "(8, 8)", "says what images it wants by (8, 8), which is no ImageFormat or None"),
         ("segments", "4", "says how it uses segments by 4, which is no SegmentUse or None"),
         ("tower_identity", "None", "says what its towers are by None, which is no dict"),
+        ("segments", "SegmentUse(4, 'start', True)", "uses segments; register it with provides={'segments'}"),
     ],
 )
 def test_an_encoder_that_answers_otherwise_than_asked_is_named(
     grid: GridWriter, cli: Cli, tmp_path: Path, question: str, answer: str, says: str
 ) -> None:
-    (tmp_path / f"{question}.py").write_text(ENCODER.format(question=question, answer=answer))
-    result = cli("plan", grid(plugins=[f"{question}.py"], encoders={"mine": question}))
+    name = f"{question}_{len(answer)}"  # a process loads a module of a name from one place only
+    (tmp_path / f"{name}.py").write_text(ENCODER.format(name=name, question=question, answer=answer))
+    result = cli("plan", grid(plugins=[f"{name}.py"], encoders={"mine": name}))
     assert result.status == 2
     assert says in result.err
 

@@ -17,6 +17,7 @@ from torch import nn
 from urbancross_bench.data.readers import DomainBuilder, finish
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.execution import worker
+from urbancross_bench.execution.domains import read_domains
 from urbancross_bench.execution.items import SplitItems, rank_features
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces import Adaptation, Features, Options
@@ -230,7 +231,9 @@ def _carried_out(work: Callable[[], object], file: Path, monkeypatch: pytest.Mon
     told: list[Event] = []
     store = str(file.parent / "store")
     task = Task("task", (Stage("adapt", {}).to_json(),), store, "", "", "cpu", plugins=(str(file),))
+    before = dict(os.environ)
     worker.carry_out(task, told.append)
+    assert os.environ == before
     return str(told[-1].error)
 
 
@@ -345,3 +348,47 @@ def test_a_reader_notes_what_it_leaves_out_and_needs_the_options_of_files() -> N
         finish(builder, wrong, None)
     [note] = builder.build(lambda names: None).repairs  # type: ignore[arg-type, return-value]
     assert (note.where, note.problem, note.remedy, note.image) == ("line 2", "no such file", "left out", "b.png")
+
+
+READER = """
+from pathlib import Path
+
+from urbancross_bench.interfaces import Dataset, Options, hookimpl, register
+
+
+class Files(Options):
+    file: str
+
+
+class Mine(Dataset):
+    options_type = Files
+
+    def read(self, member):
+        return Path(self.options.file).read_text()[5]
+
+
+@hookimpl
+def register_datasets():
+    return [register("reads_badly", "reads_badly:Mine", options="reads_badly:Files", summary="x")]
+"""
+
+
+def test_an_error_of_python_in_a_reader_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "reads_badly.py").write_text(READER)
+    (tmp_path / "short").write_text("a")
+    registry = Registry.discover([tmp_path / "reads_badly.py"])
+
+    def said(file: str) -> str:
+        with pytest.raises(PluginError) as raised:
+            read_domains([f"reads_badly[file={tmp_path}/{file}]"], registry)
+        return str(raised.value)
+
+    line = READER.splitlines().index("        return Path(self.options.file).read_text()[5]") + 1
+    missing, short = said("gone"), said("short")
+    assert f"FileNotFoundError: [Errno 2] No such file or directory: '{tmp_path}/gone'" in missing
+    assert missing.endswith(f" (reads_badly.py:{line} in read)")
+    assert f"IndexError: string index out of range (reads_badly.py:{line} in read)" in short
+    with pytest.raises(
+        UsageError, match=r"has no option 'fle'\. Did you mean \"file\""
+    ):  # and not that it needs one
+        registry.resolve("dataset", "reads_badly[fle=x]")

@@ -46,6 +46,10 @@ def test_permutation_counts_equal_differences() -> None:
     # All of one sign: only the two swaps of everything or nothing reach as far.
     assert paired_permutation(np.full(6, 0.1), seed=0) == pytest.approx(2 / 2**6, abs=0.01)
     assert paired_permutation(np.full(60, 0.1), seed=0) == 1 / (1 + TEST_RESAMPLES)
+    many = np.random.default_rng(0).normal(0.01, 1, size=10_000)  # more than are drawn at once
+    assert paired_permutation(many, 0) == pytest.approx(
+        2 * stats.norm.sf(abs(many.sum()) / np.linalg.norm(many)), abs=0.02
+    )
     assert paired_permutation(np.arange(9.0) - 3, 1, 70) == paired_permutation(np.arange(9.0) - 3, 1, 70)
 
 

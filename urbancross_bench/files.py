@@ -55,7 +55,7 @@ def publish(folder: Path, place: Path) -> None:
     try:
         folder.rename(place)
     except OSError:
-        if not place.is_dir():
+        if not (folder.is_dir() and place.is_dir()):
             raise
     _sync(place.parent)
 

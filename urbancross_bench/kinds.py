@@ -7,7 +7,8 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def misspelt(target: str) -> str:
         return ""
     own = [one for one, value in vars(found).items() if isinstance(value, type) and value.__module__ == module]
     return f"is registered as {target}, and that module has no {name!r}.{did_you_mean(name, own)}"
+
+
+def place_in(error: BaseException, packages: Collection[str]) -> str:
+    """` (mine.py:12 in loss)`: the last line of some packages that an error came from; empty without any."""
+    places = [
+        f" ({Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name})"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] in packages
+    ]
+    return "".join(places[-1:])
 
 
 def beside(error: BaseException, files: Iterable[str | Path]) -> str:

@@ -86,10 +86,14 @@ class Plugin:
         return found
 
     @property
+    def package(self) -> str:
+        """The top package of its code."""
+        return self.registration.target.partition(":")[0].partition(".")[0]
+
+    @property
     def version(self) -> str:
         """What identifies the plugin's code in keys: see `identity.code_version`."""
-        module = self.registration.target.partition(":")[0]
-        return code_version(module.partition(".")[0], self.provider.distribution)
+        return code_version(self.package, self.provider.distribution)
 
     @cached_property
     def misspelt(self) -> str:
@@ -321,7 +325,8 @@ def _checked_options(plugin: Plugin, reference: Reference) -> Options:
     try:
         return plugin.options_type.model_validate(dict(reference.options))
     except ValidationError as error:
-        problem = error.errors()[0]
+        # One that there is not is perhaps the one that is missing.
+        problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         option = ".".join(str(part) for part in problem["loc"])
         title = f"{plugin.kind} {plugin.registration.name!r}"
         if problem["type"] == "extra_forbidden":

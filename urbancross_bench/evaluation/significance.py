@@ -35,6 +35,7 @@ TEST_RESAMPLES = 10_000
 FEWEST_SEEDS = 3
 ALPHA = 0.05
 _POWER = 0.8
+_AT_ONCE = 4096  # images whose swaps are drawn at once: bounds the memory
 _EXPERIMENTS = 2000
 _MIXED = [0.01, *(step / 16 for step in range(1, 17))]
 
@@ -48,9 +49,12 @@ def paired_permutation(differences: Floats, seed: int, resamples: int = TEST_RES
     together; their sum is the difference. Swapping an image turns the sign of its number. (1 + c) / (1 + R), where
     c of R random swaps give a difference at least as large as the real one.
     """
-    swaps = _swaps(len(differences), seed, resamples)
+    bits, sums = np.random.PCG64(seed), np.zeros(resamples)
+    for start in range(0, len(differences), _AT_ONCE):
+        some = differences[start : start + _AT_ONCE]
+        sums += weighted_sums(some, _swaps(bits, len(some), resamples))
     plain = float(weighted_sums(differences, np.ones((len(differences), 1)))[0])
-    swapped = np.abs(plain - 2 * weighted_sums(differences, swaps))
+    swapped = np.abs(plain - 2 * sums)
     slack = 1e-9 * float(np.abs(differences).max(initial=0.0))  # equal sums in another order are equal
     return float((1 + (swapped >= abs(plain) - slack).sum()) / (1 + resamples))
 
@@ -162,9 +166,8 @@ def _experiments(freedom: int) -> tuple[Floats, Floats, Floats]:
     return luck[order], numbers[freedom][order], numbers[-1][::4]
 
 
-def _swaps(images: int, seed: int, resamples: int) -> NDArray[np.bool_]:
-    """(N, R): one random bit per image and resample, from `random_raw` as all draws."""
+def _swaps(bits: np.random.PCG64, images: int, resamples: int) -> NDArray[np.bool_]:
+    """(N, R): the next random bits, one per image and resample, from `random_raw` as all draws."""
     words = -(-resamples // 64)
-    raw = np.asarray(np.random.PCG64(seed).random_raw(images * words), dtype="<u8")
-    bits = np.unpackbits(raw.view(np.uint8).reshape(images, words * 8), axis=1, count=resamples)
-    return bits.view(np.bool_)
+    raw = np.asarray(bits.random_raw(images * words), dtype="<u8")
+    return np.unpackbits(raw.view(np.uint8).reshape(images, words * 8), axis=1, count=resamples).view(np.bool_)

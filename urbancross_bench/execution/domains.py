@@ -17,6 +17,7 @@ from urbancross_bench.data.exclusions import Excluded, without
 from urbancross_bench.data.segments import making_identity, open_segments
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean, plural
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
+from urbancross_bench.kinds import place_in
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
@@ -123,7 +124,8 @@ def read_domain(
     except UrbanCrossError:
         raise
     except Exception as error:
-        raise PluginError(f"{resolved.plugin} failed to read it: {error!r}") from error
+        said = f"{type(error).__name__}: {error}{place_in(error, {resolved.plugin.package})}"
+        raise PluginError(f"{resolved.plugin} failed to read it: {said}") from error
     problem = misshapen(domain)
     if problem:
         raise PluginError(f"{resolved.plugin} gave no usable domain: {problem}")

@@ -27,7 +27,7 @@ from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
-_TRIES, _ENDING = 50, 0.1  # seconds between two tries
+_TRIES, _ENDING = 100, 0.1  # seconds between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 
@@ -111,7 +111,7 @@ class LocalExecutor(Executor):
             try:
                 process.start()
                 break
-            except (EOFError, OSError):
+            except (EOFError, ConnectionError):
                 if not tries_left:
                     raise
                 time.sleep(_ENDING)  # a server that ends is not known to have ended at once
@@ -218,7 +218,8 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
             os._exit(1)  # the parent is gone, and with it whoever wants the result
 
     carry_out(task, tell)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as where a notebook's server was started without any
+            stream.flush()
     kill_below()  # what a plugin left would outlive the grid, and hold its files open
     os._exit(0)  # a thread that a plugin left would keep the process, and its slot

@@ -39,6 +39,8 @@ class PlannedEncoder:
         self.segments: SegmentUse | None = self._asked(
             "how it uses segments", options.segments, SegmentUse, NoneType
         )
+        if self.segments is not None and "segments" not in self.provides:
+            raise PluginError(f"{resolved.plugin} uses segments; register it with provides={{'segments'}}")
         self.weights: Weights = self._asked("where its weights come from", options.weights, Weights)
         self.identity: dict[str, Any] = self._asked("what it is", resolved.identity, dict)
         self.towers: dict[str, Any] = self.identity | {

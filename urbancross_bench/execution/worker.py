@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.interfaces.executor import Event, Outcome, Task
 from urbancross_bench.interfaces.registration import PROJECT
-from urbancross_bench.kinds import beside
+from urbancross_bench.kinds import beside, place_in
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from urbancross_bench.registry import Registry
 
 Tell = Callable[[Event], None]
+_DATA = "URBANCROSS_DATA"
 
 
 def carry_out(task: Task, tell: Tell) -> None:
@@ -34,17 +36,30 @@ def carry_out(task: Task, tell: Tell) -> None:
     Tells what becomes of each; a stage that builds on one that failed is not begun. Raises nothing but what `tell`
     raises.
     """
-    os.environ["URBANCROSS_DATA"] = task.data
     failed: set[str] = set()
-    for said in task.stages:
-        stage = Stage(**said)
-        if failed.isdisjoint(stage.inputs.values()):
-            tell(Event(stage.key, "started"))
-            ended = _attempted(task, stage, tell)
-            tell(ended)
-            if ended.error is None:
-                continue
-        failed.add(stage.key)
+    with _data_in(task.data):
+        for said in task.stages:
+            stage = Stage(**said)
+            if failed.isdisjoint(stage.inputs.values()):
+                tell(Event(stage.key, "started"))
+                ended = _attempted(task, stage, tell)
+                tell(ended)
+                if ended.error is None:
+                    continue
+            failed.add(stage.key)
+
+
+@contextmanager
+def _data_in(folder: str) -> Iterator[None]:
+    """Relative paths start there; then again where they did: an executor's own process may carry out a task."""
+    before = os.environ.get(_DATA)
+    os.environ[_DATA] = folder
+    try:
+        yield
+    finally:
+        del os.environ[_DATA]
+        if before is not None:
+            os.environ[_DATA] = before
 
 
 def _attempted(task: Task, stage: Stage, tell: Tell) -> Event:
@@ -82,16 +97,9 @@ def _told(error: BaseException, files: tuple[str, ...]) -> str:
 
 
 def _from_plugin(error: BaseException, files: tuple[str, ...]) -> str:
-    packages = {
-        plugin.registration.target.partition(":")[0].partition(".")[0] for plugin in registry(files).plugins
-    }
+    packages = {plugin.package for plugin in registry(files).plugins}
     packages.discard(PROJECT)  # its executor is the harness
-    places = [
-        f" ({Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name})"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").partition(".")[0] in packages
-    ]
-    return "".join(places[-1:]) + beside(error, files)
+    return place_in(error, packages) + beside(error, files)
 
 
 def _gone(stage: Stage, store: Store) -> Iterator[str]:
