@@ -106,6 +106,15 @@ for _plugin in Registry.discover().plugins:
     globals()[_title] = pytest.mark.usefixtures("one_thread")(type(_title, (_base,), _members))
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("fusion", ["mean", "gated", "attention"])
+def test_segments_are_a_set_to_every_fusion(fusion: str) -> None:
+    members = {"plugin": "sam_fused", "options": {"architecture": "urbancross-tiny", "fusion": fusion}}
+    checked = type("Checked", (kit.EncoderConformance,), members)()
+    checked.test_segments_have_features()
+    checked.test_segments_are_a_set()
+
+
 def test_every_kind_has_promises() -> None:
     assert set(kit.KINDS) == set(REGISTRATION_HOOKS)
 

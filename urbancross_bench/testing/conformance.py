@@ -269,11 +269,11 @@ class PureConformance(Conformance):
     opens_files: ClassVar[bool] = False
     keeps: ClassVar[int] = 65536  # bytes more after every single call: less may be a cache that fills
 
-    def others_elsewhere(self, look: Look) -> list[str]:
-        """What a look at the plugin, a function of a module, finds otherwise in a process of its own."""
+    def others_elsewhere(self, look: Look, *, far: bool = False) -> list[str]:
+        """What a look at the plugin finds otherwise in a process of its own; see `elsewhere.others_elsewhere`."""
         files = [str(Path(file).resolve()) for file in self.files]
         try:
-            return others_elsewhere(look, self.resolved, files, self.patience)
+            return others_elsewhere(look, self.resolved, files, self.patience, far=far)
         except RuntimeError as error:
             broken(f"in another process it fails: {error}")
 

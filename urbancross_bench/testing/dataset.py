@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest import SkipTest
 
@@ -14,6 +15,7 @@ from urbancross_bench.registry import Resolved
 from urbancross_bench.testing.conformance import PureConformance, broken
 
 _LOOKED_AT = 5  # images that are decoded
+_DEGREES = {"latitude": 90, "longitude": 180}
 
 
 def order(resolved: Resolved) -> dict[str, str]:
@@ -25,7 +27,13 @@ def order(resolved: Resolved) -> dict[str, str]:
         "captions": key_of([*domain.captions]),
         "owners": key_of(list(map(int, domain.image_of_caption))),
         "splits": key_of(splits),
+        "attributes": _facts(domain.attributes),
+        "caption attributes": _facts(domain.caption_attributes),
     }
+
+
+def _facts(attributes: Mapping[str, Sequence[Any]]) -> str:
+    return key_of({name: [*map(repr, values)] for name, values in attributes.items()})
 
 
 class DatasetConformance(PureConformance):
@@ -78,15 +86,34 @@ class DatasetConformance(PureConformance):
             )
 
     def test_images_are_pixels(self) -> None:
-        """Images come as H×W×3 of uint8, in an array that is the reader's own to change."""
+        """Images come as H×W×3 of uint8, each in an array of its own."""
         images = self._domain().images
         if not images.has_pixels:
             raise SkipTest("it is made of stored features")
         pixels = images.read(0)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             broken(f"image 0 comes as {pixels.shape} of {pixels.dtype}")
-        if not np.array_equal(pixels, images.read(0)):
+        before = pixels.copy()
+        for index in range(1, min(_LOOKED_AT, len(self._domain().image_names))):
+            images.read(index)
+            if not np.array_equal(pixels, before):
+                broken(f"the array of image 0 has other pixels once image {index} is read; give each an array")
+        if not np.array_equal(before, images.read(0)):
             broken("image 0 has other pixels the second time it is read")
+        if pixels.flags.writeable:
+            pixels[:] = 255 - pixels
+            if not np.array_equal(before, images.read(0)):
+                broken("image 0 has other pixels once somebody changes the array that it came in; give a copy")
+
+    def test_places_are_on_the_globe(self) -> None:
+        """A latitude is a number of degrees from -90 to 90, a longitude from -180 to 180, or None."""
+        attributes = self._domain().attributes
+        if not (names := [name for name in _DEGREES if name in attributes]):
+            raise SkipTest("it does not say where images are")
+        for name in names:
+            for index, value in enumerate(attributes[name]):
+                if value is not None and not _within(value, _DEGREES[name]):
+                    broken(f"the {name} of image {index} is {value!r}; where it is not known it is None")
 
     def test_digests_tell_images_apart(self) -> None:
         """Images that differ have digests that differ: stored results are found by them."""
@@ -111,3 +138,8 @@ class DatasetConformance(PureConformance):
         """The domain says in words where its splits come from: it stands beside every score."""
         if not self._domain().partition:
             broken("its domain says nothing of its partition")
+
+
+def _within(value: Any, most: float) -> bool:
+    """Whether it is a number that is no further from nought; NaN is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and abs(float(value)) <= most

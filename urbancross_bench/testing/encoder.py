@@ -25,7 +25,12 @@ def tokens_and_weights(resolved: Resolved) -> dict[str, str]:
 
     torch.manual_seed(0)
     model = load_model(resolved)
-    weights = {name: sha256(value.numpy().tobytes()).hexdigest() for name, value in model.state_dict().items()}
+    # By their bytes: numpy has no bfloat16.
+    weights = {
+        name: sha256(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, value in model.state_dict().items()
+        if isinstance(value, torch.Tensor)
+    }
     return {"tokens": key_of(model.tokenize(tiny_captions(_COUNT)).tolist()), "first weights": key_of(weights)}
 
 
@@ -63,14 +68,14 @@ class EncoderConformance(PureConformance):
     def _format(self) -> ImageFormat | None:
         return self._options().image_format()
 
-    def _images(self, model: Any) -> Any:
+    def _images(self, model: Any, count: int = _COUNT, shade: int = 0) -> Any:
         """(B, 3, S, S), normalised as the harness does it."""
         import torch
 
         wanted = self._format()
         if wanted is None:
             raise SkipTest("it takes no pixels")
-        pixels = torch.from_numpy(tiny_images(_COUNT, wanted.size)).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(tiny_images(count, wanted.size, shade)).permute(0, 3, 1, 2).float() / 255
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
         return (pixels - mean) / std
 
@@ -120,6 +125,17 @@ class EncoderConformance(PureConformance):
                 "what comes out of a set, and number words by anything but hash()"
             )
 
+    def test_texts_may_come_in_any_order(self) -> None:
+        """A text has the tokens that it has after others: none is numbered by when it was first seen."""
+        import torch
+
+        if self._format() is None:
+            raise SkipTest("what it makes of texts serves to compare them alone")
+        texts = tiny_captions(_COUNT)[:_COUNT]
+        one, other = self._load().tokenize(texts), self._load().tokenize(texts[::-1]).flip(0)
+        if not torch.equal(one, other):
+            broken("texts have other tokens when they come in another order, and so other features in another run")
+
     def test_features_stand_for_what_a_frozen_tower_took(self) -> None:
         """Where its options say that a tower never changes, features given for items come back as they are."""
         import torch
@@ -152,7 +168,69 @@ class EncoderConformance(PureConformance):
                 together, alone = encode(items), torch.cat([encode(items[i : i + 1]) for i in range(len(items))])
                 if not torch.allclose(together, alone, atol=1e-3, rtol=1e-3):
                     far = float((together - alone).abs().max())
-                    broken(f"a {name} alone has other features than among others, by up to {far:.2g}")
+                    broken(f"{name}s have other features alone than among others, by up to {far:.2g}")
+
+    def test_segments_have_features(self) -> None:
+        """Where its options say that it uses segments, its model encodes them, alone and beside images."""
+        import torch
+
+        model, segments, present = self._with_segments()
+        if tuple(segments.shape[2:]) != (model.width,) or not bool(segments.isfinite().all()):
+            broken(
+                f"encode_segment gives {tuple(segments.shape[2:])} for a segment and a width of {model.width}, "
+                "or something that is no number"
+            )
+        with torch.no_grad():
+            features = model.encode_image(self._images(model), segments, present)
+        if tuple(features.shape) != (_COUNT, model.width) or not bool(features.isfinite().all()):
+            broken(f"with segments encode_image gives {tuple(features.shape)}, or something that is no number")
+
+    def test_segments_are_a_set(self) -> None:
+        """Neither the order of segments nor what stands where none is counts; without any, an image is itself."""
+        import torch
+        from torch.nn.functional import normalize
+
+        model, segments, present = self._with_segments()
+        images, there = self._images(model), int(present.sum(dim=1).max())
+        with torch.no_grad():
+            first, without = model.encode_image(images, segments, present), model.encode_image(images)
+            others = {
+                "with the segments in another order": (segments.flip(1), present.flip(1)),
+                "without places at which no segment is": (segments[:, :there], present[:, :there]),
+                "with something else where no segment is": (
+                    segments.masked_fill(~present[..., None], 1e4),
+                    present,
+                ),
+            }
+            pairs = {how: (first, model.encode_image(images, *more)) for how, more in others.items()}
+        pairs["without any segment"] = without[:1], first[:1]  # as where none are at hand
+        for how, (one, other) in pairs.items():
+            # Of any length: only directions are ever compared.
+            if not torch.allclose(normalize(one, dim=1), normalize(other, dim=1), atol=1e-4):
+                broken(f"{how}, an image has other features; see interfaces.SegmentEncoder")
+
+    def _with_segments(self) -> tuple[Any, Any, Any]:
+        """The model, (B, K, D) of segments, and (B, K) which are there: none of the first image, nor the last."""
+        import torch
+
+        model, use = self._loaded(), self._options().segments()
+        if use is None:
+            raise SkipTest("it uses no segments")
+        images, most = self._images(model), min(use.most, 4)
+        if not hasattr(model, "encode_segment"):
+            broken("its options have segments(), and its model no encode_segment; see interfaces.SegmentEncoder")
+        with torch.no_grad():
+            found = model.encode_segment(self._images(model, _COUNT * most, 40))
+        present = torch.ones(_COUNT, most, dtype=torch.bool)
+        present[0] = False
+        present[:, most - 1] &= most == 1
+        segments = found.view(_COUNT, most, -1) * present[..., None]
+        try:
+            with torch.no_grad():
+                model.encode_image(images, segments, present)
+        except TypeError as error:
+            broken(f"its encode_image cannot be given segments: {error}; see interfaces.SegmentEncoder")
+        return model, segments, present
 
     def test_texts_are_cut_exactly(self) -> None:
         """Cut to the length that `text_length` says, texts keep their features."""
@@ -215,9 +293,13 @@ class EncoderConformance(PureConformance):
         if self._format() is None:
             return
         with torch.no_grad():
-            images = other.encode_image(self._images(other))
-        if not np.allclose(images.numpy(), first["images"].numpy(), atol=1e-5):
-            broken("after load_state_dict its features are not those of the model that the state is of")
+            again = {
+                "images": other.encode_image(self._images(other)),
+                "texts": other.encode_text(self._tokens(other)),
+            }
+        for name, features in again.items():
+            if not np.allclose(features.numpy(), first[name].numpy(), atol=1e-5):
+                broken(f"after load_state_dict features of {name} are not those of the model that the state is of")
 
     def _state(self) -> Any:
         return {name: value.clone() for name, value in self.build().load().state_dict().items()}

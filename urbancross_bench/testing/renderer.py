@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
+from unittest import SkipTest
 
-from urbancross_bench.interfaces import Board, Estimate, Table
+from urbancross_bench.interfaces import Board, Estimate, Renderer, Table
+from urbancross_bench.registry import Resolved
 from urbancross_bench.testing.conformance import PureConformance, broken
 
 _NASTY = (
@@ -31,6 +35,26 @@ def tiny_table(name: str = "summary", rows: int = 3) -> Table:
     return Table(name, "A title & more", ("method", "n", "mR", "gain", "none", "share"), cells, ("A note.",), best)
 
 
+def written(resolved: Resolved) -> dict[str, str]:
+    """Keys of the files that it makes of a board of two tables."""
+    return {path: sha256(content).hexdigest() for path, content in _files(resolved.build(), _board())}
+
+
+def _board() -> Board:
+    return Board("Board", [tiny_table(rows=len(_NASTY)), tiny_table("other", 1)])
+
+
+def _files(renderer: Renderer, board: Board) -> Iterator[tuple[str, bytes]]:
+    """Raises AssertionError for what is no file's content."""
+    for path, content in renderer.files(board):
+        if not isinstance(content, str | bytes):
+            broken(f"{path!r} is a {type(content).__name__}, neither text nor bytes")
+        try:
+            yield path, content.encode() if isinstance(content, str) else content
+        except UnicodeEncodeError as error:
+            broken(f"{path!r} cannot be written as UTF-8: {error}")
+
+
 class RendererConformance(PureConformance):
     """A renderer is shown small boards with texts that are not harmless."""
 
@@ -38,23 +62,30 @@ class RendererConformance(PureConformance):
 
     def work(self) -> Any:
         """Write a board of two tables."""
-        return self._files(Board("Board", [tiny_table(rows=len(_NASTY)), tiny_table("other", 1)]))
+        return self._files(_board())
 
     def _files(self, board: Board) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        for path, content in self.build().files(board):
+        for path, content in _files(self.build(), board):
             parts = PurePosixPath(path)
             if parts.is_absolute() or ".." in parts.parts or "\\" in path:
                 broken(f"it writes to {path!r}, which is not below the board's folder")
             if path in found:
                 broken(f"it writes {path!r} twice")
-            if not isinstance(content, str | bytes):
-                broken(f"{path!r} is a {type(content).__name__}, neither text nor bytes")
-            try:
-                found[path] = content.encode() if isinstance(content, str) else content
-            except UnicodeEncodeError as error:
-                broken(f"{path!r} cannot be written as UTF-8: {error}")
+            found[path] = content
         return found
+
+    def test_it_writes_the_same_elsewhere(self) -> None:
+        """Another process, as on another machine and another day, writes the same bytes."""
+        self.worked()
+        if type(self.build()).same is not Renderer.same:
+            raise SkipTest("what it takes for the same is its own to say")
+        if others := self.others_elsewhere(written, far=True):
+            broken(
+                f"{', '.join(others)} are others in another process, so a board fails leaderboard check on "
+                "another machine: leave out what the board does not say, as times, folders and names of machines, "
+                "and sort what comes out of a set"
+            )
 
     def test_it_has_a_suffix(self) -> None:
         """Its files have a suffix that begins with a dot."""
