@@ -14,7 +14,6 @@ import typer
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
 from urbancross_bench.cli.score import value_lines
-from urbancross_bench.interfaces.renderer import printable
 
 
 def rescore(
@@ -46,6 +45,7 @@ def rescore(
 
 def _shown(scores: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same, each printed as it comes."""
+    from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
     for _, group in groupby(scores, key=itemgetter("run")):

@@ -11,7 +11,6 @@ import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.plugins import PluginOption
-from urbancross_bench.interfaces.renderer import printable
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
@@ -137,6 +136,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[str]:
     """A line per value of a score, and per metric that has none: why. `lacking` words what is missing."""
+    from urbancross_bench.interfaces.renderer import printable
+
     lines = []
     for name, entry in found["metrics"].items():
         low, high = entry["low"], entry["high"]
