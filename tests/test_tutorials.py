@@ -145,6 +145,6 @@ def test_the_metric_scores_embeddings(cli: Cli, tmp_path: Path, monkeypatch: pyt
     [command] = blocks("metric", "console")
     result = cli(*command.replace('"', "").strip().removeprefix("$ urbancross-bench ").split(), "--json")
     found = json.loads(result.out)["metrics"]
-    assert found["nDCG@5"]["value"] == 100
-    assert 0 < found["nDCG@5"]["chance"] < 100
+    assert found["binary_nDCG@5"]["value"] == 100
+    assert 0 < found["binary_nDCG@5"]["chance"] < 100
     assert yaml.safe_load(blocks("metric", "yaml")[0])["metrics"] == ["recall", "ndcg[k=5]"]
