@@ -103,9 +103,8 @@ class Segmenting:
                     raise DataError(
                         f"image {name!r} or a caption of it has changed while in use; run the command again"
                     )
-            images = [
-                domain.images.read(indices[name]).copy() for name in names
-            ]  # a reader may use one array again
+            # Copies: a reader may use one array again.
+            images = [domain.images.read(indices[name]).copy() for name in names]
             said = [captions[indices[name]] if captions else [] for name in names]
             return self._segmented(segmenter, images, [choosers(*both) for both in zip(images, said, strict=True)])
 
