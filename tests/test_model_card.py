@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,23 @@ def test_a_hub_reads_what_the_record_says(outcome: Outcome, cli: Cli, tmp_path: 
         assert one.dataset_args is not None
         assert one.dataset_args["protocol"] == "classic"
         assert len(one.dataset_args["fingerprint"]) == 32
+
+
+def test_licences_are_those_of_all_domains_and_their_lack_is_told(
+    outcome: Outcome, cli: Cli, tmp_path: Path
+) -> None:
+    out = shutil.copytree(outcome.out, tmp_path / "out", symlinks=True)
+    run, _ = card_of(out, cli, tmp_path)
+    [source] = run.spec["scenario"]["source"]
+    domains = json.loads((run.folder / "run.json").read_text())["domains"]
+    domains[source]["licence"] = "CC BY 4.0"
+    for name in domains.keys() - {source}:
+        del domains[name]["licence"]  # as a record of an older version
+    edit(run.folder / "run.json", domains=domains)
+    _, data = tables(card_of(out, cli, tmp_path)[1])
+    told = {row[0]: row[2] for row in data[1:]}
+    assert told.pop(source) == "CC BY 4.0"
+    assert set(told.values()) == {"not known from this record: see the dataset"}
 
 
 def test_a_reader_is_told_how_it_was_measured_and_made(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:

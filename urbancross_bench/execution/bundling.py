@@ -24,7 +24,6 @@ from urbancross_bench.execution.provenance import plugin_distributions
 from urbancross_bench.files import keep_others, write_json
 from urbancross_bench.identity import DISTRIBUTION, canonical_json
 from urbancross_bench.leaderboard.committed import write_committed
-from urbancross_bench.leaderboard.stored import Exhibits
 from urbancross_bench.records import Record, read_records
 from urbancross_bench.registry import Registry
 from urbancross_bench.specs import as_json
@@ -116,20 +115,12 @@ def _brought(file: Path, folder: Path) -> str:
 
 
 def _data(records: Sequence[Record]) -> dict[str, Any]:
-    """Per domain what records say of it, several times where its content differs between them, and its licence."""
+    """Per domain what records say of it, its licence among it; several times where that differs between them."""
     said: dict[str, dict[str, Any]] = {}
-    licences: dict[str, str | None] = {}
-    exhibits = Exhibits()
     for record in records:
         for name, facts in record.spec["domains"].items():
             said.setdefault(name, {})[canonical_json(facts)] = facts
-        for score in record.scores:
-            if (name := score.content["domain"]) not in licences and (exhibit := exhibits.of(score)):
-                licences[name] = exhibit.card.get("licence")
-    return {
-        name: {"licence": licences.get(name), "content": [said[name][key] for key in sorted(said[name])]}
-        for name in sorted(said)
-    }
+    return {name: {"content": [said[name][key] for key in sorted(said[name])]} for name in sorted(said)}
 
 
 def _environment() -> dict[str, Any]:

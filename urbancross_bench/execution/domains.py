@@ -70,6 +70,7 @@ class PlannedDomain:
             "test_images_also_in_train_or_val": len(shared),
             "excluded": asdict(self.excluded) if self.excluded else None,
             "repairs": len(domain.repairs),
+            "licence": domain.licence,
         }
 
     @cached_property

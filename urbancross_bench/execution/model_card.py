@@ -21,8 +21,7 @@ from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.leaderboard.spent import length
-from urbancross_bench.leaderboard.stored import Exhibits
-from urbancross_bench.records import Record, ScoreRecord, read_records, sources
+from urbancross_bench.records import Record, ScoreRecord, sources
 
 _TASK = {"type": "image-text-retrieval", "name": "Cross-domain remote-sensing image-text retrieval"}
 _TAGS = ["remote-sensing", "image-text-retrieval", "domain-adaptation", "urbancross-bench"]
@@ -47,7 +46,7 @@ def model_card(out: Path, record: Record) -> str:
         made=_made(spec),
         results=_results(scores),
         protocol="\n".join(_protocol(record, scores)),
-        data=_data(record, dict(_licences(out))),
+        data=_data(record),
         training="\n".join(_training(record, out, scores)),
         provenance="\n".join(_provenance(record)),
     )
@@ -139,25 +138,15 @@ def _seen(setting: str) -> str:
     return f"training or selection saw {what}"
 
 
-def _data(record: Record, licences: Mapping[str, str]) -> str:
+def _data(record: Record) -> str:
     scenario, rows = record.spec["scenario"], []
     for name, facts in record.spec["domains"].items():
         roles = ["source"] * (name in scenario["source"]) + ["target"] * (name == scenario["target"])
         captions = "written by a model" if facts["captions_generated"] else "not said to be a model's"
         prints = " ".join(facts["splits"].get(split, "–")[:12] for split in ("train", "val", "test"))
-        licence = licences.get(name, "not known from these records: see the dataset")
-        rows.append([name, ", ".join(roles), licence, captions, prints])
+        licence = facts.get("licence", "not known from this record: see the dataset")
+        rows.append([name, ", ".join(roles), licence or "not stated: ask its authors", captions, prints])
     return _table(["domain", "role", "licence", "captions", "fingerprints of train, val, test"], rows)
-
-
-def _licences(out: Path) -> Iterator[tuple[str, str]]:
-    """Of the domains that any run of the folder was tested on, where the store still has their cards."""
-    exhibits = Exhibits()
-    for record in read_records([out]):
-        for score in record.scores:
-            exhibit = exhibits.of(score)
-            if exhibit is not None:
-                yield score.content["domain"], exhibit.card.get("licence") or "not stated: ask its authors"
 
 
 def _training(record: Record, out: Path, scores: Sequence[ScoreRecord]) -> Iterator[str]:

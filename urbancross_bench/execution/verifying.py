@@ -167,7 +167,10 @@ def _partner(one: T, others: Sequence[T], name: Callable[[T], str], facts: Calla
 
 
 def _spec(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.spec.items() if name not in _NOT_SAID}
+    said = {name: value for name, value in record.spec.items() if name not in _NOT_SAID}
+    # Who may use the data is no difference of content, and older records do not say it.
+    free = {name: {k: v for k, v in facts.items() if k != "licence"} for name, facts in said["domains"].items()}
+    return said | {"domains": free}
 
 
 def _is_version(path: str) -> bool:
