@@ -178,7 +178,7 @@ def register_encoders():
 @pytest.mark.parametrize(
     ("question", "answer", "says"),
     [
-        ("frozen", "'image'", "says which towers are frozen by 'image', which is no frozenset"),
+        ("frozen", "'image'", "says which towers are frozen by 'image', which is no frozenset or set"),
         ("image_format", "(8, 8)", "says what images it wants by (8, 8), which is no ImageFormat or None"),
         ("segments", "4", "says how it uses segments by 4, which is no SegmentUse or None"),
         ("tower_identity", "None", "says what its towers are by None, which is no dict"),

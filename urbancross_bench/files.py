@@ -68,7 +68,8 @@ def replacing(file: Path) -> Iterator[Path]:
         yield beside
         publish(beside, file)
     except OSError as error:  # that of a full disk names no file
-        error.filename = error.filename or str(file)
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)
         raise
     finally:
         beside.unlink(missing_ok=True)

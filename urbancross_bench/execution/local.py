@@ -27,7 +27,7 @@ from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
-_TRIES, _ENDING = 100, 0.1  # seconds between two tries
+_ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 
@@ -107,16 +107,17 @@ class LocalExecutor(Executor):
         a server that imports none of them: then it costs the cells of that plugin alone.
         """
         process = self._context.Process(target=_live, args=arguments, daemon=daemon)
-        for tries_left in reversed(range(_TRIES)):
+        give_up = math.inf
+        while True:
             try:
                 process.start()
-                break
+                return process
             except (EOFError, ConnectionError):
-                if not tries_left:
+                if time.monotonic() > give_up:
                     raise
-                time.sleep(_ENDING)  # a server that ends is not known to have ended at once
+                give_up = min(give_up, time.monotonic() + _ENDS)
+                time.sleep(_ENDING)
                 self.preload(())
-        return process
 
     def _least_busy(self, count: int) -> tuple[str, ...]:
         load = Counter(device for running in self._running.values() for device in running.devices)

@@ -39,7 +39,8 @@ def alone_in(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=_SILENT)
     except Timeout:  # large tables take a while, and a process may be stopped
-        print(f"waiting for another process to leave {lock.lock_file}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # of a terminal that went away
+            print(f"waiting for another process to leave {lock.lock_file}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield

@@ -32,7 +32,7 @@ class PlannedEncoder:
         self.format: ImageFormat | None = self._asked(
             "what images it wants", options.image_format, ImageFormat, NoneType
         )
-        self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen, frozenset)
+        self.frozen: frozenset[str] = self._asked("which towers are frozen", options.frozen, frozenset, set)
         self.trains: bool = self._asked("whether it can be trained", options.trains, bool)
         trained = set() if {"image", "text"} <= self.frozen else {TRAINED_TOWER}
         self.provides = resolved.plugin.registration.provides | trained

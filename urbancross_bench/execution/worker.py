@@ -57,7 +57,7 @@ def _data_in(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_DATA]
+        os.environ.pop(_DATA, None)
         if before is not None:
             os.environ[_DATA] = before
 
