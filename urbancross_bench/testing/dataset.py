@@ -33,7 +33,12 @@ def order(resolved: Resolved) -> dict[str, str]:
 
 
 def _facts(attributes: Mapping[str, Sequence[Any]]) -> str:
-    return key_of({name: [*map(repr, values)] for name, values in attributes.items()})
+    return key_of({name: [*map(_told, values)] for name, values in attributes.items()})
+
+
+def _told(value: Any) -> str:
+    """A set has no order of its own."""
+    return repr(sorted(map(repr, value)) if isinstance(value, set | frozenset) else value)
 
 
 class DatasetConformance(PureConformance):
