@@ -41,9 +41,11 @@ def _subjects(resolved: Resolved) -> list[Subject]:
 def _seeded(seed: int) -> Iterator[None]:
     """As before every call; what was drawn when it was loaded is no matter."""
     if torch := sys.modules.get("torch"):  # what does without it is not to wait for it
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
+        before = torch.get_rng_state()
+        torch.manual_seed(seed)
+        yield
+        if torch.initial_seed() == seed:  # else the captioner has changed it, which is to be seen
+            torch.set_rng_state(before)
     else:
         yield
 
