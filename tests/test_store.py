@@ -240,12 +240,17 @@ def planned(file: Path) -> Plan:
     return make_plan(load_grid(file), Registry.discover())
 
 
-def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
-    store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def put_with_lock(store: Store) -> None:
+    """A stage, and the file of its lock, which nobody holds."""
     stage = pack(0)
     put(store, stage)
     (store.root / ".locks" / stage.key).touch()
+
+
+def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
+    store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_with_lock(store)
     monkeypatch.setattr(collecting.os, "access", lambda place, mode: mode != os.W_OK)
     monkeypatch.setattr(Store, "busy", lambda self, key: (self.root / "there" / key).touch())
     result = cli("store", "gc", store.root, "--unused-for", "0", "--dry-run")
@@ -256,9 +261,7 @@ def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
 def test_a_lock_that_is_somebody_elses_may_be_held(
     store: Store, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = pack(0)
-    put(store, stage)
-    (store.root / ".locks" / stage.key).touch()
+    put_with_lock(store)
 
     def refused(self: Store, key: str) -> bool:
         raise PermissionError(13, "Permission denied", key)

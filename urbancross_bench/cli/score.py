@@ -19,19 +19,16 @@ def score(
     images: Annotated[str, typer.Option(metavar="I.npy", help="N × D; .npy, .npz or .safetensors, FILE:ARRAY.")],
     texts: Annotated[str, typer.Option(metavar="T.npy", help="M × D, likewise.")],
     map_: Annotated[
-        Path,
-        typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image."),
+        Path, typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image.")
     ],
     captions: Annotated[
-        Path | None,
-        typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings."),
+        Path | None, typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings.")
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(metavar="K.txt", help="A line per image: its scene class.")
     ] = None,
     image_ids: Annotated[
-        Path | None,
-        typer.Option(metavar="F.txt", help="A line per image; equal lines are equal images."),
+        Path | None, typer.Option(metavar="F.txt", help="A line per image; equal lines are equal images.")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="classic, deduplicated, row_diagonal, or a preset: urbancross_released, …")

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.errors import cut
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.explaining import ABSENT, compared
@@ -189,10 +190,7 @@ def _said(path: str, one: Any, other: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    if value is ABSENT:
-        return "absent"
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return "absent" if value is ABSENT else cut(str(value), 60)
 
 
 def _machines(one: Record, other: Record) -> set[str]:
