@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from broken_promises import broken_promises
 
+from urbancross_bench.testing import elsewhere
 from urbancross_bench.testing.fixtures.domains import write_tiny_domain
 
 SPOILT = """
@@ -132,6 +133,35 @@ def test_the_kit_catches_an_encoder_that_nobody_could_repeat(
     file = tmp_path / f"{name}.py"
     [reason] = broken_promises("encoder", name, only=promise, files=(file,), choose=lambda self: options).values()
     assert says in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "says"),
+    [
+        ("trained", "trains(self): return 'yes'", "says whether it can be trained by 'yes', which is no bool"),
+        ("towered", "tower_identity(self): return None", "says what its towers are by None, which is no dict"),
+        ("frozen_head", "frozen(self): return {'head'}", "frozen() names ['head']"),
+        ("weighed", "weights(self): return 1 / 0", "cannot say where its weights come from: ZeroDivisionError"),
+    ],
+)
+def test_the_kit_asks_an_encoder_what_planning_asks(tmp_path: Path, name: str, answer: str, says: str) -> None:
+    file = tmp_path / f"{name}.py"
+    source = SPOILT.replace("spoilt", name).replace("urbancross_encoders.options:OpenClipOptions", f"{name}:Mine")
+    file.write_text(
+        f"{source}\n\nfrom urbancross_encoders.options import OpenClipOptions\n"
+        f"class Mine(OpenClipOptions):\n    def {answer}\n",
+        encoding="utf-8",
+    )
+    promise, options = "test_planning_can_ask", {"architecture": "urbancross-tiny"}
+    [reason] = broken_promises("encoder", name, only=promise, files=(file,), choose=lambda self: options).values()
+    assert says in reason
+
+
+def test_a_plugin_that_is_too_slow_in_another_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "_START", -59.875)  # of sixty that a plugin has
+    promise = "test_it_reads_the_same_elsewhere"
+    [reason] = broken_promises("dataset", "synthetic", only=promise, files=()).values()
+    assert reason == "in another process it fails: it has not ended after 0.125 seconds"
 
 
 METHOD = """

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import Result
@@ -252,7 +253,7 @@ def test_what_would_go_is_told_of_a_store_that_nobody_may_write_to(
 ) -> None:
     put_with_lock(store)
     monkeypatch.setattr(collecting.os, "access", lambda place, mode: mode != os.W_OK)
-    monkeypatch.setattr(Store, "busy", lambda self, key: (self.root / "there" / key).touch())
+    monkeypatch.setattr(Store, "holding", lambda self, key, **how: (self.root / "there" / key).touch())
     result = cli("store", "gc", store.root, "--unused-for", "0", "--dry-run")
     assert result.status == 0, result.err
     assert "1 pack" in result.out
@@ -263,12 +264,20 @@ def test_a_lock_that_is_somebody_elses_may_be_held(
 ) -> None:
     put_with_lock(store)
 
-    def refused(self: Store, key: str) -> bool:
+    half = store.root / ".partial" / "abc-1"
+    half.touch()
+
+    def refused(self: Store, key: str, **how: bool) -> NoReturn:
         raise PermissionError(13, "Permission denied", key)
 
-    monkeypatch.setattr(Store, "busy", refused)
-    result = cli("store", "gc", store.root, "--unused-for", "0", "--dry-run")
-    assert "1 pack" not in result.out
+    monkeypatch.setattr(Store, "holding", refused)
+    for only_told in (["--dry-run"], []):
+        result = cli("store", "gc", store.root, "--unused-for", "0", *only_told)
+        assert result.status == 0, result.err
+        assert "1 pack" not in result.out
+        assert "left alone, in use" in result.out
+    assert len(holdings(store)) == 1
+    assert half.exists()
 
 
 def test_a_link_to_a_store_that_is_gone_is_named(tmp_path: Path) -> None:

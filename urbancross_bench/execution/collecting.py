@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -164,14 +164,12 @@ def _busy(store: Store, key: str) -> bool:
     lock = store.root / ".locks" / key
     if not lock.exists() or not os.access(lock.parent, os.W_OK):
         return False
-    try:
-        return store.busy(key)
-    except PermissionError:  # somebody else's, who may hold it
-        return True
+    with _held(store, key) as free:
+        return not free
 
 
 def _removed(store: Store, one: Held) -> bool:
-    with store.holding(one.entry.key, wait=False) as free:
+    with _held(store, one.entry.key) as free:
         if not free:
             return False
         with contextlib.suppress(FileNotFoundError):  # if it is gone, all is well
@@ -184,8 +182,19 @@ def _removed(store: Store, one: Held) -> bool:
 def _swept(store: Store, piece: Rubbish) -> bool:
     if piece.sort == "damaged":
         return _cleared(piece.path)
-    with store.holding(_key(piece.path), wait=False) as free:
+    with _held(store, _key(piece.path)) as free:
         return free and _cleared(piece.path)
+
+
+@contextlib.contextmanager
+def _held(store: Store, key: str) -> Iterator[bool]:
+    """`Store.holding` of what nobody else holds, or may: a lock that is somebody else's cannot be tried."""
+    with contextlib.ExitStack() as stack:
+        try:
+            free = stack.enter_context(store.holding(key, wait=False))
+        except PermissionError:
+            free = False
+        yield free
 
 
 def _cleared(path: Path) -> bool:

@@ -17,6 +17,7 @@ from urbancross_bench.testing.watching import folder
 
 Look = Callable[[Resolved], Mapping[str, str]]
 
+_START = 60  # seconds more than a plugin's patience, for a process that imports torch
 _CODE = """
 import json, pickle, sys
 from urbancross_bench.registry import Registry
@@ -38,15 +39,19 @@ def others_elsewhere(
     place = folder() / "subject"
     place.write_bytes(pickle.dumps((look, resolved.plugin.kind, resolved.reference, tuple(files))))
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    done = subprocess.run(
-        [sys.executable, "-c", _CODE, str(place)],
-        env={**os.environ, **_as_many_threads(), **(_far() if far else {}), "PYTHONHASHSEED": seed},
-        cwd=folder() if far else None,
-        capture_output=True,
-        text=True,
-        timeout=patience + 60,
-        check=False,
-    )
+    until = patience + _START
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CODE, str(place)],
+            env={**os.environ, **_as_many_threads(), **(_far() if far else {}), "PYTHONHASHSEED": seed},
+            cwd=folder() if far else None,
+            capture_output=True,
+            text=True,
+            timeout=until,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"it has not ended after {until:g} seconds") from None
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["it says nothing"])[-1])
     there, here = json.loads(done.stdout.splitlines()[-1]), look(resolved)

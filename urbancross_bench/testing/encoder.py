@@ -9,7 +9,7 @@ from unittest import SkipTest
 import numpy as np
 
 from urbancross_bench.identity import key_of
-from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
+from urbancross_bench.interfaces import EncoderOptions, ImageFormat
 from urbancross_bench.registry import Resolved
 from urbancross_bench.testing.conformance import PureConformance, broken
 from urbancross_bench.testing.fixtures.domains import tiny_captions, tiny_images
@@ -94,17 +94,15 @@ class EncoderConformance(PureConformance):
         return load_model(self.resolved).train(False)
 
     def test_planning_can_ask(self) -> None:
-        """Its options answer what planning asks: image format, frozen towers, segments, weights."""
-        options = self._options()
-        wanted = options.image_format()
-        if wanted is not None and not (isinstance(wanted, ImageFormat) and wanted.size > 0):
-            broken(f"image_format() is {wanted!r}, no ImageFormat")
-        if strange := options.frozen() - {"image", "text"}:
+        """Its options answer what planning asks: image format, what is trained, segments, weights, identity."""
+        from urbancross_bench.execution.supply import PlannedEncoder
+
+        planned = PlannedEncoder("this", self.resolved)  # raises where there is no answer
+        if planned.format is not None and not planned.format.size > 0:
+            broken(f"image_format() is {planned.format!r}: images of no size")
+        if strange := planned.frozen - {"image", "text"}:
             broken(f"frozen() names {sorted(strange)}; a tower is image or text")
-        if not isinstance(options.weights(), Weights):
-            broken("weights() gives no Weights")
-        uses, provides = options.segments() is not None, self.resolved.plugin.registration.provides
-        if uses != ("segments" in provides):
+        if (planned.segments is not None) != ("segments" in self.resolved.plugin.registration.provides):
             broken("segments() and provides={'segments'} do not agree")
 
     def test_it_has_the_members_of_a_dual_encoder(self) -> None:
