@@ -335,6 +335,22 @@ def test_what_cdan_sees_equals_a_loop(entropy: bool) -> None:
     assert adversarial_sum(method, source, target).isfinite()
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_what_cdan_predicts_is_as_certain_in_half_precision(precision: torch.dtype) -> None:
+    source, target = (
+        SimpleNamespace(image_features=b.image_features.float(), text_features=b.text_features.float())
+        for b in (batch(4, 0), batch(3, 10))
+    )
+    cdan = Cdan(CdanOptions())
+    cdan.prepare(model(100.0), context())
+    wanted, found = [], []
+    for seen, half in ((wanted, False), (found, True)):
+        with torch.autocast("cpu", precision, enabled=half):
+            seen += [part for own in (source, target) for part in cdan._seen(own, "image", source, target)]
+    for half, whole in zip(found, wanted, strict=True):
+        assert torch.equal(half, whole)
+
+
 def test_cdan_does_not_see_which_items_have_their_pair_beside_them() -> None:
     """What is predicted of a source item does not depend on its own text, and of no item on where it stands."""
     source, target = batch(4, 0), batch(3, 10, texts=2)

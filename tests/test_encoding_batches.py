@@ -173,11 +173,28 @@ def test_no_more_is_kept_than_the_activations_of_one_part() -> None:
 def test_without_gradients_parts_are_the_whole(tiny: Any) -> None:
     with torch.no_grad():
         [whole, _], [parts, _] = (
-            [feed.batch(0) for feed in feeds(tiny, encoding)] for encoding in (None, Encoding(3))
+            [feed.batch(0).encoded_by(tiny) for feed in feeds(tiny, encoding)] for encoding in (None, Encoding(3))
         )
         torch.testing.assert_close(parts.image_features, whole.image_features, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(parts.text_features, whole.text_features, rtol=1e-5, atol=1e-6)
         assert not parts.image_features.requires_grad
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_features_have_gradients_wherever_they_are_first_asked_for(tiny: Any, size: int | None) -> None:
+    found = []
+    for hidden_first in (False, True):
+        batch = feeds(tiny, Encoding(size))[0].batch(0)
+        tiny.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(not hidden_first), torch.autocast("cpu", torch.bfloat16):
+            _ = batch.image_features, batch.text_features
+        kept = batch.rows(torch.arange(5))
+        with torch.set_grad_enabled(not hidden_first):
+            _ = kept.image_features
+        (batch.image_features @ batch.text_features.T + kept.image_features.sum()).sum().backward()
+        found.append(gradients_of(tiny))
+    for name, wanted in found[0].items():
+        torch.testing.assert_close(found[1][name], wanted, rtol=0, atol=0)
 
 
 def test_statistics_of_a_batch_are_not_taken_of_a_part() -> None:

@@ -220,6 +220,14 @@ def test_the_kit_catches_parts_that_do_nothing(
     assert says in found.get("test_all_of_it_trains", "")
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_the_kit_catches_what_trains_at_single_precision_alone(tmp_path: Path) -> None:
+    term = "torch.linalg.matrix_norm(source.image_features @ source.text_features.T, ord=2)"
+    found = adapted(tmp_path, "single", TERM=term)
+    assert found.keys() == {"test_it_trains_in_half_precision"}
+    assert "at bfloat16 it fails: " in found["test_it_trains_in_half_precision"]
+
+
 def adapted(folder: Path, name: str, *, options: dict[str, object] | None = None, **parts: str) -> dict[str, str]:
     """The promises that METHOD breaks with these parts."""
     source = METHOD

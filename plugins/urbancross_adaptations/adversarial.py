@@ -100,7 +100,10 @@ class Cdan(Dann):
 
     def _seen(self, batch: Batch, side: Side, source: Batch, target: Batch) -> tuple[Tensor, Tensor]:
         own = features(batch, side)
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            torch.autocast(own.device.type, enabled=False),
+        ):  # certainty lies in small differences
             other: Side = "text" if side == "image" else "image"
             classes = torch.cat([features(source, other), features(target, other)])
             logits = self.model.logit_scale.exp() * own @ classes.T

@@ -47,12 +47,12 @@ class Batch(Protocol):
 
     @property
     def image_features(self) -> torch.Tensor:
-        """(B, D), with gradients, of the augmented images by the encoder being trained."""
+        """(B, D), of the augmented images by the encoder being trained; with gradients, also under `no_grad`."""
         ...
 
     @property
     def text_features(self) -> torch.Tensor:
-        """(B, D), with gradients, by the encoder being trained."""
+        """(B, D), by the encoder being trained; with gradients, also under `no_grad`."""
         ...
 
     @property
@@ -94,7 +94,10 @@ class Batch(Protocol):
         ...
 
     def encoded_by(self, model: DualEncoder) -> Batch:
-        """The same images, augmented alike, and the same texts by another model, such as a teacher."""
+        """The same images, augmented alike, and the same texts by another model, such as a teacher.
+
+        Features of the new batch have gradients unless they are first asked for under `no_grad`.
+        """
         ...
 
 

@@ -75,12 +75,17 @@ class Drawn:
 
 
 class EncodedBatch:
-    """The `interfaces.Batch` a method gets: it holds its own rows and nothing they were drawn from."""
+    """The `interfaces.Batch` a method gets: it holds its own rows and nothing they were drawn from.
 
-    def __init__(self, model: DualEncoder, drawn: Drawn, encoding: Encoding) -> None:
+    trained: features have gradients even if they are first asked for where there are none: all who ask for them
+    later get the same.
+    """
+
+    def __init__(self, model: DualEncoder, drawn: Drawn, encoding: Encoding, *, trained: bool = False) -> None:
         self._model = model
         self._drawn = drawn
         self._encoding = encoding
+        self._trained = trained
         self._handed_out: dict[str, tuple[Tensor, int]] = {}
         for name, values in (
             ("image_rows", drawn.image_rows),
@@ -117,14 +122,19 @@ class EncodedBatch:
     def _normalised(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if not len(inputs[0]):  # no tower need know what to do with nothing
             return torch.zeros(0, self._model.width, device=inputs[0].device)
-        features = self._encoding(self._model, lambda *some: encode(*some).float(), *inputs)
-        return F.normalize(features, dim=1)
+        with self._gradients():
+            features = self._encoding(self._model, lambda *some: encode(*some).float(), *inputs)
+            return F.normalize(features, dim=1)
+
+    def _gradients(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self._trained or torch.is_grad_enabled())
 
     @cached_property
     def segment_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         present = self._with_segments()[2]
-        mean = masked_mean(F.normalize(self._segments.float(), dim=2), present)
+        with self._gradients():
+            mean = masked_mean(F.normalize(self._segments.float(), dim=2), present)
         return self._handed("segment_features", mean)
 
     @cached_property
@@ -135,7 +145,8 @@ class EncodedBatch:
             return segments
         encode = partial(encoded_segments, self._model)
         present = self._drawn.shown(self._drawn.present, "segments")
-        return self._encoding(self._model, encode, segments, present, pictures=segments.shape[1])
+        with self._gradients():
+            return self._encoding(self._model, encode, segments, present, pictures=segments.shape[1])
 
     @property
     def with_segments(self) -> Tensor:
@@ -189,4 +200,4 @@ class EncodedBatch:
 
     def rows(self, chosen: Tensor) -> EncodedBatch:
         """The same batch cut down to some rows."""
-        return EncodedBatch(self._model, self._drawn.rows(chosen), self._encoding)
+        return EncodedBatch(self._model, self._drawn.rows(chosen), self._encoding, trained=self._trained)

@@ -123,7 +123,7 @@ class Feed:
         gathered = self._supply.take(wanted, partial(self._wanted, step + 1))
         generator = Generator().manual_seed(self._batch_seed(step))
         drawn = self._drawn(wanted, gathered, self._augmentation, generator)
-        return EncodedBatch(self._model, drawn, self._encoding)
+        return EncodedBatch(self._model, drawn, self._encoding, trained=True)
 
     def _wanted(self, step: int) -> Wanted:
         images = self._images.draw(step) if self._images else None

@@ -88,6 +88,7 @@ class AdaptationConformance(PureConformance):
         hidden: int = 0,
         batch: int = 6,
         device: str = "cpu",
+        precision: str = "float32",
         saves: Saves | None = None,
         report: Callable[[float], None] = lambda _: None,
     ) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class AdaptationConformance(PureConformance):
             Feed(model, target_view(target, shown, 2), batch_size=batch, seed=2, **options),
             Budget(steps=steps, batch_size=batch, target_batch_size=batch, learning_rate=1e-3),
             loss_name="info_nce",
-            precision="float32",
+            precision=precision,
             device=torch.device(device),
             curve=Curve(),
             report=report,
@@ -245,6 +246,16 @@ class AdaptationConformance(PureConformance):
         self.worked()
         work = (lambda: self.calibrated(1)) if self._setting == "test_time" else lambda: self.trained(batch=1)
         self.copes_with("one query" if self._setting == "test_time" else "batches of one", work)
+
+    def test_it_trains_in_half_precision(self) -> None:
+        """At bfloat16 and float16, which a recipe may ask for, it trains as it does at float32."""
+        self.worked()
+        if "gradients" not in self._needs:
+            raise SkipTest("it takes no step")
+        for precision in ("bfloat16", "float16"):
+            seen = self.watched(lambda precision=precision: self.trained(precision=precision))
+            if seen.error is not None:
+                broken(f"at {precision} it fails: {type(seen.error).__name__}: {seen.error}")
 
     def test_it_goes_on_after_a_kill(self) -> None:
         """Cut amid its training it goes on to the same bits: all that changes is in attributes that are saved."""
