@@ -91,7 +91,7 @@ class UrbanCross(Adaptation):
 
     def _adversarial(self, source: Batch, target: Batch, progress: Progress) -> Tensor:
         found, weighted = self._found, self.o.weighted in ("both", "adversarial")
-        # The released code has a mean over rows. Its source rows have weights that sum to 1 over the B' target rows;
+        # The released code has a mean over rows. Its source rows have weights that sum to 1 over B' target rows;
         # of weights that sum to 1 over the source rows themselves that is 1 / B' of the sum, too.
         mean = self.o.reversal == "none"
         rows = _rows(found.source_weights(), weighted)
