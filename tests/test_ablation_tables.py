@@ -270,6 +270,21 @@ def test_what_lacks_a_scenario_is_null() -> None:
     assert other["mean mR"] is other["Δ base"] is other["verdict"] is None
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_scenario_that_all_cells_lack_is_lacking_where_another_method_has_it_or_they_failed(
+    failed: bool,
+) -> None:
+    made = world({"f": ("0", "1")}, noise=1.0)
+    short = made.records(without=lambda cell, target, seed: target == "c")
+    assert all(line["mean mR"] is not None for line in made.tables("one_at_a_time", short)["ablation"])
+    more = [one for one in made.records() if one.spec["scenario"]["target"] == "c"]
+    for one in more:
+        one.spec["adaptation"]["name"] = "a stranger"  # type: ignore[index]
+        one.spec["status"] = "failed" if failed else "ok"  # type: ignore[index]
+    lines = made.tables("one_at_a_time", [*short, *more])["ablation"]
+    assert [(line["scenarios"], line["mean mR"], line["Δ base"]) for line in lines] == [(1, None, None)] * 2
+
+
 def test_a_cell_that_nobody_ran_has_its_line() -> None:
     made = world({"f": ("0", "1")}, noise=1.0)
     lines = made.tables("one_at_a_time", made.records(without=lambda cell, *_: cell == ("1",)))["ablation"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,30 @@ def test_rows_that_lack_a_seed_are_told_of_though_all_ended_well(tmp_path: Path)
     assert said.endswith(": 2.")
     assert cells(made(tmp_path)["scenarios"], "mR")["theirs"] == (None,)
     assert notes(tmp_path, "scenarios", "Runs that did not end well") == []
+
+
+def test_a_scenario_that_all_runs_of_an_encoder_failed_in_is_one_that_its_means_lack(tmp_path: Path) -> None:
+    pairs = [("a", "b"), ("a", "c"), ("b", "a")]
+    write_runs(tmp_path, methods=["source_only", "ours"], pairs=pairs)
+    write_runs(tmp_path, methods=["source_only", "ours"], pairs=pairs, **BIG)
+
+    def without_mean() -> set[tuple[str, str]]:
+        """Table and encoder, or source and encoder."""
+        found = set()
+        for table in board_tables(read_all([tmp_path]), View(title="T", grouping=("source",)), {}):
+            if table.name in ("summary", "by_source"):
+                for row in table.rows:
+                    line = dict(zip(table.columns, row, strict=True))
+                    if line["mean mR"] is None:
+                        found.add((str(line.get("source", table.name)), str(line["encoder"])))
+        return found
+
+    assert without_mean() == set()
+    for file in tmp_path.glob("runs/*/run.json"):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        if run["encoder"]["label"] == "big" and run["scenario"]["target"] == "c":
+            edit(file, status="failed")
+            failure = {"stage": "adapt", "error": "out of memory", "what": "", "key": ""}
+            file.with_name("failure.json").write_text(json.dumps(failure), encoding="utf-8")
+            shutil.rmtree(file.with_name("scores"))
+    assert without_mean() == {("summary", "big"), ("a", "big")}

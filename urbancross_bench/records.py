@@ -153,6 +153,11 @@ def route(scenario: Mapping[str, Any]) -> str:
     return f"{sources(scenario)} → {scenario['target']}"
 
 
+def is_shifted(scenario: Mapping[str, Any]) -> bool:
+    """Whether the target of a record's scenario is none of its sources."""
+    return scenario["kind"] not in ("in_domain", "seen_target")
+
+
 def typed_route(text: str) -> str:
     """A route in the words of `route`, however it was typed: `a->b`, `a+b -> c`; what has no arrow as it is."""
     origins, arrow, target = text.replace("->", "→").rpartition("→")

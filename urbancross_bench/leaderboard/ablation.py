@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations, groupby, pairwise, product
@@ -16,6 +16,7 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.comparisons import Difference, verdicts
+from urbancross_bench.leaderboard.means import scenarios_of
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
@@ -81,11 +82,14 @@ def keep_view(view: View, file: Path) -> None:
 class _Block:
     """The cells that are compared with each other: the same recipe, measure, selector and search, and the same
     adaptation where encoders are ablated, the same encoder where adaptations are.
+
+    scenarios: that any row of one of the recipes has, a cell's or not.
     """
 
     ablation: AblationView
     metric: str
     groups: Mapping[Combination, Sequence[Row]]
+    scenarios: Set[str]
 
     @property
     def cells(self) -> list[Combination]:
@@ -118,7 +122,7 @@ class _Block:
         """The mean over scenarios, seed by seed; None where one is missing, or has other seeds."""
         rows = self.rows(cell)
         found = [means for row in rows if (means := row.means(self.metric, resamples)) is not None]
-        whole = sorted(row.scenario for row in rows) == self._scenarios and len(found) == len(rows)
+        whole = sorted(row.scenario for row in rows) == sorted(self.scenarios) and len(found) == len(rows)
         return SeedMeans.average(found) if whole and len({row.numbers for row in rows}) == 1 else None
 
     def difference(self, cell: Combination, other: Combination) -> SeedMeans | None:
@@ -170,10 +174,6 @@ class _Block:
         return None if changed is None or plain is None else changed - plain
 
     @cached_property
-    def _scenarios(self) -> list[str]:
-        return sorted({row.scenario for group in self.groups.values() for row in group})
-
-    @cached_property
     def _means(self) -> dict[Combination, SeedMeans | None]:
         return {cell: self.mean(cell, TEST_RESAMPLES) for cell in self.cells}
 
@@ -187,7 +187,13 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
         cell = cell_of.get(_keys(row)[ablation.kind])
         if cell is not None:
             found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
-    return [_Block(ablation, view.metric, groups) for _, groups in sorted(found.items(), key=lambda one: one[0])]
+    of_recipe = scenarios_of(rows)
+
+    def scenarios(groups: Mapping[Combination, Sequence[Row]]) -> set[str]:
+        return set().union(*(of_recipe["", row.recipe] for group in groups.values() for row in group))
+
+    ordered = sorted(found.items(), key=lambda one: one[0])
+    return [_Block(ablation, view.metric, groups, scenarios(groups)) for _, groups in ordered]
 
 
 def _keys(row: Row) -> dict[str, str]:

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from urbancross_bench.leaderboard.rows import Row
+from urbancross_bench.records import route, sources
+
+_PARTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "": lambda scenario: "",
+    "source": sources,
+    "target": lambda scenario: str(scenario["target"]),
+    "kind": lambda scenario: str(scenario["kind"]),
+}
 
 
-def are_whole(
-    groups: Sequence[Sequence[Row]], metric: str, within: Callable[[Row], str] = lambda row: ""
-) -> list[bool]:
+def are_whole(groups: Sequence[Sequence[Row]], metric: str, by: str = "") -> list[bool]:
     """Of each of `groups_of` whether one method has a number for every scenario, once: means over fewer are not
     compared.
 
-    Every: of those that any group has of the same recipe and the same `within`.
+    by: what the scenarios of a group have in common; see `scenarios_of`.
     """
-    scenarios: dict[tuple[str, str], set[str]] = {}
-    for group in groups:
-        for row in group:
-            scenarios.setdefault((within(row), row.recipe), set()).add(row.scenario)
+    of_recipe = scenarios_of((row for group in groups for row in group), by)
+    part = _PARTS[by]
     return [
-        sorted(row.scenario for row in group) == sorted(scenarios[within(group[0]), group[0].recipe])
+        sorted(row.scenario for row in group) == sorted(of_recipe[part(group[0].run["scenario"]), group[0].recipe])
         and len({row.content for row in group}) == 1
         and all(row.estimate(metric) for row in group)
         for group in groups
     ]
+
+
+def scenarios_of(rows: Iterable[Row], by: str = "") -> dict[tuple[str, str], set[str]]:
+    """Source, target or kind (`by`; nothing: all are alike) and recipe → the scenarios that any of the rows has, and
+    those that a run of the recipe failed in.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for scenario in (row.run["scenario"], *row.failed):
+            found.setdefault((_PARTS[by](scenario), row.recipe), set()).add(route(scenario))
+    return found

@@ -30,17 +30,21 @@ from urbancross_bench.leaderboard.comparable import (
 )
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.threads import shared_out
-from urbancross_bench.records import Record, route, sources
+from urbancross_bench.records import Record, is_shifted, route, sources
 
 _AT_ONCE = 25  # rows, by each thread: bounds the memory of resampling
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One cell of the grid over its seeds, which are in order. `complete` is False where a seed is missing."""
+    """One cell of the grid over its seeds, which are in order. `complete` is False where a seed is missing.
+
+    failed: the scenarios, with a shift, of those runs of its recipe that failed.
+    """
 
     seeds: tuple[SeedScore, ...]
     complete: bool
+    failed: Sequence[Mapping[str, Any]] = ()
     _estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
@@ -103,7 +107,7 @@ class Row:
     @property
     def shifted(self) -> bool:
         """Whether the target is none of the sources."""
-        return self.run["scenario"]["kind"] not in ("in_domain", "seen_target")
+        return is_shifted(self.run["scenario"])
 
     @property
     def of_source(self) -> bool:
@@ -319,10 +323,13 @@ def make_rows(
     """
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
+    failed: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         comparison = comparison_of(record.spec)
-        # A failed run has no score, but its seed is one that its rows lack.
+        # A failed run has no score, but its seed is one that its rows lack, and so is its scenario.
         seeds[comparison].add(record.spec["seed"])
+        if not record.ok and is_shifted(record.spec["scenario"]):
+            failed[recipe_of(record.spec)].append(record.spec["scenario"])
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
         for score in record.scores:
@@ -335,7 +342,8 @@ def make_rows(
         if len(set(numbers)) < len(numbers):
             twins = ", ".join(str(s.score.folder) for s in ordered)
             raise DataError(f"several scores stand for the same seed of one row: {twins}; keep one of them")
-        rows.append(Row(ordered, set(numbers) == seeds[comparison_of(ordered[0].run)]))
+        run = ordered[0].run
+        rows.append(Row(ordered, set(numbers) == seeds[comparison_of(run)], failed[recipe_of(run)]))
     return sorted(rows, key=_order)
 
 

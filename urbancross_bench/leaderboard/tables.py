@@ -160,7 +160,7 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
     """
     within: Callable[[Row], str] = attrgetter(by) if by else lambda row: ""
     groups = groups_of(shifted, within)
-    whole = are_whole(groups, view.metric, within)
+    whole = are_whole(groups, view.metric, by)
     chosen = [group if is_whole else None for group, is_whole in zip(groups, whole, strict=True)]
     differences = _differences(chosen, peers, view)
     ranked = _unless_reference(differences, [group[0] for group in groups], view)

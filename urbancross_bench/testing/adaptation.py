@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from unittest import SkipTest
 
@@ -253,7 +254,7 @@ class AdaptationConformance(PureConformance):
         if "gradients" not in self._needs:
             raise SkipTest("it takes no step")
         for precision in ("bfloat16", "float16"):
-            seen = self.watched(lambda precision=precision: self.trained(precision=precision))
+            seen = self.watched(partial(self.trained, precision=precision))
             if seen.error is not None:
                 broken(f"at {precision} it fails: {type(seen.error).__name__}: {seen.error}")
 
