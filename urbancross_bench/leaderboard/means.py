@@ -33,8 +33,8 @@ def are_whole(groups: Sequence[Sequence[Row]], metric: str, by: str = "") -> lis
 
 
 def scenarios_of(rows: Iterable[Row], by: str = "") -> dict[tuple[str, str], set[str]]:
-    """Source, target or kind (`by`; nothing: all are alike) and recipe → the scenarios that any of the rows has, and
-    those that a run of the recipe failed in.
+    """Source, target or kind (`by`; without it all are alike) and recipe → scenarios: those that any of the rows
+    has, and those that a run of the recipe failed in.
     """
     found: dict[tuple[str, str], set[str]] = {}
     for row in rows:
