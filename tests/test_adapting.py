@@ -412,3 +412,46 @@ def finished(out: Path) -> dict[str, bytes]:
             if "provenance" not in name:
                 files[f"{kind}/{name}"] = content
     return files
+
+
+LOOKS = """
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+
+@hookimpl
+def register_adaptations():
+    settings = ("oracle", "few_shot", "unsupervised")
+    return [
+        register(f"looks_{s}", "looks:Looks", setting=s, needs={"gradients"}, summary="tells sizes") for s in settings
+    ]
+
+
+class Looks(Adaptation):
+    def prepare(self, model, context):
+        self.context = context
+
+    def loss(self, source, target, progress):
+        self.context.log("source_rows", len(source.image_rows))
+        self.context.log("target_rows", len(target.image_rows))
+        return {"pairs": source.image_features.sum()}
+"""
+
+
+def test_pairs_of_the_oracle_come_in_batches_of_the_sources_size(
+    grid: GridWriter, cli: Cli, tmp_path: Path
+) -> None:
+    """Else it had fewer negatives than source_only, and the gap that others close were smaller than it is."""
+    (tmp_path / "looks.py").write_text(LOOKS, encoding="utf-8")
+    file = grid(
+        plugins=["looks.py"],
+        adaptations=[f"looks_{setting}" for setting in ("oracle", "few_shot", "unsupervised")],
+        scenarios=[{"source": "plain", "target": "dark"}, {"source": "plain", "target": "dark", "share": 1.0}],
+        budget={"steps": 2, "batch_size": 8, "target_batch_size": 4, "learning_rate": 1e-3},
+    )
+    result = cli("run", file, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    rows = {}
+    for record in read_records([tmp_path / "out"]):
+        [first, *_] = json.loads((record.folder / "curve.json").read_text(encoding="utf-8"))["adapt"]
+        rows[record.spec["adaptation"]["name"]] = first["source_rows"], first["target_rows"]
+    assert rows == {"looks_oracle": (8, 8), "looks_few_shot": (8, 4), "looks_unsupervised": (8, 4)}

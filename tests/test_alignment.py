@@ -351,6 +351,21 @@ def test_what_cdan_predicts_is_as_certain_in_half_precision(precision: torch.dty
         assert torch.equal(half, whole)
 
 
+def test_cdan_asks_for_all_features_at_the_precision_of_the_step() -> None:
+    asked = []
+
+    class Watched:
+        def __getattr__(self, name: str) -> Tensor:
+            asked.append((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
+            return F.normalize(rows(3, len(asked)).float(), dim=1)
+
+    cdan = Cdan(CdanOptions())
+    cdan.prepare(model(), context())
+    with torch.autocast("cpu", torch.bfloat16):
+        cdan._seen(Watched(), "image", Watched(), Watched())  # type: ignore[arg-type]
+    assert set(asked) == {(True, True)}
+
+
 def test_cdan_does_not_see_which_items_have_their_pair_beside_them() -> None:
     """What is predicted of a source item does not depend on its own text, and of no item on where it stands."""
     source, target = batch(4, 0), batch(3, 10, texts=2)

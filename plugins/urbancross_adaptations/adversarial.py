@@ -99,13 +99,11 @@ class Cdan(Dann):
         return Discriminator(self.map.width, context.width)
 
     def _seen(self, batch: Batch, side: Side, source: Batch, target: Batch) -> tuple[Tensor, Tensor]:
-        own = features(batch, side)
-        with (
-            torch.no_grad(),
-            torch.autocast(own.device.type, enabled=False),
-        ):  # certainty lies in small differences
-            other: Side = "text" if side == "image" else "image"
-            classes = torch.cat([features(source, other), features(target, other)])
+        other: Side = "text" if side == "image" else "image"
+        own, others = features(batch, side), [features(source, other), features(target, other)]
+        # Certainty lies in small differences, which half precision has not.
+        with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
+            classes = torch.cat(others)
             logits = self.model.logit_scale.exp() * own @ classes.T
             if batch is source:
                 logits[:, : len(own)].fill_diagonal_(torch.finfo(logits.dtype).min)

@@ -29,7 +29,7 @@ class SourceOnly(Adaptation):
 
 
 class Oracle(SourceOnly):
-    """The same loss, on target pairs: the same start and steps, with the labels no other method sees."""
+    """The same loss, on target pairs: the same start, steps and batch, with the labels no other method sees."""
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """L(target)."""
@@ -75,6 +75,6 @@ def _several(target: Batch) -> Batch:
     if len(target.image_rows) < 2:
         raise RunError(
             "a batch shows one pair of the target, and no loss learns from a pair that it cannot compare with "
-            "another; raise the scenario's share or target_batch_size, or leave the method out"
+            "another; raise the scenario's share or the batch size, or leave the method out"
         )
     return target

@@ -87,7 +87,7 @@ def adapt(job: Job) -> None:
         "target",
         view,
         budget,
-        budget.target_batch_size,
+        budget.of_target(shown.setting),
         residence,
         references=references,
         hidden=hidden,

@@ -99,8 +99,14 @@ class Pretraining(Training):
 class Budget(Training):
     """What every adaptation may spend: the same optimiser steps for all."""
 
-    target_batch_size: PositiveInt = 64
+    target_batch_size: PositiveInt = Field(
+        default=64, description="rows of the target that a method gets beside its source batch; see `of_target`"
+    )
     checkpoints: PositiveInt = Field(default=1, description="candidates for the selector, evenly spaced")
+
+    def of_target(self, setting: str) -> int:
+        """Rows of a target batch. Those of `oracle` stand in the place of the source's, and are as many."""
+        return self.batch_size if setting == "oracle" else self.target_batch_size
 
     @model_validator(mode="after")
     def _checkpoints_fit(self) -> Self:
