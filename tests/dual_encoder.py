@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from urbancross_bench.interfaces import Context, Progress
-from urbancross_bench.modelling.losses import info_nce
 from urbancross_bench.modelling.optimiser import make_optimiser
+from urbancross_bench.modelling.pair_loss import PairLoss
 from urbancross_bench.specs import Budget
 
 WIDTH = 8
@@ -80,7 +80,7 @@ def context(model: Any, steps: int = 10, target: Any = None) -> tuple[Any, dict[
             width=model.width,
             device=torch.device("cpu"),
             steps=steps,
-            pair_loss=lambda batch: info_nce(batch.image_features, batch.text_features, model.logit_scale.exp()),
+            pair_loss=PairLoss("info_nce", model),
             source=SimpleNamespace(),  # type: ignore[arg-type]
             target=target or SimpleNamespace(),  # type: ignore[arg-type]
             log=logged.__setitem__,

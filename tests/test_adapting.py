@@ -422,7 +422,8 @@ from urbancross_bench.interfaces import Adaptation, hookimpl, register
 def register_adaptations():
     settings = ("oracle", "few_shot", "unsupervised")
     return [
-        register(f"looks_{s}", "looks:Looks", setting=s, needs={"gradients"}, summary="tells sizes") for s in settings
+        register(f"looks_{name}", "looks:Looks", setting=name, needs={"gradients"}, summary="tells sizes")
+        for name in settings
     ]
 
 

@@ -90,6 +90,19 @@ def test_coral_is_the_distance_of_the_covariances_times_the_papers_factor() -> N
     assert coral(3 * source, 3 * target).item() == pytest.approx(3**4 * coral(source, target).item())
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_mmd_of_rows_that_are_mostly_equal_has_a_gradient(noise: float) -> None:
+    """The median distance is nought there, or no more than rounding; that of rows that differ is not."""
+    source, target = F.normalize(rows(9, 0), dim=1).float(), F.normalize(rows(9, 1), dim=1).float()
+    for side in (source, target):
+        side[2:] = F.normalize(rows(1, 2), dim=1).float() + noise * rows(7, 3).float()
+    source.requires_grad_()
+    mmd(source, target).backward()  # type: ignore[no-untyped-call]
+    assert source.grad is not None
+    assert source.grad[:2].abs().max() > 1e-3
+    assert mmd(torch.ones(4, 3), torch.ones(5, 3)).item() == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("kernels", [1, 5])
 def test_mmd_equals_a_loop(kernels: int) -> None:
     source, target = rows(5, 0).numpy(), rows(4, 1).numpy() + 0.5

@@ -107,17 +107,17 @@ def test_few_shot_weighs_both_losses_and_reads_no_source_without_a_weight() -> N
     assert {*target_only.loss(None, sides[1], Progress(0, 10, 0, 0))} == {"target_pairs"}
 
 
-@pytest.mark.parametrize("reference", ["few_shot", "oracle"])
+@pytest.mark.parametrize("reference", ["source_only", "few_shot", "oracle"])
 def test_one_pair_teaches_nothing_and_is_refused(reference: str) -> None:
     model = Small().eval()
     told, _ = context(model)
-    source, target = Drawn(model, *vectors(5, 1)), Drawn(model, *vectors(1, 2))
-    assert told.pair_loss(target).item() == 0
+    several, one = Drawn(model, *vectors(5, 1)), Drawn(model, *vectors(1, 2))
     learning = method(reference)
     learning.prepare(model, told)
-    for unencoded in (target, Drawn(None, *vectors(1, 2))):
-        with pytest.raises(RunError, match="one pair of the target"):
-            learning.loss(source, unencoded, Progress(0, 10, 0, 0))
+    for unencoded in (one, Drawn(None, *vectors(1, 2))):
+        sides = (unencoded, several) if reference == "source_only" else (several, unencoded)
+        with pytest.raises(RunError, match="a batch shows one item"):
+            learning.loss(*sides, Progress(0, 10, 0, 0))
 
 
 @pytest.mark.parametrize("seed", range(5))

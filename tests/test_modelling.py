@@ -91,6 +91,10 @@ def test_caption_similarity_knows_equal_and_unlike_captions(tiny) -> None:  # ty
     assert similarity[twins[0], place["many green trees"]].item() == 0.0
     assert 0.0 < similarity[twins[0], place["a red car"]].item() < 1.0
 
+    alike = PairView(PackedImages(Rows([images])), ("roof",) * 4, np.arange(4), np.zeros(4, np.int64))
+    of_none = Feed(tiny, alike, batch_size=4, augmentation=(), device=CPU, seed=0, hidden="").batch(0)
+    assert of_none.caption_similarity.diagonal().tolist() == [1.0] * 4
+
 
 def test_hinge_equals_a_loop() -> None:
     x, y = unit(5, 3), unit(5, 3, seed=1)

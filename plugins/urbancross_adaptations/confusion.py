@@ -13,7 +13,7 @@ from torch import Tensor
 
 from urbancross_adaptations.confusion_options import InformationMaximisationOptions, MccOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
-from urbancross_bench.modelling.losses import class_confusion, concentration, entropies
+from urbancross_bench.modelling.losses import class_confusion, concentration, entropies, refuse_single
 
 
 class _Prediction(Adaptation):
@@ -24,6 +24,7 @@ class _Prediction(Adaptation):
     def _logits(self, target: Batch) -> Tensor:
         """(B, B') of images and texts."""
         images, texts = target.image_features, target.text_features
+        refuse_single(images, texts)
         with torch.autocast(images.device.type, enabled=False):  # certainty lies in small differences
             return self.model.logit_scale.detach().exp() * images @ texts.T
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from urbancross_adaptations.pseudo_pairs_options import MutualNearestOptions, OptimalTransportOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
-from urbancross_bench.modelling.losses import info_nce
+from urbancross_bench.modelling.losses import info_nce, refuse_single
 from urbancross_bench.modelling.transport import mutual_nearest, plan, potentials
 
 
@@ -41,6 +41,7 @@ class OptimalTransport(Adaptation):
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on source pairs, and the coupled target."""
+        refuse_single(target.image_features, target.text_features)
         coupling = self._coupling(target)
         shares = coupling / coupling.sum(dim=1, keepdim=True).clamp(min=1e-30)
         self.context.log("plan_confidence", shares.max(dim=1).values.mean())
@@ -75,7 +76,8 @@ class MutualNearest(Adaptation):
         self.model, self.context = model, context
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
-        """The recipe's loss on source pairs, and InfoNCE on the guessed ones; 0 of a single pair."""
+        """The recipe's loss on source pairs, and InfoNCE on the guessed ones; 0 where one was found."""
+        refuse_single(target.image_features, target.text_features)
         if self.o.features == "reference":
             rows, columns = mutual_nearest(target.reference_image_features, target.reference_text_features)
         else:

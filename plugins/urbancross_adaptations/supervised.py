@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from urbancross_adaptations.fine_tuning_options import FewShotOptions, PooledOptions
-from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
 
 
@@ -33,7 +32,7 @@ class Oracle(SourceOnly):
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """L(target)."""
-        return {"target_pairs": self._pair_loss(_several(target))}
+        return {"target_pairs": self._pair_loss(target)}
 
 
 class FewShot(SourceOnly):
@@ -44,7 +43,7 @@ class FewShot(SourceOnly):
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """Without a weight the source is not encoded at all."""
         o = cast(FewShotOptions, self.options)
-        losses = {"target_pairs": o.target * self._pair_loss(_several(target))}
+        losses = {"target_pairs": o.target * self._pair_loss(target)}
         if o.source:
             losses["source_pairs"] = o.source * self._pair_loss(source)
         return losses
@@ -68,13 +67,3 @@ class Pooled(SourceOnly):
         fewest = counts[counts > 0].min()
         place = members.cumsum(dim=0).gather(1, source.domains[:, None])[:, 0]  # of a row in its domain, from 1
         return (place <= fewest).nonzero()[:, 0]
-
-
-def _several(target: Batch) -> Batch:
-    """The batch. Raises RunError for a single pair: with nothing to compare it to, no loss learns from it."""
-    if len(target.image_rows) < 2:
-        raise RunError(
-            "a batch shows one pair of the target, and no loss learns from a pair that it cannot compare with "
-            "another; raise the scenario's share or the batch size, or leave the method out"
-        )
-    return target

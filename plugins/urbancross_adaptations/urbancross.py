@@ -46,6 +46,7 @@ from urbancross_bench.modelling.losses import (
     Discriminator,
     dann_strength,
     info_nce,
+    refuse_single,
     reverse_gradient,
     weighted_bce,
     weighted_triplet,
@@ -124,6 +125,7 @@ class UrbanCross(Adaptation):
     def _pairs(self, source: Batch) -> Tensor:
         if self.o.pairs_scale == "recipe":
             return self._pair_loss(source)
+        refuse_single(source.image_features)
         scale = source.image_features.new_tensor(self.o.pairs_scale)
         return info_nce(source.image_features, source.text_features, scale)
 

@@ -177,7 +177,7 @@ class EncodedBatch:
         tokens, weights = drawn.shown(drawn.tokens, "captions"), drawn.shown(drawn.word_weights, "captions")
         words = torch.zeros(len(tokens), len(weights), device=tokens.device).scatter_(1, tokens, 1.0)
         words = F.normalize(words * weights, dim=1)
-        return words @ words.T
+        return (words @ words.T).fill_diagonal_(1)  # also of a caption whose every word stands in all
 
     @property
     def domains(self) -> Tensor:

@@ -131,7 +131,7 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     source: (B, D), target: (B', D). The paper divides by 4 D² and has coordinates of about unit variance; those of
     unit vectors have one of 1 / D, which is the same. Raises RunError for a batch of one, which has no covariance.
     """
-    _at_least_two(source, target)
+    refuse_single(source, target)
     with _full_precision(source):
         return (source.T.cov() - target.T.cov()).square().sum() / 4
 
@@ -141,9 +141,10 @@ def mmd(source: Tensor, target: Tensor, kernels: int = 5) -> Tensor:
 
     source: (B, D), target: (B', D). The kernel is the mean over i of the Gaussians exp(−‖x − y‖² / (2^i γ)), i
     from −(kernels − 1) / 2 to as much above 0, and γ the median of the squared distances among all rows (the lower
-    of two), which gets no gradient: Long et al. 2015, section 4, with equal weights. RunError for a batch of one.
+    of two; if most rows are equal, among those that are not), which gets no gradient: Long et al. 2015, section 4,
+    with equal weights. RunError for a batch of one.
     """
-    _at_least_two(source, target)
+    refuse_single(source, target)
     with _full_precision(source):
         rows = torch.cat([source, target])
         norms = rows.square().sum(dim=1)
@@ -152,7 +153,10 @@ def mmd(source: Tensor, target: Tensor, kernels: int = 5) -> Tensor:
         others = ~torch.eye(count, dtype=torch.bool, device=rows.device)
         # All but the diagonal, without asking the device how many those are.
         beside = distances.detach().flatten()[1:].view(count - 1, count + 1)[:, :-1]
-        median = beside.median().clamp(min=torch.finfo(distances.dtype).tiny)
+        rounding = 8 * torch.finfo(distances.dtype).eps * norms.detach().max()
+        apart = beside.where(beside > rounding, torch.nan).nanmedian().nan_to_num(1.0)
+        median = beside.median()
+        median = median.where(median > rounding, apart)
         widths = [median * 2.0 ** (i - (kernels - 1) / 2) for i in range(kernels)]
         kernel = torch.stack([(-distances / width).exp() for width in widths]).mean(dim=0) * others
         n, m = len(source), len(target)
@@ -187,11 +191,12 @@ def class_confusion(logits: Tensor) -> Tensor:
         return (shares.sum() - shares.trace()) / p.shape[1]
 
 
-def _at_least_two(*sides: Tensor) -> None:
+def refuse_single(*sides: Tensor) -> None:
+    """Raise RunError for a side of a batch that has one row: with nothing to compare it to, nothing is learnt."""
     if any(len(side) < 2 for side in sides):
         raise RunError(
-            "distributions cannot be compared by batches of one item; take a greater batch_size and "
-            "target_batch_size"
+            "a batch shows one item, and nothing is learnt from what cannot be compared with another; raise "
+            "batch_size and target_batch_size, or a few-shot scenario's share, or leave the method out"
         )
 
 

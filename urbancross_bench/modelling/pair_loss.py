@@ -10,7 +10,7 @@ from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.modelling.batches import EncodedBatch
-from urbancross_bench.modelling.losses import hinge, info_nce, soft_info_nce
+from urbancross_bench.modelling.losses import hinge, info_nce, refuse_single, soft_info_nce
 
 
 class Supervised(Adaptation):
@@ -30,7 +30,7 @@ class Supervised(Adaptation):
 
 
 class PairLoss:
-    """The supervised loss that a pre-training recipe names, on a paired batch; a scalar."""
+    """The supervised loss that a pre-training recipe names, on a paired batch; a scalar. RunError for one pair."""
 
     def __init__(self, name: str, model: DualEncoder) -> None:
         self._name = name
@@ -38,6 +38,7 @@ class PairLoss:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Of images and texts."""
+        refuse_single(batch.image_rows)
         return self._of(batch.image_features, batch, slice(None))
 
     def of_segments(self, batch: Batch) -> Tensor:
