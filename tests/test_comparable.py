@@ -170,6 +170,24 @@ def test_a_score_that_was_taken_again_with_more_metrics_stands_once(tmp_path: Pa
     assert len(lines_of(tmp_path)) == 2 * len(before)
 
 
+def test_a_baseline_stays_for_whom_it_alone_is_one(tmp_path: Path) -> None:
+    """Two grids of one folder; only one of them takes further metrics."""
+    write(tmp_path, "source_only", [("a", "b")])
+    write(tmp_path, "ours", [("a", "b")])
+    for score in [*(tmp_path / "runs").glob("*/scores/*")]:
+        edit(score / "score.json", measured_by=measured_by("recall"))
+    alone = {line["adaptation"]: line["Δ source_only"] for line in lines_of(tmp_path, "scenarios")}
+    for score in [*(tmp_path / "runs").glob("*/scores/*")]:
+        run = json.loads((score.parents[1] / "run.json").read_text(encoding="utf-8"))
+        if run["adaptation"]["label"] == "source_only":
+            again = score.with_name(f"{score.name[:-2]}ff")
+            shutil.copytree(score, again)
+            edit(again / "score.json", measured_by=measured_by("map", "recall"), key=again.name)
+    lines = lines_of(tmp_path, "scenarios")
+    assert [line["Δ source_only"] for line in lines if line["adaptation"] == "ours"] == [alone["ours"]]
+    assert [line["adaptation"] for line in lines].count("source_only") == 2
+
+
 def test_compare_tells_of_other_pairs_and_of_other_validation_images(tmp_path: Path) -> None:
     few = {"setting": "few_shot", "share": 0.1, "disjoint_halves": False}
 

@@ -23,12 +23,11 @@ from urbancross_bench.leaderboard.comparable import (
     comparison_of,
     data_of,
     measure_of,
-    measures_more,
     method_of,
     recipe_of,
-    without_metrics,
 )
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
+from urbancross_bench.leaderboard.superseding import taken_once
 from urbancross_bench.leaderboard.threads import shared_out
 from urbancross_bench.records import Record, is_shifted, route, sources
 
@@ -336,7 +335,7 @@ def make_rows(
             if scores is None or score.folder.name in scores:
                 groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
-    for group in _taken_once(groups.values()):
+    for group in taken_once([*groups.values()]):
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
         numbers = [s.run["seed"] for s in ordered]
         if len(set(numbers)) < len(numbers):
@@ -345,25 +344,6 @@ def make_rows(
         run = ordered[0].run
         rows.append(Row(ordered, set(numbers) == seeds[comparison_of(run)], failed[recipe_of(run)]))
     return sorted(rows, key=_order)
-
-
-def _taken_once(groups: Iterable[list[SeedScore]]) -> Iterator[list[SeedScore]]:
-    """Without those of which all scores stand there once more with further metrics, as a grid leaves them that has
-    got some since.
-    """
-    alike: dict[str, list[list[SeedScore]]] = defaultdict(list)
-    for group in groups:
-        run, score = group[0].run, without_metrics(group[0].score.content)
-        alike[canonical_json([score["domain"], cell_of(comparison_of(run), run, score)])].append(group)
-    for several in alike.values():
-        for group in several:
-            if not any(_stands_in(other, group) for other in several):
-                yield group
-
-
-def _stands_in(other: Sequence[SeedScore], group: Sequence[SeedScore]) -> bool:
-    runs = [{one.run["key"] for one in some} for some in (other, group)]
-    return measures_more(other[0].score.content, group[0].score.content) and runs[0] >= runs[1]
 
 
 def _order(row: Row) -> str:
