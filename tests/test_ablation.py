@@ -282,6 +282,20 @@ def test_from_the_command_line(grid: GridWriter, cli: Cli, tmp_path: Path) -> No
     assert again.status == 0, again.err
     assert tree(tmp_path / "board") == board
 
+    # An older form's tables are not left beside those of this one; what is somebody else's is.
+    (out / "leaderboard" / "ablation_of_mine.md").write_text("mine")
+    result = cli("run", file, "--out", out, "--set", "ablation.design=one_at_a_time")
+    assert result.status == 0, result.err
+    assert {*board} - {*tree(out / "leaderboard")} == {
+        f"ablation_effects.{form}"
+        for form in ("csv", "json", "md", "svg", "tex")
+        if f"ablation_effects.{form}" in board
+    }
+    assert (out / "ablation.yaml").exists()
+    assert cli("run", grid(adaptations=["urbancross"], **common), "--out", out).status == 0
+    left = [name for name in tree(out / "leaderboard") if "ablation" in name]
+    assert (left, (out / "ablation.yaml").exists()) == (["ablation_of_mine.md"], False)
+
     # By hand, under other names: nothing is left to run, and the records are found all the same.
     by_hand = {"x": "urbancross[order=none]", "y": "urbancross[order=none,weighted=none]", "z": "urbancross"}
     assert "3 runs: 0 to do, 3 reused" in cli("plan", grid(adaptations=by_hand, **common), "--out", out).out

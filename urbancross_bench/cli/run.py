@@ -161,10 +161,14 @@ def _share_store(folder: Path, store: Path) -> None:
 
 
 def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
-    """Tables of the grid's own runs and scores: an older form of it may have left others in the folder."""
+    """Tables of the grid's own runs and scores: an older form of it may have left others in the folder.
+
+    Tables that it had then and has no more are removed, lest they be taken for its own.
+    """
     from urbancross_bench.execution.recording import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
+    from urbancross_bench.leaderboard.tables import NAMES
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
     keys: Collection[str] = {
@@ -175,4 +179,9 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")
-        return build([folder], folder / "leaderboard", view, registry, only=keys)
+        tables = build([folder], folder / "leaderboard", view, registry, only=keys)
+        former = NAMES - {table.name for table in tables}
+        for file in [*(folder / "leaderboard").iterdir(), folder / "ablation.yaml"]:
+            if file.stem in former:
+                file.unlink(missing_ok=True)
+        return tables

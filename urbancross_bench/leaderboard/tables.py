@@ -15,7 +15,7 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
-from urbancross_bench.leaderboard.ablation import ablation_tables
+from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.means import are_whole
@@ -36,6 +36,8 @@ from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record, failed_metrics
 
+# Of all tables that `make_tables` may give.
+NAMES = {"summary", "by_target", "by_source", "by_kind", "scenarios", "matrix", "transfer", CELLS, EFFECTS}
 Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 
@@ -258,6 +260,7 @@ def _check(rows: Sequence[Row], view: View) -> None:
             "among the details"
         )
     methods = {row.run["adaptation"][key] for row in rows for key in ("label", "name")}
-    if view.baseline not in methods and view.baseline != View.model_fields["baseline"].default:
-        hint = did_you_mean(view.baseline, methods)
-        raise UsageError(f"view {view.title!r}: no row is the baseline {view.baseline!r}.{hint}")
+    for role, method in (("baseline", view.baseline), ("oracle", view.oracle)):
+        if method not in methods and method != View.model_fields[role].default:
+            hint = did_you_mean(method, methods)
+            raise UsageError(f"view {view.title!r}: no row is the {role} {method!r}.{hint}")
