@@ -50,6 +50,34 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled there")
+@pytest.mark.parametrize("best", [False, True])
+def test_the_kernels_compile_for_a_card(best: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes types that the compiler refuses. To compile needs no card."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from urbancross_bench.evaluation import kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # else it warns; products here are exact either way
+    floats = {name: f"*fp{16 if name in 'xy' else 32}" for name in ("x", "y", "best_x", "best_y")}
+    limits = {f"{what}_{side}": "*fp32" for what in ("centre", "radius") for side in "xy"}
+    counts = {f"{what}_{side}": "*i32" for what in ("weight", "above", "open") for side in "xy"}
+    tile = {"rows": kernels.ROWS, "columns": kernels.COLUMNS, "step": kernels.DEPTH, "bits": kernels.BITS}
+    of_pairs = {"x": "*fp32", "y": "*fp32", "row": "*i64", "column": "*i64", "out": "*fp64"}
+    for kernel, pointers, fixed in (
+        (kernels._tile, floats | limits | counts, {"width": 512, "best": best, "group": kernels._GROUP, **tile}),
+        (kernels._pairs, of_pairs, {"width": 512, "pairs": kernels._PAIRS}),
+    ):
+        types = {name: "constexpr" if name in fixed else pointers.get(name, "i32") for name in kernel.arg_names}
+        source = ASTSource(kernel, types, fixed)
+        options = {"num_warps": kernels._WARPS, "num_stages": kernels._STAGES}
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert compiled.asm["cubin"]
+
+
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_all_of_this_holds_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider"]
