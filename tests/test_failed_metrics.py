@@ -264,16 +264,20 @@ def test_a_metric_that_failed_is_told_of_and_tried_again(plugin: Path, cli: Cli,
 
 
 def test_a_view_of_nobodys_takes_a_metric_that_is_there(tmp_path: Path) -> None:
-    def by(**metrics: bool) -> View:
-        entries = {name.replace("_", "@"): {"higher_is_better": more} for name, more in metrics.items()}
+    def by(*own: str, **metrics: bool) -> View:
+        """Of scores with these metrics, a view that names the usual details and some of its own."""
+        entries = {name.replace("R_", "i2t_R@"): {"higher_is_better": more} for name, more in metrics.items()}
         score = ScoreRecord(tmp_path, {"metrics": entries})
-        return fitted(View(title="x", details=("R@1", "R@5")), [Record(tmp_path, {}, (score,))])
+        return fitted(View(title="x", details=("i2t_R@1", "i2t_R@5", *own)), [Record(tmp_path, {}, (score,))])
 
     assert (by(mR=True, R_1=True, R_5=True, x=True).metric, by(mR=True, x=True).metric) == ("mR", "mR")
-    assert by(mR=True, R_5=True, x=True).details == ("R@5",)
+    assert by(mR=True, R_5=True, x=True).details == ("i2t_R@5",)
     view = by(places=False, MRR=True, R_1=True)
-    assert (view.metric, view.details) == ("MRR", ("places", "R@1"))
+    assert (view.metric, view.details) == ("MRR", ("places", "i2t_R@1"))
     assert by(places=False).metric == "mR"  # nothing to order by; the error names it
+    # What is somebody's own is not left out in silence.
+    assert by("i2t_R@3", mR=True, R_5=True).details == ("i2t_R@5", "i2t_R@3")
+    assert by("MRR", "x", MRR=True, R_1=True).details == ("i2t_R@1", "x")
 
 
 # ── Records ───────────────────────────────────────────────────────────────────────────────────────

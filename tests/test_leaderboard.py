@@ -423,7 +423,9 @@ def test_the_order_of_folders_does_not_matter(outcome: Outcome, cli: Cli, tmp_pa
     ("text", "message"),
     [
         ("metric: mr", "no score has the metric 'mr'"),
+        ("details: [i2t_R@1, i2t_R@3]", "no score has the metric 'i2t_R@3'"),
         ("baseline: sourceonly", "no row is the baseline 'sourceonly'"),
+        ("oracle: orcale", "no row is the oracle 'orcale'. Did you mean \"oracle\"?"),
     ],
 )
 def test_a_view_of_nothing_is_named(outcome: Outcome, cli: Cli, tmp_path: Path, text: str, message: str) -> None:

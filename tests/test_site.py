@@ -42,7 +42,7 @@ from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
 from urbancross_renderers.html.runs import listed, run_list
 from urbancross_renderers.html.site import Html
-from urbancross_renderers.html.tables import labels, shown_table
+from urbancross_renderers.html.tables import filtered, labels, shown_table
 
 Cli = Callable[..., Result]
 WITHOUT_TORCH = (
@@ -355,6 +355,12 @@ def test_the_list_of_runs_keeps_protocols_and_tie_rules_apart() -> None:
             empty | {f"mR, last{usual}": 1.0, f"mR, source_val{usual}": 2.0},
             empty | {f"mR, last{other}": 3.0},
         ]
+
+
+def test_a_filter_asks_for_whole_cells_whatever_they_hold() -> None:
+    place, _, asked = filtered("runs.html", "a → b", 'm[words=["a b", "c"]]', '"').partition("#filter=")
+    assert place == "runs.html"
+    assert unquote(asked) == '"a → b" "m[words=[""a b"", ""c""]]" """"'
 
 
 def test_lines_of_an_ablation_are_read_by_what_they_change() -> None:

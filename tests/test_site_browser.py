@@ -185,6 +185,20 @@ def test_rows_are_filtered_and_rows_lead_to_their_runs(watched: Watched, site: P
     assert column(page, "scenario") == []
 
 
+def test_rows_lead_to_their_runs_whatever_their_names_hold(watched: Watched, tmp_path: Path) -> None:
+    names = ['m[words=["a b", "c"]]', 'm[words=["a b"]]', '"', 'say "m" "n"']
+    rows = [["a → b", "e", name, 1.0] for name in names]
+    table = Table("scenarios", "t", ["scenario", "encoder", "adaptation", "mR"], rows)
+    write_files(make_files(Board("T", [table]), [Html(Options())]), tmp_path)
+    # The records that would fill the list of runs are not needed to see what is asked of it.
+    (tmp_path / "site" / "runs.html").write_text(Html(Options()).render(table), encoding="utf-8")
+    for name in names:
+        page = watched.open(tmp_path / "site" / "index.html")
+        page.get_by_role("link", name="runs", exact=True).nth(1 + names.index(name)).click()
+        page.wait_for_url("**/runs.html#filter=*")
+        assert column(page, "adaptation") == [name]
+
+
 def test_the_theme_is_kept_from_page_to_page(watched: Watched, site: Path) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     page = watched.open(site / "index.html")

@@ -33,6 +33,10 @@ from urbancross_bench.leaderboard.view import load_view
             ":4: reference_settings.1: unknown setting 'orcale'. Did you mean \"oracle\"?",
         ),
         ("metric: mR\nmetric: mR", ":3: key 'metric' stands twice"),
+        ("grouping: [kind, kind]", ":2: grouping: 'kind' stands twice"),
+        ("details:\n- x\n- y\n- x", ":5: details: 'x' stands twice"),
+        ("columns: [x, x]", ":2: columns: 'x' stands twice"),
+        ("renderers: [csv, csv]", ":2: renderers: 'csv' stands twice"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from urbancross_bench.errors import UsageError
@@ -111,6 +112,24 @@ class _Expansion:
                 raise UsageError(f"ablation.factors names {factor!r}, over which search.space searches {of!r}")
         for levels in self._ablation.combinations():
             self._resolved(levels)
+        for factor, some in self._ablation.factors.items():
+            self._check_texts(factor, some)
+
+    def _check_texts(self, factor: str, levels: Sequence[Any]) -> None:
+        """Tables know a level by its text, the grid a cell by its reference."""
+        of = self._ablation.of
+        for one, other in combinations(levels, 2):
+            if one != other and _text(one) == _text(other):
+                raise UsageError(
+                    f"ablation of {of!r}: levels {_json(one)} and {_json(other)} of {factor!r} would be read as "
+                    "one in tables; remove one of them"
+                )
+        for level in levels:
+            if not _is_writable({factor: level}):
+                raise UsageError(
+                    f"ablation of {of!r}: {_said({factor: level})} cannot be written as name[option=value], as a "
+                    "cell is; values there are texts, numbers and lists of these without a ']' in them"
+                )
 
     def _needed(self, levels: Levels) -> Levels:
         """Of these levels those that say something: without them it would be another cell.
@@ -177,4 +196,16 @@ def _said(levels: Levels) -> str:
 
 
 def _text(level: Any) -> str:
-    return level if isinstance(level, str) else json.dumps(level, ensure_ascii=False, default=str)
+    return level if isinstance(level, str) else _json(level)
+
+
+def _json(level: Any) -> str:
+    return json.dumps(level, ensure_ascii=False, default=str)
+
+
+def _is_writable(levels: Levels) -> bool:
+    """Whether a reference with these options is read back as it was."""
+    try:
+        return Reference.parse(str(Reference("it", options=levels))).options == levels
+    except UsageError:
+        return False

@@ -48,8 +48,8 @@ def make_tables(
     """The tables of a view, in order; the first is the one to look at. `only` limits runs and scores to these
     keys, `columns` are those that the view names.
 
-    Raises UsageError for a metric that no score has or a baseline that no row is, PluginError for a column that
-    fails.
+    Raises UsageError for a metric that no score has and a baseline or oracle that no row is, PluginError for a
+    column that fails.
     """
     records = [record for record in records if only is None or record.folder.name in only]
     everywhere = make_rows(records, view.weights, only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.records import Record, ScoreRecord, route, typed_route
 from urbancross_bench.specs import AblationView
 from urbancross_bench.specs.reading import checked, read_yaml
+from urbancross_bench.specs.training import PlacedError
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 Allowed = Literal["failed_runs", "missing_seeds", "ranked_oracle", "test_images_in_training"]
@@ -31,6 +33,16 @@ def _setting(name: str) -> str:
     if name not in SETTINGS:
         raise ValueError(f"unknown setting {name!r}.{did_you_mean(name, SETTINGS)}")
     return name
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise PlacedError(f"{name!r} stands twice", number)
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_once)]  # a table, column or file for each
 
 
 class Filters(BaseModel):
@@ -55,11 +67,11 @@ class View(BaseModel):
     out: Annotated[str, AfterValidator(_inside)] = Field(default=".", description="where the files go")
     filters: Filters = Filters()
     metric: str = Field(default="mR", description="what rows are ordered and compared by; see `fitted`")
-    details: tuple[str, ...] = Field(default=(), description="further metrics, a column each")
-    grouping: tuple[Literal["target", "source", "kind"], ...] = Field(
+    details: Names = Field(default=(), description="further metrics, a column each")
+    grouping: Annotated[tuple[Literal["target", "source", "kind"], ...], AfterValidator(_once)] = Field(
         default=("target",), description="what scenarios have in common, each a table of means over those"
     )
-    columns: tuple[str, ...] = Field(default=(), description="column plugins, in the table of scenarios")
+    columns: Names = Field(default=(), description="column plugins, in the table of scenarios")
     baseline: str = Field(default="source_only", description="the adaptation that differences are taken to")
     oracle: str = Field(default="oracle", description="the adaptation that the gap to close is taken to")
     reference_settings: tuple[Annotated[str, AfterValidator(_setting)], ...] = Field(
@@ -69,7 +81,7 @@ class View(BaseModel):
     allow: tuple[Allowed, ...] = Field(default=(), description="what `leaderboard add` takes all the same")
     ablation: AblationView | None = Field(default=None, description="the factors of an ablation, see `specs`")
     cost: bool = Field(default=False, description="whether there is a table of what was spent")
-    renderers: tuple[str, ...] = Field(default=("markdown", "csv"), min_length=1)
+    renderers: Names = Field(default=("markdown", "csv"), min_length=1)
 
     def is_reference(self, setting: str) -> bool:
         """Whether rows of a setting are shown beside the others, and neither ranked nor judged."""
@@ -84,7 +96,8 @@ def load_view(path: Path) -> View:
 def fitted(view: View, records: Iterable[Record]) -> View:
     """A view that names no metric: where these records have no values of the usual one, another stands for it.
 
-    That is the first in their scores of which more is better; the other values are its details then.
+    That is the first in their scores of which more is better; the other values are its details then. Usual details
+    that the records lack are left out, others stay to be missed.
     """
     if "metric" in view.model_fields_set:
         return view
@@ -94,12 +107,20 @@ def fitted(view: View, records: Iterable[Record]) -> View:
             known |= {name: entry["higher_is_better"] for name, entry in score.content["metrics"].items()}
         if known.keys() >= {view.metric, *view.details}:
             return view
+    details = [name for name in view.details if name in known or name not in _usual_details()]
     if view.metric in known:
-        return view.model_copy(update={"details": tuple(name for name in view.details if name in known)})
+        return view.model_copy(update={"details": tuple(details)})
     metric = next((name for name, more in known.items() if more), None)
     if metric is None:
         return view
-    return view.model_copy(update={"metric": metric, "details": tuple(name for name in known if name != metric)})
+    others = dict.fromkeys(name for name in (*known, *details) if name != metric)
+    return view.model_copy(update={"metric": metric, "details": tuple(others)})
+
+
+@cache
+def _usual_details() -> tuple[str, ...]:
+    """Those that stand in a view because it began as the one in use where none is given."""
+    return load_view(DEFAULT).details
 
 
 def shown(records: Sequence[Record], view: View) -> list[Record]:

@@ -95,9 +95,9 @@ def _text(cell: Cell) -> str:
 
 def filtered(address: str, *words: str) -> str:
     """The address of a page whose table is to show only the rows that have cells with these texts."""
-    # Quotes tell a whole cell from a word of it, so a text with quotes is looked for word by word.
-    said = (text if '"' in text else f'"{text}"' for text in map(printable, words))
-    return f"{address}#filter={quote(' '.join(said), safe='')}"
+    cells = (printable(word).replace('"', '""') for word in words)
+    said = " ".join(f'"{cell}"' for cell in cells)
+    return f"{address}#filter={quote(said, safe='')}"
 
 
 def _order(table: Table) -> list[int]:

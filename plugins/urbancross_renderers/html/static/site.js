@@ -75,9 +75,9 @@
     }
 
     function matching() {
-      // Words stand anywhere in a row; what is in quotes is all that a cell says.
-      const words = [...input.value.toLowerCase().matchAll(/"([^"]*)"|\S+/g)]
-        .map(([word, cell]) => cell === undefined ? word : `\n${cell}\n`);
+      // Words stand anywhere in a row; what is in quotes, its own ones doubled, is all that a cell says.
+      const words = [...input.value.toLowerCase().matchAll(/"((?:[^"]|"")*)"|\S+/g)]
+        .map(([word, cell]) => cell === undefined ? word : `\n${cell.replaceAll('""', '"')}\n`);
       if (!words.length) return sorted;
       texts ??= rows.map((row) => `\n${[...row.cells].map((one) => one.textContent.trim()).join("\n")}\n`.toLowerCase());
       return sorted.filter((i) => words.every((word) => texts[i].includes(word)));
