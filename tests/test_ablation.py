@@ -158,10 +158,6 @@ def test_every_cell_is_searched_like_the_entry() -> None:
             {"of": "tiny", "factors": {"freeze": [[], "[]"]}},
             ["ablation of 'tiny'", """levels [] and "[]" of 'freeze' would be read as one"""],
         ),
-        (
-            {"of": "tiny", "factors": {"freeze": [[], ["visual.[01]*"]]}},
-            ["""ablation of 'tiny': freeze=["visual.[01]*"] cannot be written as name[option=value]"""],
-        ),
     ],
 )
 def test_what_cannot_be_is_said_by_name(ablation: dict[str, Any], parts: list[str]) -> None:

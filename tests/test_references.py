@@ -18,6 +18,8 @@ from urbancross_bench.references import Reference
         ("dann[weight=0.1,schedule=ramp]", "dann", None, {"weight": 0.1, "schedule": "ramp"}),
         ("a[on=true, n=3,none=null]", "a", None, {"on": True, "n": 3, "none": None}),
         ('karpathy[file="a,b].json"]', "karpathy", None, {"file": "a,b].json"}),
+        ('a[list=["b.[01]*", \'c]\', "\\"]"],x=1]', "a", None, {"list": ["b.[01]*", "c]", '"]'], "x": 1}),
+        ("a[list=[don't, stop]]", "a", None, {"list": ["don't", "stop"]}),
         ("a[list=[1, 2],x=/tmp/y.json]", "a", None, {"list": [1, 2], "x": "/tmp/y.json"}),
         ("a[]", "a", None, {}),
     ],
@@ -39,7 +41,10 @@ scalars = st.one_of(
 )
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), scalars, max_size=4))
+values = scalars | st.lists(scalars, max_size=3)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), values, max_size=4))
 def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
     reference = Reference("name", "member", options)
     assert Reference.parse(str(reference)) == reference

@@ -12,9 +12,12 @@ import yaml
 from urbancross_bench.errors import UsageError
 
 _REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
-# An option ends at a comma that stands outside quotes and brackets.
+# An option ends at a comma that stands outside quotes and brackets, a list at a bracket outside quotes.
+_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'[^']*')"""
+_LIST = rf"""(?:\[(?:{_QUOTED}|[^\]"'])*\]|\[[^\]]*\])"""
 _OPTION = re.compile(
-    r"""\s*(?P<key>\w+)\s*=(?P<value>(?:"(?:\\.|[^"\\])*"|'[^']*'|\[[^\]]*\]|[^,"'\[\]])*)(?:,|$)""", re.DOTALL
+    rf"""\s*(?P<key>\w+)\s*=(?P<value>(?:{_QUOTED}|{_LIST}|[^,"'\[\]])*)(?:,|$)""",
+    re.DOTALL,
 )
 _PLAIN = re.compile(r"[\w./~+:-]+")
 

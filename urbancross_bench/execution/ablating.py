@@ -116,19 +116,13 @@ class _Expansion:
             self._check_texts(factor, some)
 
     def _check_texts(self, factor: str, levels: Sequence[Any]) -> None:
-        """Tables know a level by its text, the grid a cell by its reference."""
+        """Tables know a level by its text."""
         of = self._ablation.of
         for one, other in combinations(levels, 2):
             if one != other and _text(one) == _text(other):
                 raise UsageError(
                     f"ablation of {of!r}: levels {_json(one)} and {_json(other)} of {factor!r} would be read as "
                     "one in tables; remove one of them"
-                )
-        for level in levels:
-            if not _is_writable({factor: level}):
-                raise UsageError(
-                    f"ablation of {of!r}: {_said({factor: level})} cannot be written as name[option=value], as a "
-                    "cell is; values there are texts, numbers and lists of these without a ']' in them"
                 )
 
     def _needed(self, levels: Levels) -> Levels:
@@ -201,11 +195,3 @@ def _text(level: Any) -> str:
 
 def _json(level: Any) -> str:
     return json.dumps(level, ensure_ascii=False, default=str)
-
-
-def _is_writable(levels: Levels) -> bool:
-    """Whether a reference with these options is read back as it was."""
-    try:
-        return Reference.parse(str(Reference("it", options=levels))).options == levels
-    except UsageError:
-        return False
