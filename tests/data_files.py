@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,6 +91,20 @@ def write_files(place: Path, files: Mapping[str, bytes]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     return place
+
+
+def zip_with_damage(folder: Path, name: str) -> Path:
+    """The files of a folder packed in its place; one of them is not what its sum says, and cannot be unpacked."""
+    file = folder.with_suffix(".zip")
+    with zipfile.ZipFile(file, "w") as opened:
+        for path in sorted(folder.iterdir()):
+            opened.write(path, path.name)
+        start = opened.getinfo(name).header_offset + 30 + len(name)
+    content = bytearray(file.read_bytes())
+    content[start + 40] ^= 255
+    file.write_bytes(content)
+    shutil.rmtree(folder)
+    return file
 
 
 def write_json(file: Path, content: object, *, indent: int | None = None) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import COLOURS, Result
-from data_files import encoded, read, write_csv, write_files, write_json
+from data_files import encoded, read, write_csv, write_files, write_json, zip_with_damage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -259,13 +259,27 @@ def test_metadata_that_is_none_is_an_error(cli: Cli, tmp_path: Path) -> None:
         (others, "the first; its keys are 'images', 'dataset', 'x', …; ", True),
         ({"a1_FI_17": 3}, "entry 'a1_FI_17.jpg' is garbled, a int", True),
         ({"a1_FI_17": {"caption": "a school", "box": []}}, "'a1_FI_17.jpg' has 'caption', 'box'", True),
+        (
+            {"a1_FI_17": {"center_tags": {"name": "\ud83d cut"}}},
+            r"a1_FI_17.jpg: center_tags or surrounding_tags are garbled: tag 'name': '\ud83d cut' cannot",
+            False,
+        ),
         ({"a1_FI_17": {"center_tags": 1}}, "a1_FI_17.jpg: center_tags or surrounding_tags are garbled", False),
     ):
-        write_json(metadata, content)
+        metadata.write_text(json.dumps(content))
         result = cli(*command)
         assert (result.status, f"{metadata}" in result.err, expected in result.err) == (2, True, True), result.err
         assert (layout in result.err) == says_layout
         assert not (tmp_path / "a.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jpg", " lead.jpg"])
+def test_names_that_no_reader_of_the_csv_would_find_are_refused(cli: Cli, tmp_path: Path, name: str) -> None:
+    images, metadata = write_loose(tmp_path, zipped=False)
+    write_files(images, {name: b""})
+    result = cli("data", "caption", "--images", images, "--metadata", metadata, "--out", tmp_path / "a.csv")
+    assert (result.status, "1 image names are not UTF-8, or have blanks" in result.err) == (2, True)
+    assert repr(name) in result.err
 
 
 # --- pixels -----------------------------------------------------------------------------------------------------
@@ -322,6 +336,16 @@ def test_a_bad_image_costs_itself_and_is_tried_again(
     assert sorted(path.name for path in Path(out).parent.iterdir()) == ["new.csv", "new.csv.json"]
     (tmp_path / "images" / "5.png").write_bytes(encoded(np.ones((4, 4, 3), dtype=np.uint8)))
     assert "have changed since" in cli(*command).err
+
+
+def test_an_image_that_cannot_be_read_costs_itself(
+    cli: Cli, pictures: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    out, command = pictures
+    zip_with_damage(tmp_path / "images", "5.png")
+    result = cli(*command)
+    assert (result.status, "5.png cannot be read: Bad CRC-32" in result.err) == (1, True)
+    assert rows(Path(out)) == expected(skip=5)
 
 
 @pytest.mark.parametrize(

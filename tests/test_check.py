@@ -31,6 +31,7 @@ from urbancross_bench.data.images import FolderImages
 from urbancross_bench.data.looks import BITS, DIFFERENCE, Look, Seen, look_at, nearest
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.floors import as_json
+from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import SPLITS, Domain, ImageSource
 from urbancross_bench.registry import Registry
 
@@ -599,6 +600,24 @@ def test_what_does_not_follow_from_the_content_is_asked_again(
     assert cli(*command).status == 0
 
 
+@pytest.mark.parametrize("name", ["pillow", "tifffile", "imagecodecs"])
+def test_what_one_decoder_cannot_read_is_asked_of_another(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    command = ("data", "check", f"karpathy[file={write_domain(tmp_path / 'd')}]", "--json")
+    with monkeypatch.context() as before:
+        before.setattr("PIL.Image.open", lambda *_, **__: 1 / 0)
+        assert len(named(findings(cli(*command))["broken images"])) == 20
+    assert cli(*command).status == 1
+    versions = library_versions
+
+    def newer(*names: str) -> dict[str, str]:
+        return versions(*names) | {name: "2099.1"}
+
+    monkeypatch.setattr(looks, "library_versions", newer)
+    assert cli(*command).status == 0
+
+
 def test_an_image_that_changes_during_the_check_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -738,6 +757,28 @@ def test_images_of_another_domain_of_the_file_are_not_said_to_have_no_caption(cl
     assert findings(result)["images without captions"]["text"] == (
         "3 images beside the domain's 3 are named by none of its captions"
     )
+
+
+def test_an_image_with_a_dot_before_its_name_is_not_one_without_caption(cli: Cli, tmp_path: Path) -> None:
+    file = write_domain(tmp_path / "d")
+    file.write_text(file.read_text().replace('"d_005.jpg"', '"./d_005.jpg"'))
+    shutil.copy(tmp_path / "d" / "images" / "d_000.jpg", tmp_path / "d" / "images" / "other.jpg")
+    found = findings(cli("data", "check", f"karpathy[file={file}]", "--json"))["images without captions"]
+    assert named(found) == ["other.jpg"]
+    assert found["text"] == "1 image beside the domain's 20 is named by none of its captions"
+
+
+def test_a_folder_beside_the_images_that_cannot_be_read_prevents_no_check(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(place: Path) -> list[str]:
+        raise DataError(f"folder {place} cannot be read: Permission denied: 'lost+found'")
+
+    file = write_domain(tmp_path / "d")
+    monkeypatch.setattr("urbancross_bench.data.audit.list_files", refuse)
+    result = cli("data", "check", f"karpathy[file={file}]", "--json")
+    assert result.status == 0
+    assert "not looked for: folder" in findings(result)["images without captions"]["text"]
 
 
 def test_an_alias_stands_for_its_members_and_segments_are_opened(cli: Cli, tmp_path: Path) -> None:

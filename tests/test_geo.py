@@ -261,6 +261,18 @@ def test_tags_become_words_each_once() -> None:
     assert tag_text({}, []) == ""
 
 
+def test_tags_are_texts_and_numbers_that_can_be_written() -> None:
+    nothing = {"building": float("nan"), "height": None}
+    assert tag_text({**nothing, "levels": 3}, [nothing]) == "levels of 3"
+    for value, message in (
+        (["a"], r"tag 'name' is \['a'\], neither text nor number"),
+        (True, "tag 'name' is True, neither"),
+        ("\ud83d cut", r"tag 'name': '\\ud83d cut' cannot be written: surrogates"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tag_text({}, [{"name": value}])
+
+
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"no SkyScript samples at {SAMPLES}")
 def test_real_metadata_agrees_with_the_real_images() -> None:
     """Box and pixels give the ground resolution of the sensor: NAIP 60 cm, Swisstopo 10 cm, Finland 50 cm."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zipfile
 import zlib
@@ -167,6 +169,17 @@ def test_orientation_is_ignored_and_the_first_page_taken() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     turned = saved(Image.fromarray(pixels), "png", exif=exif)
+    for packing in (None, "deflate", "jpeg"):
+        square = noise(16, 32, 3)
+        orientation = {"extratags": [(0x0112, 3, 1, 1, True)], "compression": packing, "photometric": "rgb"}
+        for planes in ("contig", "separate"):
+            laid = square if planes == "contig" else square.transpose(2, 0, 1)
+            upright = tif(laid, planarconfig=planes, **orientation)
+            for way in range(2, 9):
+                np.testing.assert_array_equal(
+                    decode(retagged(upright, Orientation=way), "x"), decode(upright, "x")
+                )
+            assert decode(upright, "x").shape == square.shape
     pages = saved(Image.fromarray(pixels), "tiff", save_all=True, append_images=[Image.fromarray(other)])
     both = np.stack([noise(12, 9, 5), noise(12, 9, 5, seed=1)])
     bands = tif(both, photometric="minisblack", planarconfig="contig")
@@ -290,6 +303,29 @@ def test_a_truncated_image_is_refused_unless_all_its_pixels_are_there(kind: str)
         else:
             np.testing.assert_array_equal(found, whole, f"cut at {cut} of {len(content)}")
     assert refused > 0.8 * len(cuts)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_whose_end_was_never_written_is_refused(progressive: bool) -> None:
+    """The file has its size and zeros at its end; PIL makes them grey. What stands behind an image is its own."""
+    # What a camera says of the image may hold a small image of its own.
+    inner = b"Exif\0\0" + encoded(noise(8, 8, 3), "jpg")
+    content = encoded(noise(160, 120, 3), "jpg", progressive=progressive, exif=inner)
+    assert content.count(b"\xff\xd9") == 2
+    whole = decode(content, "x")
+    for share in (0.1, 0.3, 0.6, 0.9):
+        kept = int(len(content) * (1 - share))
+        with pytest.raises(DataError, match=r"image x cannot be decoded: image file is truncated"):
+            decode(content[:kept] + bytes(len(content) - kept), "x")
+    np.testing.assert_array_equal(decode(content + b"\xff\xda a film \0\0", "x"), whole)
+
+
+def test_what_pil_has_to_say_of_an_image_is_not_printed() -> None:
+    palette = Image.fromarray(noise(9, 9, 3)).quantize(16)
+    content = saved(palette, "png", transparency=bytes(range(16)))
+    code = f"from urbancross_bench.data.decode import decode; print(decode({content!r}, 'x').shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("(9, 9, 3)\n", "")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -464,6 +500,52 @@ def test_files_are_listed_alike_in_folder_and_zip(tmp_path: Path) -> None:
     for place in (tmp_path / "f", tmp_path / "f.zip"):
         assert list_files(write_files(place, files)) == expected
     assert list_files(write_files(tmp_path / "g", dict(reversed(files.items())))) == expected
+
+
+@pytest.mark.parametrize("place", ["f", "f.zip"])
+def test_of_a_missing_name_that_is_there_in_another_form_both_are_said(tmp_path: Path, place: str) -> None:
+    """In capitals, or in letters that look the same: as a Mac or a Windows disk lets them through."""
+    files = {"Airport_3.PNG": b"", "cafe\u0301.png": b"", "whole.png": b""}
+    source = open_images(
+        write_files(tmp_path / place, files), ["airport_3.png", "caf\xe9.png", "whole.png", "far.png"]
+    )
+    reason = "no such member" if place.endswith("zip") else "no such file"
+    assert source.missing() == {
+        0: f"{reason}; 'Airport_3.PNG' is there, not 'airport_3.png'",
+        1: rf"{reason}; 'cafe\u0301.png' is there, not 'caf\xe9.png'",
+        3: reason,
+    }
+
+
+def test_links_are_listed_as_what_they_lead_to(tmp_path: Path) -> None:
+    """Segments and images are often kept on another disk; two links may lead to one folder."""
+    write_files(tmp_path / "disk", {"1.png": b"", "below/2.png": b""})
+    place = write_files(tmp_path / "f", {"a.png": b"", "sub/b.png": b""})
+    for name, target in (("x", "../disk"), ("y", "../disk/below"), ("sub/up", ".."), ("l.png", "a.png")):
+        (place / name).symlink_to(target)
+    for name in ("gone.png", "self.png"):
+        (place / name).symlink_to(name if name == "self.png" else "nowhere")
+    os.mkfifo(place / "pipe.png")
+    (tmp_path / "disk" / "round").symlink_to(place)
+    assert list_files(place) == sorted(
+        ["a.png", "sub/b.png", "l.png", "gone.png", "self.png", "x/1.png", "x/below/2.png", "y/2.png"]
+    )
+    assert open_images(place, ["gone.png", "self.png"]).missing() == dict.fromkeys(
+        (0, 1), "the link leads nowhere"
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, scandir = write_files(tmp_path / "f", {"a.png": b"", "sub/b.png": b""}), os.scandir
+
+    def refusing(folder: Path) -> Any:  # for the superuser there is no such folder
+        if folder == place / "sub":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"folder .*/f cannot be read: .*Permission denied: '.*/f/sub'"):
+        list_files(place)
 
 
 # --- zips -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import subprocess
@@ -130,6 +131,22 @@ def test_a_zip_that_changed_is_read_again(tmp_path: Path, reads: Reads) -> None:
     assert [a == b for a, b in zip(before, after, strict=True)] == [index != 3 for index in range(8)]
 
 
+def test_a_file_that_cannot_be_read_costs_itself(tmp_path: Path) -> None:
+    """The digests of others are known all the same, and it is asked again each time."""
+    place = tmp_path / "f"
+    write_files(place, {name: name.encode() for name in NAMES})
+    (place / NAMES[0]).unlink()
+    for _ in "12":
+        source = open_images(place, NAMES)
+        for name in NAMES[1:]:
+            assert source.digest(NAMES.index(name)) == hashlib.sha256(name.encode()).hexdigest()
+        with pytest.raises(DataError, match=NAMES[0]):
+            source.digest(0)
+        (place / NAMES[0]).write_bytes(b"back")
+        assert source.digest(0) == hashlib.sha256(b"back").hexdigest()
+        (place / NAMES[0]).unlink()
+
+
 def test_places_do_not_share_entries(tmp_path: Path, reads: Reads) -> None:
     """The same names, sizes and times in two folders."""
     contents = {"a": b"first!", "b": b"second"}
@@ -237,6 +254,7 @@ def test_what_was_computed_before_an_error_is_kept(error: type[BaseException]) -
 
 def test_a_process_killed_in_the_middle_leaves_what_it_had() -> None:
     code = """
+import hashlib
 import os
 from urbancross_bench.data.index import open_index
 def compute(position):

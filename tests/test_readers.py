@@ -176,6 +176,15 @@ def swap_for_folder(path: Path) -> None:
         (lambda f: f.write_text('{"images": {"a": 1}}'), r'dataset\.json holds no list "images"'),
         (lambda f: f.write_text('{"images": [{"filename": "a.png", "split": "train"}]}'), "entry 0.*'sentences'"),
         (lambda f: f.write_text('{"images": [3]}'), "entry 0"),
+        *(
+            (
+                lambda f, bad=bad: f.write_text(
+                    f'{{"images": [{{"filename": "a", "split": "val", "sentences": {bad}}}]}}'
+                ),
+                r'entry 0 of "images" is not of the form \{"filename": …, .*\[\{"raw": …\}, …\]\}',
+            )
+            for bad in ("null", '["a red place"]')
+        ),
         (lambda f: f.write_text("[" * 100_000), "is not JSON"),
         (lambda f: f.write_text("1" * 5000), "is not JSON"),
         (lambda f: edit(f, '"d_000.png"', "null"), "entry 0.*filename None"),
@@ -656,6 +665,9 @@ def test_a_mark_of_utf_8_is_no_part_of_a_column(tmp_path: Path) -> None:
         ([3], "holds no list of rows"),
         ([{"image": "a.png"}], "row 0 has no 'caption'"),
         ([{"caption": "a"}], "row 0 has no 'image'"),
+        ([{"image": "a.png", "caption": "a", "label_name": 3}], "row 0: label_name is 3, not a text"),
+        ([{"image": "a.png", "caption": "a", "label_name": float("nan")}], "row 0: label_name is nan, not"),
+        ([{"image": "a.png", "caption": "a", "label_name": "\ud83d"}], "row 0: the scene_class .*surrogates"),
         ([{"image": "a.png", "caption": 3}], "row 0: the caption is 3"),
         ([{"image": "a.png", "caption": [["a"]]}], "row 0: the caption is"),
         ([{"image": ["a.png"], "caption": "a"}], "row 0: the image name is"),
@@ -671,7 +683,7 @@ def test_a_mark_of_utf_8_is_no_part_of_a_column(tmp_path: Path) -> None:
 )
 def test_rows_of_pir_that_do_not_fit_are_named(tmp_path: Path, rows: object, message: str) -> None:
     reference = pir(tmp_path, tiles())
-    write_json(Path(str(reference.options["train"])), rows)
+    Path(str(reference.options["train"])).write_text(json.dumps(rows))
     with pytest.raises(DataError, match=rf"tiles_train.json.*{message}"):
         read(reference)
 
@@ -1014,6 +1026,14 @@ def test_csv_fields_may_hold_anything(tmp_path: Path) -> None:
         assert list(domain.image_names) == [f"{k}.png" for k in range(len(captions))]
 
 
+def test_a_quote_left_open_that_takes_in_a_row_is_noted(tmp_path: Path) -> None:
+    rows = ['y.jpg\t"open\ttest', 'z.jpg\tclosed"\ttest', "a.jpg\tone line\ttest"]
+    domain = table(tmp_path, "\n".join([HEAD.strip().replace(",", "\t"), *rows]), separator="tab")
+    [note] = domain.repairs
+    assert (note.image, note.remedy, note.where) == ("y.jpg", "kept", f"{tmp_path / 't.csv'}:3")
+    assert note.problem == r"caption over several fields and lines: 'open\ttest\nz.jpg\tclosed'"
+
+
 def test_a_csv_may_end_its_lines_either_way(tmp_path: Path) -> None:
     text = HEAD + "a.png,a 1,train\nb.png,b 1,val\n"
     expected = content_of(table(tmp_path, text))
@@ -1199,7 +1219,10 @@ def hub_copy(folder: Path, **columns: Any) -> Reference:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"filename": ["a.png", "b.png", "a.png"]}, r"row 2: image 'a.png' stands twice, first in .*row 0"),
+        (
+            {"filename": ["a.png", "b.png", "a.png"]},
+            r"row 2: image 'a.png' stands twice, first in .*row 0; the pict",
+        ),
         ({"filename": ["a.png", None, "c.png"]}, "row 1: the image name is None"),
         ({"filename": [1, 2, 3]}, "row 0: the image name is 1"),
         ({"filename": ["a.png", "", "c.png"]}, "row 1: an image has no name"),
@@ -1221,6 +1244,82 @@ def test_a_copy_may_have_one_caption_a_row_and_blanks_around_names(tmp_path: Pat
     np.testing.assert_array_equal(domain.images.read(1), tiles(3)[2].pixels)
     with pytest.raises(DataError, match="no image is in split 'train'"):
         check(domain)
+
+
+def test_each_column_of_images_has_contents_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the files of two columns are of one size and one time, as an archive may unpack them."""
+    import datasets
+
+    monkeypatch.setattr("urbancross_datasets.huggingface.signature", lambda path: "size and times")
+    some = tiles()
+    other = [replace(tile, pixels=255 - tile.pixels) for tile in some]
+    parts = {}
+    for split in SPLITS:
+        columns: dict[str, Any] = {"nir": hub_table(other, split)["image"]}
+        for name, images in (("rgb_file", some), ("nir_file", other)):
+            files = files_of(tile for tile in images if tile.split == split)
+            write_files(tmp_path / name, files)
+            columns[name] = [{"bytes": None, "path": str(tmp_path / name / file)} for file in files]
+        parts[split] = hub_table(some, split, **columns)
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    for first, second in (("image", "nir"), ("rgb_file", "nir_file")):
+        one, two = (
+            fingerprints(read(f"huggingface[path={tmp_path}/saved,image_column={column}]"))
+            for column in (first, second)
+        )
+        assert not {*one} & {*two}
+
+
+def rows_of(some: Sequence[Tile], split: str, **columns: Any) -> Any:
+    """A table with a row, and the image in it, for each caption."""
+    import datasets
+
+    pairs = [(tile, text) for tile in some if tile.split == split for text in tile.captions]
+    content = {
+        "filename": [tile.name for tile, _ in pairs],
+        "captions": [text for _, text in pairs],
+        "image": [{"bytes": encoded(tile.pixels), "path": None} for tile, _ in pairs],
+        **columns,
+    }
+    return datasets.Dataset.from_dict(content).cast_column("image", datasets.Image())
+
+
+@pytest.mark.parametrize("how", ["named", "by file", "unnamed"])
+def test_rows_of_one_picture_are_one_image_with_several_captions(tmp_path: Path, how: str) -> None:
+    import datasets
+
+    some = tiles(captions=3)
+    some.append(replace(some[0], split="test", name="copy.png", captions=("a copy",)))  # a leak stays one
+    parts = {}
+    for split in SPLITS:
+        part = rows_of(some, split)
+        if how == "by file":
+            cells = [
+                {"bytes": cell["bytes"], "path": name}
+                for cell, name in zip(
+                    part.cast_column("image", datasets.Image(decode=False))["image"], part["filename"], strict=True
+                )
+            ]
+            part = rows_of(some, split, image=cells)
+        parts[split] = part if how == "named" else part.remove_columns("filename")
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    domain = read(f"huggingface[path={tmp_path}/saved]")
+    assert len(domain.image_names) == len(some)
+    found = content_of(domain)
+    for index, name in enumerate(domain.image_names):
+        owner = next(tile for tile in some if (tile.split, list(tile.captions)) == found[name])
+        assert name == owner.name or how == "unnamed"
+        np.testing.assert_array_equal(domain.images.read(index), owner.pixels)
+
+
+def test_rows_of_several_captions_and_no_name_are_an_image_each(tmp_path: Path) -> None:
+    """Two files may hold one picture, and a row for each image says so by its list of captions."""
+    cells = [{"bytes": encoded(tiles(1)[0].pixels), "path": None}] * 3
+    assert len(read(hub_copy(tmp_path, image=cells), filename_column=None).image_names) == 3
+    named = [dict(cell, path=f"{number}.png") for number, cell in enumerate(cells)]
+    assert (
+        len(read(hub_copy(tmp_path, image=named, captions=["a", "b", "c"]), filename_column=None).image_names) == 3
+    )
 
 
 def test_a_row_without_an_image_is_missing(tmp_path: Path) -> None:

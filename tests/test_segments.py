@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result, tree
+from data_files import zip_with_damage
 from PIL import Image
 
 from urbancross_bench.data.masks import from_counts
@@ -210,6 +211,15 @@ def test_a_broken_image_costs_itself_until_it_is_mended(
     (broken.parent / "t00.png").write_bytes(sound)
     with pytest.raises(DataError, match=r"image 't00\.png' has changed since"):
         open_segments(tmp_path / "store", read(tiles))
+
+
+def test_an_image_that_cannot_be_read_costs_itself(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
+    cut(tiles, "whole")
+    zip_with_damage(tmp_path / "tiles" / "images", "t03.png")
+    result = cut(tiles, "store")
+    assert (result.status, "FAILED t03.png: image" in result.err, "CRC" in result.err) == (1, True, True)
+    whole = rows(tmp_path / "whole")
+    assert [row for row in rows(tmp_path / "store") if "failure" not in row] == whole[:3] + whole[4:]
 
 
 def test_a_store_is_made_in_one_way_only(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +125,25 @@ def test_a_name_that_a_list_cannot_hold_is_refused(tmp_path: Path, name: str) ->
     with pytest.raises(DataError, match="cannot stand in a split list"):
         write_lists(tmp_path / "out", {"partition": drawn(domain, 0)}, {})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("full", ["splits.json", "train_list", "test_list"])
+def test_on_a_full_disk_no_list_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+    """A test list that is cut would be read as a smaller test split, without a word."""
+    fsync = os.fsync
+
+    def fill(descriptor: int) -> None:
+        if full in Path(f"/proc/self/fd/{descriptor}").readlink().name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fill)
+    domain = drawn(domain_of([f"{index}.jpg" for index in range(20)]), 0)
+    with pytest.raises(OSError, match=rf"No space left on device: '.*/out/{full}"):
+        write_lists(tmp_path / "out", {"partition": domain}, {})
+    there = files_in(tmp_path / "out")
+    assert not any(full in name or name.startswith(".") for name in there)
+    assert "splits.json" in there or not there
 
 
 @pytest.mark.parametrize("present", ["train_list.txt", "zeroshot_list.txt", "splits.json"])

@@ -43,7 +43,8 @@ class HuggingFaceOptions(FileOptions):
 class HuggingFace(Dataset):
     """Rows `filename, captions, image`, as the hub's copies of RSICD have them; the split `valid` is val.
 
-    A folder is read without network. A hub name needs network, or the dataset in the cache of `datasets`.
+    Of a copy with a row for each caption, the rows of one picture are one image; see `Row.label`. A folder is read
+    without network. A hub name needs network, or the dataset in the cache of `datasets`.
     """
 
     options_type = HuggingFaceOptions
@@ -54,18 +55,22 @@ class HuggingFace(Dataset):
         options = cast(HuggingFaceOptions, self.options)
         tables = [Table(table, split, options) for split, table in _load(options, self.builder).items()]
         rows = [Row(table, number) for table in tables for number in range(len(table.paths))]
+        pictures = _pictures(rows, options)
         builder, faults = DomainBuilder(Path(options.path).name), Faults()
-        found, files = dict[str, Row](), set[tuple[str, str]]()
-        for row, name in zip(rows, _names(rows), strict=True):
-            where, captions = f"{row.table.origin}, row {row.number}", row.table.captions[row.number]
+        found, seen = dict[str, Row](), set[tuple[str, str]]()
+        for row, picture, name in zip(rows, pictures, _names(rows, pictures), strict=True):
+            where, captions = row.where, row.table.captions[row.number]
             split = split_name(row.table.split, row.table.origin)
             facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
-            # Two rows of one file are one image with two captions; two rows of one name are a mistake.
-            add = builder.row if row.file and (name, row.file) in files else builder.image
             with faults.gathered():
-                image = add(name, split, where, **facts)
-                found.setdefault(name.strip(), row)
-                files.add((name, row.file))
+                # Two rows of one picture are one image with two captions; two of one name alone are a mistake.
+                key = name.strip() if isinstance(name, str) else ""
+                if key in found and not (picture and (key, picture) in seen):
+                    hint = "; the pictures differ" if picture else ""
+                    raise DataError(f"{where}: image {key!r} stands twice, first in {found[key].where}{hint}")
+                image = builder.row(name, split, where, **facts)
+                found.setdefault(key, row)
+                seen.add((key, picture))
                 for caption in captions if isinstance(captions, list) else [captions]:
                     builder.caption(image, caption, where)
         faults.raise_any()
@@ -86,7 +91,7 @@ class Table:
 
     def __init__(self, table: Any, split: str, options: HuggingFaceOptions) -> None:
         self.split, self.origin = split, f"{options.path}, split {split!r}"
-        self._image_column = options.image_column
+        self.image_column = options.image_column
         known: list[str] = table.column_names
         given = (options.image_column, options.caption_column, options.class_column)
         wanted = [column for column in dict.fromkeys(given) if column]
@@ -110,7 +115,7 @@ class Table:
 
     def content(self, row: int) -> bytes:
         """The bytes of an image that is embedded in the table."""
-        return bytes(self._rows[row][self._image_column]["bytes"])
+        return bytes(self._rows[row][self.image_column]["bytes"])
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,28 @@ class Row:
         return path if not self.embedded and PurePath(path).is_absolute() else ""
 
     @property
+    def where(self) -> str:
+        """How it is called in messages."""
+        return f"{self.table.origin}, row {self.number}"
+
+    @property
+    def label(self) -> str | None:
+        """What all rows of an image that is in the rows themselves say: its name, else its file's.
+
+        Without either it is nothing where a row holds one caption. None if no other row is of the same image.
+        """
+        if self.table.names is not None:
+            name = self.table.names[self.number]
+            return name.strip() if isinstance(name, str) else None
+        one_caption = isinstance(self.table.captions[self.number], str)
+        return self.table.paths[self.number] or ("" if one_caption else None)
+
+    @property
     def signature(self) -> str:
-        """What changes when the image does; see `data.index`. Raises OSError."""
+        """What changes when the image does, or another column is read; see `data.index`."""
         if self.file:
-            return signature(Path(self.file))
-        return self.table.signature and f"{self.table.signature} {self.number}"
+            return _of(signature(Path(self.file)), self.file)
+        return _of(self.table.signature, f"{self.table.image_column} {self.number}")
 
 
 class RowImages(FileImages):
@@ -170,10 +192,7 @@ class RowImages(FileImages):
         return f"{self.place}, image {self._names[index]!r}"
 
     def _signatures(self) -> list[str]:
-        try:
-            return [row.signature for row in self._rows]
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.place}: {error}") from error
+        return [row.signature for row in self._rows]
 
 
 def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]:
@@ -258,20 +277,48 @@ def _columns(
     return table, columns, cells
 
 
-def _names(rows: Sequence[Row]) -> list[Any]:
+def _of(known: str, what: str) -> str:
+    """A signature of what is in a file; an empty one stays empty."""
+    return known and f"{known} {what}"
+
+
+def _pictures(rows: Sequence[Row], options: HuggingFaceOptions) -> list[str]:
+    """Of each row what tells whether another one has the same picture; empty where no other has.
+
+    A file is told by its path. Pictures in the rows themselves are told by split, label and content, which is read
+    where another row has the same label.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.embedded and row.label is not None:
+            groups.setdefault((row.table.split, row.label), []).append(index)
+    several = {index: place for place, group in groups.items() if len(group) > 1 for index in group}
+    chosen = [rows[index] for index in several]
+    images = RowImages(options, chosen, [f"{row.table.split}-{row.number:07d}" for row in chosen])
+    pictures = [row.file for row in rows]
+    for position, (index, (split, label)) in enumerate(several.items()):
+        pictures[index] = f"{split}/{label}: {images.digest(position)}"
+    return pictures
+
+
+def _names(rows: Sequence[Row], pictures: Sequence[str]) -> list[Any]:
     """What the image of each row is called: by its column, else by its file, else by split and row.
 
     Files of one name in several folders are told apart by their splits, or else not called by their files.
     """
-    unnamed = [row for row in rows if row.table.names is None]
-    first: dict[str | Row, Row] = {}  # of the rows of each image
-    for row in unnamed:
-        first.setdefault(row.file or row, row)
+    images = [picture or row for row, picture in zip(rows, pictures, strict=True)]
+    first: dict[str | Row, Row] = {}  # of the rows of each unnamed image
+    for row, image in zip(rows, images, strict=True):
+        if row.table.names is None:
+            first.setdefault(image, row)
     names: dict[str | Row, str] = {}
     for style in ("{file}", "{split}/{file}", "{split}-{number:07d}"):
         for image, row in first.items():
             file = PurePath(row.table.paths[row.number]).name
             names[image] = style.format(file=file, split=row.table.split, number=row.number)
-        if len({*names.values()}) == len(names) and all(row.table.paths[row.number] for row in unnamed):
+        if len({*names.values()}) == len(names) and all(row.table.paths[row.number] for row in first.values()):
             break
-    return [names[r.file or r] if r.table.names is None else r.table.names[r.number] for r in rows]
+    return [
+        names[image] if row.table.names is None else row.table.names[row.number]
+        for row, image in zip(rows, images, strict=True)
+    ]

@@ -113,8 +113,11 @@ def _add(
 ) -> None:
     try:
         name, split, sentences = entry["filename"], entry["split"], [s["raw"] for s in entry["sentences"]]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{where} lacks or garbles {error}") from error
+    except KeyError as error:
+        raise DataError(f"{where} lacks {error}") from error
+    except TypeError as error:
+        layout = '{"filename": …, "split": …, "sentences": [{"raw": …}, …]}'
+        raise DataError(f"{where} is not of the form {layout}") from error
     if not isinstance(name, str) or not isinstance(split, str):
         raise DataError(f"{where}: filename {name!r} and split {split!r} must be texts")
     image = builder.image(name, split_name(split, where), where, **facts(entry))

@@ -62,7 +62,10 @@ def _read(builder: DomainBuilder, file: Path, split: str, encoding: str, faults:
 def _add(builder: DomainBuilder, row: dict[str, Any], split: str, where: str) -> None:
     if "image" not in row or "caption" not in row:
         raise DataError(f"{where} has no {'caption' if 'image' in row else 'image'!r}")
+    label = row.get("label_name")
+    if label is not None and not isinstance(label, str):
+        raise DataError(f"{where}: label_name is {label!r}, not a text")
     captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-    image = builder.row(row["image"], split, where, scene_class=row.get("label_name"))
+    image = builder.row(row["image"], split, where, scene_class=label)
     for caption in captions:
         builder.caption(image, caption, where)

@@ -123,6 +123,7 @@ def _read(
             image = builder.row(name, part, where, **name_facts(name), **facts)
             for column in options.caption_columns:
                 builder.caption(image, row[column], where)
+                builder.spanning(image, row[column], options.separator, where)
             earlier = first_of.setdefault(hash(tuple(row.values())), line)
             if earlier != line:
                 builder.copied(image, line, earlier, where)

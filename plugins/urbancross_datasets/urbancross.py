@@ -82,6 +82,7 @@ class UrbanCross(Dataset):
             with faults.gathered():
                 image = builder.row(name, "", where, **_facts(name, entries.get(name), options.metadata))
                 builder.caption(image, caption, where)
+                builder.spanning(image, caption, ",", where)
         faults.raise_any()
         images = images_place(options.images, folder)
         domain = finish(

@@ -236,17 +236,24 @@ def _unnamed(domain: Domain) -> Iterator[Finding]:
     """Files beside the images that no caption names."""
     if not isinstance(domain.images, FolderImages | ZipImages):
         return
-    images, named = domain.images, {*domain.image_names, *(repair.image for repair in domain.repairs)}
+    images = domain.images
+    names = [*domain.image_names, *(repair.image for repair in domain.repairs)]
+    named = {PurePosixPath(name).as_posix() for name in names}  # ./a.png is a.png
     suffixes = {PurePosixPath(name).suffix.lower() for name in domain.image_names}
     known = {*(PurePosixPath(name).name for name in named)} if isinstance(images, ZipImages) else named
+    try:
+        present = list_files(images.place)
+    except DataError as error:  # of a folder that no image of the domain need be in
+        yield Finding("images without captions", "note", f"not looked for: {error}")
+        return
     others = [
         name
-        for name in list_files(images.place)
+        for name in present
         if PurePosixPath(name).suffix.lower() in suffixes
         and (PurePosixPath(name).name if isinstance(images, ZipImages) else name) not in known
     ]
     items = [Repair(f"{images.place}:{name}", "no caption of the domain names it", "", name) for name in others]
-    text = "{} images beside the domain's {:,} {are} named by none of its captions"
+    text = "{} {images} beside the domain's {:,} {are} named by none of its captions"
     yield from _found("images without captions", "note", text, len(domain.image_names), items)
 
 
@@ -297,8 +304,9 @@ class _AllThere(ImageSource):
 def _found(kind: str, level: Level, text: str, total: int, items: Sequence[Repair]) -> Iterator[Finding]:
     """The finding if there are items; its text has places for their number and the total."""
     if items:
-        verbs = {"are": "are", "have": "have"} if len(items) > 1 else {"are": "is", "have": "has"}
-        yield Finding(kind, level, text.format(f"{len(items):,}", total, **verbs), len(items), tuple(items))
+        words = ("are", "have", "images") if len(items) > 1 else ("is", "has", "image")
+        said = dict(zip(("are", "have", "images"), words, strict=True))
+        yield Finding(kind, level, text.format(f"{len(items):,}", total, **said), len(items), tuple(items))
 
 
 def _item(domain: Domain, index: int, problem: str, remedy: str) -> Repair:

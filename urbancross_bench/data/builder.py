@@ -13,6 +13,7 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
 
 BARE = "image without a caption"  # the problem of a repair
+_SHOWN = 200  # characters of a caption that a note shows
 TWICE = "kept: its captions count twice"  # the remedy of one
 
 
@@ -38,7 +39,7 @@ class DomainBuilder:
         `attributes` are what is known of it: `scene_class`, `latitude`, `longitude`, `tags` and the others of
         `interfaces.Domain`, by exactly these names; others are kept, and mean nothing to the harness.
 
-        Raises DataError if the name is no text or stands twice.
+        Raises DataError if the name is no text or stands twice, and for what cannot be written as UTF-8.
         """
         name = self._text(name, "image name", where)
         if name in self._images:
@@ -53,6 +54,9 @@ class DomainBuilder:
         self._where.append(where)
         self._splits.append(split)
         for key, value in attributes.items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    self._text(text, key, where)
             self._attributes.setdefault(key, {})[index] = value
         return index
 
@@ -85,6 +89,13 @@ class DomainBuilder:
         if not any(letter.isalpha() for letter in text):
             problem, remedy = (f"caption {text!r} has no word", "kept") if text else ("blank caption", "left out")
             self._repairs.append(Repair(where, problem, remedy, self._names[image]))
+
+    def spanning(self, image: int, text: str, separator: str, where: str) -> None:
+        """Note a caption of a table that spans fields and lines: so a quote left open takes in the rows below."""
+        text = text.strip()
+        if "\n" in text and separator in text:
+            problem = f"caption over several fields and lines: {text[:_SHOWN]!r}"
+            self._repairs.append(Repair(where, problem, "kept", self._names[image]))
 
     def leave_out(self, name: str, problem: str, where: str) -> None:
         """Note an image that the reader does not add: `data check` lists it, plans and records count it."""

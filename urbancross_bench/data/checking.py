@@ -20,6 +20,7 @@ from urbancross_bench.data.overlap import Pair, Shared, pairs, shared, twins
 from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation import floors
 from urbancross_bench.evaluation.distances import VocabularyDistance, vocabulary_distance
+from urbancross_bench.files import replacing
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import Domain
 from urbancross_bench.interfaces.renderer import harmless
@@ -187,7 +188,5 @@ def _cell(value: object) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """Beside its place, then into it: a reader finds the old file or the new one."""
-    beside = file.with_name(f".{file.name}.new")
-    beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    beside.replace(file)
+    with replacing(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

@@ -17,12 +17,14 @@ from __future__ import annotations
 import io
 import logging
 import math
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 
+DECODERS = ("pillow", "tifffile", "imagecodecs")
 FORMATS = (
     "BMP",
     "GIF",
@@ -31,9 +33,11 @@ FORMATS = (
     "TIFF",
     "WEBP",
 )  # of others, PIL scales 10 to 16 bits by rules of their own
+_END_OF_JPEG = b"\xff\xd9"  # these bytes stand in no compressed pixels
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 for _library in ("PIL", "tifffile"):  # what is wrong with a file is raised, and need not be printed too
     logging.getLogger(_library).addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _LARGEST = 2**30  # bytes of a decoded TIFF; of the rest PIL refuses what is too large
 
 
@@ -58,7 +62,11 @@ def decode(content: bytes, where: str) -> NDArray[np.uint8]:
 def _from_pil(content: bytes) -> NDArray[np.uint8]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    stream = io.BytesIO(content)
+    with Image.open(stream, formats=FORMATS) as image:
+        # Opened, it stands where the pixels begin. A download that stopped may go on with zeros, decoded as grey.
+        if image.format == "JPEG" and content.find(_END_OF_JPEG, stream.tell()) < 0:
+            raise ValueError("image file is truncated: its end is not there")
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older PIL
             return _to_rgb(np.asarray(image).astype(np.uint16)[..., None])
         if image.mode in ("I", "F"):
@@ -70,9 +78,13 @@ def _from_tiff(content: bytes) -> NDArray[np.uint8]:
     import tifffile
     from PIL import UnidentifiedImageError
 
-    with tifffile.TiffFile(io.BytesIO(content)) as file:
+    stream = io.BytesIO(content)
+    with tifffile.TiffFile(stream, mode="r+") as file:
         page = file.pages[0]
         assert isinstance(page, tifffile.TiffPage)
+        orientation = page.tags.get("Orientation")
+        if orientation and orientation.value in range(2, 9):
+            orientation.overwrite(1)  # else PIL would turn the pixels, as of no other format
         bits, photometric = page.bitspersample, page.photometric
         if page.sampleformat != tifffile.SAMPLEFORMAT.UINT or bits not in (1, 2, 4, 8, 16):
             raise ValueError(f"it holds {page.dtype} values of {bits} bits; convert it to unsigned 8 or 16 bits")
@@ -81,7 +93,7 @@ def _from_tiff(content: bytes) -> NDArray[np.uint8]:
         inverted = photometric == tifffile.PHOTOMETRIC.MINISWHITE and bits == 16  # PIL leaves these as they are
         if page.planarconfig == tifffile.PLANARCONFIG.CONTIG and not inverted:
             try:
-                return _from_pil(content)
+                return _from_pil(stream.getvalue())
             except UnidentifiedImageError:
                 pass
         if photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and not inverted:

@@ -137,11 +137,26 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def tag_text(centre: Mapping[str, str], surroundings: list[Mapping[str, str]]) -> str:
-    """OSM tags in UrbanCross's words, each once: `amenity of school; surrounded by highway of service`."""
+def tag_text(centre: Mapping[str, Any], surroundings: list[Mapping[str, Any]]) -> str:
+    """OSM tags in UrbanCross's words, each once: `amenity of school; surrounded by highway of service`.
 
-    def said(tags: list[Mapping[str, str]]) -> str:
-        return ", ".join(dict.fromkeys(f"{key} of {value}" for group in tags for key, value in group.items()))
+    One that is None or NaN, as tables say that there is none, is left out. Raises ValueError for one that is
+    neither text nor number, or cannot be written.
+    """
+
+    def said(tags: list[Mapping[str, Any]]) -> str:
+        there = ((k, v) for group in tags for k, v in group.items() if v is not None and v == v)
+        return ", ".join(dict.fromkeys(_tag(key, value) for key, value in there))
 
     near, around = said([centre]), said(surroundings)
     return "; ".join(part for part in (near, around and f"surrounded by {around}") if part)
+
+
+def _tag(key: str, value: Any) -> str:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"tag {key!r} is {value!r}, neither text nor number")
+    try:
+        f"{key} {value}".encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"tag {key!r}: {value!r} cannot be written: {error.reason}") from error
+    return f"{key} of {value}"

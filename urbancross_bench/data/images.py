@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import unicodedata
 import zipfile
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -41,13 +42,30 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
 
 
 def list_files(place: Path) -> list[str]:
-    """The names of all files in a folder, below it too, or of all members of a zip; in order."""
+    """The names of all files in a folder, below it too, or of all members of a zip; in order.
+
+    Links are followed; one that leads nowhere is listed, so that who reads it is told. Raises DataError if a
+    folder cannot be read: what is in it would be missed by nobody.
+    """
     if not place.is_dir():
         return sorted(member.filename for group in _members(place).values() for member in group)
+    names, folders = list[str](), [("", frozenset[tuple[int, int]]())]
     try:
-        return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
+        while folders:
+            prefix, above = folders.pop()
+            stat = (place / prefix).stat()
+            if (stat.st_dev, stat.st_ino) in above:
+                continue  # by a link, in itself
+            with os.scandir(place / prefix) as entries:
+                for entry in entries:
+                    name, link = f"{prefix}{entry.name}", entry.is_symlink()
+                    if Path(entry.path).is_dir() if link else entry.is_dir():
+                        folders.append((f"{name}/", above | {(stat.st_dev, stat.st_ino)}))
+                    elif link or entry.is_file():
+                        names.append(name)
     except OSError as error:
         raise DataError(f"folder {place} cannot be read: {error}") from error
+    return sorted(names)
 
 
 def leads_out(name: str) -> bool:
@@ -75,6 +93,14 @@ def read_file(path: Path, where: str) -> bytes:
     return _bounded(content, where)
 
 
+def digest_or_none(digest: Callable[[int], str], index: int) -> str:
+    """The digest of an image; empty if it cannot be read, which whoever reads it is told."""
+    try:
+        return digest(index)
+    except DataError:
+        return ""
+
+
 class FileImages(ImageSource):
     """Images that are files somewhere. Digests are those of the files, and are kept in the index."""
 
@@ -84,17 +110,19 @@ class FileImages(ImageSource):
         self._digests: list[str] | None = None  # of all files; None until the first is asked for
 
     def digest(self, index: int) -> str:
-        """SHA-256 of the file. Raises DataError if one of the domain's files cannot be read."""
+        """SHA-256 of the file. Raises DataError if it cannot be read; other files keep theirs."""
         if self._digests is None:
             wanted = list(zip(self._names, self._signatures(), strict=True))
             with open_index() as known:
-                self._digests = known.values(str(self.place), wanted, self._computed_digest)
+                self._digests = known.values(str(self.place), wanted, lambda i: digest_or_none(self._hashed, i))
+        if not self._digests[index]:
+            self._digests[index] = self._hashed(index)
         return self._digests[index]
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Decode one file (see `data.decode`), which must still be the one whose digest was asked for."""
-        content = self.content(index)
-        if self._digests and hashlib.sha256(content).hexdigest() != self._digests[index]:
+        content, known = self.content(index), self._digests[index] if self._digests else ""
+        if known and hashlib.sha256(content).hexdigest() != known:
             raise DataError(f"image {self.where(index)} has changed while it was in use; run the command again")
         return decode(content, self.where(index))
 
@@ -110,7 +138,7 @@ class FileImages(ImageSource):
     def _signatures(self) -> list[str]:
         """What changes when a file does; see `data.index`."""
 
-    def _computed_digest(self, index: int) -> str:
+    def _hashed(self, index: int) -> str:
         return hashlib.sha256(self.content(index)).hexdigest()
 
 
@@ -128,7 +156,11 @@ class FolderImages(FileImages):
         except OSError as error:
             raise DataError(f"image folder {self.place} cannot be read: {error}") from error
         absent = [i for i, name in enumerate(self._names) if name not in present and not is_file(self._paths[i])]
-        return {i: "the link leads nowhere" if _is_link(self._paths[i]) else "no such file" for i in absent}
+        alike = _alike([self._names[i] for i in absent], present)
+        return {
+            i: "the link leads nowhere" if _is_link(self._paths[i]) else f"no such file{alike[self._names[i]]}"
+            for i in absent
+        }
 
     def content(self, index: int) -> bytes:
         """The file's bytes."""
@@ -139,10 +171,7 @@ class FolderImages(FileImages):
         return str(self._paths[index])
 
     def _signatures(self) -> list[str]:
-        try:
-            return [signature(path) for path in self._paths]
-        except (OSError, ValueError) as error:
-            raise DataError(f"image folder {self.place}: {error}") from error
+        return [signature(path) for path in self._paths]
 
 
 class ZipImages(FileImages):
@@ -154,11 +183,14 @@ class ZipImages(FileImages):
         self._opened: tuple[int, zipfile.ZipFile] | None = None  # by which process: a fork shares no position
         self._lock = threading.Lock()
         members = _members(file)
+        self._present = list(members)
         self._members = [self._find(name, members) for name in names]
 
     def missing(self) -> Mapping[int, str]:
         """Names without a member."""
-        return {i: "no such member" for i, member in enumerate(self._members) if member is None}
+        absent = {i: PurePosixPath(self._names[i]).name for i, m in enumerate(self._members) if m is None}
+        alike = _alike(absent.values(), self._present)
+        return {i: f"no such member{alike[name]}" for i, name in absent.items()}
 
     def content(self, index: int) -> bytes:
         """The member's bytes, unpacked; checked against its CRC."""
@@ -199,10 +231,7 @@ class ZipImages(FileImages):
             return self._opened[1]
 
     def _signatures(self) -> list[str]:
-        try:
-            own = signature(self.place)
-        except OSError as error:
-            raise DataError(f"zip {self.place}: {error}") from error
+        own = signature(self.place)
         return [f"{own}:{m.CRC:08x}:{m.file_size}" if own and m else "" for m in self._members]
 
 
@@ -241,6 +270,20 @@ def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
         if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
             members.setdefault(PurePosixPath(info.filename).name, []).append(info)
     return members
+
+
+def _alike(names: Iterable[str], present: Iterable[str]) -> dict[str, str]:
+    """What to say of each name that is not there: what is, if it differs in capitals or in Unicode form alone."""
+
+    def folded(name: str) -> str:
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+    wanted = {name: folded(name) for name in names}
+    forms = {folded(name): name for name in present} if wanted else {}
+    return {
+        name: f"; {forms[form]!a} is there, not {name!a}" if forms.get(form, name) != name else ""
+        for name, form in wanted.items()
+    }
 
 
 def _is_link(path: Path) -> bool:

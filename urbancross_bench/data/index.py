@@ -58,8 +58,11 @@ def home() -> Path:
 
 
 def signature(path: Path) -> str:
-    """Size and times of a file; empty while it is too young to be sure of. Raises OSError."""
-    stat = path.stat()
+    """Size and times of a file; empty while it is too young to be sure of, or where there is none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # whoever reads it is told
+        return ""
     if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < _SETTLED:
         return ""
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"

@@ -17,17 +17,16 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.decode import FORMATS, decode
+from urbancross_bench.data.decode import DECODERS, FORMATS, decode
 from urbancross_bench.data.images import FileImages
-from urbancross_bench.data.index import open_index, signature
+from urbancross_bench.data.index import open_index
 from urbancross_bench.errors import DataError
-from urbancross_bench.identity import canonical_json
+from urbancross_bench.identity import DISTRIBUTION, canonical_json, code_version, library_versions
 from urbancross_bench.interfaces.dataset import ImageSource, Indices
 
 BITS = 48  # of 256
@@ -92,10 +91,8 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
 
     An image that is missing or cannot be read raises nothing. Raises DataError if the source as a whole is gone.
     """
-    from PIL import __version__ as decoder
-
     missing, broken = dict(images.missing()), dict[int, str]()
-    digests = _digests(images, [i for i in range(count) if i not in missing], what, broken)
+    digests = _digests(images, [i for i in range(count) if i not in missing], broken)
     first: dict[str, int] = {}
     for index, digest in digests.items() if images.has_pixels else ():
         first.setdefault(digest, index)
@@ -109,9 +106,13 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
             unread[digests[index]] = str(error) or repr(error)
             return ""
 
+    # Another decoder may read what one could not.
+    decoder = {**library_versions(*DECODERS), "rule": code_version("urbancross_bench.data.decode", DISTRIBUTION)}
     wanted = [(digest, digest) for digest in first]
     with open_index() as kept:
-        values = kept.values(f"looks 1, PIL {decoder}", wanted, compute, what=f"opening the images of {what}")
+        values = kept.values(
+            f"looks 1, {canonical_json(decoder)}", wanted, compute, what=f"opening the images of {what}"
+        )
     known = {d: Look(**json.loads(v)) for d, v in zip(first, values, strict=True) if v}
     looks = [known.get(digests.get(index, "")) for index in range(count)]
     for index, digest in digests.items() if images.has_pixels else ():
@@ -183,36 +184,15 @@ def _alike(a: Seen, rows: Indices, b: Seen, columns: Indices) -> list[Match]:
     return list(chosen.values())
 
 
-def _digests(images: ImageSource, present: Sequence[int], what: str, broken: dict[int, str]) -> dict[int, str]:
+def _digests(images: ImageSource, present: Sequence[int], broken: dict[int, str]) -> dict[int, str]:
     """Digests of the images that can be read; what is wrong with the others goes to `broken`."""
-    try:
-        return {index: images.digest(index) for index in present}
-    except Exception:
-        pass  # one file that cannot be read may cost a source the digests of all: ask for each
-
-    def compute(position: int) -> str:
-        index = present[position]
+    found = dict[int, str]()
+    for index in present:
         try:
-            if isinstance(images, FileImages):
-                return hashlib.sha256(images.content(index)).hexdigest()
-            return images.digest(index)
-        except Exception as error:
+            found[index] = images.digest(index)
+        except Exception as error:  # a source of a plugin may raise anything
             broken[index] = str(error) or repr(error)
-            return ""
-
-    places = [images.where(index) if isinstance(images, FileImages) else "" for index in present]
-    wanted = [(place, _signature(place)) for place in places]
-    with open_index() as kept:
-        found = kept.values("files", wanted, compute, what=f"reading the files of {what}")
-    return {index: digest for index, digest in zip(present, found, strict=True) if digest}
-
-
-def _signature(place: str) -> str:
-    """Of a file; empty for anything else (a member of a zip), which is then read each time."""
-    try:
-        return signature(Path(place)) if place else ""
-    except (OSError, ValueError):
-        return ""
+    return found
 
 
 def _look(images: ImageSource, index: int, digest: str) -> Look:

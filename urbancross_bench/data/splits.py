@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from urbancross_bench.data.geo import nearest_distances, on_globe
 from urbancross_bench.data.text import read_json, read_lines
 from urbancross_bench.errors import DataError, did_you_mean
-from urbancross_bench.files import write_json
+from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, file_digest
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, Indices
 
@@ -211,15 +211,18 @@ def write_lists(folder: Path, schemes: Mapping[str, Domain], facts: Mapping[str,
     present = [name for name in (*every, RECORD) if (folder / name).exists()]
     if present:
         raise DataError(f"{folder / present[0]} is there already; remove it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    sums = {}
-    for which, text in lists.items():
-        with (folder / f"{which}.txt").open("xb") as file:
-            file.write(text.encode())
-        sums[which] = {"images": text.count("\n"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    sums = {
+        which: {"images": text.count("\n"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        for which, text in lists.items()
+    }
     partitions = {scheme: domain.partition for scheme, domain in schemes.items()}
     record = {**facts, "partitions": partitions, "lists": sums}
-    write_json(folder / RECORD, record)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / RECORD) as unfinished:  # first: lists that are all there have it
+        write_json(unfinished, record)
+    for which, text in lists.items():
+        with replacing(folder / f"{which}.txt") as unfinished:
+            unfinished.write_bytes(text.encode())
     return record
 
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from urbancross_bench.data.geo import metadata_entries, tag_text
-from urbancross_bench.data.images import list_files, open_images
+from urbancross_bench.data.images import digest_or_none, list_files, open_images
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
@@ -181,9 +181,20 @@ def _loose(place: Path, metadata: Path | None) -> Pictures:
         raise DataError(f"{place} holds no image ({', '.join(_PICTURES)})")
     if not place.is_dir():
         names = _below_one_folder(names)
+    odd = [name for name in names if not _comes_back(name)]
+    if odd:
+        raise DataError(
+            f"{place}: {len(odd)} image names are not UTF-8, or have blanks around them, {odd[0]!r} the first; "
+            "no reader of the csv would find these images, so rename them"
+        )
     entries = metadata_entries(metadata, names) if metadata else {}
     tags = [_tags(entries.get(name), f"{metadata}: {name}") for name in names]
     return Pictures(names, tags, open_images(place, names))
+
+
+def _comes_back(name: str) -> bool:
+    """Whether a name in a csv of captions is read as it is."""
+    return name == name.strip() == name.encode(errors="ignore").decode()
 
 
 def _below_one_folder(names: Sequence[str]) -> list[str]:
@@ -197,7 +208,7 @@ def _tags(entry: Any, where: str) -> str:
         return ""
     try:
         return tag_text(entry.get("center_tags") or {}, entry.get("surrounding_tags") or [])
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{where}: center_tags or surrounding_tags are garbled: {error}") from error
 
 
@@ -213,7 +224,9 @@ def _items(pictures: Pictures, sees_pixels: bool) -> dict[str, str]:
     repeated = [name for name, count in Counter(pictures.names).items() if count > 1]
     if repeated:
         raise DataError(f"{len(repeated)} image names stand twice, {repeated[0]!r} the first")
-    digests = [pictures.images.digest(i) if sees_pixels else "" for i in range(len(pictures.names))]
+    # One that cannot be read costs itself alone, when the captioner is to look at it.
+    numbers = range(len(pictures.names))
+    digests = [digest_or_none(pictures.images.digest, i) if sees_pixels else "" for i in numbers]
     return {
         name: key_of([tags, digest])
         for name, tags, digest in zip(pictures.names, pictures.tags, digests, strict=True)

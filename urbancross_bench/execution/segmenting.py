@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.images import digest_or_none
 from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
 from urbancross_bench.data.segments import (
     BY_CAPTION,
@@ -290,8 +291,11 @@ def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str
 
 
 def _content(domain: Domain, index: int, captions: Sequence[Sequence[str]] | None) -> dict[str, str]:
-    """What the segments of an image depend on, hashed; `captions`, of every image, where they have a say."""
-    content = {"digest": domain.images.digest(index)}
+    """What the segments of an image depend on, hashed; `captions`, of every image, where they have a say.
+
+    An image that cannot be read has no digest; it fails, alone, where it is to be cut.
+    """
+    content = {"digest": digest_or_none(domain.images.digest, index)}
     return content if captions is None else {**content, "captions": captions_key(captions[index])}
 
 
