@@ -270,19 +270,29 @@ def test_what_lacks_a_scenario_is_null() -> None:
     assert other["mean mR"] is other["Δ base"] is other["verdict"] is None
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_scenario_that_all_cells_lack_is_lacking_where_another_method_has_it_or_they_failed(
-    failed: bool,
-) -> None:
-    made = world({"f": ("0", "1")}, noise=1.0)
+@pytest.mark.parametrize("kind", ["adaptation", "encoder"])
+def test_a_scenario_that_cells_failed_in_is_one_that_they_lack(kind: str) -> None:
+    made = replace(world({"f": ("0", "1")}, noise=1.0), kind=kind)
     short = made.records(without=lambda cell, target, seed: target == "c")
-    assert all(line["mean mR"] is not None for line in made.tables("one_at_a_time", short)["ablation"])
-    more = [one for one in made.records() if one.spec["scenario"]["target"] == "c"]
-    for one in more:
-        one.spec["adaptation"]["name"] = "a stranger"  # type: ignore[index]
-        one.spec["status"] = "failed" if failed else "ok"  # type: ignore[index]
-    lines = made.tables("one_at_a_time", [*short, *more])["ablation"]
-    assert [(line["scenarios"], line["mean mR"], line["Δ base"]) for line in lines] == [(1, None, None)] * 2
+    rest = [one for one in made.records() if one.spec["scenario"]["target"] == "c"]
+    assert [line["scenarios"] for line in made.tables("one_at_a_time", [*short, *rest])["ablation"]] == [2, 2]
+
+    def shown() -> list[bool]:
+        lines = made.tables("one_at_a_time", [*short, *rest])["ablation"]
+        assert [line["scenarios"] for line in lines] == [1, 1]
+        return [line["mean mR"] is not None for line in lines]
+
+    # Of another method nothing is known about these cells: they may be skipped there.
+    other = "adaptation" if kind == "encoder" else kind
+    names = [one.spec[other]["name"] for one in rest]
+    for status in ("ok", "failed") if kind == other else ("failed",):
+        for one in rest:
+            one.spec["status"] = status  # type: ignore[index]
+            one.spec[other]["name"] = "a stranger"
+        assert shown() == [True, True]
+    for one, name in zip(rest, names, strict=True):
+        one.spec[other]["name"] = name
+    assert shown() == [False, False]
 
 
 def test_a_cell_that_nobody_ran_has_its_line() -> None:

@@ -188,6 +188,24 @@ def test_a_baseline_stays_for_whom_it_alone_is_one(tmp_path: Path) -> None:
     assert [line["adaptation"] for line in lines].count("source_only") == 2
 
 
+def test_a_mean_of_fewer_metrics_stays_whole(tmp_path: Path) -> None:
+    """Of two scenarios all but one method's score in one were taken again with further metrics."""
+    for method in ("source_only", "ours"):
+        write(tmp_path, method, ACROSS)
+    for score in [*(tmp_path / "runs").glob("*/scores/*")]:
+        edit(score / "score.json", measured_by=measured_by("recall"))
+    before = {line["adaptation"]: (line["scenarios"], line["mean mR"]) for line in lines_of(tmp_path)}
+    for score in [*(tmp_path / "runs").glob("*/scores/*")]:
+        run = json.loads((score.parents[1] / "run.json").read_text(encoding="utf-8"))
+        if (run["adaptation"]["label"], run["scenario"]["target"]) != ("ours", ACROSS[-1][1]):
+            again = score.with_name(f"{score.name[:-2]}ff")
+            shutil.copytree(score, again)
+            edit(again / "score.json", measured_by=measured_by("map", "recall"), key=again.name)
+    found = [(line["adaptation"], (line["scenarios"], line["mean mR"])) for line in lines_of(tmp_path)]
+    assert all((method, mean) in found for method, mean in before.items())
+    assert [mean for mean in found if mean[1][0] == 1] == [("ours", (1, None))]
+
+
 def test_compare_tells_of_other_pairs_and_of_other_validation_images(tmp_path: Path) -> None:
     few = {"setting": "few_shot", "share": 0.1, "disjoint_halves": False}
 

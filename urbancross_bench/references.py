@@ -14,7 +14,8 @@ from urbancross_bench.errors import UsageError
 _REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
 # An option ends at a comma that stands outside quotes and brackets, a list at a bracket outside quotes.
 _QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'[^']*')"""
-_LIST = rf"""(?:\[(?:{_QUOTED}|[^\]"'])*\]|\[[^\]]*\])"""
+_ITEM = rf"""\s*(?:{_QUOTED}+\s*|(?!["'\s])[^,\]]*)"""
+_LIST = rf"""\[(?:{_ITEM},)*{_ITEM}\]"""
 _OPTION = re.compile(
     rf"""\s*(?P<key>\w+)\s*=(?P<value>(?:{_QUOTED}|{_LIST}|[^,"'\[\]])*)(?:,|$)""",
     re.DOTALL,

@@ -180,8 +180,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")
         tables = build([folder], folder / "leaderboard", view, registry, only=keys)
-        former = NAMES - {table.name for table in tables}
-        for file in [*(folder / "leaderboard").iterdir(), folder / "ablation.yaml"]:
-            if file.stem in former:
-                file.unlink(missing_ok=True)
+        for name in NAMES - {table.name for table in tables}:
+            for form in ("md", "csv", "tex", "json", "svg"):
+                (folder / "leaderboard" / f"{name}.{form}").unlink(missing_ok=True)
         return tables

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations, groupby, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,12 +17,12 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
 from urbancross_bench.leaderboard.comparisons import Difference, verdicts
-from urbancross_bench.leaderboard.means import scenarios_of
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
 from urbancross_bench.leaderboard.spent import VARIES, spent
 from urbancross_bench.leaderboard.view import View
+from urbancross_bench.records import route
 from urbancross_bench.specs import AblationView, row_key
 
 CELLS, EFFECTS = "ablation", "ablation_effects"
@@ -83,7 +84,7 @@ class _Block:
     """The cells that are compared with each other: the same recipe, measure, selector and search, and the same
     adaptation where encoders are ablated, the same encoder where adaptations are.
 
-    scenarios: that any row of one of the recipes has, a cell's or not.
+    scenarios: those that a cell has, or failed in.
     """
 
     ablation: AblationView
@@ -184,20 +185,23 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
     cell_of = {cell.row: tuple(cell.levels[factor] for factor in ablation.factors) for cell in ablation.cells}
     found: dict[tuple[str, ...], dict[Combination, list[Row]]] = {}
     for row in rows:
-        cell = cell_of.get(_keys(row)[ablation.kind])
+        cell = cell_of.get(_keys(row.run)[ablation.kind])
         if cell is not None:
             found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
-    of_recipe = scenarios_of(rows)
 
     def scenarios(groups: Mapping[Combination, Sequence[Row]]) -> set[str]:
-        return set().union(*(of_recipe["", row.recipe] for group in groups.values() for row in group))
+        found = set[str]()
+        for row in chain(*groups.values()):
+            wanted = cell_of if ablation.kind == "adaptation" else {_keys(row.run)["adaptation"]}
+            failed = [run for run in row.failed.values() if _keys(run)["adaptation"] in wanted]
+            found |= {route(run["scenario"]) for run in (row.run, *failed)}
+        return found
 
     ordered = sorted(found.items(), key=lambda one: one[0])
     return [_Block(ablation, view.metric, groups, scenarios(groups)) for _, groups in ordered]
 
 
-def _keys(row: Row) -> dict[str, str]:
-    run = row.run
+def _keys(run: Mapping[str, Any]) -> dict[str, str]:
     return {"adaptation": row_key(run["adaptation"], run["search"]), "encoder": row_key(run["encoder"])}
 
 
@@ -209,7 +213,7 @@ def _alike(row: Row, ablation: AblationView) -> tuple[str, ...]:
     # A row's recipe holds its encoder; so does what the segments weigh in pre-training.
     pretraining = {name: value for name, value in row.run["pretraining"].items() if name != "segment_weight"}
     setup = [pretraining, *(row.run[name] for name in _SETUP), *(row.score[name] for name in _MEASURED)]
-    return adaptation, selector, row.extent, canonical_json([_keys(row)["adaptation"], setup])
+    return adaptation, selector, row.extent, canonical_json([_keys(row.run)["adaptation"], setup])
 
 
 def _spent_apart(blocks: Sequence[_Block]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from urbancross_bench.leaderboard.rows import Row
@@ -20,9 +20,9 @@ def are_whole(groups: Sequence[Sequence[Row]], metric: str, by: str = "") -> lis
     """Of each of `groups_of` whether one method has a number for every scenario, once: means over fewer are not
     compared.
 
-    by: what the scenarios of a group have in common; see `scenarios_of`.
+    by: what the scenarios of a group have in common; see `_scenarios_of`.
     """
-    of_recipe = scenarios_of((row for group in groups for row in group), by)
+    of_recipe = _scenarios_of([row for group in groups for row in group], by)
     part = _PARTS[by]
     return [
         sorted(row.scenario for row in group) == sorted(of_recipe[part(group[0].run["scenario"]), group[0].recipe])
@@ -32,12 +32,14 @@ def are_whole(groups: Sequence[Sequence[Row]], metric: str, by: str = "") -> lis
     ]
 
 
-def scenarios_of(rows: Iterable[Row], by: str = "") -> dict[tuple[str, str], set[str]]:
-    """Source, target or kind (`by`; without it all are alike) and recipe → scenarios: those that any of the rows
+def _scenarios_of(rows: Sequence[Row], by: str) -> dict[tuple[str, str], set[str]]:
+    """Source, target or kind (`by`; of "" all are alike) and recipe → scenarios: those that any of the rows
     has, and those that a run of the recipe failed in.
     """
     found: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        for scenario in (row.run["scenario"], *row.failed):
-            found.setdefault((_PARTS[by](scenario), row.recipe), set()).add(route(scenario))
+    failed = {row.recipe: row.failed for row in rows}
+    there = [(row.recipe, row.run) for row in rows]
+    lacking = [(recipe, run) for recipe, runs in failed.items() for run in runs.values()]
+    for recipe, run in (*there, *lacking):
+        found.setdefault((_PARTS[by](run["scenario"]), recipe), set()).add(route(run["scenario"]))
     return found

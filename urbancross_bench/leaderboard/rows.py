@@ -38,12 +38,12 @@ _AT_ONCE = 25  # rows, by each thread: bounds the memory of resampling
 class Row:
     """One cell of the grid over its seeds, which are in order. `complete` is False where a seed is missing.
 
-    failed: the scenarios, with a shift, of those runs of its recipe that failed.
+    failed: runs of its recipe that failed in a scenario with a shift, one for each method and scenario.
     """
 
     seeds: tuple[SeedScore, ...]
     complete: bool
-    failed: Sequence[Mapping[str, Any]] = ()
+    failed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @property
@@ -322,13 +322,14 @@ def make_rows(
     """
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
-    failed: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    failed: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:
         comparison = comparison_of(record.spec)
         # A failed run has no score, but its seed is one that its rows lack, and so is its scenario.
         seeds[comparison].add(record.spec["seed"])
         if not record.ok and is_shifted(record.spec["scenario"]):
-            failed[recipe_of(record.spec)].append(record.spec["scenario"])
+            what = canonical_json([record.spec[name] for name in ("scenario", "adaptation", "search")])
+            failed[recipe_of(record.spec)][what] = record.spec
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
         for score in record.scores:

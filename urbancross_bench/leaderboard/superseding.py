@@ -9,8 +9,8 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparable import (
     cell_of,
     comparison_of,
-    measure_of,
     measures_more,
+    recipe_of,
     without_metrics,
 )
 from urbancross_bench.leaderboard.resampling import SeedScore
@@ -22,7 +22,7 @@ def taken_once(groups: Sequence[Group]) -> Iterator[Group]:
     """The seeds of each row, without rows that others stand in for.
 
     A row whose seeds all have a score with further metrics is left out, if that goes for all rows that it is
-    compared with: in a folder of two grids one may lack them, and its rows would lose their baseline.
+    compared with, or averaged: in a folder of two grids one may lack them, and its rows would lose their baseline.
     """
     alike: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
@@ -38,9 +38,11 @@ def taken_once(groups: Sequence[Group]) -> Iterator[Group]:
 
 
 def _measured(group: Group) -> str:
-    """What rows share that are compared with each other, seeds apart."""
-    one = group[0]
-    return canonical_json([comparison_of(one.run), one.score.content["domain"], measure_of(one.score.content)])
+    """What rows share whose numbers are compared, or averaged over scenarios; see `Row.recipe`."""
+    run, score = group[0].run, group[0].score.content
+    return canonical_json(
+        [recipe_of(run), *(score[name] for name in ("protocol", "ties", "precision", "measured_by"))]
+    )
 
 
 def _stands_in(other: Group, group: Group) -> bool:

@@ -36,8 +36,8 @@ from urbancross_bench.leaderboard.transfer import transfer_lines
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record, failed_metrics
 
-# Of all tables that `make_tables` may give.
-NAMES = {"summary", "by_target", "by_source", "by_kind", "scenarios", "matrix", "transfer", CELLS, EFFECTS}
+# Of all tables that `make_tables` may give in the view that is in use where none is given.
+NAMES = {"summary", "by_target", "scenarios", "matrix", "transfer", CELLS, EFFECTS}
 Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
@@ -126,8 +127,14 @@ class EncodedBatch:
             features = self._encoding(self._model, lambda *some: encode(*some).float(), *inputs)
             return F.normalize(features, dim=1)
 
-    def _gradients(self) -> torch.set_grad_enabled:
-        return torch.set_grad_enabled(self._trained or torch.is_grad_enabled())
+    @contextmanager
+    def _gradients(self) -> Iterator[None]:
+        """Inside, features have gradients wherever they are asked for, if they are to be trained on."""
+        if not self._trained:
+            yield
+            return
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
 
     @cached_property
     def segment_features(self) -> Tensor:
