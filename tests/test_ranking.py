@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
-from math import comb
+from math import comb, fsum
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -728,3 +730,16 @@ def test_a_graphics_card_ranks_the_same(tier: str | None) -> None:
             assert differences(case, evaluate_retrieval(**case.arguments(), device="cuda")) == []
             moved = case.arguments(lambda rows: torch.tensor(rows, device="cuda"))
             assert differences(case, evaluate_retrieval(**moved)) == []
+
+
+def test_mr_is_the_same_with_every_python() -> None:
+    """A sum one after the other is rounded otherwise than `sum` of Python 3.12 and later."""
+    unlike = 0
+    for seed in range(40):
+        ranking = evaluate_retrieval(**any_seeded_case(seed, 7, 19).arguments())
+        values = [*ranking.i2t.recall.values(), *ranking.t2i.recall.values()]
+        exact = float(sum(map(Fraction, values)) / len(values))
+        assert ranking.mr == pytest.approx(exact, rel=1e-15)
+        assert ranking.mr == fsum(values) / len(values)
+        unlike += functools.reduce(operator.add, values) / len(values) != ranking.mr
+    assert unlike
