@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,12 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoder_files import layouts, load, resolve, state_of, theirs, under
+from conftest import Result
+from encoder_files import TINY, layouts, load, resolve, state_of, theirs, under
 from safetensors.torch import save_file
 from torch import Tensor
 
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint
+from urbancross_encoders.options import OWN_ARCHITECTURES
+from urbancross_encoders.preprocessing import IMAGENET, OPENAI
 
 STATE = state_of(theirs())
 REFERENCE = "openclip[architecture=urbancross-tiny,checkpoint=w.pt]"
@@ -333,6 +339,54 @@ def test_the_name_of_a_file_is_no_part_of_the_identity_and_its_content_is(file: 
     assert one.options.weights().source == "w.pt"
     trusting = resolve(REFERENCE.replace("]", ",unsafe_pickle=true,allow_surplus=x]"))
     assert trusting.identity()["options"] == one.identity()["options"]
+
+
+def test_what_a_grid_trained_is_loaded_as_the_model_that_was_trained(
+    grid: Callable[..., Path], cli: Callable[..., Result], file: Path, tmp_path: Path
+) -> None:
+    """The store says how images were normalised and what the architecture was: neither shows in the tensors."""
+    save_file(STATE, file)
+    first = grid(
+        encoders={"tiny": f"openclip[architecture={TINY},checkpoint={file},normalisation=imagenet]"},
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["source_only"],
+    )
+    assert cli("run", first, "--out", tmp_path / "one").status == 0
+    store = tmp_path / "one" / "store"
+    [adapted], [pretrained] = (list(store.glob(f"{kind}/*/*.safetensors")) for kind in ("adapt", "pretrain"))
+    for trained in (adapted, pretrained):
+        reference = f"openclip[architecture={TINY},checkpoint={trained}]"
+        assert load(reference).mean == IMAGENET[0]
+        named = reference.replace("]", ",normalisation=openai]")
+        assert resolve(named).options.preprocessing.mean == OPENAI[0]
+        # A tag of OpenAI's weights would have trained it with QuickGELU.
+        manifest = pretrained.parent / "stage.json"
+        said = json.loads(manifest.read_text())
+        for architecture, told in (
+            (
+                hashed(TINY, quick_gelu=True),
+                f"{trained} .*another architecture than .*; take the architecture that its grid names",
+            ),
+            (hashed("urbancross-s"), f"{trained} .*; take architecture=urbancross-s"),
+        ):
+            options = said["facts"]["encoder"]["options"] | {"architecture": architecture}
+            manifest.write_text(json.dumps(said | {"facts": {"encoder": {"options": options}}}))
+            with pytest.raises(UsageError, match=told):
+                resolve(reference).identity()
+            with pytest.raises(UsageError, match=told):
+                load(reference)
+        manifest.write_text(json.dumps(said))
+    alone = tmp_path / "alone" / adapted.name
+    alone.parent.mkdir()
+    shutil.copy(adapted, alone)
+    shutil.copy(adapted.parent / "stage.json", alone.parent)
+    assert load(f"openclip[architecture={TINY},checkpoint={alone}]").mean == OPENAI[0]
+
+
+def hashed(architecture: str, **changes: Any) -> str:
+    """As an identity has it."""
+    content = json.loads((OWN_ARCHITECTURES / f"{architecture}.json").read_text()) | changes
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def test_fitting_says_where() -> None:

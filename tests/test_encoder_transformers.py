@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from encoder_files import HUB, TEXTS, cached, load, resolve, state_of
 from PIL import Image
@@ -20,12 +21,14 @@ from transformers import (
     PreTrainedTokenizerFast,
     Siglip2ImageProcessorPil,
     SiglipImageProcessorPil,
+    SiglipTokenizer,
 )
 
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.inputs import prepared
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
+from urbancross_encoders import transformers_models
 
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
@@ -79,8 +82,9 @@ def test_features_are_those_of_transformers_itself(family: str, written: dict[st
         shown = {"pixel_values": pixels}
     assert difference(ours.encode_image(pixels), other.get_image_features(**shown).pooler_output) == 0
     tokens = ours.tokenize(TEXTS)
-    if family == "siglip2":
+    if family != "clip":  # as they were trained, whatever the tokenizer does by itself
         assert torch.equal(tokens, ours.tokenize([text.upper() for text in TEXTS]))
+    if family == "siglip2":
         assert tokens[2, -1] == 0  # padded at the end
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -95,6 +99,43 @@ def patches_of(image: torch.Tensor) -> torch.Tensor:
     """(9, 768) of (3, 48, 48): row by row, each pixel's three colours together."""
     rows = [image[:, y : y + 16, x : x + 16] for y in range(0, 48, 16) for x in range(0, 48, 16)]
     return torch.stack([row.permute(1, 2, 0).reshape(-1) for row in rows])
+
+
+@torch.inference_mode()
+def test_siglip_is_loaded_with_the_tokenizer_that_it_comes_with(
+    written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(written["siglip"][0], tmp_path / "siglip"))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    (tmp_path / "texts").write_text("\n".join(TEXTS * 40))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts"),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=24,
+        pad_id=3,
+        eos_id=1,
+        bos_id=-1,
+        unk_id=2,
+        minloglevel=2,
+    )
+    tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"), model_max_length=12)
+    tokenizer.save_pretrained(folder)
+    ours = load(f"transformers[model={folder}]").train(False)
+    shown = ["A Red Roof", "a red roof"]
+    tokens = ours.tokenize(shown)
+    assert tokens.tolist() == tokenizer(shown, padding="max_length", max_length=12)["input_ids"]
+    assert torch.equal(tokens[0], tokens[1])
+    assert tokens[0, -1] == tokenizer.pad_token_id
+
+
+def test_a_tokenizer_that_lacks_a_library_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ImportError("it requires the sentencepiece library")
+
+    monkeypatch.setattr(transformers_models.AutoTokenizer, "from_pretrained", lacking)
+    with pytest.raises(UsageError, match=r"cannot build .*requires the sentencepiece library"):
+        load(f"transformers[model={copied}]")
 
 
 @pytest.mark.parametrize("end", [None, 2])
@@ -173,6 +214,37 @@ def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any
         **before,
         "options": before["options"],
     }
+
+
+@torch.inference_mode()
+def test_patches_that_make_no_square_make_the_largest_that_they_can(
+    written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(written["siglip2"][0], tmp_path / "siglip2"))
+    processor = Siglip2ImageProcessorPil.from_pretrained(folder)
+    processor.max_num_patches = 10
+    processor.save_pretrained(folder)
+    (folder / "processor_config.json").unlink(missing_ok=True)
+    reference = f"transformers[model={folder}]"
+    assert resolve(reference).options.image_format().size == SIZES["siglip2"]
+    ours, packed = load(reference).train(False), photos(SIZES["siglip2"])
+    inputs = processor([Image.fromarray(photo) for photo in packed], return_tensors="pt")
+    theirs = written["siglip2"][1].get_image_features(**inputs).pooler_output
+    assert difference(ours.encode_image(prepared(packed, ours, CPU)), theirs) <= 1e-5
+
+
+def test_sizes_that_an_old_config_keeps_in_its_second_place_are_those_of_the_model(
+    written: dict[str, tuple[Path, Any]], copied: Path
+) -> None:
+    content = json.loads((copied / "config.json").read_text())
+    for part in ("text_config", "vision_config"):
+        content[f"{part}_dict"], content[part] = content[part], {}
+    (copied / "config.json").write_text(json.dumps(content))
+    options = resolve(f"transformers[model={copied}]").options
+    assert (options.image_format().size, options.context_length) == (SIZES["clip"], 12)
+    moved, plain = load(f"transformers[model={copied}]"), load(f"transformers[model={written['clip'][0]}]")
+    tokens = moved.tokenize(TEXTS)
+    assert torch.equal(moved.encode_text(tokens), plain.encode_text(plain.tokenize(TEXTS)))
 
 
 def test_weights_are_strict_hashed_and_of_any_file_layout(copied: Path) -> None:

@@ -18,6 +18,7 @@ from encoder_files import TEXTS, TINY, cached, load, resolve, state_of, theirs, 
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import save_file
 from torch import nn
+from transformers import BertConfig
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.testing.fixtures.clip import word_tokenizer
@@ -203,6 +204,10 @@ def test_a_folder_says_how_its_images_are_normalised(tmp_path: Path) -> None:
     )
     assert named.options.image_format() == one.options.image_format()
     assert named.identity()["options"]["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    resized = resolve(f"openclip[architecture=local-dir:{tmp_path / 'a'},interpolation=bicubic]")
+    assert resized.options.image_format().interpolation == "bicubic"
+    assert resized.options.preprocessing.mean == one.options.preprocessing.mean
+    assert resized.identity() != one.identity()
 
 
 def test_a_bare_file_is_normalised_as_the_tags_of_its_architecture_say() -> None:
@@ -243,8 +248,9 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub."""
+    """An empty cache of the hub, for open_clip and transformers as well, which then ask no network."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path
 
 
@@ -304,6 +310,55 @@ def test_a_tokenizer_of_the_hub_is_part_of_the_model(hub: Path, tmp_path: Path) 
     (tmp_path / "a" / "tokenizer.json").write_text(json.dumps(content))
     after = resolve(reference).identity()
     assert before["options"]["tokenizer"] != after["options"]["tokenizer"]
+
+
+@pytest.mark.parametrize("beside", [None, {"model_type": "clip"}], ids=["no config", "a config of CLIP"])
+@torch.inference_mode()
+def test_a_text_tower_of_the_hub_is_described_where_its_name_leads(
+    hub: Path, beside: dict[str, str] | None
+) -> None:
+    own, tower = cached(hub, "owner/tiny"), cached(hub, "owner/bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertConfig(vocab_size=16, pad_token_id=0, max_position_embeddings=20, **sizes).save_pretrained(tower)
+    text = {
+        **{"hf_model_name": "owner/bert", "hf_tokenizer_name": "owner/bert", "context_length": 12},
+        **{"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"},
+    }
+    cfg = {**SMALL, "text_cfg": text}
+    (own / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": {}}))
+    if beside is not None:
+        (own / "config.json").write_text(json.dumps(beside))
+    for folder in (own, tower):
+        word_tokenizer(12).save_pretrained(folder)
+    name = "hf-hub:owner/tiny"
+    torch.manual_seed(1)
+    random = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+    torch.save(random.state_dict(), own / "open_clip_pytorch_model.bin")
+    ours, other = load(f"openclip[architecture={name}]").train(False), open_clip.create_model(name).eval()
+    tokens = ours.tokenize(TEXTS)
+    assert torch.equal(tokens, open_clip.get_tokenizer(name)(TEXTS))
+    assert difference(ours.encode_text(tokens), other.encode_text(tokens, normalize=False)) == 0
+    before = resolve(f"openclip[architecture={name}]").identity()
+    config = json.loads((tower / "config.json").read_text())
+    (tower / "config.json").write_text(json.dumps(config | {"num_attention_heads": 4}))
+    assert resolve(f"openclip[architecture={name}]").identity() != before
+
+
+def test_the_config_of_a_text_tower_is_part_of_the_model(tmp_path: Path) -> None:
+    """Its heads, say, show in no tensor's shape."""
+    text = {"hf_model_name": "owner/bert", "hf_tokenizer_name": "owner/bert", "context_length": 12}
+    write_local_dir(tmp_path / "a", {**SMALL, "text_cfg": text}, {}, {"x": torch.ones(1)})
+    word_tokenizer(12).save_pretrained(tmp_path / "a")
+    reference, file = f"openclip[architecture=local-dir:{tmp_path / 'a'}]", tmp_path / "a" / "config.json"
+    found = []
+    for said in (
+        {"num_attention_heads": 4},
+        {"num_attention_heads": 4, "transformers_version": "6"},
+        {"num_attention_heads": 2},
+    ):
+        file.write_text(json.dumps({"model_type": "bert", "hidden_size": 32, **said}))
+        found.append(resolve(reference).identity()["options"]["text_config"])
+    assert found[0] == found[1] != found[2]
 
 
 def theirs_from(folder: Path, cfg: dict[str, Any]) -> Any:

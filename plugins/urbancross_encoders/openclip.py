@@ -115,7 +115,7 @@ def _build(options: OpenClipOptions) -> Any:
     """The model with random weights, drawn from torch's global generator."""
     text = dict(options.config["text_cfg"])
     if text.get("hf_model_name"):
-        text |= {"hf_model_name": str(options.text_folder), "hf_model_pretrained": False}
+        text |= {"hf_model_name": str(options.text_config_folder), "hf_model_pretrained": False}
     name = options.architecture if options.folder is None else f"local-dir:{options.folder}"
     # open_clip warns that weights are random; ours are yet to come, or the record says so.
     logging.disable(logging.WARNING)
@@ -152,7 +152,7 @@ def _tokenizer(options: OpenClipOptions) -> tuple[Tokenizer, int]:
         mode = text.get("tokenizer_mode")
         folder = str(options.text_folder)
         return open_clip.tokenizer.HFTokenizer(folder, context_length=length, tokenizer_mode=mode, **extra), 0
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise UsageError(f"encoder 'openclip': no tokenizer for {options.architecture}: {error}") from error
 
 

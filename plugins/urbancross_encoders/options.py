@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,10 +19,13 @@ from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
 from urbancross_bench.modelling.formats import kind_of
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
 from urbancross_encoders.weight_files import (
+    config_digest,
     digests_of,
+    encoder_of,
     hub_file,
     hub_folder,
     one_digest,
+    read_config,
     stage_of,
     tokenizer_files,
 )
@@ -55,6 +59,9 @@ class ClipOptions(EncoderOptions):
 
     normalisation: Literal["weights", "openai", "imagenet", "inception"] = Field(
         default="weights", description="mean and deviation of pixels: as the weights say, or by name"
+    )
+    interpolation: Literal["weights", "bicubic", "bilinear"] = Field(
+        default="weights", description="PIL's filter that resizes images: as the weights say, or by name"
     )
     freeze: Patterns = Field(default=(), description="patterns of parameters that training leaves alone")
     frozen_towers: Annotated[tuple[Literal["image", "text"], ...], BeforeValidator(_split)] = Field(
@@ -106,11 +113,13 @@ class ClipOptions(EncoderOptions):
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What the weights were trained with, unless `normalisation` names other numbers."""
+        """What the weights were trained with, unless `normalisation` or `interpolation` names another."""
         found = self._preprocessing_of_weights()
-        if self.normalisation == "weights":
-            return found
-        return Preprocessing(*NAMED[self.normalisation], found.interpolation)
+        if self.normalisation != "weights":
+            found = Preprocessing(*NAMED[self.normalisation], found.interpolation)
+        if self.interpolation != "weights":
+            found = replace(found, interpolation=self.interpolation)
+        return found
 
     def _preprocessing_of_weights(self) -> Preprocessing:
         raise NotImplementedError
@@ -183,11 +192,11 @@ class OpenClipOptions(ClipOptions):
     def _description(self) -> dict[str, Any]:
         if self.folder is not None:
             return _read_config(self.folder / _CONFIG)
-        known = {file.stem: file for place in _architecture_folders() for file in place.glob("*.json")}
+        known = _architectures()
         if self.architecture not in known:
             hint = did_you_mean(self.architecture, known)
             raise UsageError(f"encoder 'openclip' knows no architecture {self.architecture!r}.{hint}")
-        return {"model_cfg": json.loads(known[self.architecture].read_text(encoding="utf-8"))}
+        return {"model_cfg": _read(known[self.architecture])}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -238,23 +247,29 @@ class OpenClipOptions(ClipOptions):
 
     @cached_property
     def text_folder(self) -> Path | None:
-        """Where tokenizer and text configuration of Hugging Face lie; None for CLIP's own tokenizer."""
+        """Where the tokenizer of Hugging Face lies; None for CLIP's own tokenizer."""
         text = self.config["text_cfg"]
         name = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-        if not name:
-            return None
-        what = f"encoder 'openclip', tokenizer of {self.architecture}"
-        if self.folder is not None and tokenizer_files(self.folder):
+        return (
+            self._of_hugging_face("tokenizer", name, lambda folder: bool(tokenizer_files(folder)))
+            if name
+            else None
+        )
+
+    @cached_property
+    def text_config_folder(self) -> Path | None:
+        """Where the text tower of Hugging Face is described, in a config.json; None for open_clip's own tower."""
+        name = self.config["text_cfg"].get("hf_model_name")
+        return self._of_hugging_face("config.json of the text tower", name, _describes_tower) if name else None
+
+    def _of_hugging_face(self, what: str, name: str, found: Callable[[Path], bool]) -> Path:
+        """The model's own folder, if it is found there, or that of a name on the hub."""
+        said = f"encoder 'openclip', {what} of {self.architecture}"
+        if self.folder is not None and found(self.folder):
             return self.folder
         if self.folder is not None and self.architecture.startswith("local-dir:"):
-            raise UsageError(f"{what}: {self.folder} holds none; save {name}'s there")
-
-        def found(folder: Path) -> bool:
-            return bool(tokenizer_files(folder)) and (
-                not text.get("hf_model_name") or (folder / "config.json").is_file()
-            )
-
-        return hub_folder(what, name, found, [["*.json", "*.txt", "*.model"]])
+            raise UsageError(f"{said}: {self.folder} holds none; save {name}'s there")
+        return hub_folder(said, name, found, [["*.json", "*.txt", "*.model"]])
 
     def image_format(self) -> ImageFormat:
         """The square the image tower wants, resized as its weights say."""
@@ -266,9 +281,31 @@ class OpenClipOptions(ClipOptions):
     def _preprocessing_of_weights(self) -> Preprocessing:
         if self.pretrained:
             return of_open_clip(self._tag, f"encoder 'openclip', weights {self.pretrained}")
+        if found := self._trained_as.get("preprocessing"):
+            return of_open_clip(found, f"encoder 'openclip', checkpoint {self.checkpoint}")
         if self.folder is not None:
             return of_open_clip(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
         return of_architecture(self.architecture)
+
+    @cached_property
+    def _trained_as(self) -> Mapping[str, Any]:
+        """What the checkpoint's encoder was when a grid trained it; empty where nothing says so."""
+        return encoder_of(data_path(self.checkpoint)) if self.checkpoint else {}
+
+    def check_files(self) -> None:
+        """Also for one that a grid trained as another model, whose tensors may fit all the same."""
+        super().check_files()
+        theirs = self._trained_as
+        other = [
+            what for what, mine in (self._model() if theirs else {}).items() if theirs.get(what, mine) != mine
+        ]
+        if other:
+            names = [name for name, file in _architectures().items() if _digest(_read(file)) == theirs[other[0]]]
+            name = f"architecture={names[0]}" if names else "the architecture that its grid names"
+            raise UsageError(
+                f"encoder 'openclip': {self.checkpoint} was trained with another {other[0]} than that of "
+                f"{self.architecture}; take {name}"
+            )
 
     def weights(self) -> Weights:
         """A file is hashed, wherever it lies."""
@@ -288,12 +325,15 @@ class OpenClipOptions(ClipOptions):
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""
-        facts = {
-            "architecture": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:32],
-            **super().identity(),
-        }
+        return super().identity() | self._model()
+
+    def _model(self) -> dict[str, str]:
+        """Hashes of all that makes the model and its tokens, but the weights."""
+        facts = {"architecture": _digest(self.config)}
         if self.text_folder is not None:
             facts["tokenizer"] = one_digest(digests_of(tokenizer_files(self.text_folder)))
+        if self.text_config_folder is not None:
+            facts["text_config"] = config_digest(read_config(self.text_config_folder / "config.json"))
         return facts
 
 
@@ -309,6 +349,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _describes_tower(folder: Path) -> bool:
+    """Whether its config.json is that of a text model: one of a whole CLIP may lie beside open_clip's files."""
+    file = folder / "config.json"
+    return file.is_file() and "clip" not in str(read_config(file).get("model_type", ""))
+
+
 def _weights_in(folder: Path) -> Path:
     for name in _FOLDER_WEIGHTS:
         if (folder / name).is_file():
@@ -322,8 +368,17 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _architecture_folders() -> list[Path]:
+def _architectures() -> dict[str, Path]:
+    """Names of open_clip and of ours, and their files."""
     # `find_spec` locates open_clip without importing it, which would take seconds.
     spec = importlib.util.find_spec("open_clip")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return [*(Path(place, "model_configs") for place in places), OWN_ARCHITECTURES]
+    places = [Path(place, "model_configs") for place in (spec and spec.submodule_search_locations) or []]
+    return {file.stem: file for place in (*places, OWN_ARCHITECTURES) for file in place.glob("*.json")}
+
+
+def _read(architecture: Path) -> dict[str, Any]:
+    return json.loads(architecture.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32]

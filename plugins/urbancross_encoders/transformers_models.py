@@ -50,7 +50,7 @@ class Transformers(Encoder):
             # In single precision whatever the config says: what is right for serving is not for training.
             clip = model_type(config_type.from_pretrained(options.folder)).float()
             tokenizer = AutoTokenizer.from_pretrained(options.folder, local_files_only=True)
-        except (RuntimeError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (RuntimeError, OSError, KeyError, ValueError, TypeError, AttributeError, ImportError) as error:
             raise UsageError(f"encoder 'transformers' cannot build {options.model}: {error}") from error
         with unchanged(options.hashed):
             read = read_weights(options)
@@ -75,6 +75,9 @@ class TransformersModel(ClipModel):
         width = projection.out_features if projection is not None else clip.config.vision_config.hidden_size
         super().__init__(clip, int(width), options)
         self._tokenizer = tokenizer
+        # SigLIP, 2 as well, was trained on texts in lower case. Not every tokenizer that stands beside its weights
+        # sees to it: that of a SigLIP 2 of one resolution is Gemma's.
+        self._lowers = options.family != "clip"
         self._length = options.context_length
         # CLIP's text tower is causal and pools its end token: what stands after it cannot change the feature.
         # SigLIP's sees all tokens at once and pools the last, padding or not.
@@ -93,7 +96,11 @@ class TransformersModel(ClipModel):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) token ids, padded to the context length."""
         found = self._tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
+            [text.lower() if self._lowers else text for text in texts],
+            padding="max_length",
+            truncation=True,
+            max_length=self._length,
+            return_tensors="pt",
         )
         tokens: Tensor = found["input_ids"]
         return tokens

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from functools import cached_property
@@ -17,15 +15,20 @@ from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
-from urbancross_encoders.weight_files import digests_of, hub_folder, one_digest, tokenizer_files
+from urbancross_encoders.weight_files import (
+    config_digest,
+    digests_of,
+    hub_folder,
+    one_digest,
+    read_config,
+    tokenizer_files,
+)
 
 FAMILIES = ("clip", "siglip", "siglip2")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = ".index.json"  # of weights in several files
 _WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
-# What a config says of its file's history, not of the model.
-_HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 _PATCH, _PATCHES, _SIZE, _LENGTH = 16, 256, 224, {"clip": 77, "siglip": 64, "siglip2": 64}
 
 
@@ -54,7 +57,7 @@ class TransformersOptions(ClipOptions):
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json`. Raises UsageError for a model that is not of the CLIP family."""
-        config = _read_json(self.folder / "config.json")
+        config = read_config(self.folder / "config.json")
         family = config.get("model_type")
         if family not in FAMILIES:
             raise UsageError(
@@ -77,7 +80,9 @@ class TransformersOptions(ClipOptions):
                 continue
             if not name.endswith(_INDEX):
                 return [path]
-            shards = [self.folder / Path(name).name for name in sorted({*_read_json(path)["weight_map"].values()})]
+            shards = [
+                self.folder / Path(name).name for name in sorted({*read_config(path)["weight_map"].values()})
+            ]
             absent = [shard.name for shard in shards if not shard.is_file()]
             if absent:
                 raise UsageError(f"encoder 'transformers': {path} names {absent[0]}, which is not there")
@@ -86,21 +91,22 @@ class TransformersOptions(ClipOptions):
 
     def vision(self, name: str, default: int) -> int:
         """A whole number of the image tower's config, which leaves defaults out."""
-        return int((self.config.get("vision_config") or {}).get(name, default))
+        return int(self._part("vision_config").get(name, default))
+
+    def _part(self, name: str) -> dict[str, Any]:
+        """A tower's config. Old files of CLIP have a second one, `…_dict`, and transformers lets that one win."""
+        return (self.config.get(name) or {}) | (self.config.get(f"{name}_dict") or {})
 
     @property
     def context_length(self) -> int:
         """Tokens per text."""
-        text = self.config.get("text_config") or {}
-        return int(text.get("max_position_embeddings", _LENGTH[self.family]))
+        return int(self._part("text_config").get("max_position_embeddings", _LENGTH[self.family]))
 
     def image_format(self) -> ImageFormat:
-        """The square the image tower wants. SigLIP 2 of any resolution gets the square of all its patches."""
+        """The square the image tower wants. SigLIP 2 of any resolution gets the largest of patches."""
         size = self.vision("image_size", _SIZE)
         if self.family == "siglip2":
             patches = int(self._processor.get("max_num_patches", self.vision("num_patches", _PATCHES)))
-            if math.isqrt(patches) ** 2 != patches:
-                raise UsageError(f"encoder 'transformers': {self.folder} wants {patches} patches, and no square")
             size = math.isqrt(patches) * self.vision("patch_size", _PATCH)
         return ImageFormat(size, self.preprocessing.interpolation)
 
@@ -109,7 +115,7 @@ class TransformersOptions(ClipOptions):
         """What the image processor's file says; since transformers 5 it may stand inside the processor's."""
         for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
             if (self.folder / name).is_file():
-                found = _read_json(self.folder / name)
+                found = read_config(self.folder / name)
                 found = found if inside is None else found.get(inside) or {}
                 if found:
                     return found
@@ -141,9 +147,8 @@ class TransformersOptions(ClipOptions):
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""
-        config = {key: value for key, value in self.config.items() if key not in _HISTORY}
         return {
-            "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32],
+            "config": config_digest(self.config),
             "tokenizer": one_digest(digests_of(self.tokenizer_files)),
             **super().identity(),
         }
@@ -153,16 +158,6 @@ def _is_complete(folder: Path) -> bool:
     small = (folder / "config.json").is_file() and bool(tokenizer_files(folder))
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            shards = _read_json(folder / name)["weight_map"].values() if name.endswith(_INDEX) else [name]
+            shards = read_config(folder / name)["weight_map"].values() if name.endswith(_INDEX) else [name]
             return small and all((folder / Path(shard).name).is_file() for shard in shards)
     return False
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"encoder 'transformers': {path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"encoder 'transformers': {path} holds no json object")
-    return found

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from urbancross_bench.data.readers import signature
 from urbancross_bench.errors import RunError, UsageError
@@ -29,6 +30,8 @@ TOKENIZER_FILES = (
 )
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"}
 _VOCABULARIES |= {"tokenizer.model"}
+# What a config says of its file's history, not of the model.
+_HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 
 
 def digest_of(path: Path) -> str:
@@ -48,10 +51,28 @@ def _digest(path: Path, _sign: str) -> str:
 def stage_of(path: Path) -> str | None:
     """The training stage of a grid that left a file, as `adapt/KEY`; None for a file of another origin."""
     try:
-        manifest = json.loads((path.parent / "stage.json").read_text(encoding="utf-8"))
-        return f"{manifest['kind']}/{path.parent.name}"
+        return f"{_manifest(path.parent)['kind']}/{path.parent.name}"
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def encoder_of(path: Path) -> dict[str, Any]:
+    """What the options of the encoder said of themselves, by `identity`, that a grid trained and left in a file.
+
+    Empty for a file of another origin, and for one that was copied without the pre-training that it went on from.
+    """
+    folder = path.absolute().parent
+    try:
+        said = _manifest(folder)
+        if said["kind"] == "adapt":  # it says where it started, and pre-training which encoder that was
+            said = _manifest(folder.parents[1] / "pretrain" / said["inputs"]["start"])
+        return dict(said["facts"]["encoder"]["options"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return {}
+
+
+def _manifest(stage: Path) -> Any:
+    return json.loads((stage / "stage.json").read_text(encoding="utf-8"))
 
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:
@@ -79,6 +100,23 @@ def _compare(hashed: Mapping[Path, str]) -> None:
     for path, digest in hashed.items():
         if not path.is_file() or digest_of(path) != digest:
             raise RunError(f"{path} is not the file that was hashed when the run was planned; run the grid again")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What stands in a json file of transformers. Raises UsageError where that is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no json object")
+    return found
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Of what a config.json of transformers says of the model; not of its file's history."""
+    said = {key: value for key, value in config.items() if key not in _HISTORY}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -61,7 +61,8 @@ def _rotate90(count: int, generator: Generator) -> Change:
 def _crop(count: int, generator: Generator) -> Change:
     """Cut out a rectangle at a random place and resize it back, bilinearly.
 
-    Its area is 50 to 100 % of the image's; its sides are stretched against each other by up to a fifth.
+    Its area is 50 to 100 % of the image's; one side is up to exp(0.2) times as long as a square's and the other as
+    many times shorter, so that their ratio reaches 1.49.
     """
     side = (0.5 + 0.5 * torch.rand(count, generator=generator)).sqrt()
     stretch = (0.4 * torch.rand(count, generator=generator) - 0.2).exp()
