@@ -356,7 +356,7 @@ def test_the_command_needs_no_torch_and_finds_what_lies_below_runs(outcome: Outc
     assert done.returncode == 0, done.stderr
     assert "A: oracle   B: source_only" in done.stdout
     assert "too few seeds" in done.stdout
-    assert done.stdout.count("by the largest ratio of ranks") >= 1
+    assert "by the largest ratio of ranks" in " ".join(done.stdout.split())  # wrapped where tables are narrow
 
 
 def test_the_page_runs_as_shown(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
