@@ -285,7 +285,7 @@ def test_names_that_no_reader_of_the_csv_would_find_are_refused(cli: Cli, tmp_pa
 # --- pixels -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("plugin") / "colours.py"
     file.write_text(COLOUR_PLUGIN)

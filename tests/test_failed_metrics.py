@@ -111,7 +111,7 @@ class Of_None(Own):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with metrics: a process loads a module of this name from one place only."""
     file = tmp_path_factory.mktemp("plugin") / "failing_metrics.py"

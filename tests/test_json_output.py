@@ -30,7 +30,7 @@ class Talks(Adaptation):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("plugin") / "talkative.py"
     file.write_text(TALKATIVE)

@@ -122,9 +122,7 @@ class UrbanCross(Adaptation):
         return weighted_triplet(source.image_features, source.text_features, negatives, weights, margin)
 
     def _pairs(self, source: Batch) -> Tensor:
-        if (
-            len(source.image_features) < 2
-        ):  # all that the sampler keeps as yet: there is nothing to compare it with
+        if len(source.image_features) < 2:  # the sampler keeps one as yet: there is nothing to compare it with
             return source.image_features.sum() * 0
         if self.o.pairs_scale == "recipe":
             return self._pair_loss(source)

@@ -250,11 +250,7 @@ class OpenClipOptions(ClipOptions):
         """Where the tokenizer of Hugging Face lies; None for CLIP's own tokenizer."""
         text = self.config["text_cfg"]
         name = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-        return (
-            self._of_hugging_face("tokenizer", name, lambda folder: bool(tokenizer_files(folder)))
-            if name
-            else None
-        )
+        return self._of_hugging_face("tokenizer", name, _has_tokenizer) if name else None
 
     @cached_property
     def text_config_folder(self) -> Path | None:
@@ -347,6 +343,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} describes no open_clip model: {error!r}") from error
     return found  # type: ignore[no-any-return]
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return bool(tokenizer_files(folder))
 
 
 def _describes_tower(folder: Path) -> bool:

@@ -93,7 +93,7 @@ def read_file(path: Path, where: str) -> bytes:
     return _bounded(content, where)
 
 
-def digest_or_none(digest: Callable[[int], str], index: int) -> str:
+def digest_or_nothing(digest: Callable[[int], str], index: int) -> str:
     """The digest of an image; empty if it cannot be read, which whoever reads it is told."""
     try:
         return digest(index)
@@ -114,7 +114,7 @@ class FileImages(ImageSource):
         if self._digests is None:
             wanted = list(zip(self._names, self._signatures(), strict=True))
             with open_index() as known:
-                self._digests = known.values(str(self.place), wanted, lambda i: digest_or_none(self._hashed, i))
+                self._digests = known.values(str(self.place), wanted, lambda i: digest_or_nothing(self._hashed, i))
         if not self._digests[index]:
             self._digests[index] = self._hashed(index)
         return self._digests[index]

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from urbancross_bench.data.geo import metadata_entries, tag_text
-from urbancross_bench.data.images import digest_or_none, list_files, open_images
+from urbancross_bench.data.images import digest_or_nothing, list_files, open_images
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
@@ -226,7 +226,7 @@ def _items(pictures: Pictures, sees_pixels: bool) -> dict[str, str]:
         raise DataError(f"{len(repeated)} image names stand twice, {repeated[0]!r} the first")
     # One that cannot be read costs itself alone, when the captioner is to look at it.
     numbers = range(len(pictures.names))
-    digests = [digest_or_none(pictures.images.digest, i) if sees_pixels else "" for i in numbers]
+    digests = [digest_or_nothing(pictures.images.digest, i) if sees_pixels else "" for i in numbers]
     return {
         name: key_of([tags, digest])
         for name, tags, digest in zip(pictures.names, pictures.tags, digests, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.images import digest_or_none
+from urbancross_bench.data.images import digest_or_nothing
 from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
 from urbancross_bench.data.segments import (
     BY_CAPTION,
@@ -295,7 +295,7 @@ def _content(domain: Domain, index: int, captions: Sequence[Sequence[str]] | Non
 
     An image that cannot be read has no digest; it fails, alone, where it is to be cut.
     """
-    content = {"digest": digest_or_none(domain.images.digest, index)}
+    content = {"digest": digest_or_nothing(domain.images.digest, index)}
     return content if captions is None else {**content, "captions": captions_key(captions[index])}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from urbancross_bench.data.decode import DECODERS
 from urbancross_bench.identity import DISTRIBUTION, code_version, library_versions
 
 
@@ -23,4 +24,4 @@ def core(room: str) -> str:
 @cache
 def decoders() -> dict[str, str]:
     """What turns files into pixels."""
-    return library_versions("pillow", "tifffile", "imagecodecs")
+    return library_versions(*DECODERS)

@@ -190,12 +190,12 @@ def _blocks(rows: Sequence[Row], view: View) -> list[_Block]:
             found.setdefault(_alike(row, ablation), {}).setdefault(cell, []).append(row)
 
     def scenarios(groups: Mapping[Combination, Sequence[Row]]) -> set[str]:
-        found = set[str]()
-        for row in chain(*groups.values()):
-            wanted = cell_of if ablation.kind == "adaptation" else {_keys(row.run)["adaptation"]}
-            failed = [run for run in row.failed.values() if _keys(run)["adaptation"] in wanted]
-            found |= {route(run["scenario"]) for run in (row.run, *failed)}
-        return found
+        own = [*chain(*groups.values())]
+        # Where encoders are ablated, all rows of a block are of one adaptation.
+        wanted = cell_of if ablation.kind == "adaptation" else {_keys(own[0].run)["adaptation"]}
+        failed = [run for row in {row.recipe: row for row in own}.values() for run in row.failed.values()]
+        lacking = [run for run in failed if _keys(run)["adaptation"] in wanted]
+        return {route(run["scenario"]) for run in (*(row.run for row in own), *lacking)}
 
     ordered = sorted(found.items(), key=lambda one: one[0])
     return [_Block(ablation, view.metric, groups, scenarios(groups)) for _, groups in ordered]

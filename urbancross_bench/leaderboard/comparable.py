@@ -38,6 +38,12 @@ def method_of(run: Mapping[str, Any], score: Mapping[str, Any]) -> list[Any]:
     return [_unlabelled(run["adaptation"]), run["search"], shown, score["selected_by"]]
 
 
+def averaged_of(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    """What rows share whose numbers are averaged over scenarios: recipe, and how scores were taken."""
+    names = ("protocol", "ties", "precision", "measured_by")
+    return canonical_json([recipe_of(run), *(score[name] for name in names)])
+
+
 def cell_of(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     """What the seeds of one row have in common."""
     return canonical_json([comparison, method_of(run, score), run["shown"], measure_of(score)])

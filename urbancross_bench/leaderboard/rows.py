@@ -19,6 +19,7 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, Bounds, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
 from urbancross_bench.leaderboard.comparable import (
+    averaged_of,
     cell_of,
     comparison_of,
     data_of,
@@ -65,8 +66,7 @@ class Row:
     @cached_property
     def recipe(self) -> str:
         """What all rows of one comparison share over its scenarios; see also `method`."""
-        names = ("protocol", "ties", "precision", "measured_by")
-        return intern(canonical_json([recipe_of(self.run), *(self.score[name] for name in names)]))
+        return intern(averaged_of(self.run, self.score))
 
     @cached_property
     def content(self) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparable import (
+    averaged_of,
     cell_of,
     comparison_of,
     measures_more,
-    recipe_of,
     without_metrics,
 )
 from urbancross_bench.leaderboard.resampling import SeedScore
@@ -29,20 +29,16 @@ def taken_once(groups: Sequence[Group]) -> Iterator[Group]:
         run, score = group[0].run, without_metrics(group[0].score.content)
         alike[canonical_json([score["domain"], cell_of(comparison_of(run), run, score)])].append(group)
     needed = {
-        _measured(group)
+        _averaged(group)
         for several in alike.values()
         for group in several
         if not any(_stands_in(other, group) for other in several)
     }
-    return (group for several in alike.values() for group in several if _measured(group) in needed)
+    return (group for several in alike.values() for group in several if _averaged(group) in needed)
 
 
-def _measured(group: Group) -> str:
-    """What rows share whose numbers are compared, or averaged over scenarios; see `Row.recipe`."""
-    run, score = group[0].run, group[0].score.content
-    return canonical_json(
-        [recipe_of(run), *(score[name] for name in ("protocol", "ties", "precision", "measured_by"))]
-    )
+def _averaged(group: Group) -> str:
+    return averaged_of(group[0].run, group[0].score.content)
 
 
 def _stands_in(other: Group, group: Group) -> bool:
