@@ -133,6 +133,27 @@ def test_a_batch_of_the_budget_is_remarked_on_where_something_is_trained(grid: G
     assert told("csls", "source_only") == [of_plain, of_dark]
 
 
+def test_an_oracle_of_fewer_images_than_a_batch_of_the_source_is_remarked_on(grid: GridWriter) -> None:
+    def told(batch_size: int, *adaptations: str) -> list[str]:
+        read = load_grid(
+            grid(
+                domains={"large": "synthetic/nordia[images=60]", "small": "synthetic/meridia[images=40]"},
+                scenarios=[{"source": "large", "target": "small"}, {"source": "small", "target": "large"}],
+                adaptations=[*adaptations],
+                pretraining={"steps": 0},
+                budget={"steps": 2, "batch_size": batch_size},
+            )
+        )
+        return [remark for remark in make_plan(read, Registry.discover()).remarks if "oracle" in remark]
+
+    assert told(25, "oracle") == told(40, "dann") == []
+    assert told(26, "oracle") == [
+        "scenario large → small: an oracle's batch is the target's 25 training images, the others' are of 26: "
+        "with fewer negatives it is too low a reference"
+    ]
+    assert "of 38: with fewer" in told(40, "oracle")[0]
+
+
 def test_several_processes_are_for_what_trains(grid: GridWriter) -> None:
     steps = {"pretraining": {"steps": 2, "batch_size": 4}, "budget": {"steps": 2, "batch_size": 4}}
     none = {name: {"steps": 0, "batch_size": 4} for name in steps}

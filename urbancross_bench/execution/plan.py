@@ -160,8 +160,9 @@ class _Planner:
         )
         searched = grid.search.space if grid.search else ()
         trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
-        adapted = {run.scenario for run in runs if run.trainings and self._methods[run.adaptation].trains}
-        told = tuple(remarks(grid, self._domains, trials, adapted))
+        trained = [run for run in runs if run.trainings and self._methods[run.adaptation].trains]
+        oracles = {r.scenario for r in trained if self._methods[r.adaptation].trained_setting == "oracle"}
+        told = tuple(remarks(grid, self._domains, trials, {run.scenario for run in trained}, oracles))
         return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:

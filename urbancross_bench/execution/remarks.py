@@ -9,12 +9,17 @@ from urbancross_bench.specs import Grid, Scenario
 
 
 def remarks(
-    grid: Grid, domains: Domains, trials: Mapping[str, int], adapted: Collection[Scenario]
+    grid: Grid,
+    domains: Domains,
+    trials: Mapping[str, int],
+    adapted: Collection[Scenario],
+    oracles: Collection[Scenario],
 ) -> Iterator[str]:
     """Of its domains, its scenarios, batches larger than what they are drawn from, and the `trials` of searched
     adaptations where they are not as many.
 
-    adapted: the scenarios in which some adaptation is trained; the budget is spent in no other.
+    adapted: the scenarios in which some adaptation is trained; the budget is spent in no other. oracles: those in
+    which one is trained on the target's pairs in the place of the source's.
     """
     for domain in domains.by_name.values():
         yield from domain.remarks()
@@ -30,6 +35,14 @@ def remarks(
             if recipe.trains and recipe.batch_size > count:
                 asked = f"{key}.batch_size {recipe.batch_size:,}"
                 yield f"{asked}: {source} has {count:,} training images, so a batch is all"
+    for scenario in (s for s in domains.scenarios if s in oracles):
+        count = len(domains[scenario.target].splits["train"].members)
+        of_source = min(grid.budget.batch_size, domains.training_images(scenario))
+        if count < of_source:
+            yield (
+                f"scenario {scenario}: an oracle's batch is the target's {count:,} training images, the others' "
+                f"are of {of_source:,}: with fewer negatives it is too low a reference"
+            )
     most = max(trials.values(), default=0)
     for name, number in trials.items():
         if number < most:
