@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -80,95 +80,135 @@ def train(
         on_start(0)
         yield 0
         return
-    ranks = Ranks.current()
-    optimiser = make_optimiser(answers.parameter_groups(method, model, recipe.learning_rate), recipe)
-    trained = [p for group in optimiser.param_groups for p in group["params"]]
-    on_start(sum(p.numel() for p in trained if p.requires_grad))
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-    if scaler.is_enabled() and any(isinstance(value, torch.optim.Optimizer) for value in vars(method).values()):
-        raise UsageError(
-            "precision: float16 scales the loss, and an optimiser that a method keeps for itself does not know; "
-            "take bfloat16 or float32"
-        )
-    average = MovingAverage(model, recipe.ema)
-    unsaved = Unsaved(method, model)
-
-    def state(step: int) -> dict[str, Any]:
-        settle()
-        unsaved.refuse()
-        return {
-            "step": step,
-            "model": model.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "scaler": scaler.state_dict(),
-            "average": average.state,
-            "method": method_state(method, model),
-            "random": random_state(device),
-            "curve": curve.state(),
-        }
-
-    def settle() -> None:
-        for ended in curve.settle():
-            on_pass(ended)
-
-    def restored() -> int:
-        saved = saves.read() if saves else None
-        if saved is None:
-            return 0
-        model.load_state_dict(saved["model"])
-        restore_optimiser(optimiser, saved["optimiser"])
-        scaler.load_state_dict(saved["scaler"])
-        average.state = {name: value.to(device) for name, value in saved["average"].items()}
-        restore_method(method, saved["method"], device)
-        restore_random(saved["random"], device)
-        curve.restore(saved["curve"])
-        return int(saved["step"])
-
-    modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
-    still = [module for module in modules if isinstance(module, _BatchNorm)]
+    training = _Training(model, method, source, target, pools, recipe, precision, device, curve, on_pass)
+    on_start(sum(p.numel() for p in training.trained if p.requires_grad))
     stops = {round(recipe.steps * (i + 1) / candidates) for i in range(candidates)}
-    for step in range(restored(), recipe.steps):
-        model.train()
-        for module in still:
-            module.eval()
-        set_rate(optimiser, step, recipe)
+    for step in range(training.restored(saves), recipe.steps):
         progress = Progress(step, recipe.steps, source.passes(step), target.passes(step))
-        source_batch, target_batch = source.batch(step), target.batch(step)
         logged.clear()
-        share: dict[str, float] = {}
-        with autocast(precision, device):
-            kept = answers.selected(method, source_batch, target_batch, progress)
-            answers.unchanged(method, "select", {"source": source_batch, "target": target_batch})
-            for module in still:  # whatever mode the method has put the model in
-                module.eval()
-            if kept is not None:
-                answers.of_batch(method, kept, source_batch)
-                share["kept_share"] = len(kept) / len(source_batch.image_rows)
-                source_batch = source_batch.rows(kept)
-            losses = answers.losses(method, source_batch, target_batch, progress)
-            answers.unchanged(method, "loss", {"source": source_batch, "target": target_batch, **pools})
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        ranks.average(trained)
-        scaler.unscale_(optimiser)
-        norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
-        scaler.step(optimiser)
-        scaler.update()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=math.log(recipe.max_logit_scale))
+        losses, kept = training.losses(progress)
+        norm = training.descend(losses)
         method.after_step(model, progress)
-        average.update()
-        curve.add(step, losses, logged, share, {"gradient_norm": norm}, may_overflow=scaler.is_enabled())
+        training.average.update()
+        curve.add(step, losses, logged, kept, {"gradient_norm": norm}, may_overflow=training.scaler.is_enabled())
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
-            curve.close_pass(step + 1, learning_rate=optimiser.param_groups[0]["lr"])
+            curve.close_pass(step + 1, learning_rate=training.optimiser.param_groups[0]["lr"])
         if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
-            settle()
+            training.settle()
         report((step + 1) / recipe.steps)
         if step + 1 in stops:
-            ranks.check_alike(trained)
-            with average.applied():
+            training.ranks.check_alike(training.trained)
+            with training.average.applied():
                 yield step + 1
         if saves and step + 1 < recipe.steps:
             if step < 2:  # long before the first save, as a rule: what it finds then may not be there yet
-                unsaved.look()
-            saves.offer(step + 1, lambda: state(step + 1))  # noqa: B023 - called at once
+                training.unsaved.look()
+            saves.offer(step + 1, lambda: training.state(step + 1))  # noqa: B023 - called at once
+
+
+class _Training:
+    """What a step changes, and what one that was cut needs to go on."""
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        method: Adaptation,
+        source: Feed,
+        target: Feed,
+        pools: Mapping[str, Any],
+        recipe: Training,
+        precision: str,
+        device: torch.device,
+        curve: Curve,
+        on_pass: Callable[[dict[str, float]], None],
+    ) -> None:
+        self.model, self.method, self.recipe = model, method, recipe
+        self.source, self.target, self.pools = source, target, pools
+        self.precision, self.device = precision, device
+        self.curve, self.on_pass = curve, on_pass
+        self.ranks = Ranks.current()
+        groups = answers.parameter_groups(method, model, recipe.learning_rate)
+        self.optimiser = make_optimiser(groups, recipe)
+        self.trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        own = [value for value in vars(method).values() if isinstance(value, torch.optim.Optimizer)]
+        if self.scaler.is_enabled() and own:
+            raise UsageError(
+                "precision: float16 scales the loss, and an optimiser that a method keeps for itself does not "
+                "know; take bfloat16 or float32"
+            )
+        self.average = MovingAverage(model, recipe.ema)
+        self.unsaved = Unsaved(method, model)
+        modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
+        self.still = [module for module in modules if isinstance(module, _BatchNorm)]
+
+    def losses(self, progress: Progress) -> tuple[Mapping[str, Tensor], dict[str, float]]:
+        """Of a step, by their names; and what share of the source's batch the method keeps, where it selects."""
+        self.model.train()
+        self._hold_still()
+        set_rate(self.optimiser, progress.step, self.recipe)
+        method, source, target = self.method, self.source.batch(progress.step), self.target.batch(progress.step)
+        share: dict[str, float] = {}
+        with autocast(self.precision, self.device):
+            kept = answers.selected(method, source, target, progress)
+            answers.unchanged(method, "select", {"source": source, "target": target})
+            self._hold_still()  # whatever mode the method has put the model in
+            if kept is not None:
+                answers.of_batch(method, kept, source)
+                share["kept_share"] = len(kept) / len(source.image_rows)
+                source = source.rows(kept)
+            losses = answers.losses(method, source, target, progress)
+            answers.unchanged(method, "loss", {"source": source, "target": target, **self.pools})
+        return losses, share
+
+    def descend(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """One step of the optimiser down the sum of the losses; the norm of its gradient before clipping."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.stack(list(losses.values())).sum()
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.ranks.average(self.trained)
+        self.scaler.unscale_(self.optimiser)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=math.log(self.recipe.max_logit_scale))
+        return norm
+
+    def settle(self) -> None:
+        """Look at the losses of the steps so far, and tell of the passes that ended with them."""
+        for ended in self.curve.settle():
+            self.on_pass(ended)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """All that `restored` needs, after so many steps."""
+        self.settle()
+        self.unsaved.refuse()
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state,
+            "method": method_state(self.method, self.model),
+            "random": random_state(self.device),
+            "curve": self.curve.state(),
+        }
+
+    def restored(self, saves: Saves | None) -> int:
+        """The steps that are done: 0, or those of what was saved last, from which this goes on."""
+        saved = saves.read() if saves else None
+        if saved is None:
+            return 0
+        self.model.load_state_dict(saved["model"])
+        restore_optimiser(self.optimiser, saved["optimiser"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.average.state = {name: value.to(self.device) for name, value in saved["average"].items()}
+        restore_method(self.method, saved["method"], self.device)
+        restore_random(saved["random"], self.device)
+        self.curve.restore(saved["curve"])
+        return int(saved["step"])
+
+    def _hold_still(self) -> None:
+        for module in self.still:
+            module.eval()
