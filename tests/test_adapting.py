@@ -456,3 +456,17 @@ def test_pairs_of_the_oracle_come_in_batches_of_the_sources_size(
         [first, *_] = json.loads((record.folder / "curve.json").read_text(encoding="utf-8"))["adapt"]
         rows[record.spec["adaptation"]["name"]] = first["source_rows"], first["target_rows"]
     assert rows == {"looks_oracle": (8, 8), "looks_few_shot": (8, 4), "looks_unsupervised": (8, 4)}
+
+
+def test_of_more_than_a_hundred_candidates_of_a_step_the_last_is_the_last_listed(
+    grid: GridWriter, cli: Cli, tmp_path: Path
+) -> None:
+    shares = [*range(101), 50.5]
+    wise = f"wise_ft[alphas={json.dumps([share / 101 for share in shares])}]"
+    file = grid(scenarios=[{"source": "plain", "target": "dark"}], adaptations=[wise], selectors=["last"])
+    result = cli("run", file, "--out", tmp_path / "out")
+    assert result.status == 0, result.err
+    [record] = read_records([tmp_path / "out"])
+    [found] = record.scores
+    assert [one["name"] for one in found.content["candidates"]] == [f"alpha={share / 101}" for share in shares]
+    assert found.content["number"] == 101

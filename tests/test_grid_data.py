@@ -16,10 +16,12 @@ from urbancross_bench.data.domain import check, split_of
 from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.images import FolderImages
 from urbancross_bench.errors import DataError
+from urbancross_bench.execution.plan import make_plan
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces import Domain
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
+from urbancross_bench.specs import load_grid
 
 Cli = Callable[..., Result]
 GridWriter = Callable[..., Path]
@@ -261,8 +263,59 @@ def test_test_images_seen_in_training_are_counted_by_content(pool: Path, cli: Cl
     }
     assert seen == {("plain", "dark"): 2, ("plain", "plain"): 0, ("dark", "plain"): 0, ("dark", "dark"): 0}
     assert (
-        "2 test images stand in a training split" in (pool / "out" / "leaderboard" / "scenarios.csv").read_text()
+        "2 test images stand in a training or validation split"
+        in (pool / "out" / "leaderboard" / "scenarios.csv").read_text()
     )
+
+
+def test_test_images_in_a_sources_validation_are_counted_too(pool: Path, cli: Cli, grid: GridWriter) -> None:
+    """A selector that looks at it chooses by them."""
+    (pool / "plain" / "images" / "plain_004.png").write_bytes(
+        (pool / "dark" / "images" / "dark_002.png").read_bytes()
+    )
+    file = grid(scenarios=[{"source": "plain", "target": "dark"}, {"source": "dark", "target": "plain"}])
+    plan = make_plan(load_grid(file), Registry.discover())
+    seen = {run.scenario.target: run.spec["test_images_in_training"] for run in plan.runs if run.spec}
+    assert seen == {"dark": 1, "plain": 0}
+
+
+def test_targets_that_differ_in_their_test_split_alone_are_two_runs(
+    pool: Path, cli: Cli, grid: GridWriter
+) -> None:
+    whole = json.loads((pool / "dark" / "dataset.json").read_text(encoding="utf-8"))
+    whole["images"].remove(next(entry for entry in whole["images"] if entry["split"] == "test"))
+    (pool / "dark" / "less.json").write_text(json.dumps(whole), encoding="utf-8")
+    domains = {
+        name: f"karpathy[file={pool / folder / file}.json]"
+        for name, folder, file in (
+            ("plain", "plain", "dataset"),
+            ("dark", "dark", "dataset"),
+            ("less", "dark", "less"),
+        )
+    }
+    pairs = [{"source": "plain", "target": target} for target in ("dark", "less")]
+    runs = planned(cli, grid(domains=domains, scenarios=pairs, adaptations=["source_only"]))
+    assert len({run["key"] for run in runs}) == 2
+
+
+def test_a_score_added_under_another_name_of_a_domain_stands_beside_the_others(
+    pool: Path, cli: Cli, grid: GridWriter
+) -> None:
+    """A record keeps the names of the grid that made it, which are no part of what is computed."""
+    files = {name: f"karpathy[file={pool / name / 'dataset.json'}]" for name in ("plain", "dark")}
+    for names, selectors in ((("plain", "dark"), ["last"]), (("dark", "plain"), ["last", "source_val"])):
+        domains = dict(zip(names, files.values(), strict=True))
+        pairs = [{"source": names[0], "target": names[1]}]
+        changes = {"domains": domains, "scenarios": pairs, "selectors": selectors, "score_sources": True}
+        result = cli("run", grid(adaptations=["source_only"], **changes), "--out", pool / "out")
+        assert result.status == 0, result.err
+    [record] = read_records([pool / "out"])
+    values = {(s.content["selector"], s.content["domain"]): s.content["metrics"]["mR"] for s in record.scores}
+    # One candidate: whoever selects, selects it.
+    assert values["last", "dark"] == values["source_val", "dark"] != values["last", "plain"]
+    assert values["last", "plain"] == values["source_val", "plain"]
+    lines = list(csv.DictReader((pool / "out" / "leaderboard" / "scenarios.csv").open(encoding="utf-8")))
+    assert {line["selector"] for line in lines} == {"last", "source_val"}
 
 
 def test_planning_again_reads_no_image(

@@ -122,7 +122,7 @@ LINES = [
         "Grid.domains",
         {"domains.dark": "karpathy[file={folder}/dark/test.json]"},
         "",
-        "items pack stored towers embed rank score",
+        "items pack stored towers embed rank run score",
     ),
     Line("Grid.domains", {"domains.unused": "karpathy[file={folder}/dark/test.json]"}),
     Line("Grid.exclusions", {"exclusions.dark": "{folder}/out.csv"}, "", f"{DATA} {TRAINING}"),

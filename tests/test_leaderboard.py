@@ -597,3 +597,21 @@ def test_trained_parameters_are_counted_with_a_methods_own(outcome: Outcome) -> 
     }
     assert counts["source_only"] == counts["oracle"] == model
     assert counts["urbancross"] > model  # a discriminator
+
+
+def test_seeds_of_which_the_search_chose_other_sizes_vary_in_what_they_train(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    """An option that adds weights, such as a rank, may be another for each seed."""
+    shutil.copytree(outcome.out / "runs", tmp_path / "runs")
+    for file in (tmp_path / "runs").glob("*/scores/*/score.json"):
+        run = json.loads((file.parents[2] / "run.json").read_text(encoding="utf-8"))
+        if (run["adaptation"]["label"], run["seed"]) == ("urbancross", 1):
+            said = json.loads(file.read_text(encoding="utf-8"))
+            said["parameters"]["trained"] += 1
+            file.write_text(json.dumps(said), encoding="utf-8")
+    build([tmp_path], tmp_path / "board", load_view(DEFAULT), Registry.discover())
+    for name in ("scenarios", "summary"):
+        shown = {row["adaptation"]: row["parameters trained"] for row in rows_of(tmp_path / "board", name)}
+        assert shown["urbancross"] == "varies"
+        assert shown["source_only"].isdigit()

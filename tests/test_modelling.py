@@ -256,6 +256,12 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
     one, two, three = (embed_images(model, PackedImages(Rows([i])), CPU) for i in (image, turned, mirrored))
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one, three)
+    views = [np.rot90(side, turn, axes=(1, 2)) for side in (image, mirrored) for turn in range(4)]
+    once = registry.resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
+    once.load_state_dict(model.state_dict())
+    single = torch.as_tensor(embed_images(once, PackedImages(Rows([np.concatenate(views)])), CPU))
+    lengths = single.norm(dim=1, keepdim=True)  # of the means: as of the single ones, which a head was trained on
+    torch.testing.assert_close(torch.as_tensor(one[0]), (single / lengths).mean(dim=0) * lengths.mean())
     model.train(True)
     plain = model.encode_image(torch.zeros(2, 3, 32, 32))
     assert (plain == model.clip.encode_image(torch.zeros(2, 3, 32, 32))).all()

@@ -107,6 +107,13 @@ def test_a_reference_that_is_wrong_is_told_with_its_line(
     assert result.err == f"error: {caught.value}\n"
 
 
+def test_two_selectors_that_are_the_same_by_their_defaults_are_refused(grid: GridWriter, cli: Cli) -> None:
+    name = "neighbourhood_density"
+    result = cli("plan", grid(selectors=[name, f"{name}[temperature=0.05]"]))
+    assert (result.status, result.out) == (2, "")
+    assert f"selectors '{name}' and '{name}[temperature=0.05]' are the same; remove one of them" in result.err
+
+
 def test_a_reference_of_the_command_line_is_blamed_on_it(grid: GridWriter, cli: Cli) -> None:
     result = cli("plan", grid(), "--set", "encoders.tiny=opneclip")
     assert result.err.startswith("error: --set encoders.tiny: there is no encoder 'opneclip'. Did you mean")

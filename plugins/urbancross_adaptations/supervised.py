@@ -53,7 +53,8 @@ class Pooled(SourceOnly):
     """Training on several sources together, for a target that is not seen.
 
     Empirical risk minimisation, which other methods of domain generalisation are hard put to beat: Gulrajani &
-    Lopez-Paz 2021. Batches are drawn from all pairs alike, so a greater domain counts for more, unless `balanced`.
+    Lopez-Paz 2021. Batches are drawn from all images alike, so a greater domain counts for more, unless
+    `balanced`.
     """
 
     options_type = PooledOptions

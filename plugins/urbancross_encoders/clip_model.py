@@ -115,14 +115,18 @@ class ClipModel(nn.Module, ABC):
         return features
 
     def oriented(self, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """(B, D) features that `encode` gives of pixels, outside training as means over the orientations.
+        """(B, D) features that `encode` gives of pixels, outside training of the directions' mean over the
+        orientations.
 
-        From above no side is up, so that all eight may have a say.
+        From above no side is up, so that all eight may have a say. As long as they are in the mean: a head with a
+        bias, which was trained on single ones, finds what it knows.
         """
         if self.training or self._orientations == 1:
             return encode(images)
         views = [images.rot90(turn, (2, 3)).flip(dims) for turn in range(4) for dims in ((), (3,))]
-        return torch.stack([F.normalize(encode(view), dim=1) for view in views]).mean(dim=0)
+        features = torch.stack([encode(view) for view in views])
+        lengths: Tensor = features.norm(dim=2).mean(dim=0)
+        return F.normalize(features, dim=2).mean(dim=0) * lengths[:, None]
 
     def train(self, mode: bool = True) -> ClipModel:
         """As `torch.nn.Module`, but a frozen batch normalisation keeps its running statistics too.

@@ -168,6 +168,16 @@ def refuse_idle_search(methods: Mapping[str, PlannedMethod], grid: Grid, cells: 
                 raise UsageError(f"{where}: {option} does nothing with {why}; leave it out")
 
 
+def refuse_alike(several: Sequence[Resolved]) -> None:
+    """Raise UsageError where two that are written otherwise are the same: one would take the other's place."""
+    seen: dict[str, Resolved] = {}
+    for resolved in several:
+        twin = seen.setdefault(canonical_json(resolved.identity()), resolved)
+        if twin is not resolved:
+            kind, names = resolved.plugin.kind, f"'{twin.reference}' and '{resolved.reference}'"
+            raise UsageError(f"{kind}s {names} are the same; remove one of them")
+
+
 def refuse_idle(resolved: Resolved, trials: Sequence[Resolved] = ()) -> None:
     """Raise UsageError where an option is given that does nothing as the others stand, but for what it is anyway.
 

@@ -12,7 +12,14 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.protocols import protocol_and_ties
 from urbancross_bench.execution.ablating import Ablating, with_ablation
 from urbancross_bench.execution.domains import open_domains
-from urbancross_bench.execution.methods import PlannedMethod, Trial, refuse_idle, refuse_idle_search, setting_of
+from urbancross_bench.execution.methods import (
+    PlannedMethod,
+    Trial,
+    refuse_alike,
+    refuse_idle,
+    refuse_idle_search,
+    setting_of,
+)
 from urbancross_bench.execution.remarks import remarks
 from urbancross_bench.execution.skipping import reason_to_skip
 from urbancross_bench.execution.specification import Specification
@@ -20,6 +27,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.supply import PlannedEncoder, Supply
 from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import canonical_json, key_of
+from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.settings import SETTINGS, union
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json, row_key
@@ -121,8 +129,9 @@ class _Planner:
         metrics = [registry.resolve("metric", ref) for ref in grid.metrics]
         self._metrics = sorted(metrics, key=lambda metric: canonical_json(metric.identity()))  # order moves no key
         registry.resolve("executor", grid.executor)
-        encoders = [encoder.resolved for encoder in self._encoders.values()]
-        for resolved in (*encoders, *self._selectors, *metrics):
+        for alike in (self._selectors, metrics):
+            refuse_alike(alike)
+        for resolved in (*(one.resolved for one in self._encoders.values()), *self._selectors, *metrics):
             refuse_idle(resolved)
         self._domains = open_domains(grid, registry)
         if grid.pretraining.trains and not any(encoder.trains for encoder in self._encoders.values()):
@@ -185,7 +194,7 @@ class _Planner:
         facts: dict[str, Any] = {
             "training": [training.key for training in trainings],
             "adaptation": method.identity(),
-            "target": [splits[scenario.target][name].fingerprint for name in ("train", "val")],
+            "target": [splits[scenario.target][name].fingerprint for name in SPLITS],
             "source_val": [splits[name]["val"].fingerprint for name in scenario.source],
             "said": [domain.said() for domain in domains.values()],
             "in_common": self._said.images_in_common(scenario, shown),

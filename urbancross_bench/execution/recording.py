@@ -21,7 +21,6 @@ from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event
 from urbancross_bench.records import (
     Record,
-    ScoreRecord,
     clear_partial,
     failed_metrics,
     read_whole,
@@ -71,7 +70,7 @@ class Recorder:
         with self._writing(place):
             present = self._present(place)
             if present is not None and present.ok:  # a selector or protocol is new, or another process was faster
-                return self._write_scores(run, good, place, present.scores)
+                return self._write_scores(run, good, place, present)
             if any(stage.key in failures for stage in self._trained(run).values()):
                 good = []  # scores of an earlier session, of a training that was lost since and cannot be made
             assert run.spec is not None
@@ -143,10 +142,13 @@ class Recorder:
         return stages | {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
 
     def _write_scores(
-        self, run: Run, scores: Sequence[Score], folder: Path, present: Sequence[ScoreRecord] = ()
+        self, run: Run, scores: Sequence[Score], folder: Path, present: Record | None = None
     ) -> list[str]:
         """Those that are not among the `present` ones, or that have failed metrics there. Returns as `record`."""
-        there = {score.folder.name: score.content.get("failed", {}) for score in present}
+        there = {
+            score.folder.name: score.content.get("failed", {}) for score in (present.scores if present else ())
+        }
+        named = _named(run, present)
         found = []
         for score in scores:
             if there.get(score.key) == {}:
@@ -159,7 +161,7 @@ class Recorder:
             content: dict[str, Any] = {
                 "run": run.key,
                 "selector": score.selector,
-                "domain": score.domain,
+                "domain": named[score.domain],
                 "setting": score.stage.work["setting"],
                 "selected_by": score.stage.facts["selector"],
                 "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},
@@ -169,3 +171,10 @@ class Recorder:
             }
             write_score(folder / "scores" / score.key, content, outputs)
         return failed_metrics(found)
+
+
+def _named(run: Run, present: Record | None) -> dict[str, str]:
+    """What a record calls the domains of its run: a grid may call them otherwise than the one that wrote it."""
+    own = (*run.scenario.source, run.scenario.target)
+    said = present.spec["scenario"] if present else {"source": run.scenario.source, "target": run.scenario.target}
+    return dict(zip(own, (*said["source"], said["target"]), strict=True))

@@ -78,16 +78,18 @@ class Specification:
     def images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
         """How many of the target's images stand, by content, where a reader of the row would not expect them.
 
-        Of its test images: in a training split that the run draws from. Of its training images: in a source's.
+        Of its test images: in a training split that the run draws from, or a source's validation, which selectors
+        see. Of its training images: in a source's.
         """
-        target, sources = self._domains[scenario.target].contents, set[str]()
+        target, sources, chosen_on = self._domains[scenario.target].contents, set[str](), set[str]()
         for name in scenario.source:
             if name != scenario.target:
                 sources |= self._domains[name].contents["train"]
+                chosen_on |= self._domains[name].contents["val"]
         own = SETTINGS[shown.setting].anything or scenario.target in scenario.source
         training = sources | target["train"] if own else sources
         return {
-            "test_images_in_training": len(target["test"] & training),
+            "test_images_in_training": len(target["test"] & (training | chosen_on)),
             "target_images_in_sources": len(target["train"] & sources),
         }
 

@@ -117,7 +117,7 @@ def _adapt(
     for step in _train(job, model, method, source, target, budget, saves, loss=loss, candidates=candidates):
         for number, (name, state) in enumerate(answers.candidates(method, model).items()):
             if Ranks.current().first:
-                with saves.writing(f"candidate-{step:09d}-{number:02d}.safetensors") as file:
+                with saves.writing(f"candidate-{step:09d}-{number:06d}.safetensors") as file:
                     save_file(plain(state), file, metadata={"name": name})
 
 

@@ -92,12 +92,16 @@ def _methods(scores: Sequence[Scored], view: View) -> list[_Method]:
         if known is None or order < (known.run["seed"], -known.value, known.score.folder.name):
             of[one.name] = one
     best = sorted(of.values(), key=lambda one: (-one.value, one.name))
+
+    def reference(one: _Method) -> bool:
+        return view.is_reference(one.score.content["setting"])
+
     first = [one for one in best if one.run["adaptation"]["label"] == view.baseline]
-    first = sorted(first, key=lambda one: one.run["scenario"]["kind"] == "in_domain")[:1]
+    first = sorted(first, key=lambda one: (reference(one), one.run["scenario"]["kind"] == "in_domain"))[:1]
     rivals = [
         one
         for one in best
-        if not view.is_reference(one.score.content["setting"])
+        if not reference(one)
         and [one.name[0]] == [other.name[0] for other in first]
         and one.run["adaptation"]["label"] != view.baseline
     ]

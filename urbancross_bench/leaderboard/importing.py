@@ -101,7 +101,7 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
     if "test_images_in_training" not in view.allow:
         yield from _said(
             [in_words(r.spec) for r in records if r.spec["test_images_in_training"]],
-            "were trained on images of their test split",
+            "were trained, or may have been chosen, on images of their test split",
             "leave those out (`data check` writes a list), or allow `test_images_in_training` in the view; the "
             "tables mark such rows",
         )

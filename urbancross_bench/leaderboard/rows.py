@@ -143,10 +143,10 @@ class Row:
         return len(self.run["search"]["trials"])
 
     @property
-    def trained(self) -> int | None:
-        """How many parameters its training could change; None in records that do not say."""
-        found = self.score.get("parameters")
-        return None if found is None else int(found["trained"])
+    def trained(self) -> list[int | None]:
+        """(seeds,) how many parameters a training could change; None in records that do not say."""
+        found = [seed.score.content.get("parameters") for seed in self.seeds]
+        return [None if one is None else int(one["trained"]) for one in found]
 
     @property
     def marks(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class Row:
             marks["overlapping splits"] = f"overlapping splits ({shared} test images)"
         if self.run["test_images_in_training"]:
             count = self.run["test_images_in_training"]
-            marks["test images in training"] = f"{count} test images stand in a training split"
+            marks["test images in training"] = f"{count} test images stand in a training or validation split"
         if self.run["target_images_in_sources"]:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"

@@ -12,10 +12,10 @@ VARIES = "varies"
 
 
 def spent(rows: Sequence[Row]) -> dict[str, Cell]:
-    """Of some rows, a column each: `varies` where it is not the same for all."""
+    """Of some rows, a column each: `varies` where it is not the same for all, and for all their seeds."""
     given: dict[str, list[Cell]] = {
         "pre-training": [length(row.run["pretraining"]) for row in rows],
-        "parameters trained": [row.trained for row in rows],
+        "parameters trained": [number for row in rows for number in row.trained],
         "steps": [row.run["steps"] for row in rows],
         "trials": [row.trials for row in rows],
     }
