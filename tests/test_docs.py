@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,9 +56,80 @@ def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result]
     np.save(tmp_path / "eye.npy", np.eye(20))
     (tmp_path / "map.json").write_text(json.dumps([*range(20)]))
     files = [part for name in ("images", "texts") for part in (f"--{name}", tmp_path / "eye.npy")]
-    plugin = ("--plugin", tmp_path / "my_metric.py", "--metric", "near_misses")
+    plugin = ("--plugin", tmp_path / "my_metric.py", "--metric", "first_three")
     result = cli("score", *files, "--map", tmp_path / "map.json", *plugin, "--json")
-    assert json.loads(result.out)["metrics"]["i2t_near"]["value"] == 0
+    assert json.loads(result.out)["metrics"]["i2t_R@3"]["value"] == 100
+
+
+@pytest.mark.parametrize(
+    "code", [b for b in blocks("plugins.md", "python") if "def register_" in b and "Adaptation" not in b]
+)
+def test_the_kit_takes_the_one_file_plugins_of_the_plugins_page(code: str, tmp_path: Path) -> None:
+    [module] = set(re.findall(r'"(my_\w+):', code))
+    (tmp_path / f"{module}.py").write_text(code)
+    command = [sys.executable, "-m", "urbancross_bench", "plugins", "check", tmp_path / f"{module}.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def board(name: str, table: str, **wanted: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Rows of a committed board by adaptation and scenario, where it has one: selector `last`, the whole data."""
+    with (ROOT / "leaderboards" / name / f"{table}.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["selector"] == "last" and row["setting"] != "few_shot"]
+    rows = [row for row in rows if wanted.items() <= row.items()]
+    found = {(row["adaptation"], row.get("scenario", "")): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def shown(row: dict[str, str], column: str, *, signed: bool = False) -> str:
+    """A cell of a board as the pages write it: one digit, a real minus, its interval where it has one."""
+    if not row[column]:
+        return ""
+    value, *bounds = (float(row[name]) for name in (column, f"{column} low", f"{column} high") if row.get(name))
+    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+    return (text + (f" [{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else "")).replace("-", "−")
+
+
+def page_rows(heading: str) -> list[tuple[str, list[str]]]:
+    """Name of the method and the other cells, of each row under a heading that begins with a method of a board."""
+    _, _, part = (ROOT / "docs" / "leaderboards.md").read_text(encoding="utf-8").partition(f"### {heading}\n")
+    lines = [line for line in part.partition("\n#")[0].splitlines() if line.startswith("| `")]
+    return [(re.split("`", line)[1], [cell.strip() for cell in line.strip("|").split("|")][1:]) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [("RSICD and UCM-Captions", "rsicd_ucm"), ("RSICD and UCM-Captions in a few hundred images", "methods_mini")],
+)
+def test_the_tables_of_two_data_sets_are_what_their_boards_say(heading: str, name: str) -> None:
+    scenarios, summary, transfer = (board(name, table) for table in ("scenarios", "summary", "transfer"))
+    rows = [(method, cells) for method, cells in page_rows(heading) if method != "few_shot"]
+    assert len(rows) >= 10
+    for method, cells in rows:
+        of = summary[method, ""]
+        verdict = {"better": ", better", "worse": ", worse"}.get(of["verdict"], "")
+        forgotten = transfer.get((method, ""), {"forgotten mR": ""})["forgotten mR"]
+        expected = [
+            *(shown(scenarios[method, pair], "mR") for pair in ("rsicd → ucm", "ucm → rsicd")),
+            f"{float(of['mean mR']):.1f}",
+            shown(of, "Δ source_only", signed=True) + verdict,
+            f"{float(forgotten):.1f}".replace("-", "−") if cells[4] else "",
+        ]
+        assert cells == expected, method
+
+
+def test_the_table_of_every_method_is_what_its_boards_say() -> None:
+    drawn = board("methods", "summary", protocol="classic")
+    stored = [board("embeddings", "summary", encoder=encoder) for encoder in ("clip", "remoteclip")]
+    rows = page_rows("Every method")
+    assert len(rows) >= 20
+    for method, cells in rows:
+        of = drawn[method, ""]
+        assert cells[0] == f"{float(of['mean mR']):.1f}", method
+        assert cells[1] == shown(of, "Δ source_only", signed=True), method
+        means = [one[method, ""]["mean mR"] if (method, "") in one else "" for one in stored]
+        assert cells[2:] == [f"{float(mean):.1f}" if mean else "" for mean in means], method
 
 
 def test_the_grid_and_the_view_shown_are_valid() -> None:
