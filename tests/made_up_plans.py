@@ -45,7 +45,8 @@ def make_run(number: int, trainings: Sequence[Stage], ranks: Sequence[Stage]) ->
     """A run of these trainings, with a score of each rank."""
     key = f"{number:032x}"
     scores = tuple(Score("last", "classic", "b", rank, f"{key}-{n}") for n, rank in enumerate(ranks))
-    return Run(SCENARIO, "tiny", "dann", number, "", key, {"key": key, "seed": number}, tuple(trainings), scores)
+    spec = {"key": key, "seed": number, "scenario": {"source": [*SCENARIO.source], "target": SCENARIO.target}}
+    return Run(SCENARIO, "tiny", "dann", number, "", key, spec, tuple(trainings), scores)
 
 
 def make_plan(stages: Sequence[Stage], runs: Sequence[Run]) -> Plan:

@@ -17,6 +17,7 @@ from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.images import FolderImages
 from urbancross_bench.errors import DataError
 from urbancross_bench.execution.plan import make_plan
+from urbancross_bench.execution.store import Store
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces import Domain
 from urbancross_bench.records import read_records
@@ -294,8 +295,11 @@ def test_targets_that_differ_in_their_test_split_alone_are_two_runs(
         )
     }
     pairs = [{"source": "plain", "target": target} for target in ("dark", "less")]
-    runs = planned(cli, grid(domains=domains, scenarios=pairs, adaptations=["source_only"]))
-    assert len({run["key"] for run in runs}) == 2
+    file = grid(domains=domains, scenarios=pairs, adaptations=["source_only"])
+    keys = {run["key"] for run in planned(cli, file)}
+    assert len(keys) == 2
+    Store(pool / "out" / "store").create()
+    assert "target.test" in cli("explain", *keys, pool / "out", "--grid", file).out
 
 
 def test_a_score_added_under_another_name_of_a_domain_stands_beside_the_others(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -36,7 +37,8 @@ from urbancross_bench.interfaces import (
     Table,
 )
 from urbancross_bench.leaderboard.build import make_files, write_files
-from urbancross_bench.leaderboard.view import DEFAULT
+from urbancross_bench.leaderboard.gallery import _methods
+from urbancross_bench.leaderboard.view import DEFAULT, load_view
 from urbancross_bench.records import read_records
 from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
@@ -196,6 +198,18 @@ def test_a_domain_has_its_card_its_floors_and_a_map_over_the_antimeridian(site: 
     assert "train (10)" in text
     assert "test (10)" in text
     assert sum("tile tile" in name for name in found["a"].classes) == 20
+
+
+def test_a_gallerys_baseline_has_seen_no_labels_where_there_is_one(output: Path) -> None:
+    """`source_only` as a selector chooses it that sees the target's pairs stands above its other rows."""
+    view = load_view(DEFAULT)
+    run = next(r for r in read_records([output]) if r.spec["adaptation"]["label"] == view.baseline)
+    [honest] = run.scores
+    said = honest.content
+    best = {view.metric: said["metrics"][view.metric] | {"value": 99.0}}
+    told = said | {"selector": "target_oracle", "setting": "oracle", "metrics": said["metrics"] | best}
+    for known in ([honest, replace(honest, content=told)], [replace(honest, content=told)]):
+        assert _methods([(run, score) for score in known], view)[0].score == known[0]
 
 
 def test_the_gallery_marks_right_answers_and_copies(output: Path, site: Path) -> None:

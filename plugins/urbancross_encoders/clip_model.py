@@ -115,11 +115,10 @@ class ClipModel(nn.Module, ABC):
         return features
 
     def oriented(self, encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """(B, D) features that `encode` gives of pixels, outside training of the directions' mean over the
-        orientations.
+        """(B, D) features that `encode` gives of pixels, outside training as means over the orientations.
 
-        From above no side is up, so that all eight may have a say. As long as they are in the mean: a head with a
-        bias, which was trained on single ones, finds what it knows.
+        From above no side is up, so that all eight may have a say: by their directions, one as much as another.
+        Times their mean length: a head with a bias meets the scale that it was trained on.
         """
         if self.training or self._orientations == 1:
             return encode(images)

@@ -17,6 +17,7 @@ from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Entry
 from urbancross_bench.identity import canonical_json
+from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.records import in_words
 
 ABSENT = object()  # where one of the two has no such fact
@@ -276,9 +277,9 @@ def _run(spec: Mapping[str, Any], where: str) -> Thing:
 def _by_role(scenario: Mapping[str, Any], domains: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of its domains, without their names: of sources and target, and what a run is made of."""
     roles: dict[str, tuple[str, tuple[str, ...]]] = {
-        f"source.{number}": (name, ("train",)) for number, name in enumerate(scenario["source"])
+        f"source.{number}": (name, ("train", "val")) for number, name in enumerate(scenario["source"])
     }
-    roles["target"] = (scenario["target"], ("train", "val"))
+    roles["target"] = (scenario["target"], SPLITS)
     counts = ("mark", "captions_generated", "partition", "excluded")
     return {
         role: {split: domains[name]["splits"].get(split) for split in splits}

@@ -86,11 +86,11 @@ def train(
     for step in range(training.restored(saves), recipe.steps):
         progress = Progress(step, recipe.steps, source.passes(step), target.passes(step))
         logged.clear()
-        losses, kept = training.losses(progress)
+        losses, share = training.losses(progress)
         norm = training.descend(losses)
         method.after_step(model, progress)
         training.average.update()
-        curve.add(step, losses, logged, kept, {"gradient_norm": norm}, may_overflow=training.scaler.is_enabled())
+        curve.add(step, losses, logged, share, {"gradient_norm": norm}, may_overflow=training.scaler.is_enabled())
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
             curve.close_pass(step + 1, learning_rate=training.optimiser.param_groups[0]["lr"])
         if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
