@@ -260,7 +260,7 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
     once = registry.resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
     once.load_state_dict(model.state_dict())
     single = torch.as_tensor(embed_images(once, PackedImages(Rows([np.concatenate(views)])), CPU))
-    lengths = single.norm(dim=1, keepdim=True)  # of the means: as of the single ones, which a head was trained on
+    lengths = single.norm(dim=1, keepdim=True)
     torch.testing.assert_close(torch.as_tensor(one[0]), (single / lengths).mean(dim=0) * lengths.mean())
     model.train(True)
     plain = model.encode_image(torch.zeros(2, 3, 32, 32))

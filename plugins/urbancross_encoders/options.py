@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from urbancross_encoders.weight_files import (
     encoder_of,
     hub_file,
     hub_folder,
+    json_digest,
     one_digest,
     read_config,
     stage_of,
@@ -296,7 +296,9 @@ class OpenClipOptions(ClipOptions):
             what for what, mine in (self._model() if theirs else {}).items() if theirs.get(what, mine) != mine
         ]
         if other:
-            names = [name for name, file in _architectures().items() if _digest(_read(file)) == theirs[other[0]]]
+            names = [
+                name for name, file in _architectures().items() if json_digest(_read(file)) == theirs[other[0]]
+            ]
             name = f"architecture={names[0]}" if names else "the architecture that its grid names"
             raise UsageError(
                 f"encoder 'openclip': {self.checkpoint} was trained with another {other[0]} than that of "
@@ -325,7 +327,7 @@ class OpenClipOptions(ClipOptions):
 
     def _model(self) -> dict[str, str]:
         """Hashes of all that makes the model and its tokens, but the weights."""
-        facts = {"architecture": _digest(self.config)}
+        facts = {"architecture": json_digest(self.config)}
         if self.text_folder is not None:
             facts["tokenizer"] = one_digest(digests_of(tokenizer_files(self.text_folder)))
         if self.text_config_folder is not None:
@@ -378,7 +380,3 @@ def _architectures() -> dict[str, Path]:
 
 def _read(architecture: Path) -> dict[str, Any]:
     return json.loads(architecture.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:32]

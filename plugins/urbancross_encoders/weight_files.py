@@ -115,8 +115,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def config_digest(config: Mapping[str, Any]) -> str:
     """Of what a config.json of transformers says of the model; not of its file's history."""
-    said = {key: value for key, value in config.items() if key not in _HISTORY}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+    return json_digest({key: value for key, value in config.items() if key not in _HISTORY})
+
+
+def json_digest(content: Mapping[str, Any]) -> str:
+    """Of plain JSON values, in whatever order they stand."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
