@@ -6,6 +6,8 @@ must not compute again what was finished before.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import random
 import shutil
@@ -13,11 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import tree, write_domains, write_grid
+import pytest
+from conftest import console_script, tree, write_domains, write_grid
 
 MOODS = ("raise", "exit", "segfault", "hang", "allocate", "garbage")
 SEEDS = (0, 1)
@@ -52,6 +55,7 @@ class MoodyOptions(Options):
 
 MODEL = """
 import ctypes, os, threading
+from pathlib import Path
 import torch
 from urbancross_bench.interfaces import Adaptation, Encoder
 from moody_plugin import BagOptions, MoodyOptions
@@ -96,7 +100,7 @@ class Moody(Adaptation):
 
     def loss(self, source, target, progress):
         mood = self.options.mood
-        if mood in os.environ.get("MOODS", "").split(",") and progress.step == 1:
+        if progress.step == 1 and (Path(__file__).parent / "upon" / mood).exists():
             getattr(self, "_" + mood)()
         return {"pairs": self.pair_loss(source)}
 
@@ -128,7 +132,6 @@ class BrokenGrid:
     """The grid in a folder of its own, and what an undisturbed run of it gives. `said`: what commands printed."""
 
     folder: Path
-    moods: Sequence[str] = MOODS
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -141,30 +144,32 @@ class BrokenGrid:
             plugins=["moody_plugin.py"],
             scenarios=[{"source": "plain", "target": "dark"}],
             encoders=["bag"],
-            adaptations=["source_only", "coral", *[f"moody[mood={mood}]" for mood in self.moods]],
+            adaptations=["source_only", "coral", *[f"moody[mood={mood}]" for mood in MOODS]],
             budget={"steps": 3, "batch_size": 8, "target_batch_size": 4},
             seeds=list(SEEDS),
         )
         assert self.run("whole") == 0, self.said[-1]
         self.whole = comparable(self.folder / "whole")
 
+    def _command(self, out: str, *options: str) -> list[str]:
+        return ["run", str(self.file), "--out", str(self.folder / out), "--device", "cpu", *options]
+
+    def run(self, out: str, *options: str) -> int:
+        """`run` to its end, in this process, where what its stages import is there already; its exit status."""
+        with io.StringIO() as said, pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(self.folder)
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                status = console_script(*self._command(out, *options))
+            self.said.append(said.getvalue())
+        return status
+
     def start(
         self, out: str, *options: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """`run` in a process group of its own."""
-        command = [
-            sys.executable,
-            "-m",
-            "urbancross_bench",
-            "run",
-            str(self.file),
-            "--out",
-            str(self.folder / out),
-            *("--device", "cpu"),
-        ]
+        """`run` in a process group of its own, which may be killed."""
         paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
         return subprocess.Popen(
-            [*command, *options],
+            [sys.executable, "-m", "urbancross_bench", *self._command(out, *options)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -173,12 +178,15 @@ class BrokenGrid:
             start_new_session=True,
         )
 
-    def run(self, out: str, *options: str, environment: Mapping[str, str] | None = None) -> int:
-        """`run` to its end; its exit status."""
-        process = self.start(out, *options, environment=environment)
-        said, _ = process.communicate(timeout=_PATIENCE)
-        self.said.append(said)
-        return process.returncode
+    @contextlib.contextmanager
+    def moods(self, *moods: str) -> Iterator[None]:
+        """Meanwhile these come upon every training of theirs."""
+        folder = self.folder / "upon"
+        folder.mkdir()
+        for mood in moods:
+            (folder / mood).touch()
+        yield
+        shutil.rmtree(folder)
 
     def stored(self, out: str) -> dict[Path, int]:
         """The published stages of an output folder, and what tells one from another in its place."""

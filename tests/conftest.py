@@ -86,18 +86,24 @@ class Result:
     err: str
 
 
-@pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """The console script, in this process: exit status and what it printed."""
-
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["urbancross-bench", *map(str, arguments)])
-        capfd.readouterr()
+def console_script(*arguments: object) -> int:
+    """The console script, in this process, where what its stages import is there already; its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["urbancross-bench", *map(str, arguments)])
         try:
             main()
-            status = 0
         except SystemExit as stop:
-            status = int(stop.code or 0)
+            return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The console script: exit status and what it printed."""
+
+    def call(*arguments: object) -> Result:
+        capfd.readouterr()
+        status = console_script(*arguments)
         return Result(status, *capfd.readouterr())
 
     return call

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -158,10 +158,11 @@ class Registry:
         allowed = os.environ.get(_ALLOWED)
         names = None if allowed is None else {name.strip() for name in allowed.split(",")}
         strict = os.environ.get("URBANCROSS_STRICT_PLUGINS") == "1"
+        about = functools.cache(_about)
         points, left_out = importlib.metadata.entry_points(group=PROJECT), disabled()
-        for point in sorted(points, key=lambda p: (p.dist.name if p.dist else "", p.name)):
+        for point in sorted(points, key=lambda p: (about(p.dist)[0] or "", p.name)):
             if names is None or point.name in names:
-                name, version = (point.dist.name, point.dist.version) if point.dist else (None, "local")
+                name, version = about(point.dist)
                 provider = Provider(point.name, name, version, point.value)
                 by = left_out.get(point.name) or left_out.get(name or "")
                 if by is None:
@@ -321,6 +322,14 @@ class Registry:
         return Resolved(reference, plugin, _checked_options(plugin, reference))
 
 
+def _about(distribution: importlib.metadata.Distribution | None) -> tuple[str | None, str]:
+    """Its name and version. Every look at one of them would read all that it says of itself."""
+    if distribution is None:
+        return None, "local"
+    about = distribution.metadata
+    return about["Name"], about["Version"]
+
+
 def _checked_options(plugin: Plugin, reference: Reference) -> Options:
     try:
         return plugin.options_type.model_validate(dict(reference.options))
@@ -371,23 +380,3 @@ def load_file(path: Path) -> ModuleType:
             raise ImportError(f"{error}{hint}") from error
         raise
     return module
-
-
-def describe(plugins: Sequence[Plugin]) -> list[dict[str, Any]]:
-    """Plugins as plain JSON values, for listings."""
-    return [
-        {
-            "kind": plugin.kind,
-            "name": plugin.registration.name,
-            "summary": plugin.registration.summary,
-            "setting": plugin.registration.setting,
-            "needs": sorted(plugin.registration.needs),
-            "provides": sorted(plugin.registration.provides),
-            "members": list(plugin.registration.members),
-            "aliases": {name: list(members) for name, members in plugin.registration.aliases.items()},
-            "distribution": plugin.provider.distribution,
-            "version": plugin.provider.version,
-            "location": plugin.provider.location,
-        }
-        for plugin in plugins
-    ]

@@ -1,4 +1,4 @@
-"""`urbancross-bench`: the verbs put together, and what happens to errors.
+"""`urbancross-bench`: its streams, what goes for all verbs, and what happens to errors.
 
 Exit status: 0 all is well, 1 some run failed, 2 the command, grid or data is wrong, 130 interrupted.
 """
@@ -13,24 +13,7 @@ from typing import Annotated
 import typer
 
 from urbancross_bench import __version__
-from urbancross_bench.cli import (
-    compare,
-    data,
-    distance,
-    explain,
-    export,
-    leaderboard,
-    plan,
-    plugins,
-    rescore,
-    run,
-    score,
-    search,
-    status,
-    store,
-    verify,
-)
-from urbancross_bench.cli.plugin_verbs import Verbs
+from urbancross_bench.cli.verbs import Verbs
 from urbancross_bench.errors import UrbanCrossError
 
 app = typer.Typer(
@@ -42,22 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich help pages cost more time than everything else at start-up
 )
-app.command("run")(run.run)
-app.command("plan")(plan.plan)
-app.command("explain")(explain.explain)
-app.add_typer(export.app, name="export")
-app.command("status")(status.status)
-app.command("score")(score.score)
-app.command("rescore")(rescore.rescore)
-app.command("compare")(compare.compare)
-app.command("verify")(verify.verify)
-app.command("search")(search.search)
-app.command("distance")(distance.distance)
-app.add_typer(plugins.app, name="plugins")
-app.command("show")(plugins.show)
-app.add_typer(data.app, name="data")
-app.add_typer(store.app, name="store")
-app.add_typer(leaderboard.app, name="leaderboard")
 
 
 def _version(wanted: bool) -> None:

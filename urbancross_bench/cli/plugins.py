@@ -32,7 +32,7 @@ def _group() -> None:
 def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """List every registered plugin, and every one that could not be registered."""
     from urbancross_bench.interfaces.renderer import printable
-    from urbancross_bench.registry import Registry, describe
+    from urbancross_bench.registry import Registry
 
     registry = Registry.discover(plugin or [])
     broken = [provider for provider in registry.providers if provider.error]
@@ -40,7 +40,7 @@ def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
         errors = [
             {"provider": str(p), "status": p.status, "error": p.error, "traceback": p.traceback} for p in broken
         ]
-        print_json({"plugins": describe(_all(registry)), "broken": errors})
+        print_json({"plugins": [_described(found) for found in _all(registry)], "broken": errors})
         return
     width = max((len(found.registration.name) for found in _all(registry)), default=0)
     for found in _all(registry):
@@ -74,10 +74,25 @@ def _all(registry: Registry) -> list[Plugin]:
     return sorted(registry.plugins, key=lambda plugin: (plugin.kind, plugin.registration.name))
 
 
-def _details(plugin: Plugin) -> dict[str, Any]:
-    from urbancross_bench.registry import describe
+def _described(plugin: Plugin) -> dict[str, Any]:
+    registration, provider = plugin.registration, plugin.provider
+    return {
+        "kind": plugin.kind,
+        "name": registration.name,
+        "summary": registration.summary,
+        "setting": registration.setting,
+        "needs": sorted(registration.needs),
+        "provides": sorted(registration.provides),
+        "members": list(registration.members),
+        "aliases": {name: list(members) for name, members in registration.aliases.items()},
+        "distribution": provider.distribution,
+        "version": provider.version,
+        "location": provider.location,
+    }
 
-    return {**describe([plugin])[0], "options": plugin.options_type.model_json_schema().get("properties", {})}
+
+def _details(plugin: Plugin) -> dict[str, Any]:
+    return {**_described(plugin), "options": plugin.options_type.model_json_schema().get("properties", {})}
 
 
 def _print(plugin: Plugin) -> None:

@@ -1,0 +1,71 @@
+"""The verbs: ours, each imported where it is called for, and those of plugins, where it is none of ours."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+# Where each is in this package: a function, or a group of more.
+_OURS = {
+    "run": "run:run",
+    "plan": "plan:plan",
+    "explain": "explain:explain",
+    "export": "export:app",
+    "status": "status:status",
+    "score": "score:score",
+    "rescore": "rescore:rescore",
+    "compare": "compare:compare",
+    "verify": "verify:verify",
+    "search": "search:search",
+    "distance": "distance:distance",
+    "plugins": "plugins:app",
+    "show": "plugins:show",
+    "data": "data:app",
+    "store": "store:app",
+    "leaderboard": "leaderboard:app",
+}
+
+
+class Verbs(TyperGroup):
+    """Our verbs, then those of plugins. Help lists ours; `plugins list` all."""
+
+    def __init__(self, **settings: Any) -> None:
+        # By name alone: typer takes longer to make all of them than most take to be carried out.
+        super().__init__(**{**settings, "commands": dict.fromkeys(_OURS)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See click. Raises PluginError for a verb that is provided twice or cannot be loaded."""
+        return _ours(cmd_name) if cmd_name in _OURS else _of_a_plugin(cmd_name)
+
+
+def _ours(name: str) -> Any:
+    module, _, target = _OURS[name].partition(":")
+    found = getattr(importlib.import_module(f"{__package__}.{module}"), target)
+    one = typer.Typer(rich_markup_mode=None)  # rich help pages cost more time than everything else at start-up
+    if isinstance(found, typer.Typer):
+        one.add_typer(found, name=name)
+    else:
+        one.command(name)(found)
+    return typer.main.get_group(one).commands[name]
+
+
+def _of_a_plugin(name: str) -> Any:
+    from urbancross_bench.errors import PluginError
+    from urbancross_bench.interfaces.command import verb  # brings numpy, for which `leaderboard` sets its threads
+    from urbancross_bench.kinds import misfit
+    from urbancross_bench.registry import Registry
+
+    registry = Registry.discover()
+    if name not in {plugin.registration.name for plugin in registry.of_kind("command")}:
+        return None
+    plugin = registry.find("command", name)
+    function = plugin.load()
+    if why := misfit("command", function, plugin.options_type):
+        raise PluginError(f"{plugin}: {why}")
+    try:
+        return verb(name, plugin.registration.summary, function)
+    except Exception as error:  # whatever typer makes of parameters that it cannot read
+        raise PluginError(f"{plugin}: typer cannot make a verb of it: {error}") from error
