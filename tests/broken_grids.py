@@ -7,7 +7,6 @@ must not compute again what was finished before.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import random
 import shutil
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import console_script, tree, write_domains, write_grid
+from conftest import outcome_of, tree, write_domains, write_grid
 
 MOODS = ("raise", "exit", "segfault", "hang", "allocate", "garbage")
 SEEDS = (0, 1)
@@ -151,25 +150,22 @@ class BrokenGrid:
         assert self.run("whole") == 0, self.said[-1]
         self.whole = comparable(self.folder / "whole")
 
-    def _command(self, out: str, *options: str) -> list[str]:
-        return ["run", str(self.file), "--out", str(self.folder / out), "--device", "cpu", *options]
-
     def run(self, out: str, *options: str) -> int:
         """`run` to its end, in this process, where what its stages import is there already; its exit status."""
-        with io.StringIO() as said, pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(self.folder)
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                status = console_script(*self._command(out, *options))
-            self.said.append(said.getvalue())
-        return status
+            result = outcome_of(self.file, self.folder / out, "--device", "cpu", *options).result
+        self.said.append(result.out + result.err)
+        return result.status
 
     def start(
         self, out: str, *options: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """`run` in a process group of its own, which may be killed."""
         paths = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = ["run", str(self.file), "--out", str(self.folder / out), "--device", "cpu", *options]
         return subprocess.Popen(
-            [sys.executable, "-m", "urbancross_bench", *self._command(out, *options)],
+            [sys.executable, "-m", "urbancross_bench", *command],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

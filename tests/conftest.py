@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -177,11 +177,12 @@ class Outcome:
     result: Result
 
 
-def outcome_of(folder: Path, file: Path, *options: str) -> Outcome:
-    """Run a grid, in a process of its own."""
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+def outcome_of(file: Path, out: Path, *options: str) -> Outcome:
+    """Run a grid into an output folder."""
+    said, warned = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):
+        status = console_script("run", file, "--out", out, *options)
+    return Outcome(file, out, Result(status, said.getvalue(), warned.getvalue()))
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Outcome]) -> Outcome:
@@ -208,7 +209,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         budget = {"steps": 2, "batch_size": 8, "target_batch_size": 4, "checkpoints": 2}
         selectors = ["last", "source_val", "target_oracle"]
         file = write_grid(folder, write_domains(folder), seeds=[0, 1], selectors=selectors, budget=budget)
-        return outcome_of(folder, file)
+        return outcome_of(file, folder / "out")
 
     return made_once(tmp_path_factory, "outcome", make)
 

@@ -156,7 +156,7 @@ def run(folder: Path, plugins: list[str], adaptations: list[str]) -> Outcome:
     """A grid of one scenario."""
     scenarios = [{"source": "plain", "target": "dark"}]
     file = write_grid(folder, write_domains(folder), plugins=plugins, adaptations=adaptations, scenarios=scenarios)
-    return outcome_of(folder, file, "--time-limit", "10")
+    return outcome_of(file, folder / "out", "--time-limit", "10")
 
 
 @pytest.fixture(scope="module")
