@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Outcome, Result, outcome_of, tree, write_domains, write_grid
 from safetensors.numpy import load_file
 
-from tests.conftest import Outcome, Result, tree, write_domains, write_grid
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.records import Record, read_records
 
@@ -51,10 +51,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         selectors=SELECTORS,
         search=SEARCH,
     )
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Outcome(file, folder / "out", Result(done.returncode, done.stdout, done.stderr))
+    outcome = outcome_of(file, folder / "out")
+    assert outcome.result.status == 0, outcome.result.err
+    return outcome
 
 
 def by_method(outcome: Outcome) -> dict[str, Record]:

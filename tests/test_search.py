@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, Result, write_domains, write_grid
+from conftest import Outcome, Result, outcome_of, write_domains, write_grid
 from feature_data import save_npz
 from PIL import Image
 
@@ -108,9 +106,9 @@ def special(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         adaptations=["source_only"],
         **PAIR,
     )
-    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(folder / "out")]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder / "out", folder / "dark" / "dataset.json"
+    outcome = outcome_of(file, folder / "out")
+    assert outcome.result.status == 0, outcome.result.err
+    return outcome.out, folder / "dark" / "dataset.json"
 
 
 @pytest.mark.parametrize("encoder", ["frozen", "stored"])
