@@ -42,7 +42,7 @@ def main() -> int:
                     done.update(killed(grid, out, min(arguments.each, left), rng))
                 if number < arguments.damage:
                     done["damaged stages"] += damaged(grid, f"{out}-damaged", 10, rng)
-            except (AssertionError, OSError):
+            except Exception:
                 failures += 1
                 traceback.print_exc()
             left, number = left - arguments.each, number + 1

@@ -7,6 +7,7 @@ must not compute again what was finished before.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from conftest import outcome_of, tree, write_domains, write_grid
 
 MOODS = ("raise", "exit", "segfault", "hang", "allocate", "garbage")
 SEEDS = (0, 1)
-_PATIENCE = 600  # seconds that a command may take before it counts as a hang
+PATIENCE = 600  # seconds that a command may take before it counts as a hang
 
 PLUGIN = """
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Options, Weights, hookimpl, register
@@ -151,10 +152,16 @@ class BrokenGrid:
         self.whole = comparable(self.folder / "whole")
 
     def run(self, out: str, *options: str) -> int:
-        """`run` to its end, in this process, where what its stages import is there already; its exit status."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(self.folder)
-            result = outcome_of(self.file, self.folder / out, "--device", "cpu", *options).result
+        """`run` to its end, in this process; its exit status."""
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.syspath_prepend(self.folder)
+                result = outcome_of(self.file, self.folder / out, "--device", "cpu", *options).result
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            for name in ("moody_plugin", "bag_model"):  # another grid has its own
+                sys.modules.pop(name, None)
         self.said.append(result.out + result.err)
         return result.status
 
@@ -181,8 +188,10 @@ class BrokenGrid:
         folder.mkdir()
         for mood in moods:
             (folder / mood).touch()
-        yield
-        shutil.rmtree(folder)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder)
 
     def stored(self, out: str) -> dict[Path, int]:
         """The published stages of an output folder, and what tells one from another in its place."""
@@ -265,7 +274,7 @@ def killed(grid: BrokenGrid, out: str, kills: int, rng: random.Random) -> dict[s
             done[kill.__name__] = done.get(kill.__name__, 0) + 1
         except ProcessLookupError:  # it was done already
             pass
-        process.communicate(timeout=_PATIENCE)
+        process.communicate(timeout=PATIENCE)
         now = grid.stored(out)
         assert finished.items() <= now.items(), "a finished stage was computed again"
         finished = now

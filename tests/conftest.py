@@ -87,7 +87,7 @@ class Result:
 
 
 def console_script(*arguments: object) -> int:
-    """The console script, in this process, where what its stages import is there already; its exit status."""
+    """The console script, in this process, whose fork server has imported what stages need; its exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["urbancross-bench", *map(str, arguments)])
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,12 +230,13 @@ def test_a_plugin_that_breaks_or_leaves_on_import_costs_its_own_runs(
         adaptations=["source_only", "raises", "leaves"],
         scenarios=[{"source": "plain", "target": "dark"}],
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    done = cli("run", file, "--out", tmp_path / "out")
-    assert done.status == 1, done.err
-    assert "1 ok, 2 failed" in done.out
-    assert "cannot be loaded from raises_late:X" in done.err
-    assert "cannot be loaded from leaves_late:X" in done.err
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "urbancross_bench", "run", str(file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "1 ok, 2 failed" in done.stdout
+    assert "cannot be loaded from raises_late:X" in done.stderr
+    assert "cannot be loaded from leaves_late:X" in done.stderr
 
 
 def test_a_partly_deleted_store_is_filled_again(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:

@@ -33,11 +33,12 @@ from ranking_oracle import (
     sequential,
 )
 
-from urbancross_bench.evaluation import counting, directions, evaluate_retrieval, toplists, vectors
+from urbancross_bench.evaluation import counting, directions, evaluate_retrieval, screening, toplists, vectors
 from urbancross_bench.evaluation.floors import chance_ranking
 from urbancross_bench.evaluation.protocols import PRESETS
 from urbancross_bench.evaluation.screening import (
     BFLOAT16,
+    DEFINITION,
     FLOAT32,
     FLOAT64,
     Block,
@@ -47,6 +48,7 @@ from urbancross_bench.evaluation.screening import (
     product,
     rounded,
     scaled,
+    screens,
 )
 from urbancross_bench.evaluation.ties import TIES as RULES
 from urbancross_bench.evaluation.vectors import Vectors
@@ -293,6 +295,17 @@ def assert_within_bounds(screen: Screen, case: Case) -> None:
         assert (found <= rounded(screen, true + bound)).all()
     if case.image_bias is None and case.text_bias is None:
         assert ((pairs - exact).abs() <= left.bounds(FLOAT32, right.side)[:, None]).all()
+
+
+def test_few_scores_are_not_worth_trying_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(screening, "_bfloat16_pays", lambda threads: tried.append(threads))
+    images, texts = (Vectors(name, np.random.default_rng(0).normal(size=(8, 16)), True) for name in ("i", "t"))
+    assert screens(images, texts) == (FLOAT32, FLOAT64, DEFINITION)
+    assert not tried
+    monkeypatch.setattr(screening, "_TRIED_FROM", 8 * 8 * 16)
+    assert screens(images, texts) == (FLOAT32, FLOAT64, DEFINITION)
+    assert tried == [torch.get_num_threads()]
 
 
 @pytest.mark.parametrize("screen", [BFLOAT16, FLOAT32, FLOAT64], ids=TIERS)

@@ -33,8 +33,9 @@ class Verbs(TyperGroup):
     """Our verbs, then those of plugins. Help lists ours; `plugins list` all."""
 
     def __init__(self, **settings: Any) -> None:
-        # By name alone: typer takes longer to make all of them than most take to be carried out.
-        super().__init__(**{**settings, "commands": dict.fromkeys(_OURS)})
+        # Ours by name alone: typer takes longer to make all of them than most take to be carried out.
+        settings["commands"] = dict.fromkeys(_OURS)
+        super().__init__(**settings)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See click. Raises PluginError for a verb that is provided twice or cannot be loaded."""
@@ -44,7 +45,7 @@ class Verbs(TyperGroup):
 def _ours(name: str) -> Any:
     module, _, target = _OURS[name].partition(":")
     found = getattr(importlib.import_module(f"{__package__}.{module}"), target)
-    one = typer.Typer(rich_markup_mode=None)  # rich help pages cost more time than everything else at start-up
+    one = typer.Typer(rich_markup_mode=None)  # as of all together
     if isinstance(found, typer.Typer):
         one.add_typer(found, name=name)
     else:

@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _CHUNK = 1 << 16  # elements converted at once
+_TRIED_FROM = 1 << 31  # multiplications from which bfloat16 is tried: those of fewer take no longer than the trial
 _TINY = 2.0**-126  # what flushing a product to zero may cost, in units of a scaled score
 
 
@@ -232,7 +233,8 @@ def pair_products(images: Block, texts: Block, row: Ints, column: Ints) -> Float
 def screens(images: Vectors, texts: Vectors) -> tuple[Screen, ...]:
     """The screens worth using here, the fastest first."""
     biased = images.bias is not None or texts.bias is not None  # taken off after rounding: bounds would not hold
-    if not biased and images.device.type == "cpu" and _bfloat16_pays(torch.get_num_threads()):
+    small = len(images) * len(texts) * images.width < _TRIED_FROM
+    if not (biased or small) and images.device.type == "cpu" and _bfloat16_pays(torch.get_num_threads()):
         return BFLOAT16, FLOAT32, FLOAT64, DEFINITION
     return FLOAT32, FLOAT64, DEFINITION
 
