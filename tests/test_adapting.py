@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -372,9 +373,11 @@ def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
             start_new_session=True,
         )
         # Somewhat after a step that is saved: as it is written, as the next is taken, as a stage is published.
-        moment, somewhat = saved_steps(out) + draw.randint(1, 3), draw.randint(0, 2000)
-        while process.poll() is None and (saved_steps(out) < moment or somewhat):
-            somewhat = max(0, somewhat - (saved_steps(out) >= moment))
+        moment = saved_steps(out) + draw.randint(1, 3)
+        while process.poll() is None and saved_steps(out) < moment:
+            time.sleep(0.002)
+        for _ in range(draw.randrange(20000)):
+            os.sched_yield()
         if process.poll() is None:
             killed += 1
             os.killpg(process.pid, signal.SIGKILL)

@@ -167,8 +167,6 @@ def test_a_plugin_that_is_too_slow_in_another_process_is_told(monkeypatch: pytes
 METHOD = """
 from pathlib import Path
 
-import torch
-from torch import nn
 from urbancross_bench.interfaces import Adaptation, Options, hookimpl, register
 
 
@@ -187,10 +185,14 @@ class Mine(Adaptation):
     options_type = O
 
     def prepare(self, model, context):
+        import torch
+
         self.pair_loss = context.pair_loss
-        self.head = nn.Linear(context.width, 4)
+        self.head = torch.nn.Linear(context.width, 4)
 
     def loss(self, source, target, progress):
+        import torch
+
         pairs = self.pair_loss(source)
         return {"pairs": pairs, "mine": TERM}
 
