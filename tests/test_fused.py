@@ -147,14 +147,14 @@ def test_too_much_left_open_goes_block_by_block(
     device: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
-    left = 1 + 1e-4 * generator.standard_normal((120, 24))  # all scores lie within the bound of each other
-    right = 1 + 1e-4 * generator.standard_normal((240, 24))
+    left = 1 + 1e-4 * generator.standard_normal((60, 24))  # all scores lie within the bound of each other
+    right = 1 + 1e-4 * generator.standard_normal((120, 24))
     monkeypatch.setattr(fused, "FLOAT16", FLOAT16)
-    found = evaluate_retrieval(left, right, np.arange(240) // 2, top=3, device=device)
+    found = evaluate_retrieval(left, right, np.arange(120) // 2, top=3, device=device)
     assert launched == ["too many open"]
     with monkeypatch.context() as patch:
         patch.setattr(fused, "suits", lambda *_: False)
-        wanted = evaluate_retrieval(left, right, np.arange(240) // 2, top=3)
+        wanted = evaluate_retrieval(left, right, np.arange(120) // 2, top=3)
     for name in COUNTS:
         assert np.array_equal(getattr(found.i2t, name), getattr(wanted.i2t, name)), name
 
