@@ -190,5 +190,6 @@ def test_the_good_one_is_what_it_would_be_alone(together: Outcome, tmp_path: Pat
     """To the bit, though it was trained after all the others; and what was printed went to logs."""
     assert together.result.status == 1
     assert metrics(together.out, "source_only") == metrics(run(tmp_path, [], ["source_only"]).out, "source_only")
+    assert "and past it" not in together.result.out
     logs = [file.read_bytes() for file in together.out.rglob("*.log")]
     assert any(b"and past it" in log for log in logs)
