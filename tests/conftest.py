@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -39,6 +40,15 @@ FORKED = (
     "urbancross_encoders.sam_fused",
 )
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+gc.disable()  # while thousands of tests are collected, of which nothing is garbage
+
+
+def pytest_collection_finish() -> None:
+    """Nor is it looked at again, time and again, while they run."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

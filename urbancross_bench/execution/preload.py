@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 
+gc.disable()  # it would look for garbage among all that is imported, time and again: a sixth of the time
+
 # Else asking torch whether there is a CUDA device, as libraries do when they are imported, would leave the
 # processes that are forked from here without it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -40,3 +42,4 @@ signal.alarm(0)
 # The server's own end is no concern: libraries tell of what they leaked, on the user's screen.
 atexit.register(os._exit, 0)
 gc.freeze()  # else the first collection in a process would touch, and so copy, every object there is
+gc.enable()

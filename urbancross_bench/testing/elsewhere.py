@@ -19,7 +19,8 @@ Look = Callable[[Resolved], Mapping[str, str]]
 
 _START = 60  # seconds more than a plugin's patience, for a process that imports torch
 _CODE = """
-import json, pickle, sys
+import gc, json, pickle, sys
+gc.disable()  # it lives for one look, of which most is imports
 from urbancross_bench.registry import Registry
 with open(sys.argv[1], "rb") as file:
     look, kind, reference, files = pickle.load(file)
