@@ -18,10 +18,10 @@ gc.disable()  # it would look for garbage among all that is imported, time and a
 # processes that are forked from here without it.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
-import torch._inductor.config  # noqa: F401 - what torch imports when it is made deterministic: seconds
+import torch._inductor.config  # noqa: E402, F401 - what torch imports when it is made deterministic: seconds
 
-from urbancross_bench.execution import provenance, stages, worker  # noqa: F401
-from urbancross_bench.execution.local import PRELOAD
+from urbancross_bench.execution import provenance, stages, worker  # noqa: E402, F401
+from urbancross_bench.execution.local import PRELOAD  # noqa: E402
 
 _PATIENCE = 120  # seconds for a plugin's module: then the server ends, and another one imports none
 
