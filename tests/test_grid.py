@@ -212,6 +212,31 @@ def test_a_bad_selector_costs_its_own_score(grid: GridWriter, cli: Cli, tmp_path
     assert all(len(record.scores) == 2 for record in read_records([out]))
 
 
+def test_a_run_takes_no_more_threads_than_it_is_given(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(
+        "import threadpoolctl, torch\n"
+        "from urbancross_bench.interfaces import Selector, hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_selectors():\n"
+        "    return [register('counting', 'counting:Counting', setting='source_only', summary='x')]\n"
+        "class Counting(Selector):\n"
+        "    def scores(self, candidates):\n"
+        "        pools = threadpoolctl.threadpool_info()\n"
+        "        of_numpy = [pool['num_threads'] for pool in pools if pool['user_api'] == 'blas']\n"
+        f"        with open({str(tmp_path / 'counted')!r}, 'a') as file:\n"
+        "            print(torch.get_num_threads(), *of_numpy, file=file)\n"
+        "        return [0.0 for _ in candidates]\n"
+    )
+    file = grid(
+        plugins=["counting.py"],
+        adaptations=["source_only"],
+        selectors=["counting"],
+        scenarios=[{"source": "plain", "target": "dark"}],
+    )
+    assert cli("run", file, "--out", tmp_path / "out").status == 0
+    assert {*(tmp_path / "counted").read_text().split()} == {"1"}
+
+
 def test_a_plugin_that_breaks_or_leaves_on_import_costs_its_own_runs(
     grid: GridWriter, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.selection import Choice
 from urbancross_bench.interfaces import Candidate, Features, Options, Selector, UnpairedFeatures
 from urbancross_bench.registry import Registry
-from urbancross_selectors import features
+from urbancross_selectors import features, logistic
 from urbancross_selectors.features import centred, unit
 from urbancross_selectors.importance import density_ratio, weighted_mean
 from urbancross_selectors.logistic import fit_logistic, log_density_ratio
@@ -322,6 +322,19 @@ def test_steps_that_overshoot_are_halved() -> None:
     weights = fit_logistic(rows, labels, shares, 1e-6)
     slope = rows.T @ (shares * (1 / (1 + np.exp(-rows @ weights)) - labels)) + 1e-6 * weights * (np.arange(9) < 8)
     assert np.abs(slope).max() < 1e-9
+
+
+def test_rounding_halves_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to the minimum the objective may rise by rounding alone, however short the step."""
+    monkeypatch.setattr(logistic, "_STEPS", 10)
+    labels, shares = np.repeat([0.0, 1.0], 30), np.full(60, 1 / 60)
+    for seed in range(100):
+        rows = np.ones((60, 9))
+        rows[:, :-1] = np.random.default_rng(seed).normal(size=(60, 8)) + labels[:, None] / 2
+        weights = fit_logistic(rows, labels, shares, 0.1)
+        chance = 1 / (1 + np.exp(-rows @ weights))
+        slope = rows.T @ (shares * (chance - labels)) + 0.1 * weights * (np.arange(9) < 8)
+        assert np.abs(slope).max() < 1e-10, seed
 
 
 def test_the_ratio_of_two_gaussians_is_found() -> None:

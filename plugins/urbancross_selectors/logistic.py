@@ -9,6 +9,7 @@ Floats = NDArray[np.float64]
 
 _STEPS = 100  # of Newton's method; it takes about ten
 _SMALL = 1e-10  # a gradient's greatest component at which it has arrived
+_ROUNDING = 1e-12  # next to the minimum a step may seem to lead up by as much, and would be halved to nothing
 
 
 def log_density_ratio(source: Floats, target: Floats, asked: Floats) -> Floats:
@@ -51,7 +52,7 @@ def fit_logistic(rows: Floats, labels: Floats, shares: Floats, ridge: float) -> 
         bend = rows.T @ (rows * (shares * chance * (1 - chance))[:, None]) + np.diag(penalty)
         step = np.linalg.solve(bend, gradient)
         reach = 1.0
-        while (reached := objective(weights - reach * step)) > value and reach > _SMALL:
+        while (reached := objective(weights - reach * step)) > value + _ROUNDING and reach > _SMALL:
             reach /= 2  # a full step may overshoot far from the minimum
         weights, value = weights - reach * step, reached
     return weights

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from urbancross_bench.errors import UsageError
@@ -23,7 +24,7 @@ def configure(threads: int, seed: int) -> None:
     """Make this process give the same numbers every time: set before any model is built."""
     # cuBLAS is deterministic only with a fixed workspace; the variable is read at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads)
+    set_threads(threads)
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is first filled with NaN, lest anyone read what was never written: nobody here does.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -32,6 +33,16 @@ def configure(threads: int, seed: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)
     keep_freed_memory()
+
+
+def set_threads(threads: int) -> None:
+    """Threads of torch and of numpy's products.
+
+    Left to itself, numpy takes one per core in every process; beside other processes these wait for each other in
+    loops, and a system of 500 equations takes ten times as long.
+    """
+    torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")
 
 
 def reset() -> None:
