@@ -101,6 +101,25 @@ def test_parts_are_run_again_at_the_same_precision(tiny: Any) -> None:
         assert apart <= 3 * rounding + 1e-5, name
 
 
+def test_gradients_of_parts_are_not_added_up_in_half_precision(tiny: Any) -> None:
+    """Where parts shared autocast's copies of the weights, what each adds would be lost in the sum's rounding."""
+    pixels = torch.from_numpy(np.random.default_rng(0).random((512, 3, 32, 32), dtype=np.float32))
+
+    def gradients(size: int | None, *, half: bool) -> Grads:
+        tiny.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = pictures(tiny, Encoding(size), pixels).float()
+        (features * torch.linspace(0, 1, 512)[:, None]).mean(dim=0).square().sum().backward()
+        return gradients_of(tiny)
+
+    exact, whole, parts = gradients(None, half=False), gradients(None, half=True), gradients(1, half=True)
+
+    def apart(own: Grads) -> float:
+        return float(sum((own[name] - wanted).square().sum() for name, wanted in exact.items()))
+
+    assert apart(parts) <= 2 * apart(whole)
+
+
 def pictures(model: Any, encoding: Encoding, inputs: Tensor) -> Tensor:
     return encoding(model, model.encode_image, inputs)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy_feeds import ALL, CPU, GPU, SIZE, STEPS, VIEWS, WAYS, ToyModel, feed, no_thread_stays, parts, same, split
 
+from urbancross_adaptations.statistics import PooledStatistics
 from urbancross_bench.data.views import source_view
 from urbancross_bench.modelling import losses, residence
 from urbancross_bench.modelling.batches import EncodedBatch
@@ -180,6 +181,35 @@ def test_segments_are_encoded_without_a_look_at_the_device_and_only_those_that_a
     assert not encoded_segments(model, segments[:1], present[:1]).any()  # the first image has none
     there = model.to("meta")
     assert encoded_segments(there, segments.to("meta"), present).shape == features.shape
+
+
+class Normed(nn.Module):
+    """What segments and images have in common is a batch normalisation."""
+
+    width = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def encode_segment(self, images: Tensor) -> Tensor:
+        seen: Tensor = self.norm(images).mean(dim=(2, 3))
+        return seen
+
+
+def test_segments_do_not_move_the_statistics_that_images_are_embedded_by() -> None:
+    model: Any = Normed().train()
+    pooled = PooledStatistics(model.norm)
+    model.norm.register_forward_pre_hook(pooled)
+    segments, present = 5 + torch.randn(4, 2, 3, 8, 8), torch.ones(4, 2, dtype=torch.bool)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    features = encoded_segments(model, segments, present)
+    assert abs(float(features.detach().mean())) < 1e-5, "by their own batch, as images are"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert pooled.count == 0
+    model.norm(segments[:, 0])
+    assert pooled.count == 4 * 8 * 8
+    assert model.norm.num_batches_tracked == 1
 
 
 def test_losses_look_at_nothing_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

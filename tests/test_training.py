@@ -287,6 +287,22 @@ def test_half_precision_trains_and_skips_what_overflows() -> None:
     list(training.steps(precision="float16"))
     assert all(math.isfinite(point["loss"]) for point in training.curve.points)
     assert training.curve.points[-1]["loss"] < training.curve.points[0]["loss"]
+    assert training.curve.points[-1]["skipped_share"] == 0.0
+
+
+class Steep(Supervised):
+    """A finite loss whose gradient is no number: that of a norm at zero."""
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        moved = source.image_features - source.image_features.detach()
+        return super().loss(source, target, progress) | {"moved": moved.square().sum().sqrt()}
+
+
+def test_half_precision_that_can_take_no_step_has_diverged() -> None:
+    training = Training(lambda model: Steep(PairLoss("info_nce", model)), steps=40)
+    with pytest.raises(DivergedError, match="the gradient is nan at step 23"):
+        list(training.steps(precision="float16"))
+    assert training.curve.points[0]["skipped_share"] == 1.0
 
 
 def test_frozen_statistics_stay_so_whatever_mode_a_method_asks_for() -> None:
@@ -314,9 +330,28 @@ def test_frozen_statistics_stay_as_they_are() -> None:
         assert all((training.model.state_dict()[name] == before[name]).all() == frozen for name in names)
 
 
+def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
+    class Late(Supervised):
+        """Does not ask for the whole batch as long as it can do without."""
+
+        def select(self, source: Batch, target: Batch, progress: Progress) -> Tensor:
+            return torch.arange(1 if progress.step < 6 else 4)
+
+    training = Training(
+        lambda model: Late(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2
+    )
+    with pytest.raises(UsageError, match="leave out micro_batch"):
+        list(training.steps())
+    assert not training.reported
+
+
 def test_what_a_training_could_not_restore_or_scale_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="float16"):
         list(Training(busy).steps(precision="float16"))
+    hidden = Training(supervised)
+    hidden.method.kept = {"own": [torch.optim.SGD(nn.Linear(2, 1).parameters())]}  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="float16"):
+        list(hidden.steps(precision="float16"))
     drawing = Training(supervised)
     drawing.method.random = np.random.default_rng(0)  # type: ignore[attr-defined]
     with pytest.raises(RunError, match="a method keeps a generator as random"):
@@ -378,7 +413,7 @@ class Doing(Adaptation):
     [
         ("pairs", 99.0, r"context\.log\('pairs', …\): pairs is the name of a loss"),
         *((name, 1.0, f"{name} is in every learning curve; log it by another name") for name in (
-            "step", "loss", "gradient_norm", "learning_rate", "kept_share"
+            "step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"
         )),
         ("x", "abc", r"context\.log\('x', …\) takes a number, or a tensor of one; it is given a str"),
         ("x", torch.ones(2, 3), r"context\.log\('x', …\) takes .* a tensor of shape \(2, 3\)"),

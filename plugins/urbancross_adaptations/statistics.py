@@ -143,6 +143,8 @@ class PooledStatistics:
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """inputs: (B, C, …), alone in a tuple."""
+        if layer.momentum == 0:  # of segments
+            return
         x = inputs[0].float().transpose(0, 1).flatten(1)
         variance, mean = (part.double().cpu() for part in torch.var_mean(x, dim=1, correction=0))
         added, total = x.shape[1], self.count + x.shape[1]

@@ -131,8 +131,8 @@ class Context:
     source, target: what there is to train on.
     log: puts a number, by name, into the learning curve, which shows its mean over a pass. Costs no wait for the
         device. A number, or a tensor of one, and finite: NaN fails the run as a loss would, so log what is nought
-        by nought only where it is something. Names of losses, and step, loss, gradient_norm, learning_rate and
-        kept_share, are taken, and raise `PluginError`.
+        by nought only where it is something. Names of losses, and step, loss, gradient_norm, learning_rate,
+        kept_share and skipped_share, are taken, and raise `PluginError`.
     """
 
     width: int

@@ -15,7 +15,8 @@ from urbancross_bench.errors import PluginError, RunError
 from urbancross_bench.modelling.answers import told
 
 # What is in it of every training.
-OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share"})
+OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"})
+MOST_SKIPPED = 24  # steps in a row: the loss is scaled by half as much after each, and by 65536 at first
 EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
 
 
@@ -31,6 +32,7 @@ class Curve:
 
     points: list[dict[str, float]] = field(default_factory=list)
     first_loss: float | None = None
+    skipped: int = 0  # steps in a row
     _sums: dict[str, float] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _logged: set[str] = field(default_factory=set)
@@ -49,7 +51,7 @@ class Curve:
         """Take one step in: its losses, and what the method logged and, before and after that, the harness; all
         must stay finite.
 
-        may_overflow: a gradient that is not finite costs its step and no more, as in float16.
+        may_overflow: a gradient that is not finite costs its step and no more, as in float16, unless none is.
 
         Raises PluginError where something is logged by a name that is taken, or is no number.
         """
@@ -78,8 +80,12 @@ class Curve:
 
     def _count(self, step: int, row: Mapping[str, Tensor | float], may_overflow: bool) -> None:
         values = {name: float(value) for name, value in row.items()}
-        if may_overflow and not math.isfinite(values["gradient_norm"]):
-            del values["gradient_norm"]
+        if may_overflow:
+            skips = not math.isfinite(values["gradient_norm"])
+            self.skipped = self.skipped + 1 if skips else 0
+            values["skipped_share"] = float(skips)
+            if skips and self.skipped < MOST_SKIPPED:
+                del values["gradient_norm"]
         # Counted in first: what made a training fail belongs into its curve.
         for name, value in values.items():
             if math.isfinite(value):
@@ -100,11 +106,13 @@ class Curve:
     def state(self) -> dict[str, object]:
         """What `restored` needs, as plain values, once all is settled."""
         assert not self._waiting
-        return {"points": self.points, "first_loss": self.first_loss, "sums": self._sums, "counts": self._counts}
+        sums = {"sums": self._sums, "counts": self._counts}
+        return {"points": self.points, "first_loss": self.first_loss, "skipped": self.skipped, **sums}
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Go on from what `state` gave."""
         self.points, self.first_loss = state["points"], state["first_loss"]  # type: ignore[assignment]
+        self.skipped = state["skipped"]  # type: ignore[assignment]
         self._sums, self._counts = state["sums"], state["counts"]  # type: ignore[assignment]
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:

@@ -49,7 +49,7 @@ class Encoding:
         count, ranks = len(inputs[0]), self._ranks
         if ranks.world == 1 or count < ranks.world:  # too few to share: every rank encodes all
             return self._in_parts(model, encode, inputs, pictures)
-        _refuse_batch_statistics(model)
+        refuse_batch_statistics(model)
         with ranks.own_draws(inputs[0].device):
             own = self._in_parts(model, encode, ranks.share(inputs), pictures)
         return ranks.gather(own, count)
@@ -61,11 +61,18 @@ class Encoding:
         size = count if self._micro_batch is None else max(1, self._micro_batch // pictures)
         if size >= count:
             return encode(*inputs)
-        _refuse_batch_statistics(model)
+        refuse_batch_statistics(model)
         parts = [[part[start : start + size] for part in inputs] for start in range(0, count, size)]
         if not torch.is_grad_enabled():
             return torch.cat([encode(*part) for part in parts])
-        return torch.cat([checkpoint(encode, *part, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(_by_itself, encode, *part, use_reentrant=False) for part in parts])
+
+
+def _by_itself(encode: Callable[..., Tensor], *part: Tensor) -> Tensor:
+    # With autocast's copies of the weights of the part before, gradients of all parts would be added up in half
+    # precision, in whose rounding those of single parts are lost.
+    torch.clear_autocast_cache()
+    return encode(*part)
 
 
 def checkpoint_activations(model: DualEncoder) -> None:
@@ -105,13 +112,13 @@ def _run_again(block: nn.Module, *inputs: Any, **more: Any) -> Any:
 
 
 def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _statistics_kept(block)
+    return nullcontext(), statistics_kept(block)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Inside, running statistics of batches stay as they are: those of this batch have been counted in."""
-    norms = [part for part in block.modules() if isinstance(part, _BatchNorm) and part.training]
+def statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Inside, running statistics of batches stay as they are, and the momentum of all their layers is 0."""
+    norms = [part for part in block.modules() if isinstance(part, _BatchNorm)]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in kept:
         norm.momentum = 0.0
@@ -123,7 +130,8 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def _refuse_batch_statistics(model: DualEncoder) -> None:
+def refuse_batch_statistics(model: DualEncoder) -> None:
+    """Raise UsageError for a model, as it is now, whose features of a batch are not those of its parts."""
     for name, module in cast(nn.Module, model).named_modules():
         if isinstance(module, _BatchNorm) and module.training:
             raise UsageError(

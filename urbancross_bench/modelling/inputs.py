@@ -9,10 +9,11 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.augment import drawn, few_at_once
+from urbancross_bench.modelling.encoding import statistics_kept
 from urbancross_bench.modelling.residence import on_device
 
 Values: TypeAlias = NDArray[Any] | Tensor  # on the host, or on whichever device
@@ -55,7 +56,8 @@ def encoded_segments(model: DualEncoder, segments: Tensor, present: Tensor) -> T
     if not len(there):
         return torch.zeros(*present.shape, model.width, device=device)
     places = on_device(there, device)
-    features = cast(SegmentEncoder, model).encode_segment(segments.flatten(0, 1)[places])
+    with statistics_kept(cast(nn.Module, model)):  # those of a tower that encodes images too are of images
+        features = cast(SegmentEncoder, model).encode_segment(segments.flatten(0, 1)[places])
     whole = features.new_zeros(present.numel(), features.shape[1]).index_copy(0, places, features)
     return whole.view(*present.shape, features.shape[1])
 

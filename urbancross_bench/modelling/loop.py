@@ -17,6 +17,7 @@ from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.attention import join_products
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
+from urbancross_bench.modelling.encoding import refuse_batch_statistics
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.optimiser import MovingAverage, make_optimiser, restore_optimiser, set_rate
 from urbancross_bench.modelling.pair_loss import PairLoss
@@ -24,6 +25,7 @@ from urbancross_bench.modelling.runtime import autocast
 from urbancross_bench.modelling.saving import (
     Saves,
     method_state,
+    optimisers,
     random_state,
     restore_method,
     restore_random,
@@ -131,8 +133,7 @@ class _Training:
         self.optimiser = make_optimiser(groups, recipe)
         self.trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-        own = [value for value in vars(method).values() if isinstance(value, torch.optim.Optimizer)]
-        if self.scaler.is_enabled() and own:
+        if self.scaler.is_enabled() and any(optimisers(vars(method))):
             raise UsageError(
                 "precision: float16 scales the loss, and an optimiser that a method keeps for itself does not "
                 "know; take bfloat16 or float32"
@@ -141,6 +142,10 @@ class _Training:
         self.unsaved = Unsaved(method, model)
         modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
         self.still = [module for module in modules if isinstance(module, _BatchNorm)]
+        if recipe.micro_batch and recipe.micro_batch < recipe.batch_size:
+            self.model.train()
+            self._hold_still()
+            refuse_batch_statistics(model)  # now, and not when a method first asks for so large a batch
 
     def losses(self, progress: Progress) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """Of a step, by their names; and what share of the source's batch the method keeps, where it selects."""

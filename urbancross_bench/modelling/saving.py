@@ -114,6 +114,15 @@ def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
     return {name: _of(value) for name, value in vars(method).items() if value is not model and is_state(value)}
 
 
+def optimisers(value: Any) -> Iterator[torch.optim.Optimizer]:
+    """Those in what a method keeps, in whatever holds them."""
+    if isinstance(value, torch.optim.Optimizer):
+        yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | deque) else ()
+    for part in parts:
+        yield from optimisers(part)
+
+
 def restore_method(method: Adaptation, state: Mapping[str, Any], device: torch.device) -> None:
     """Give a prepared method back what `method_state` took of it, in place where it has it already."""
     for name, value in state.items():
