@@ -188,6 +188,19 @@ def test_a_baseline_stays_for_whom_it_alone_is_one(tmp_path: Path) -> None:
     assert [line["adaptation"] for line in lines].count("source_only") == 2
 
 
+def test_a_baseline_was_searched_as_often(tmp_path: Path) -> None:
+    """Grids of one folder whose searches had other numbers of trials; `last` takes what they wrote of each."""
+    for trials in (1, 3, 5):
+        search = {"space": {"lr": [1, 2]}, "trials": [{"lr": 1}] * trials} if trials > 1 else None
+        for method in ("source_only", "ours"):
+            write(tmp_path, method, [("a", "b")], search=search)
+    for score in [*(tmp_path / "runs").glob("*/scores/*")]:
+        edit(score / "score.json", selected_by={"name": "last", "member": None, "version": "1", "options": {}})
+    lines = [line for line in lines_of(tmp_path, "scenarios") if line["adaptation"] == "ours"]
+    assert len(lines) == 3
+    assert all(line["Δ source_only"] is not None for line in lines)
+
+
 def test_a_mean_of_fewer_metrics_stays_whole(tmp_path: Path) -> None:
     """Of two scenarios all but one method's score in one were taken again with further metrics."""
     for method in ("source_only", "ours"):

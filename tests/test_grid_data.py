@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,6 +321,36 @@ def test_a_score_added_under_another_name_of_a_domain_stands_beside_the_others(
     assert values["last", "plain"] == values["source_val", "plain"]
     lines = list(csv.DictReader((pool / "out" / "leaderboard" / "scenarios.csv").open(encoding="utf-8")))
     assert {line["selector"] for line in lines} == {"last", "source_val"}
+
+
+def test_copies_of_a_run_under_other_names_of_its_domains_are_one(
+    pool: Path, cli: Cli, grid: GridWriter, tmp_path: Path
+) -> None:
+    """Else what is of the source would be taken for the target's."""
+    files = [f"karpathy[file={pool / name / 'dataset.json'}]" for name in ("plain", "dark")]
+    outs = [tmp_path / name for name in ("first", "swapped", "other")]
+    for out, names in zip(outs, (("plain", "dark"), ("dark", "plain"), ("aa", "zz")), strict=True):
+        changes = {
+            "domains": dict(zip(names, files, strict=True)),
+            "scenarios": [{"source": names[0], "target": names[1]}],
+            "score_sources": True,
+        }
+        assert cli("run", grid(adaptations=["source_only"], **changes), "--out", out).status == 0
+
+    def roles(places: Sequence[Path]) -> dict[str, float]:
+        [record] = read_records(places)
+        scenario = record.spec["scenario"]
+        role = {scenario["source"][0]: "source", scenario["target"]: "target"}
+        return {role[s.content["domain"]]: s.content["metrics"]["mR"]["value"] for s in record.scores}
+
+    alone = roles(outs[:1])
+    assert alone["source"] != alone["target"]
+    for some in itertools.permutations(outs):
+        assert roles(some[:2]) == roles(some) == alone
+    for out in outs:
+        added = cli("leaderboard", "add", out, "--to", tmp_path / "board")
+        assert added.status == 0, added.err
+    assert roles([tmp_path / "board"]) == alone
 
 
 def test_planning_again_reads_no_image(

@@ -145,6 +145,24 @@ def copied(outcome: Outcome, run: Record, place: Path) -> Path:
     return place
 
 
+def test_a_run_is_found_by_what_it_is_whatever_the_grid_calls_it_now(
+    outcome: Outcome, cli: Cli, tmp_path: Path
+) -> None:
+    out = copied(outcome, the_run(outcome.out, "urbancross"), tmp_path / "out")
+    asked = ("search", out, "green", "--json")
+    before = found(cli(*asked))
+    kept = json.loads((out / "grids" / "tiny.json").read_text())
+    kept["grid"]["encoders"] = {"small": kept["grid"]["encoders"]["tiny"]}
+    # Its label is another method's now.
+    kept["grid"]["adaptations"] = {"urbancross": "source_only", "of the paper": "urbancross"}
+    write_json(out / "grids" / "tiny.json", kept)
+    assert found(cli(*asked)) == before
+    kept["grid"]["encoders"] = {"small": "openclip[architecture=urbancross-s]"}
+    write_json(out / "grids" / "tiny.json", kept)
+    result = cli(*asked)
+    assert (result.status, "have changed. Run the grid again" in result.err) == (2, True)
+
+
 def test_a_model_that_is_another_one_now_is_not_asked(
     outcome: Outcome, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -242,13 +242,31 @@ def clear_partial(runs: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def names_in(scenario: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
+    """What another copy of a run calls the domains of its scenario: names are no part of what a run is."""
+    ours, theirs = ((*copy["source"], copy["target"]) for copy in (scenario, other))
+    return dict(zip(ours, theirs, strict=True))
+
+
+def called_as(record: Record, scenario: Mapping[str, Any]) -> Record:
+    """A record whose scores call the domains as the scenario of another copy of the run does."""
+    if record.spec["scenario"] == scenario:
+        return record
+    names = names_in(record.spec["scenario"], scenario)
+    scores = [
+        replace(score, content={**score.content, "domain": names.get(score.content["domain"])})
+        for score in record.scores
+    ]
+    return replace(record, scores=tuple(scores))
+
+
 def _merged(copies: Sequence[Record]) -> Record:
     if len(copies) == 1:
         return copies[0]
     best = min(copies, key=lambda record: (not record.ok, canonical_json(record.spec)))
     scores: dict[str, list[ScoreRecord]] = {}
     for record in copies:
-        for score in record.scores if record.ok == best.ok else ():
+        for score in called_as(record, best.spec["scenario"]).scores if record.ok == best.ok else ():
             scores.setdefault(score.folder.name, []).append(score)
     chosen = [min(scores[key], key=_rank_of_copy) for key in sorted(scores)]
     return Record(best.folder, best.spec, tuple(chosen))

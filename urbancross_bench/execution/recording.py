@@ -23,6 +23,7 @@ from urbancross_bench.records import (
     Record,
     clear_partial,
     failed_metrics,
+    names_in,
     read_whole,
     write_score,
     writing_record,
@@ -175,6 +176,5 @@ class Recorder:
 
 def _named(run: Run, present: Record | None) -> dict[str, str]:
     """What a record calls the domains of its run: a grid may call them otherwise than the one that wrote it."""
-    own = (*run.scenario.source, run.scenario.target)
-    said = present.spec["scenario"] if present else {"source": run.scenario.source, "target": run.scenario.target}
-    return dict(zip(own, (*said["source"], said["target"]), strict=True))
+    own = {"source": run.scenario.source, "target": run.scenario.target}
+    return names_in(own, present.spec["scenario"] if present else own)

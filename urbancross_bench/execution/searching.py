@@ -6,11 +6,11 @@ the selector chose. Whether that still is the model of the run is checked by wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from urbancross_bench.execution.keeping import kept_grids
 from urbancross_bench.execution.methods import PlannedMethod
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.execution.supply import PlannedEncoder
-from urbancross_bench.identity import derive_seed
+from urbancross_bench.identity import canonical_json, derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.answers import extended, load_model
@@ -37,6 +37,7 @@ from urbancross_bench.modelling.runtime import configure, resolve_device
 from urbancross_bench.records import Record, ScoreRecord
 from urbancross_bench.registry import Registry
 
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 _PROBES = 16  # captions embedded again
 _LEAST = 0.999  # cosine between what they are and were: batches and devices move the last digits alone
@@ -115,10 +116,39 @@ class Searcher:
                 f"no grid below {out / 'grids'} has run {record.folder.name}; run its grid again with --out "
                 f"{out}: nothing is redone, and the grid is kept"
             )
-        self._registry = Registry.discover(grid.plugins)
-        encoder, method = (record.spec[kind]["label"] for kind in ("encoder", "adaptation"))
-        self._encoder = PlannedEncoder(encoder, self._registry.resolve("encoder", grid.encoders[encoder]))
-        self._method = PlannedMethod(method, grid, self._registry).trials[score.content["trial"]].resolved
+        self._registry = registry = Registry.discover(grid.plugins)
+        self._encoder = self._planned(
+            "encoder",
+            grid.encoders,
+            lambda label: PlannedEncoder(label, registry.resolve("encoder", grid.encoders[label])),
+            lambda encoder: encoder.identity,
+        )
+        method = self._planned(
+            "adaptation",
+            grid.adaptations,
+            lambda label: PlannedMethod(label, grid, registry),
+            PlannedMethod.identity,
+        )
+        self._method = method.trials[score.content["trial"]].resolved
+
+    def _planned(
+        self,
+        kind: str,
+        labels: Iterable[str],
+        plan: Callable[[str], T],
+        identity: Callable[[T], Mapping[str, Any]],
+    ) -> T:
+        """The run's encoder or method, by whichever label the grid has it now; else what has its label."""
+        said = self._record.spec[kind]
+        own = canonical_json({name: value for name, value in said.items() if name not in ("label", "weights")})
+        entries = {label: plan(label) for label in labels if label == said["label"]}
+        for label in (*entries, *labels):
+            entry = entries.get(label) or plan(label)
+            if canonical_json(identity(entry)) == own:
+                return entry
+        if not entries:
+            raise RunError(self._changed())
+        return entries[said["label"]]
 
     def images_for(self, text: str, top: int) -> Found:
         """The images nearest to a text. Raises DataError for one that an encoder of stored features lacks."""

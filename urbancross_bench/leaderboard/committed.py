@@ -136,7 +136,7 @@ def _committed(place: Path) -> ScoreRecord:
 
 def _write_score(score: ScoreRecord, place: Path) -> None:
     place.mkdir(parents=True)
-    shutil.copyfile(score.folder / "score.json", place / "score.json")
+    write_json(place / "score.json", score.content)
     sums: dict[str, NDArray[Any]] = {}
     counts: dict[str, NDArray[Any]] = {}
     for name, array in _without_tops(score).items():

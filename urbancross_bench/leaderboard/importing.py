@@ -18,7 +18,7 @@ from urbancross_bench.leaderboard.committed import (
 )
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
-from urbancross_bench.records import Record, ScoreRecord, in_words
+from urbancross_bench.records import Record, ScoreRecord, called_as, in_words
 
 RECORDS = "records"
 _NAMED = 3  # runs named under one reason
@@ -48,10 +48,10 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     if RECORDS not in view.records:
         raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
-    records = shown(read_all(places), view)
     there = read_all([target]) if _has_records(target) else []
-    together = shown(read_all([*places, target]), view) if there else records
     known = {record.folder.name: record for record in there}
+    records = [_called_as_there(record, known) for record in shown(read_all(places), view)]
+    together = shown(read_all([*places, target]), view) if there else records
     refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
     if refused:
         return Added(refused=tuple(refused))
@@ -64,6 +64,11 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     added = read_all([target])
     scores = sum(len(r.scores) for r in added) - sum(len(r.scores) for r in there)
     return Added(len(added) - len(there), scores, len(better))
+
+
+def _called_as_there(record: Record, known: dict[str, Record]) -> Record:
+    twin = known.get(record.folder.name)
+    return called_as(record, twin.spec["scenario"]) if twin and twin.ok else record
 
 
 def _has_records(place: Path) -> bool:

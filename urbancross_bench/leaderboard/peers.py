@@ -21,15 +21,20 @@ class Peers:
     def baseline(self, row: Row, adaptation: str) -> Row | None:
         """The row of the baseline method that a row is compared with: same comparison, selector and measure.
 
-        The method is found by the grid's label for it, else by its plugin's name where only one row has that.
+        The method is found by the grid's label for it, else by its plugin's name where only one row has that. Of
+        several, it is the one that was tried as often, then the one that was searched as often: `last` tries none.
         """
         for key in ("label", "name"):
             found = self._rows.get((row.peers, key, adaptation), [])
-            alike = [other for other in found if other.trials == row.trials]
-            found = alike if len(found) > 1 else found
+            for count in (lambda one: one.trials, _searched):
+                found = [one for one in found if count(one) == count(row)] if len(found) > 1 else found
             if len(found) == 1:
                 return found[0]
         return None
+
+
+def _searched(row: Row) -> int:
+    return len((row.run["search"] or {"trials": [{}]})["trials"])
 
 
 def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> SeedMeans | None:
