@@ -353,6 +353,39 @@ def test_copies_of_a_run_under_other_names_of_its_domains_are_one(
     assert roles([tmp_path / "board"]) == alone
 
 
+def test_a_grid_that_was_renamed_keeps_its_tables_and_can_be_verified(
+    pool: Path, cli: Cli, grid: GridWriter, tmp_path: Path
+) -> None:
+    """Its records keep the names of the grid that made them; those that it adds have new ones."""
+    files = [f"karpathy[file={pool / name / 'dataset.json'}]" for name in ("plain", "dark")]
+
+    def write(names: tuple[str, str], encoder: str, methods: dict[str, str]) -> Path:
+        return grid(
+            domains=dict(zip(names, files, strict=True)),
+            scenarios=[{"source": names[0], "target": names[1]}, {"source": names[1], "target": names[0]}],
+            encoders={encoder: "openclip[architecture=urbancross-tiny]"},
+            adaptations=methods,
+        )
+
+    renamed = write(("bright", "dim"), "small", {"base": "source_only", "coral": "coral"})
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    first = write(("plain", "dark"), "tiny", {"source_only": "source_only"})
+    for file, place in ((first, out), (renamed, out), (renamed, alone)):
+        assert cli("run", file, "--out", place).status == 0
+
+    def table(place: Path, name: str) -> list[dict[str, str]]:
+        lines = list(csv.DictReader((place / "leaderboard" / f"{name}.csv").open(encoding="utf-8")))
+        return [{key: value for key, value in line.items() if "time" not in key} for line in lines]
+
+    for name in ("summary", "scenarios"):
+        assert table(out, name) == table(alone, name) != []
+    assert all(line["mean mR"] for line in table(out, "summary"))
+    bundle = tmp_path / "bundle.zip"
+    assert cli("export", "bundle", out, bundle).status == 0
+    verified = cli("verify", bundle, alone)
+    assert verified.status == 0, verified.out
+
+
 def test_planning_again_reads_no_image(
     pool: Path, cli: Cli, grid: GridWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

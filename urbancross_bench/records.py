@@ -248,16 +248,25 @@ def names_in(scenario: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
     return dict(zip(ours, theirs, strict=True))
 
 
-def called_as(record: Record, scenario: Mapping[str, Any]) -> Record:
-    """A record whose scores call the domains as the scenario of another copy of the run does."""
-    if record.spec["scenario"] == scenario:
+def called_as(record: Record, spec: Mapping[str, Any]) -> Record:
+    """A record with the names that another copy of the run has for its domains, encoder and method."""
+    own = record.spec
+    if all(own[part] == spec[part] for part in ("scenario", "encoder", "adaptation")):
         return record
-    names = names_in(record.spec["scenario"], scenario)
-    scores = [
-        replace(score, content={**score.content, "domain": names.get(score.content["domain"])})
-        for score in record.scores
-    ]
-    return replace(record, scores=tuple(scores))
+    names = names_in(own["scenario"], spec["scenario"])
+
+    def renamed(facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {names.get(name, name): fact for name, fact in facts.items()}
+
+    said = {"scenario": spec["scenario"], "domains": renamed(own["domains"])}
+    said |= {kind: {**own[kind], "label": spec[kind]["label"]} for kind in ("encoder", "adaptation")}
+    if own["segments"]:
+        said["segments"] = {**own["segments"], "domains": renamed(own["segments"]["domains"])}
+    scores = []
+    for score in record.scores:
+        domain = score.content["domain"]
+        scores.append(replace(score, content={**score.content, "domain": names.get(domain, domain)}))
+    return replace(record, spec={**own, **said}, scores=tuple(scores))
 
 
 def _merged(copies: Sequence[Record]) -> Record:
@@ -266,7 +275,7 @@ def _merged(copies: Sequence[Record]) -> Record:
     best = min(copies, key=lambda record: (not record.ok, canonical_json(record.spec)))
     scores: dict[str, list[ScoreRecord]] = {}
     for record in copies:
-        for score in called_as(record, best.spec["scenario"]).scores if record.ok == best.ok else ():
+        for score in called_as(record, best.spec).scores if record.ok == best.ok else ():
             scores.setdefault(score.folder.name, []).append(score)
     chosen = [min(scores[key], key=_rank_of_copy) for key in sorted(scores)]
     return Record(best.folder, best.spec, tuple(chosen))

@@ -20,7 +20,7 @@ from urbancross_bench.errors import cut
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.explaining import ABSENT, compared
-from urbancross_bench.records import Record, ScoreRecord
+from urbancross_bench.records import Record, ScoreRecord, called_as
 
 Verdict = Literal["same", "within drift", "different", "missing"]
 VERDICTS: tuple[Verdict, ...] = ("same", "within drift", "different", "missing")
@@ -80,6 +80,8 @@ def verify(bundle: Bundle, rerun: Sequence[Record], drift: float) -> Verificatio
             checked += _missing(record, ("the rerun has no such run",))
             continue
         left.pop(other.folder.name, None)
+        if other.folder.name == record.folder.name:  # names are no part of a run
+            other = called_as(other, record.spec)
         differences = [*compared(_spec(record), _spec(other))]
         environment.update({_said(*one) for one in differences if _is_version(one[0])})
         if record.ok and other.ok:  # others do not say where they were computed

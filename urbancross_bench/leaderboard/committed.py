@@ -136,7 +136,11 @@ def _committed(place: Path) -> ScoreRecord:
 
 def _write_score(score: ScoreRecord, place: Path) -> None:
     place.mkdir(parents=True)
-    write_json(place / "score.json", score.content)
+    file = score.folder / "score.json"
+    if json.loads(file.read_text(encoding="utf-8")) == score.content:
+        shutil.copyfile(file, place / "score.json")
+    else:  # its domain is called otherwise there
+        write_json(place / "score.json", score.content)
     sums: dict[str, NDArray[Any]] = {}
     counts: dict[str, NDArray[Any]] = {}
     for name, array in _without_tops(score).items():

@@ -68,7 +68,7 @@ def add(places: Sequence[Path], folder: Path) -> Added:
 
 def _called_as_there(record: Record, known: dict[str, Record]) -> Record:
     twin = known.get(record.folder.name)
-    return called_as(record, twin.spec["scenario"]) if twin and twin.ok else record
+    return called_as(record, twin.spec) if twin and twin.ok else record
 
 
 def _has_records(place: Path) -> bool:
