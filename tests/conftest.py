@@ -51,6 +51,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Else libraries that look for what is left at the end take all of it for leaks."""
+    gc.unfreeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often the test of killed trainings kills one."""
     parser.addoption("--kills", type=int, default=2)

@@ -190,7 +190,7 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(3)
+        self.norm = self.image_tower = nn.BatchNorm2d(3)
 
     def encode_segment(self, images: Tensor) -> Tensor:
         seen: Tensor = self.norm(images).mean(dim=(2, 3))

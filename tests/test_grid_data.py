@@ -21,6 +21,7 @@ from urbancross_bench.execution.plan import make_plan
 from urbancross_bench.execution.store import Store
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces import Domain
+from urbancross_bench.leaderboard.view import DEFAULT
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
 from urbancross_bench.specs import load_grid
@@ -347,10 +348,13 @@ def test_copies_of_a_run_under_other_names_of_its_domains_are_one(
     assert alone["source"] != alone["target"]
     for some in itertools.permutations(outs):
         assert roles(some[:2]) == roles(some) == alone
+    board = tmp_path / "board"
+    board.mkdir()
+    (board / "view.yaml").write_text(f"{DEFAULT.read_text()}\nfilters: {{scenario: [plain -> dark]}}\n")
     for out in outs:
-        added = cli("leaderboard", "add", out, "--to", tmp_path / "board")
+        added = cli("leaderboard", "add", out, "--to", board)
         assert added.status == 0, added.err
-    assert roles([tmp_path / "board"]) == alone
+    assert roles([board]) == alone
 
 
 def test_a_grid_that_was_renamed_keeps_its_tables_and_can_be_verified(

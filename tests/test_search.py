@@ -152,7 +152,8 @@ def test_a_run_is_found_by_what_it_is_whatever_the_grid_calls_it_now(
     asked = ("search", out, "green", "--json")
     before = found(cli(*asked))
     kept = json.loads((out / "grids" / "tiny.json").read_text())
-    kept["grid"]["encoders"] = {"small": kept["grid"]["encoders"]["tiny"]}
+    broken = "openclip[architecture=urbancross-tiny,checkpoint=/nowhere.pt]"
+    kept["grid"]["encoders"] = {"broken": broken, "small": kept["grid"]["encoders"]["tiny"]}
     # Its label is another method's now.
     kept["grid"]["adaptations"] = {"urbancross": "source_only", "of the paper": "urbancross"}
     write_json(out / "grids" / "tiny.json", kept)

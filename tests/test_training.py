@@ -303,6 +303,10 @@ def test_half_precision_that_can_take_no_step_has_diverged() -> None:
     with pytest.raises(DivergedError, match="the gradient is nan at step 23"):
         list(training.steps(precision="float16"))
     assert training.curve.points[0]["skipped_share"] == 1.0
+    short = Training(lambda model: Steep(PairLoss("info_nce", model)), steps=8)
+    with pytest.raises(DivergedError, match="none of its 8 steps had a finite gradient"):
+        list(short.steps(precision="float16"))
+    assert 1.0 not in short.reported
 
 
 def test_frozen_statistics_stay_so_whatever_mode_a_method_asks_for() -> None:
@@ -343,6 +347,14 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
     with pytest.raises(UsageError, match="leave out micro_batch"):
         list(training.steps())
     assert not training.reported
+
+    class Quiet(Supervised):
+        def select(self, source: Batch, target: Batch, progress: Progress) -> None:
+            model.eval()
+
+    quiet = Training(lambda model: Quiet(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2)
+    model = cast(nn.Module, quiet.model)
+    assert [*quiet.steps()][-1] == 8
 
 
 def test_what_a_training_could_not_restore_or_scale_is_refused(tmp_path: Path) -> None:

@@ -137,13 +137,13 @@ class PooledStatistics:
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
-        self.count = 0
+        self.count, self._momentum = 0, layer.momentum
         self._mean = torch.zeros(layer.num_features, dtype=torch.float64)
         self._squares = torch.zeros(layer.num_features, dtype=torch.float64)
 
     def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """inputs: (B, C, …), alone in a tuple."""
-        if layer.momentum == 0:  # of segments
+        if layer.momentum != self._momentum:  # these leave the statistics as they are: they are of segments
             return
         x = inputs[0].float().transpose(0, 1).flatten(1)
         variance, mean = (part.double().cpu() for part in torch.var_mean(x, dim=1, correction=0))

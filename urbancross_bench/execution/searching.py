@@ -6,7 +6,8 @@ the selector chose. Whether that still is the model of the run is checked by wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from urbancross_bench.data.decode import decode
 from urbancross_bench.data.images import read_file
 from urbancross_bench.data.pack import resized
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
-from urbancross_bench.errors import DataError, RunError, UsageError
+from urbancross_bench.errors import DataError, RunError, UrbanCrossError, UsageError
 from urbancross_bench.execution.choosing import chosen_run, chosen_score
 from urbancross_bench.execution.items import read_embedded
 from urbancross_bench.execution.keeping import kept_grids
@@ -134,21 +135,20 @@ class Searcher:
     def _planned(
         self,
         kind: str,
-        labels: Iterable[str],
+        labels: Collection[str],
         plan: Callable[[str], T],
         identity: Callable[[T], Mapping[str, Any]],
     ) -> T:
         """The run's encoder or method, by whichever label the grid has it now; else what has its label."""
         said = self._record.spec[kind]
         own = canonical_json({name: value for name, value in said.items() if name not in ("label", "weights")})
-        entries = {label: plan(label) for label in labels if label == said["label"]}
-        for label in (*entries, *labels):
-            entry = entries.get(label) or plan(label)
-            if canonical_json(identity(entry)) == own:
-                return entry
-        if not entries:
+        for label in sorted(labels, key=lambda label: bool(label != said["label"])):
+            with suppress(UrbanCrossError):  # an entry that has nothing to do with the run may be broken
+                if canonical_json(identity(entry := plan(label))) == own:
+                    return entry
+        if said["label"] not in labels:
             raise RunError(self._changed())
-        return entries[said["label"]]
+        return plan(said["label"])
 
     def images_for(self, text: str, top: int) -> Found:
         """The images nearest to a text. Raises DataError for one that an encoder of stored features lacks."""

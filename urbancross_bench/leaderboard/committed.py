@@ -5,7 +5,8 @@
             <run key>/run.json        as in the run's own record, byte for byte
                       provenance.json without the name of the host
                       curve.json      numbers of four digits, no spaces
-                      scores/<score key>/score.json              byte for byte
+                      scores/<score key>/score.json              byte for byte, but for a domain that run.json
+                                                                 calls otherwise
                                          images.safetensors.xz   sums per image: what tables are made of
                                          queries.safetensors.xz  counts per query; no top lists
 

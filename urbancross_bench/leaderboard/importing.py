@@ -50,8 +50,12 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}
-    records = [_called_as_there(record, known) for record in shown(read_all(places), view)]
-    together = shown(read_all([*places, target]), view) if there else records
+
+    def shown_there(places: Sequence[Path]) -> list[Record]:
+        return shown([_called_as_there(record, known) for record in read_all(places)], view)
+
+    records = shown_there(places)
+    together = shown_there([*places, target]) if there else records
     refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
     if refused:
         return Added(refused=tuple(refused))

@@ -26,8 +26,10 @@ class Peers:
         """
         for key in ("label", "name"):
             found = self._rows.get((row.peers, key, adaptation), [])
-            for count in (lambda one: one.trials, _searched):
-                found = [one for one in found if count(one) == count(row)] if len(found) > 1 else found
+            if len(found) > 1:
+                found = [other for other in found if other.trials == row.trials]
+            if len(found) > 1:
+                found = [other for other in found if _searched(other) == _searched(row)]
             if len(found) == 1:
                 return found[0]
         return None

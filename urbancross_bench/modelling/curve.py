@@ -103,6 +103,11 @@ class Curve:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         return [*self.points, means] if means else self.points
 
+    def expect_steps(self, steps: int) -> None:
+        """Raise DivergedError where all of so many were skipped, once all is settled."""
+        if self.skipped == steps:
+            raise DivergedError(f"training has diverged: none of its {steps} steps had a finite gradient")
+
     def state(self) -> dict[str, object]:
         """What `restored` needs, as plain values, once all is settled."""
         assert not self._waiting
@@ -112,7 +117,7 @@ class Curve:
     def restore(self, state: Mapping[str, object]) -> None:
         """Go on from what `state` gave."""
         self.points, self.first_loss = state["points"], state["first_loss"]  # type: ignore[assignment]
-        self.skipped = state["skipped"]  # type: ignore[assignment]
+        self.skipped = state.get("skipped", 0)  # type: ignore[assignment]
         self._sums, self._counts = state["sums"], state["counts"]  # type: ignore[assignment]
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.augment import drawn, few_at_once
@@ -56,7 +56,7 @@ def encoded_segments(model: DualEncoder, segments: Tensor, present: Tensor) -> T
     if not len(there):
         return torch.zeros(*present.shape, model.width, device=device)
     places = on_device(there, device)
-    with statistics_kept(cast(nn.Module, model)):  # those of a tower that encodes images too are of images
+    with statistics_kept(model.image_tower):  # where segments pass through it too, they are of images alone
         features = cast(SegmentEncoder, model).encode_segment(segments.flatten(0, 1)[places])
     whole = features.new_zeros(present.numel(), features.shape[1]).index_copy(0, places, features)
     return whole.view(*present.shape, features.shape[1])

@@ -97,6 +97,8 @@ def train(
             curve.close_pass(step + 1, learning_rate=training.optimiser.param_groups[0]["lr"])
         if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
             training.settle()
+        if step + 1 == recipe.steps:
+            curve.expect_steps(recipe.steps)
         report((step + 1) / recipe.steps)
         if step + 1 in stops:
             training.ranks.check_alike(training.trained)
@@ -142,10 +144,6 @@ class _Training:
         self.unsaved = Unsaved(method, model)
         modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
         self.still = [module for module in modules if isinstance(module, _BatchNorm)]
-        if recipe.micro_batch and recipe.micro_batch < recipe.batch_size:
-            self.model.train()
-            self._hold_still()
-            refuse_batch_statistics(model)  # now, and not when a method first asks for so large a batch
 
     def losses(self, progress: Progress) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """Of a step, by their names; and what share of the source's batch the method keeps, where it selects."""
@@ -158,6 +156,8 @@ class _Training:
             kept = answers.selected(method, source, target, progress)
             answers.unchanged(method, "select", {"source": source, "target": target})
             self._hold_still()  # whatever mode the method has put the model in
+            if self.recipe.micro_batch and self.recipe.micro_batch < self.recipe.batch_size:
+                refuse_batch_statistics(self.model)  # now, and not when the method first asks for so large a batch
             if kept is not None:
                 answers.of_batch(method, kept, source)
                 share["kept_share"] = len(kept) / len(source.image_rows)
