@@ -44,6 +44,10 @@ class Small(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(1.5))
         self.encoded = 0
 
+    @property
+    def image_tower(self) -> nn.Module:
+        return self.tower
+
     def encode_segment(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.tower(pixels.flatten(1))
         return features

@@ -240,6 +240,10 @@ class Segmented(nn.Module):
         self.fused = nn.Linear(4, 4)
         self.rows: list[int] = []
 
+    @property
+    def image_tower(self) -> nn.Module:
+        return self.tower
+
     def encode_segment(self, pixels: Tensor) -> Tensor:
         self.rows.append(len(pixels))
         features: Tensor = self.tower(pixels.flatten(1))

@@ -303,10 +303,6 @@ def test_half_precision_that_can_take_no_step_has_diverged() -> None:
     with pytest.raises(DivergedError, match="the gradient is nan at step 23"):
         list(training.steps(precision="float16"))
     assert training.curve.points[0]["skipped_share"] == 1.0
-    short = Training(lambda model: Steep(PairLoss("info_nce", model)), steps=8)
-    with pytest.raises(DivergedError, match="none of its 8 steps had a finite gradient"):
-        list(short.steps(precision="float16"))
-    assert 1.0 not in short.reported
 
 
 def test_frozen_statistics_stay_so_whatever_mode_a_method_asks_for() -> None:

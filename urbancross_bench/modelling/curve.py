@@ -103,11 +103,6 @@ class Curve:
         means = {name: total / self._counts[name] for name, total in self._sums.items()}
         return [*self.points, means] if means else self.points
 
-    def expect_steps(self, steps: int) -> None:
-        """Raise DivergedError where all of so many were skipped, once all is settled."""
-        if self.skipped == steps:
-            raise DivergedError(f"training has diverged: none of its {steps} steps had a finite gradient")
-
     def state(self) -> dict[str, object]:
         """What `restored` needs, as plain values, once all is settled."""
         assert not self._waiting

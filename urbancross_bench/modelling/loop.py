@@ -97,8 +97,6 @@ def train(
             curve.close_pass(step + 1, learning_rate=training.optimiser.param_groups[0]["lr"])
         if device.type == "cpu" or step % _LOOK == 0 or step + 1 in stops:
             training.settle()
-        if step + 1 == recipe.steps:
-            curve.expect_steps(recipe.steps)
         report((step + 1) / recipe.steps)
         if step + 1 in stops:
             training.ranks.check_alike(training.trained)

@@ -19,7 +19,7 @@ _SAID = {
     "kept_share": "curriculum: share of the source kept",
     "discriminator_accuracy": "discriminator: share told right",
 }
-_SHARES = ("kept_share", "discriminator_accuracy", "paired_share")  # drawn on an axis from 0 to 1
+_SHARES = ("kept_share", "skipped_share", "discriminator_accuracy", "paired_share")  # drawn on an axis from 0 to 1
 
 
 @dataclass(frozen=True)
