@@ -38,10 +38,7 @@ def build(
     depend on the records, the view and these alone. Raises DataError for a malformed record, and for a committed
     one that is not what was committed; UsageError if `out` cannot be written to.
     """
-    records = [
-        called_as(record, called[record.folder.name]) if record.folder.name in called else record
-        for record in read_unbroken(places)
-    ]
+    records = [called_as(record, called.get(record.folder.name, record.spec)) for record in read_unbroken(places)]
     board = make_board(records, view, columns_of(view, registry), only)
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]

@@ -50,9 +50,11 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}
+    called = {key: record.spec for key, record in known.items() if record.ok}
 
     def shown_there(places: Sequence[Path]) -> list[Record]:
-        return shown([_called_as_there(record, known) for record in read_all(places)], view)
+        records = read_all(places)
+        return shown([called_as(one, called.get(one.folder.name, one.spec)) for one in records], view)
 
     records = shown_there(places)
     together = shown_there([*places, target]) if there else records
@@ -68,11 +70,6 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     added = read_all([target])
     scores = sum(len(r.scores) for r in added) - sum(len(r.scores) for r in there)
     return Added(len(added) - len(there), scores, len(better))
-
-
-def _called_as_there(record: Record, known: dict[str, Record]) -> Record:
-    twin = known.get(record.folder.name)
-    return called_as(record, twin.spec) if twin and twin.ok else record
 
 
 def _has_records(place: Path) -> bool:

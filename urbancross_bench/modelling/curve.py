@@ -16,7 +16,7 @@ from urbancross_bench.modelling.answers import told
 
 # What is in it of every training.
 OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"})
-MOST_SKIPPED = 24  # steps in a row: the loss is scaled by half as much after each, and by 65536 at first
+_MOST_SKIPPED = 24  # steps in a row: the loss is scaled by half as much after each, and by 65536 at first
 EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
 
 
@@ -84,7 +84,7 @@ class Curve:
             skips = not math.isfinite(values["gradient_norm"])
             self.skipped = self.skipped + 1 if skips else 0
             values["skipped_share"] = float(skips)
-            if skips and self.skipped < MOST_SKIPPED:
+            if skips and self.skipped < _MOST_SKIPPED:
                 del values["gradient_norm"]
         # Counted in first: what made a training fail belongs into its curve.
         for name, value in values.items():
