@@ -202,6 +202,14 @@ def test_a_process_that_dies_after_its_last_deed_costs_nothing(tmp_path: Path) -
     assert late.run() == {0: "ok"}
 
 
+def test_what_is_done_again_is_not_blamed_for_the_end_of_a_process_that_had_not_come_to_it(tmp_path: Path) -> None:
+    fates = {RANK[0]: ["damage"], EMBED[0]: ["ok", "die after"]}
+    session = Session(ONE, tmp_path, scripted(fates), slots=1)
+    assert session.run() == {0: "ok"}
+    assert session.executor.tasks[-2:] == [(EMBED[0].label, RANK[0].label), (RANK[0].label,)]
+    assert session.executor.attempts == {RANK[0].key: ["damage"]}
+
+
 def test_a_process_that_does_not_begin_costs_the_first_of_its_stages(tmp_path: Path) -> None:
     session = Session(ONE, tmp_path, scripted({None: ["ok", "ok", "unbegun"]}), slots=1)
     assert session.run() == {0: "failed"}

@@ -73,6 +73,7 @@ class Scheduler:
         self._tasks: dict[str, list[str]] = {}  # of a task that runs, its stages that have not ended, in order
         self._submitted = 0
         self._started: set[str] = set()  # begun, and not ended for good
+        self._running: set[str] = set()  # begun by the task that holds it, and not ended there
         self._tries: Counter[str] = Counter()  # by stage: how often it died, or had too little memory
         self._remade: Counter[str] = Counter()  # how often its inputs, or itself for a record, had to be made anew
         self._failures: dict[str, Event] = {}  # by stage; of a dependent, the cause's event
@@ -195,6 +196,7 @@ class Scheduler:
         stage = self._status.plan.stages[event.key]
         if event.kind == "started":
             self._started.add(event.key)
+            self._running.add(event.key)
             self._listener.stage_started(stage)
         elif event.kind == "progress":
             self._listener.stage_progress(stage, event.fraction, event.values)
@@ -204,17 +206,20 @@ class Scheduler:
             for keys in self._tasks.values():
                 if event.key in keys:
                     keys.remove(event.key)
+            self._running.discard(event.key)
             self._stage_ended(event)
 
     def _over(self, event: Event) -> None:
         """A process ended: what it had begun has failed, what it had not begun is still to do."""
-        left = []
-        for key in self._tasks.pop(event.key):
-            if key in self._lacks and key in self._started and self._store.has(self._status.plan.stages[key]):
+        left, keys = [], self._tasks.pop(event.key)
+        running = self._running.intersection(keys)
+        self._running -= running
+        for key in keys:
+            if key in self._lacks and key in running and self._store.has(self._status.plan.stages[key]):
                 self._stage_ended(Event(key, "ended", 1.0))  # it died between the last deed and the word of it
             elif key in self._lacks:
                 left.append(key)
-        blamed = [key for key in left if key in self._started]
+        blamed = [key for key in left if key in running]
         if event.error and not blamed:  # it did not come as far as to begin with its first
             blamed = [key for key in left[:1] if event.key.startswith(key)]
         for key in left:
