@@ -136,7 +136,7 @@ class Playing(Executor):
         self._others: list[tuple[Stage, ExitStack, bool]] = []
         self.tasks: list[tuple[str, ...]] = []  # the labels of their stages
         self.attempts: defaultdict[str, list[str]] = defaultdict(list)  # by key: what became of each
-        self.lost: set[str] = set()  # damaged, once or more
+        self.lost: Counter[str] = Counter()  # how often what was damaged
         self.waits = self._idle = 0
 
     def device(self, name: str) -> str:
@@ -156,9 +156,10 @@ class Playing(Executor):
         assert len(self._live) < self._slots, "more tasks than slots"
         assert not any(keys & left for left in self._left.values()), "a stage in two tasks"
         assert task.key not in self._left, "two tasks of one key"
+        # What follows may be stored since: another process computed it. Then it is passed over, see `_attempt`.
+        assert not self._store.has(stages[0]), "what is stored is computed again"
         for stage in stages:
-            assert not self._store.has(stage), "what is stored is computed again"
-            for key in set(stage.inputs.values()) - keys - self.lost:
+            for key in set(stage.inputs.values()) - keys - self.lost.keys():
                 assert self._store.entry(key)
         self.tasks.append(tuple(stage.label for stage in stages))
         self._left[task.key] = keys
@@ -247,7 +248,7 @@ class Playing(Executor):
         for key in keys:
             for file in self._store.root.glob(f"[!.]*/{key}"):
                 (file / CURVE).write_text(_CHANGED)
-                self.lost.add(key)
+                self.lost[key] += 1
 
 
 def scripted(script: Mapping[Stage | None, Sequence[str]]) -> Callable[[Stage | None], str]:
