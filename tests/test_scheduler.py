@@ -274,6 +274,14 @@ def test_a_record_that_misses_a_stage_has_it_made_anew(tmp_path: Path) -> None:
     assert "is damaged" in session.told.warnings[0]
 
 
+def test_runs_that_share_what_was_lost_all_wait_for_it(tmp_path: Path) -> None:
+    """It is lost as the first of them ends, and the second has it made anew."""
+    plan = make_plan(STAGES, [make_run(n, [ADAPT[0]], [RANK[0]]) for n in range(4)])
+    session = Session(plan, tmp_path)
+    session.told.on_end = lambda run, status: session.executor.damage([RANK[0].key] if run.seed == 0 else [])
+    assert session.run() == dict.fromkeys(range(4), "ok")
+
+
 def test_a_record_that_misses_a_stage_for_ever_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,7 +309,7 @@ class Scheduler:
     def _settle(self, key: str) -> None:
         """A stage is done or cannot come: runs may be complete by it."""
         for run in self._runs_of[key]:
-            if run in self._pending:
+            if run in self._pending and key not in self._lacks:  # else lost as one of them ended, and awaited anew
                 self._pending[run].discard(key)
                 self._record_if_complete(run)
 
