@@ -22,6 +22,7 @@ import torch._inductor.config  # noqa: E402, F401 - what torch imports when it i
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: E402, F401
 from urbancross_bench.execution.local import PRELOAD  # noqa: E402
+from urbancross_bench.modelling import runtime  # noqa: E402
 
 _PATIENCE = 120  # seconds for a plugin's module: then the server ends, and another one imports none
 
@@ -38,6 +39,7 @@ for _name in _modules:
     with contextlib.suppress(BaseException):
         importlib.import_module(_name)
 signal.alarm(0)
+runtime.products()
 
 # The server's own end is no concern: libraries tell of what they leaked, on the user's screen.
 atexit.register(os._exit, 0)

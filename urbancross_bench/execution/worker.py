@@ -193,8 +193,9 @@ def _registry(standing: tuple[object, ...], files: tuple[str, ...], /) -> Regist
 def _installed(folder: str) -> tuple[tuple[str, int], ...]:
     """What `importlib.metadata` looks at there. Not the folder's own time: a grid may write its output there."""
     try:
-        found = [path for path in Path(folder).resolve().iterdir() if path.suffix in (".dist-info", ".egg-info")]
-        return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in found))
+        with os.scandir(os.path.realpath(folder)) as entries:
+            found = [entry for entry in entries if entry.name.endswith((".dist-info", ".egg-info"))]
+        return tuple(sorted((entry.path, entry.stat().st_mtime_ns) for entry in found))
     except OSError:  # no folder, or gone meanwhile
         return ()
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import functools
 import os
+import sys
 from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from urbancross_bench.errors import UsageError
@@ -42,7 +44,18 @@ def set_threads(threads: int) -> None:
     loops, and a system of 500 equations takes ten times as long.
     """
     torch.set_num_threads(threads)
-    threadpool_limits(threads, user_api="blas")
+    products().limit(limits=threads, user_api="blas")
+
+
+def products() -> ThreadpoolController:
+    """The libraries of products, looked for once, in the process this was forked from too: to look takes 20 ms."""
+    return _products("scipy.linalg" in sys.modules)
+
+
+@functools.cache
+def _products(scipy: bool) -> ThreadpoolController:
+    """Anew where scipy is used since, which brings its own."""
+    return ThreadpoolController()
 
 
 def reset() -> None:
