@@ -179,11 +179,12 @@ from urbancross_bench.execution.options import LocalOptions
 if __name__ == "__main__":
     with closing(LocalExecutor(LocalOptions(slots=1))) as executor:
         executor.preload(["crashes"])
-        executor.slots("cpu", 1, 1)
+        executor.slots(executor.device("auto"), 1, 1)
         make = maker(Path(sys.argv[1]))
         executor.submit(make(0))
         events = heard(executor, 1)
         print(json.dumps([[event.kind, event.outcome] for event in events[make(0).key]]))
+        assert "torch" not in sys.modules, "for the server alone"
 """
 
 
@@ -278,6 +279,26 @@ def test_slots_of_a_cpu(
 def four(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four devices, or so it seems."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6,GPU-7")
+
+
+def test_a_device_is_what_it_is_here(executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the server that others started need not know
+    assert [executor.device(name) for name in ("cpu", "auto")] == ["cpu", "cpu"]
+    with pytest.raises(UsageError, match="'cuda:0' is not on this machine, which has the CPU and 0 CUDA devices"):
+        executor.device("cuda:0")
+    with pytest.raises(UsageError, match="there is no device 'banana'"):
+        executor.device("banana")
+
+
+def ends_without_a_word(device: str) -> str:
+    os._exit(1)
+
+
+def test_a_device_that_nobody_can_tell_is_looked_for_by_who_asked(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "checked_device", ends_without_a_word)
+    assert executor.device("auto") is None
 
 
 @pytest.mark.usefixtures("four")

@@ -10,15 +10,16 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.devices import VISIBLE, checked_device, cuda_devices
 from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import below, cores, kill, kill_below, redirect_output, said_exit
@@ -30,10 +31,12 @@ PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork se
 _ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
+T = TypeVar("T")
+
 
 @dataclass(eq=False)
 class _Running:
-    """A task in its process, on these devices (of `CUDA_VISIBLE_DEVICES`; none on a CPU)."""
+    """A task in its process, on these devices (of `VISIBLE`; none on a CPU)."""
 
     task: Task
     process: BaseProcess
@@ -78,11 +81,21 @@ class LocalExecutor(Executor):
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
         forkserver.ensure_running()
 
+    def device(self, name: str) -> str | None:
+        """Asked of a process of the server, which has torch: to import it here takes seconds and 600 MB.
+
+        None where there is no such process: then it is looked for here, and what is wrong with torch is said.
+        """
+        try:
+            return name if name == "cpu" else self._asked(checked_device, name)
+        except (EOFError, ConnectionError):
+            return None
+
     def slots(self, device: str, devices: int, threads: int) -> int:
         """One task per GPU, or as many as the option says; on a CPU as many as cores allow."""
         slots = cast(LocalOptions, self.options).slots
         if device.startswith("cuda"):
-            self._devices = _cuda_devices(device)
+            self._devices = self._asked(cuda_devices, device)
             if devices > len(self._devices):
                 raise UsageError(
                     f"ranks: {devices} processes take a CUDA device each; {device!r} is {len(self._devices)} here"
@@ -97,16 +110,31 @@ class LocalExecutor(Executor):
         placed = replace(task, device="cuda") if devices else task
         # A daemon may not start other processes, as the ranks of a training are.
         alone = all(stage["facts"].get("ranks", 1) == 1 for stage in task.stages)
-        process = self._started((placed, there, devices), daemon=alone)
+        process = self._started(_live, placed, there, devices, daemon=alone)
         there.close()
         self._running[here] = _Running(task, process, devices, task.memory_limit or self._memory)
         self._running[here].begin()
 
-    def _started(self, arguments: tuple[Any, ...], *, daemon: bool) -> BaseProcess:
+    def _asked(self, look: Callable[[str], T], device: str) -> T:
+        """What a look at a device says in a process of the server. Raises EOFError where that says nothing."""
+        here, there = self._context.Pipe()
+        with here:
+            visible = os.environ.get(VISIBLE)
+            process = self._started(_answer, look, device, visible, there, daemon=True)
+            there.close()
+            try:
+                found = here.recv()
+            finally:
+                process.join()
+        if isinstance(found, UsageError):
+            raise found
+        return cast(T, found)
+
+    def _started(self, life: Callable[..., None], *arguments: Any, daemon: bool) -> BaseProcess:
         """A process of the server; where that died, as it does of a plugin's module that crashes when imported, of
         a server that imports none of them: then it costs the cells of that plugin alone.
         """
-        process = self._context.Process(target=_live, args=arguments, daemon=daemon)
+        process = self._context.Process(target=life, args=arguments, daemon=daemon)
         give_up = math.inf
         while True:
             try:
@@ -192,14 +220,18 @@ def _kill(process: BaseProcess) -> None:
     kill(lower)
 
 
-def _cuda_devices(device: str) -> tuple[str, ...]:
-    """What `cuda` (all) or `cuda:N` are, as `CUDA_VISIBLE_DEVICES` names them."""
-    import torch
-
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    every = tuple(named or map(str, range(torch.cuda.device_count())))
-    number = device.partition(":")[2]
-    return (every[int(number)],) if number else every
+def _answer(look: Callable[[str], object], device: str, visible: str | None, connection: Connection) -> None:
+    """The life of a process that looks at a device, of those that the parent sees."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    end_with(connection)
+    if visible is None:
+        os.environ.pop(VISIBLE, None)
+    else:
+        os.environ[VISIBLE] = visible
+    try:
+        connection.send(look(device))
+    except UsageError as error:
+        connection.send(error)
 
 
 def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
@@ -208,7 +240,7 @@ def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(connection, kill_below)
     if devices:  # read when CUDA is first used, which is later
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        os.environ[VISIBLE] = ",".join(devices)
     with Path(task.log).open("ab", buffering=0) as log:  # what was printed before it was tried again stays
         redirect_output(log)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from urbancross_bench.data.readers import data_folder
+from urbancross_bench.execution.devices import checked_device
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.plan import Run
 from urbancross_bench.execution.recording import Recorder
@@ -38,15 +39,6 @@ class Limits:
     def of(cls, save_seconds: float, seconds: float | None, gib: float | None, retries: int) -> Self:
         """The same with memory in GiB, as users give it."""
         return cls(save_seconds, seconds, None if gib is None else round(gib * 2**30), retries)
-
-
-def checked_device(name: str) -> str:
-    """The device stages run on, `auto` resolved: that takes torch, so it is asked only when there is work."""
-    if name == "cpu":
-        return name
-    from urbancross_bench.modelling.runtime import resolve_device
-
-    return str(resolve_device(name))
 
 
 class Scheduler:
@@ -93,7 +85,7 @@ class Scheduler:
         for run in list(self._pending):
             self._record_if_complete(run)
         if self._lacks:
-            self._executor.preload(self._status.plan.modules)  # goes on while this process imports torch
+            self._executor.preload(self._status.plan.modules)
             self._device = self._executor.device(self._device) or checked_device(self._device)
             slots = self._executor.slots(self._device, grid.ranks, grid.threads)
         waiting = False
