@@ -36,6 +36,7 @@ def register_adaptations():
 class AsItIs(Adaptation):
     pass
 """
+EDITED = "def __init__(self, options):\n        raise RuntimeError('edited')"
 COLUMN = """
 from urbancross_bench.interfaces import Column, hookimpl, register
 
@@ -233,25 +234,28 @@ def test_the_ranking_is_the_one_of_evaluation() -> None:
 
 
 @pytest.mark.slow
-def test_a_script_and_a_plugin_in_one_file(grid: Callable[..., Path], tmp_path: Path) -> None:
-    """Without a guard for multiprocessing; the plugin's source is what its version is made of."""
+def test_a_script_and_a_plugin_that_is_edited_as_in_a_notebook(grid: Callable[..., Path], tmp_path: Path) -> None:
+    """Without a guard for multiprocessing; the plugin's source is what its version is made of, and what runs."""
     (tmp_path / "my_file.py").write_text(ONE_FILE, encoding="utf-8")
     file = grid(
         plugins=["my_file.py"], scenarios=[{"source": "plain", "target": "dark"}], adaptations=["as_it_is"]
     )
     script = tmp_path / "script.py"
     script.write_text(
-        f"from urbancross_bench.api import run\nprint('once')\nprint(*run({str(file)!r}, 'out')['status'])\n",
+        f"from urbancross_bench.api import run\nprint('once')\nprint(*run({str(file)!r}, 'out')['status'])\n"
+        f"open('my_file.py', 'w').write({ONE_FILE.replace('pass', EDITED)!r})\n"
+        f"print(*run({str(file)!r}, 'out')['status'])\n",
         encoding="utf-8",
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "once\nok\n"), done.stderr
-    [run] = (tmp_path / "out" / "runs").glob("*/run.json")
-    version = json.loads(run.read_text(encoding="utf-8"))["adaptation"]["version"]
-    assert re.fullmatch(r"local\+[0-9a-f]{12}", version)
+    assert (done.returncode, done.stdout) == (0, "once\nok\nfailed\n"), done.stderr
+    runs = [json.loads(run.read_text(encoding="utf-8")) for run in (tmp_path / "out" / "runs").glob("*/run.json")]
+    versions = {run["adaptation"]["version"] for run in runs}
+    assert len(versions) == 2
+    assert all(re.fullmatch(r"local\+[0-9a-f]{12}", version) for version in versions)
 
 
 def test_other_metrics_are_those_of_the_command(outcome: Outcome, cli: Callable[..., Result]) -> None:

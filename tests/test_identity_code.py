@@ -13,7 +13,7 @@ import pytest
 from identity_world import Keys, changed, keys_of, planned, write_world
 
 from urbancross_bench.execution import versions
-from urbancross_bench.identity import code_version
+from urbancross_bench.identity import code_version, own_version
 from urbancross_bench.registry import Registry
 
 KeysOf = Callable[[Mapping[str, Any]], Keys]
@@ -76,7 +76,7 @@ USES: Mapping[str, tuple[Mapping[str, Any], str]] = {
 @pytest.fixture(autouse=True)
 def _versions_are_asked_anew() -> Iterator[None]:
     def forget() -> None:
-        for cached in (code_version, versions.core, versions.decoders):
+        for cached in (own_version, versions.core, versions.decoders):
             cached.cache_clear()
 
     forget()
@@ -100,7 +100,6 @@ def keys(world: tuple[Path, dict[str, Any]]) -> KeysOf:
     folder, grid = world
 
     def call(change: Mapping[str, Any]) -> Keys:
-        code_version.cache_clear()
         placed = json.loads(json.dumps(change).replace("{folder}", str(folder)))
         return keys_of(planned(changed(grid, placed), folder, Registry.discover()))
 
@@ -194,7 +193,6 @@ def test_data_beside_sources_moves_no_key_of_our_own(tmp_path: Path, monkeypatch
     (tmp_path / "elsewhere" / "__init__.py").write_text("x = 1\n", encoding="utf-8")
     found = []
     for _ in range(2):
-        code_version.cache_clear()
         found.append([code_version("elsewhere", name) for name in ("urbancross-bench", None)])
         (tmp_path / "elsewhere" / "more.json").write_text("{}", encoding="utf-8")
     assert [one == other for one, other in zip(*found, strict=True)] == [True, False]
@@ -271,7 +269,7 @@ ROOMS = {
 def test_a_room_of_the_core_moves_what_it_makes(keys: KeysOf, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     edited = ""
     monkeypatch.setattr(
-        versions, "code_version", lambda module, _: f"{module}, edited" if module == edited else module
+        versions, "own_version", lambda module: f"{module}, edited" if module == edited else module
     )
     before = keys({})
     edited = f"urbancross_bench.{room}"
@@ -300,9 +298,7 @@ def test_sources_count_with_their_folders_and_in_namespace_packages(
     seen = []
     for text in ("x = 1\n", "x = 2\n"):
         (part / "__init__.py").write_text(text, encoding="utf-8")
-        code_version.cache_clear()
         seen.append(code_version("elsewhere", None))
     part.rename(part.with_name("renamed"))
-    code_version.cache_clear()
     seen.append(code_version("elsewhere", None))
     assert len({*seen}) == 3

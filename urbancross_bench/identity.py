@@ -56,6 +56,11 @@ def library_versions(*distributions: str) -> dict[str, str]:
 
 
 @cache
+def own_version(module: str) -> str:
+    """`code_version` of the project's own code: as it was when first asked, since it is imported but once."""
+    return code_version(module, DISTRIBUTION)
+
+
 def code_version(module: str, distribution: str | None) -> str:
     """What identifies a module's code: the version of its distribution, and a source hash while it may change.
 

@@ -24,7 +24,7 @@ from urbancross_bench import hookspecs
 from urbancross_bench.declarations import IncompatibleError, check_api, check_declarations
 from urbancross_bench.disabling import disabled
 from urbancross_bench.errors import OptionError, PluginError, UsageError, did_you_mean, requirement
-from urbancross_bench.identity import code_version
+from urbancross_bench.identity import DISTRIBUTION, code_version, own_version
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import beside, build, misspelt
@@ -90,10 +90,11 @@ class Plugin:
         """The top package of its code."""
         return self.registration.target.partition(":")[0].partition(".")[0]
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """What identifies the plugin's code in keys: see `identity.code_version`."""
-        return code_version(self.package, self.provider.distribution)
+        """What identifies the plugin's code in keys, see `identity.code_version`: a notebook may change it."""
+        name = self.provider.distribution
+        return own_version(self.package) if name == DISTRIBUTION else code_version(self.package, name)
 
     @cached_property
     def misspelt(self) -> str:

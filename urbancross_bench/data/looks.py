@@ -26,7 +26,7 @@ from urbancross_bench.data.decode import DECODERS, FORMATS, decode
 from urbancross_bench.data.images import FileImages
 from urbancross_bench.data.index import open_index
 from urbancross_bench.errors import DataError
-from urbancross_bench.identity import DISTRIBUTION, canonical_json, code_version, library_versions
+from urbancross_bench.identity import canonical_json, library_versions, own_version
 from urbancross_bench.interfaces.dataset import ImageSource, Indices
 
 BITS = 48  # of 256
@@ -107,7 +107,7 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
             return ""
 
     # Another decoder may read what one could not.
-    decoder = {**library_versions(*DECODERS), "rule": code_version("urbancross_bench.data.decode", DISTRIBUTION)}
+    decoder = {**library_versions(*DECODERS), "rule": own_version("urbancross_bench.data.decode")}
     wanted = [(digest, digest) for digest in first]
     with open_index() as kept:
         values = kept.values(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from urbancross_bench.data.decode import DECODERS
-from urbancross_bench.identity import DISTRIBUTION, code_version, library_versions
+from urbancross_bench.identity import library_versions, own_version
 
 
 @cache
@@ -17,7 +17,7 @@ def core(room: str) -> str:
     if room == "evaluation":
         rooms += [f"execution.{name}" for name in ("items", "selection", "scoring", "drift")]
         rooms += ["data.floors", "data.domain", "interfaces.metric", "interfaces.selector"]
-    versions = [code_version(f"urbancross_bench.{name}", DISTRIBUTION) for name in rooms]
+    versions = [own_version(f"urbancross_bench.{name}") for name in rooms]
     return " ".join(dict.fromkeys(versions))
 
 
