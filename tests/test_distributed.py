@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows
 from urbancross_bench.data.views import PairView, StreamView
-from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.errors import DiedError, RunError, UsageError
+from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.distributed import Ranks, run_ranks
 from urbancross_bench.modelling.encoding import Encoding
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.heads import masked_mean
+from urbancross_bench.modelling.inputs import encoded_segments
 from urbancross_bench.modelling.losses import hinge, info_nce, reverse_gradient
 
 CPU = torch.device("cpu")
@@ -151,13 +154,15 @@ def measure(device: torch.device, tell: Callable[[Any], None]) -> None:
     model = nn.Linear(3, 2)
     torch.manual_seed(5)
     model.reset_parameters()
-    ranks.check_alike(model.parameters())
-    with torch.no_grad():
-        model.weight.add_(1e-6 * ranks.rank)
-    try:
-        ranks.check_alike(model.parameters())
-    except RunError as error:
-        tell(("apart", None, str(error)))
+    ranks.check_alike(model.parameters(), [torch.ones(())])
+    for name, losses in {"chosen": [torch.ones(()), torch.ones(()) + 1e-6 * ranks.rank], "apart": []}.items():
+        if name == "apart":
+            with torch.no_grad():
+                model.weight.add_(1e-6 * ranks.rank)
+        try:
+            ranks.check_alike(model.parameters(), losses)
+        except RunError as error:
+            tell((name, None, str(error)))
 
 
 def drawn(ranks: Ranks) -> dict[str, Any]:
@@ -169,6 +174,9 @@ def drawn(ranks: Ranks) -> dict[str, Any]:
     encoding(plain, plain.encode_image, pixels)  # type: ignore[arg-type]
     untouched = torch.equal(torch.get_rng_state(), before)
     twice = [encoding(dropping, dropping.encode_image, pixels).detach().numpy() for _ in range(2)]  # type: ignore[arg-type]
+    segments, present = torch.ones(PAIRS, 2, 3, 4, 4), torch.zeros(PAIRS, 2, dtype=torch.bool)
+    present[0, 1] = True  # in the first share alone
+    encoding(dropping, partial(encoded_segments, dropping), segments, present)  # type: ignore[arg-type]
     own = torch.rand(1)
     [every] = ranks.gather(own[None], ranks.world).T.tolist() if ranks.world > 1 else [own.tolist()]
     return {"untouched": untouched, "features": twice, "own": every}
@@ -222,8 +230,9 @@ def test_shares_draw_apart_and_methods_alike(several: tuple[int, dict[Any, Any]]
     assert len({*draws["own"]}) == 1
 
 
-def test_weights_that_went_apart_are_noticed(several: tuple[int, dict[Any, Any]]) -> None:
-    assert "the weights of process 1 are no longer those of process 0" in several[1]["apart", None]
+@pytest.mark.parametrize("what", ["apart", "chosen"])
+def test_weights_and_losses_that_went_apart_are_noticed(what: str, several: tuple[int, dict[Any, Any]]) -> None:
+    assert "the weights or losses of process 1 are no longer those of process 0" in several[1][what, None]
 
 
 @pytest.mark.parametrize(("count", "world"), [(8, 3), (5, 2), (3, 3), (100, 7)])
@@ -249,7 +258,7 @@ def fail(device: torch.device, tell: Callable[[Any], None], how: str) -> None:
     [
         ("usage", UsageError, "^an option is wrong$"),
         ("other", ValueError, "^no$"),
-        ("killed", RunError, r"process 1 died without a word \(exit code -9\)"),
+        ("killed", DiedError, r"process 1 died without a word \(exit code -9\)"),
     ],
 )
 def test_the_error_of_one_process_ends_all(how: str, error: type[Exception], said: str) -> None:
@@ -257,6 +266,20 @@ def test_the_error_of_one_process_ends_all(how: str, error: type[Exception], sai
         run_ranks(2, fail, how, device=CPU)
     if how != "killed":
         assert "process 1:\nTraceback" in str(raised.value.__cause__)
+
+
+def diverge(device: torch.device, tell: Callable[[Any], None], file: Path) -> None:
+    """At the same step; the first has more to do."""
+    if Ranks.current().first:
+        tell(sum(range(10**7)))
+        file.touch()
+    raise DivergedError("step 3")
+
+
+def test_of_a_training_that_diverges_the_first_process_keeps_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="step 3"):
+        run_ranks(2, diverge, tmp_path / "curve", device=CPU)
+    assert (tmp_path / "curve").exists()
 
 
 ORPHANS = """

@@ -53,6 +53,10 @@ class RunError(UrbanCrossError):
     """A run cannot give a valid result (non-finite features, say)."""
 
 
+class DiedError(RunError):
+    """A process that a stage had started died: another try may end otherwise."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean "x"?' for the nearest of `known`, else the list of what is known."""
     known = sorted(known)

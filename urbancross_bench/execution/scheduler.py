@@ -199,7 +199,7 @@ class Scheduler:
                 if event.key in keys:
                     keys.remove(event.key)
             self._running.discard(event.key)
-            self._stage_ended(event)
+            self._stage_ended(event, died=event.died)
 
     def _over(self, event: Event) -> None:
         """A process ended: what it had begun has failed, what it had not begun is still to do."""

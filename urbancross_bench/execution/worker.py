@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbancross_bench.disabling import disabled
-from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.errors import DiedError, UrbanCrossError
 from urbancross_bench.execution.provenance import measured
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[Event], None]
 _DATA = "URBANCROSS_DATA"
+_OTHERS = ".others"  # in a stage's folder while it is made: what its processes write but the first
 
 
 def carry_out(task: Task, tell: Tell) -> None:
@@ -81,6 +82,7 @@ def _attempted(task: Task, stage: Stage, tell: Tell) -> Event:
             error=_told(error, task.plugins),
             traceback=traceback.format_exc(),
             damaged=tuple(_gone(stage, store)),
+            died=isinstance(error, DiedError),
         )
     return Event(stage.key, "ended", 1.0)
 
@@ -138,6 +140,7 @@ def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
             do(device, told, task, stage, folder)
         else:
             run_ranks(ranks, _as_rank, task, stage.to_json(), folder, device=device, report=told)
+            shutil.rmtree(folder / _OTHERS)
     store.forget(stage.key)
 
 
@@ -206,5 +209,7 @@ def _as_rank(
     """One of the processes of a training; what any but the first leaves is thrown away."""
     from urbancross_bench.modelling.distributed import Ranks
 
-    with tempfile.TemporaryDirectory() as elsewhere:
-        do(device, say, task, Stage(**stage), folder if Ranks.current().first else Path(elsewhere))
+    ranks = Ranks.current()
+    own = folder / _OTHERS / str(ranks.rank)
+    own.mkdir(parents=True)
+    do(device, say, task, Stage(**stage), folder if ranks.first else own)

@@ -47,7 +47,8 @@ class Event:
     for each task, after everything else, with an error where its process did not get to the end.
 
     damaged: keys of stored stages that are not there, or were found damaged and set aside: they have to be made
-    anew. A stage that another process computes has the outcome `busy`.
+    anew. died: whether a process did that the stage had started, so that another try may end otherwise. A stage
+    that another process computes has the outcome `busy`.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Event:
     error: str | None = None
     traceback: str | None = None
     damaged: tuple[str, ...] = ()
+    died: bool = False
 
     def __post_init__(self) -> None:
         # An error may name a file whose name is no UTF-8, and every writer of it, here and later, writes UTF-8.

@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,9 +27,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import TCPStore
 
-from urbancross_bench.errors import RunError, UrbanCrossError
+from urbancross_bench.errors import DiedError, RunError, UrbanCrossError
+from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.parents import end_with
 from urbancross_bench.modelling.saving import random_state, restore_random
+
+_LAST_WORD = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Ranks:
         """Inside, each process draws from torch's generators what is its own; after it, all stand alike again.
 
         So dropout differs from share to share, though what a method draws is the same everywhere. If nothing is
-        drawn, generators are left as they stood.
+        drawn, generators are left as they stood; it has to be so in all processes or in none.
         """
         before = random_state(device)
         torch.manual_seed(int(torch.randint(2**62, ())) + self.rank)
@@ -122,18 +126,21 @@ class Ranks:
             gradient.copy_(total.div_(self.world))
 
     @torch.no_grad()
-    def check_alike(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Raise RunError where processes no longer hold the same weights: then a method has drawn on its own."""
+    def check_alike(self, parameters: Iterable[nn.Parameter], losses: Iterable[Tensor]) -> None:
+        """Raise RunError where processes no longer hold the same weights, or a batch has other losses in them.
+
+        Then a method has drawn on its own: the losses show it even where weights follow the mean of all gradients.
+        """
         if self.world == 1:
             return
-        own = torch.stack([p.double().square().sum() for p in parameters])
+        own = torch.stack([value.detach().double().square().sum() for value in (*parameters, *losses)])
         every = [torch.empty_like(own) for _ in range(self.world)]
         dist.all_gather(every, own)
         apart = [rank for rank, sums in enumerate(every) if not torch.equal(sums, every[0])]
         if apart:
             raise RunError(
-                f"the weights of process {apart[0]} are no longer those of process 0; a method that draws at "
-                "random must draw from torch's generators or by the step, or be trained with ranks: 1"
+                f"the weights or losses of process {apart[0]} are no longer those of process 0; a method that "
+                "draws at random must draw from torch's generators or by the step, or be trained with ranks: 1"
             )
 
 
@@ -176,8 +183,8 @@ def run_ranks(
     process tells goes to `report`, here; what others tell goes nowhere. Function and arguments must be picklable.
     Each process has the environment variables that torchrun sets.
 
-    Returns when all are done. If one fails, all are killed, and its error is raised; RunError if it died without a
-    word. They end, too, when this process does.
+    Returns when all are done. If one fails, all are killed, and its error is raised; DiedError if it died without
+    a word. They end, too, when this process does.
     """
     context = multiprocessing.get_context("forkserver")
     # Imported once, not in each; the last is what optimisers and checkpoints import when they are first used.
@@ -224,12 +231,22 @@ def _attend(running: dict[Connection, BaseProcess], report: Callable[[Any], None
         for rank, error, text in failed:
             if not isinstance(error, UrbanCrossError):
                 _raise_if_died(running)
+            if isinstance(error, DivergedError) and rank > 0:
+                _hear_out(open_[0])
             raise error from _RemoteError(f"process {rank}:\n{text}")
 
 
-def _died(rank: int, process: BaseProcess) -> RunError:
+def _hear_out(first: Connection) -> None:
+    """All diverge at the same step, and the first, before it says so, keeps the curve that led there."""
+    until = time.monotonic() + _LAST_WORD
+    with suppress(EOFError, OSError):
+        while first.poll(max(0.0, until - time.monotonic())) and first.recv()[0] == "tell":
+            pass
+
+
+def _died(rank: int, process: BaseProcess) -> DiedError:
     process.join()
-    return RunError(f"process {rank} died without a word (exit code {process.exitcode})")
+    return DiedError(f"process {rank} died without a word (exit code {process.exitcode})")
 
 
 def _raise_if_died(running: dict[Connection, BaseProcess]) -> None:

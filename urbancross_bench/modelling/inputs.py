@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.augment import drawn, few_at_once
+from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import statistics_kept
 from urbancross_bench.modelling.residence import on_device
 
@@ -54,6 +55,8 @@ def encoded_segments(model: DualEncoder, segments: Tensor, present: Tensor) -> T
         return segments
     device, there = segments.device, present.flatten().nonzero()[:, 0]
     if not len(there):
+        if present.numel() and Ranks.current().world > 1:  # another share may have some: see `Ranks.own_draws`
+            encoded_segments(model, segments[:1, :1], torch.ones(1, 1, dtype=torch.bool))
         return torch.zeros(*present.shape, model.width, device=device)
     places = on_device(there, device)
     with statistics_kept(model.image_tower):  # where segments pass through it too, they are of images alone

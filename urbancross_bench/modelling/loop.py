@@ -99,7 +99,7 @@ def train(
             training.settle()
         report((step + 1) / recipe.steps)
         if step + 1 in stops:
-            training.ranks.check_alike(training.trained)
+            training.ranks.check_alike(training.trained, losses.values())
             with training.average.applied():
                 yield step + 1
         if saves and step + 1 < recipe.steps:
