@@ -106,7 +106,7 @@ LINES = [
     Line("Grid.executor", {"executor": "ray"}),
     Line("Grid.plugins", {"plugins": ["{folder}/some_unused_plugin.py"]}),
     Line("Grid.domains", RENAMED, alone=True),  # other lines name the domain as it is
-    Line("Grid.encoders", {"encoders.fused": None, "encoders.another": FUSED + "tiny,most=2]"}),
+    Line("Grid.encoders", {"encoders.fused": None, "encoders.renamed": FUSED + "tiny,most=2]"}),
     Line(
         "Grid.adaptations",
         {"adaptations.few": None, "adaptations.another": "few_shot", "ablation.of": "another"},

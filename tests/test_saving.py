@@ -252,6 +252,27 @@ def _put_into(kept: Any, features: Tensor) -> None:
     kept += features.numpy()
 
 
+class Head(nn.Module):
+    """With a number that grows beside its weights, which learn from the third step on, when it draws no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of, self.drop, self.strength = nn.Linear(4, 1), nn.Dropout(0.5), 0.01
+        self.of.requires_grad_(False)
+
+
+def _grown(head: Head, features: Tensor) -> None:
+    head.strength *= 1.5
+    if head.strength > 0.02:
+        head.eval()
+        head.of.requires_grad_(True)
+
+
+def _of_head(head: Head) -> Tensor:
+    drawn: Tensor = head.drop(torch.ones(4)).sum() / 100
+    return drawn + head.strength * (1 + head.of.weight.requires_grad)
+
+
 SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], Callable[[Any], Any]]] = {
     "a deque": (lambda: deque(maxlen=3), _append, lambda kept: [float(one.sum()) for one in kept]),
     "a list": (list, _append, lambda kept: [float(one.sum()) for one in kept]),
@@ -263,6 +284,7 @@ SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], Callable
         lambda kept, new: kept.update({len(kept): new}),
         lambda kept: [float(one.sum()) for one in kept.values()],
     ),
+    "a module": (Head, _grown, _of_head),
     "tuples in a deque": (
         deque,
         lambda kept, new: kept.append((new, len(kept))),
@@ -287,6 +309,11 @@ def _drawn_by(generator: Any, new: Tensor) -> None:
     generator.random()
 
 
+def _with(module: nn.Module, **attributes: Any) -> nn.Module:
+    vars(module).update(attributes)
+    return module
+
+
 def _another(kept: Any, new: Tensor) -> Mean:
     return Mean(new)
 
@@ -296,6 +323,15 @@ NOT_SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], str]
     "a namespace": (SimpleNamespace, lambda kept, new: setattr(kept, "at", new), "`kept`, a SimpleNamespace"),
     "another object each step": (Mean, _another, "`kept`, a Mean"),
     "objects in a list": (list, lambda kept, new: kept.append(Mean(new)), "`kept`, a list of Mean"),
+    "a module's list": (
+        lambda: [nn.Sequential(_with(nn.Identity(), seen=[]))],
+        lambda kept, new: kept[0][0].seen.append(float(new.sum())),
+        "`kept.0.0.seen`, a list",
+    ),
+    "a module's tensor": (
+        lambda: _with(nn.Identity(), seen=torch.zeros(4)), lambda kept, new: (kept.seen.add_(new), None)[1],
+        "`kept.seen`, a tensor of shape (4,)",
+    ),
     "a set": (set, lambda kept, new: kept.add(float(new.sum())), "`kept`, a set"),
     "keys that are no text": (dict, lambda kept, new: kept.update({(len(kept), 0): new}), "`kept`, a dict"),
     "python's generator": (lambda: random.Random(0), _drawn_by, "a generator as kept, a Random"),
@@ -349,12 +385,14 @@ class Constant(Adaptation):
         self.trained, self.called = set(own.values()), {value: name for name, value in own.items()}
         self.heads = {"head": {*own.values()}}
         self.phase, self.table = Phase.EARLY, Table()
+        self.head = _with(nn.LSTM(2, 2), rows=torch.ones(2), options=self.history, found=None)
 
     def select(self, source: Batch, target: Batch, progress: Progress) -> None:
         self.found, self.batch, self.progress = Bank(), source, progress
         self.later = Mean(source.image_features.detach())
         self.history.append(float(self.later.value.sum()))  # type: ignore[union-attr]
         self.logger.info("a step")
+        self.head.found = torch.full((2,), float(progress.step))
         self.phase = Phase.LATE if progress.step > 1 else Phase.EARLY
         assert self.table.rows == [0, 1, 2]
 

@@ -117,13 +117,15 @@ def write_embedded(folder: Path, embedded: Sequence[Embedded | Lost], diverged: 
         if one.exact is not None:
             arrays |= {f"exact_images.{number}": one.exact.images, f"exact_texts.{number}": one.exact.texts}
             arrays["exact_image_of_text"] = one.exact.image_of_text
-    save_file(arrays, folder / _FEATURES, metadata={"candidates": json.dumps(said), "diverged": diverged})
+    # One entry: of several the order differs from file to file, and so would the bytes.
+    metadata = {"diverged": diverged} if diverged else {"candidates": json.dumps(said)}
+    save_file(arrays, folder / _FEATURES, metadata=metadata)
 
 
 def diverged_in(folder: Path) -> str:
     """How the training diverged whose candidates were to be embedded; empty where it did not."""
     with safe_open(folder / _FEATURES, framework="numpy") as file:
-        return str(file.metadata()["diverged"])
+        return str(file.metadata().get("diverged", ""))
 
 
 def lost_in(folder: Path) -> list[str]:
@@ -134,7 +136,7 @@ def lost_in(folder: Path) -> list[str]:
 def candidates_of(folder: Path) -> list[dict[str, Any]]:
     """`step`, `name` and `scale` of each candidate that an `embed` stage has features of; reads no feature."""
     with safe_open(folder / _FEATURES, framework="numpy") as file:
-        said: list[dict[str, Any]] = json.loads(file.metadata()["candidates"])
+        said: list[dict[str, Any]] = json.loads(file.metadata().get("candidates", "[]"))
     return said
 
 

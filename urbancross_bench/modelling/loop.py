@@ -25,9 +25,11 @@ from urbancross_bench.modelling.runtime import autocast
 from urbancross_bench.modelling.saving import (
     Saves,
     method_state,
+    module_state,
     optimisers,
     random_state,
     restore_method,
+    restore_module,
     restore_random,
 )
 from urbancross_bench.modelling.unsaved import Unsaved
@@ -189,7 +191,7 @@ class _Training:
         self.unsaved.refuse()
         return {
             "step": step,
-            "model": self.model.state_dict(),
+            "model": module_state(cast(nn.Module, self.model)),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state,
@@ -203,7 +205,7 @@ class _Training:
         saved = saves.read() if saves else None
         if saved is None:
             return 0
-        self.model.load_state_dict(saved["model"])
+        restore_module(cast(nn.Module, self.model), saved["model"])
         restore_optimiser(self.optimiser, saved["optimiser"])
         self.scaler.load_state_dict(saved["scaler"])
         self.average.state = {name: value.to(self.device) for name, value in saved["average"].items()}

@@ -26,6 +26,7 @@ from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 
+PLAIN = int | float | str | None
 _HASHES = "hashes.json"  # of a state: SHA-256 by name below the folder of the training
 
 
@@ -109,6 +110,27 @@ class Saves:
         return sorted(self.folder.glob("state-*"))
 
 
+def module_state(module: nn.Module) -> dict[str, Any]:
+    """What of a module is saved: its tensors, which of them learn, and each part's mode and what else is plain."""
+    return {
+        "tensors": module.state_dict(),
+        "learning": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
+        "plain": {
+            name: {key: value for key, value in vars(part).items() if isinstance(value, PLAIN)}
+            for name, part in module.named_modules()
+        },
+    }
+
+
+def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give a module back what `module_state` took of it."""
+    module.load_state_dict(state["tensors"])
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in state["learning"])
+    for name, part in module.named_modules():
+        vars(part).update(state["plain"].get(name, {}))
+
+
 def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
     """What of a method is saved as it trains, by attribute; what else it keeps, see `Unsaved`."""
     return {name: _of(value) for name, value in vars(method).items() if value is not model and is_state(value)}
@@ -153,11 +175,13 @@ def is_state(value: Any) -> bool:
         return all(isinstance(key, str | int) and is_state(part) for key, part in value.items())
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biufc"
-    return value is None or isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | int | float | str)
+    return isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | PLAIN)
 
 
 def _of(value: Any) -> Any:
-    if isinstance(value, nn.Module | torch.optim.Optimizer):
+    if isinstance(value, nn.Module):
+        return module_state(value)
+    if isinstance(value, torch.optim.Optimizer):
         return value.state_dict()
     if isinstance(value, deque):
         return deque((_of(part) for part in value), value.maxlen)
@@ -168,7 +192,10 @@ def _of(value: Any) -> Any:
 
 def _restored(present: Any, value: Any, device: torch.device) -> Any:
     """`value` as it was, put into `present` where that is of its kind: others, an optimiser say, may hold it."""
-    if isinstance(present, nn.Module | torch.optim.Optimizer):
+    if isinstance(present, nn.Module):
+        restore_module(present, value)
+        return present
+    if isinstance(present, torch.optim.Optimizer):
         present.load_state_dict(value)
         return present
     if isinstance(value, Tensor):
