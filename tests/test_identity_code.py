@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from identity_world import Keys, changed, keys_of, planned, write_world
 
+from urbancross_bench import sources
 from urbancross_bench.execution import versions
-from urbancross_bench.identity import code_version, own_version
 from urbancross_bench.registry import Registry
+from urbancross_bench.sources import code_version, own_version
 
 KeysOf = Callable[[Mapping[str, Any]], Keys]
 METHOD = "adapt embed rank run score"
@@ -193,7 +194,8 @@ def test_data_beside_sources_moves_no_key_of_our_own(tmp_path: Path, monkeypatch
     (tmp_path / "elsewhere" / "__init__.py").write_text("x = 1\n", encoding="utf-8")
     found = []
     for _ in range(2):
-        found.append([code_version("elsewhere", name) for name in ("urbancross-bench", None)])
+        own_version.cache_clear()
+        found.append([own_version("elsewhere"), code_version("elsewhere", None)])
         (tmp_path / "elsewhere" / "more.json").write_text("{}", encoding="utf-8")
     assert [one == other for one, other in zip(*found, strict=True)] == [True, False]
     assert found[0][0].partition("+")[2] == found[0][1].partition("+")[2]  # sources alone give one hash in both
@@ -302,3 +304,65 @@ def test_sources_count_with_their_folders_and_in_namespace_packages(
     part.rename(part.with_name("renamed"))
     seen.append(code_version("elsewhere", None))
     assert len({*seen}) == 3
+
+
+def test_what_a_plugin_imports_from_elsewhere_counts_with_what_that_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A helper beside a file, a package of the same checkout; of that the modules on the way, and no others."""
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {
+        "some_file.py": "import helper_of_it, yaml\ndef late():\n    from its_lab.losses import sums\n",
+        "helper_of_it.py": "import some_file\n",  # in a circle
+        "its_lab/__init__.py": "",
+        "its_lab/losses/__init__.py": "from . import weights\nfrom ..tools.all import *\nimport its_lab.broken\n",
+        "its_lab/losses/weights.py": "",
+        "its_lab/losses/sums.py": "",
+        "its_lab/tools/all.py": "",  # in a folder without __init__.py
+        "its_lab/broken.py": "def (",
+        "its_lab/unused.py": "",
+        "its_lab/table.json": "{}",
+        "another.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    counted = set()
+    for name in files:
+        before = code_version("some_file", None)
+        with (tmp_path / name).open("a", encoding="utf-8") as opened:
+            opened.write("\n")
+        if code_version("some_file", None) != before:
+            counted.add(name)
+    assert counted == {*files} - {"its_lab/unused.py", "its_lab/table.json", "another.py"}
+    elsewhere = tmp_path / "moved"  # names are those of imports, wherever the files lie
+    for name in files:
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).write_bytes((tmp_path / name).read_bytes())
+    there = code_version("some_file", None)
+    monkeypatch.syspath_prepend(elsewhere)
+    importlib.invalidate_caches()
+    assert code_version("some_file", None) == there
+
+
+def test_what_was_installed_with_a_plugin_from_its_folder_counts(
+    distribution: Distribution, tmp_path: Path
+) -> None:
+    site = distribution.package.parent
+    (site / "its_common.py").write_text("x = 1\n", encoding="utf-8")
+    (site / "elsewhere-1.0.dist-info" / "RECORD").write_text("elsewhere/__init__.py,,\nits_common.py,,\n")
+    distribution.come_from({"url": "file:///somewhere", "dir_info": {}})
+    before = code_version("elsewhere", "elsewhere")
+    (site / "its_common.py").write_text("x = 2\n", encoding="utf-8")
+    assert code_version("elsewhere", "elsewhere") != before
+
+
+@pytest.mark.parametrize("origin", [None, {"url": "file:///somewhere", "dir_info": {"editable": True}}])
+def test_a_plugin_of_ours_that_others_extend_counts(
+    distribution: Distribution, monkeypatch: pytest.MonkeyPatch, origin: Mapping[str, Any] | None
+) -> None:
+    distribution.come_from(origin)
+    before = code_version("elsewhere", "elsewhere")
+    assert code_version("elsewhere", "elsewhere") == before
+    monkeypatch.setattr(sources, "own_version", lambda module: f"another {module}")
+    assert code_version("elsewhere", "elsewhere") != before

@@ -1,20 +1,17 @@
-"""What things are called: keys from facts, seeds from names, versions from code."""
+"""What things are called: keys from facts, seeds from names."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import PluginError
 
 DISTRIBUTION = "urbancross-bench"  # the project's own
-_COMPILED = {".pyc", ".pyo", ".so", ".pyd", ".o", ".obj", ".dll", ".dylib"}
 
 
 def canonical_json(facts: Any) -> str:
@@ -53,52 +50,3 @@ def library_versions(*distributions: str) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in distributions}
     except importlib.metadata.PackageNotFoundError as error:
         raise PluginError(f"{error.name} is needed and not installed; `pip install {error.name}`") from None
-
-
-@cache
-def own_version(module: str) -> str:
-    """`code_version` of the project's own code: as it was when first asked, since it is imported but once."""
-    return code_version(module, DISTRIBUTION)
-
-
-def code_version(module: str, distribution: str | None) -> str:
-    """What identifies a module's code: the version of its distribution, and a source hash while it may change.
-
-    Code installed from a wheel is named by its distribution's version. Code in an editable install, or in a
-    file outside any distribution (None), can change without one, so the files below `module` count too: its
-    sources, and data such as a table; neither bytecode nor hidden files.
-    """
-    version = "local" if distribution is None else importlib.metadata.version(distribution)
-    if distribution is not None and not _is_local(distribution):
-        return version
-    # Data of the project's own packages is in the identity of the options that name it.
-    files = sorted(_files(module, "*.py" if distribution == DISTRIBUTION else "*"))
-    if not files:
-        return version
-    content = digest(part for name, file in files for part in (name.encode(), file.read_bytes()))
-    return f"{version}+{content[:12]}"
-
-
-def _files(module: str, pattern: str) -> Iterable[tuple[str, Path]]:
-    """The files of a module or package, with their names in it; of a package, those whose names match."""
-    spec = importlib.util.find_spec(module)
-    if spec is None:
-        return []
-    # A namespace package has folders, but no file of its own.
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    if not folders:
-        return [(Path(spec.origin).name, Path(spec.origin))] if spec.origin else []
-    found = [(file.relative_to(folder), file) for folder in folders for file in folder.rglob(pattern)]
-    return [(name.as_posix(), file) for name, file in found if not _passing(name) and file.is_file()]
-
-
-def _passing(name: Path) -> bool:
-    """Whether a file of a package is no part of it: what is compiled from it here, or hidden."""
-    hidden = any(part == "__pycache__" or part.startswith(".") for part in name.parts)
-    return hidden or name.suffix in _COMPILED or name.name.endswith("~")
-
-
-def _is_local(distribution: str) -> bool:
-    """Whether it was installed from a folder, editable or not: its code may change and its version stay."""
-    text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
-    return "dir_info" in json.loads(text or "{}")

@@ -24,11 +24,12 @@ from urbancross_bench import hookspecs
 from urbancross_bench.declarations import IncompatibleError, check_api, check_declarations
 from urbancross_bench.disabling import disabled
 from urbancross_bench.errors import OptionError, PluginError, UsageError, did_you_mean, requirement
-from urbancross_bench.identity import DISTRIBUTION, code_version, own_version
+from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import beside, build, misspelt
 from urbancross_bench.references import Reference
+from urbancross_bench.sources import code_version, own_version
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
 _SOURCE = "__urbancross_source__"  # of a one-file plugin's module: what was run
@@ -92,7 +93,7 @@ class Plugin:
 
     @cached_property
     def version(self) -> str:
-        """What identifies the plugin's code in keys, see `identity.code_version`: a notebook may change it."""
+        """What identifies the plugin's code in keys, see `sources.code_version`: a notebook may change it."""
         name = self.provider.distribution
         return own_version(self.package) if name == DISTRIBUTION else code_version(self.package, name)
 

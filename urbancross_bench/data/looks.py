@@ -26,8 +26,9 @@ from urbancross_bench.data.decode import DECODERS, FORMATS, decode
 from urbancross_bench.data.images import FileImages
 from urbancross_bench.data.index import open_index
 from urbancross_bench.errors import DataError
-from urbancross_bench.identity import canonical_json, library_versions, own_version
+from urbancross_bench.identity import canonical_json, library_versions
 from urbancross_bench.interfaces.dataset import ImageSource, Indices
+from urbancross_bench.sources import own_version
 
 BITS = 48  # of 256
 DIFFERENCE = 3.0  # of 255

@@ -25,10 +25,11 @@ from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
 from urbancross_bench.execution.making import Made, Work, forget, holding, make, tidy_unless_told
 from urbancross_bench.files import write_json
-from urbancross_bench.identity import DISTRIBUTION, code_version, derive_seed, key_of
+from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
 from urbancross_bench.interfaces.dataset import ImageSource
 from urbancross_bench.registry import Registry, Resolved
+from urbancross_bench.sources import own_version
 
 SCHEMA = 1
 COLUMNS = ("image_name", "description")
@@ -132,7 +133,7 @@ def caption(
     weights = options.weights()  # first of all: what is missing shows before images are read
     pictures = source.open()
     items = _items(pictures, options.sees_pixels)
-    facts = {"captioner": captioner.identity(), "seed": seed, "core": code_version(__name__, DISTRIBUTION)}
+    facts = {"captioner": captioner.identity(), "seed": seed, "core": own_version(__name__)}
     making = {
         "schema": SCHEMA,
         "source": source.said(),

@@ -24,15 +24,17 @@ from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import below, cores, kill, kill_below, redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
-from urbancross_bench.identity import code_version
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
+from urbancross_bench.sources import code_version, own_packages
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
 _ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
-_imported: dict[str, str] = {}  # by top package of what the server was told to import: the version of that code
+_imported: dict[
+    str, str
+] = {}  # by top package of plugins that the server was told to import: the version of that code
 
 T = TypeVar("T")
 
@@ -83,7 +85,8 @@ class LocalExecutor(Executor):
         os.environ[PRELOAD] = json.dumps([sys.path, *modules])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
         server = cast(Any, forkserver)._forkserver  # there is no public way to end it
-        here = {name: code_version(name, None) for name in {module.partition(".")[0] for module in modules}}
+        plugins = {module.partition(".")[0] for module in modules} - own_packages()
+        here = {name: code_version(name, None) for name in plugins}
         if any(_imported.get(name, version) != version for name, version in here.items()):
             server._stop()  # else its processes would run what was there before a notebook's user edited it
         before = server._forkserver_pid

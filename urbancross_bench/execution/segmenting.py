@@ -30,10 +30,11 @@ from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.making import Earlier, Work, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import decoders
-from urbancross_bench.identity import DISTRIBUTION, canonical_json, code_version, key_of, library_versions
+from urbancross_bench.identity import canonical_json, key_of, library_versions
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
 from urbancross_bench.registry import Plugin, Registry
+from urbancross_bench.sources import own_version
 
 _CHOOSERS = (*CHOOSERS, BY_CAPTION)
 
@@ -248,7 +249,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
 
 
 def _code(*rooms: str) -> str:
-    return " ".join(dict.fromkeys(code_version(f"urbancross_bench.{room}", DISTRIBUTION) for room in rooms))
+    return " ".join(dict.fromkeys(own_version(f"urbancross_bench.{room}") for room in rooms))
 
 
 def _encoder(registry: Registry, reference: str) -> PlannedEncoder:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from urbancross_bench.data.decode import DECODERS
-from urbancross_bench.identity import library_versions, own_version
+from urbancross_bench.identity import library_versions
+from urbancross_bench.sources import own_version
 
 
 @cache
