@@ -205,6 +205,43 @@ def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
     assert [plugin.registration.name for plugin in registry.plugins] == ["once"]
 
 
+@pytest.mark.parametrize("name", ["json", "datasets", "yaml"])
+def test_a_file_that_would_hide_a_library_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n" + REGISTERS
+    )
+    with pytest.raises(PluginError, match=f"a library is called '{name}', which the file would hide; rename /"):
+        Registry().with_files([tmp_path / f"{name}.py"])
+
+
+READS = """
+from pathlib import Path
+from urbancross_bench.identity import file_digest
+from urbancross_bench.interfaces import Options
+
+class Tabled:
+    pass
+
+class Table(Options):
+    table: Path
+
+    def identity(self):
+        return {"table": file_digest(self.table)}
+
+@hookimpl
+def register_metrics():
+    return [register("tabled", "reads_a_table:Tabled", options="reads_a_table:Table", summary="x")]
+"""
+
+
+def test_a_file_of_the_options_that_cannot_be_read_is_named_with_its_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "reads_a_table.py"
+    file.write_text("from urbancross_bench.interfaces import hookimpl, register\n" + READS)
+    resolved = Registry().with_files([file]).resolve("metric", "tabled[table=no.csv]")
+    with pytest.raises(UsageError, match=r"metric 'tabled' .*, given as tabled\[table=no\.csv\]: .*'no\.csv'"):
+        resolved.identity()
+
+
 @pytest.mark.parametrize("arguments", [("a b", "m:C"), ("a", "m.C"), ("a", "m:C", "telepathy")])
 def test_registrations_are_checked(arguments: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="plugin"):

@@ -29,7 +29,7 @@ from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import beside, build, misspelt
 from urbancross_bench.references import Reference
-from urbancross_bench.sources import code_version, own_version
+from urbancross_bench.sources import code_version, is_library, own_version
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
 _SOURCE = "__urbancross_source__"  # of a one-file plugin's module: what was run
@@ -129,12 +129,19 @@ class Resolved:
         return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
 
     def identity(self) -> dict[str, Any]:
-        """The facts about plugin, version and options that may change a result."""
+        """The facts about plugin, version and options that may change a result.
+
+        Raises UsageError for options whose file cannot be read.
+        """
+        try:
+            options = self.options.identity()
+        except OSError as error:
+            raise UsageError(f"{self.plugin}, given as {self.reference}: {error}") from error
         return {
             "name": self.reference.name,
             "member": self.reference.member,
             "version": self.plugin.version,
-            "options": self.options.identity(),
+            "options": options,
         }
 
 
@@ -366,6 +373,8 @@ def load_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
+    if is_library(path.stem):
+        raise ImportError(f"a library is called {path.stem!r}, which the file would hide; rename {path}")
     there, source = sys.modules.get(path.stem), path.read_bytes()
     if there is not None and getattr(there, "__file__", None) != str(path):
         raise ImportError(f"a module called {path.stem!r} is loaded already; rename {path}")

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Container, Iterable, Iterator
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from urbancross_bench.identity import DISTRIBUTION, digest
@@ -54,6 +55,19 @@ def code_version(module: str, distribution: str | None) -> str:
 def own_packages() -> set[str]:
     """The project's top packages."""
     return {PROJECT, *(name for name, provider in _providers().items() if provider == DISTRIBUTION)}
+
+
+def is_library(name: str) -> bool:
+    """Whether a top module is Python's own or an installed one."""
+    found = _found(name)
+    return name in sys.stdlib_module_names or bool(found and _INSTALLED & {*Path(found.origin or "").parts})
+
+
+def _found(top: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a loader of somebody's, or a module that somebody made
+        return None
 
 
 def _hash(files: Iterable[tuple[str, Path]], more: Iterable[str] = ()) -> str:
@@ -144,12 +158,7 @@ def _imports(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _places(name: str, others: Container[str]) -> list[Path]:
     """The folders that a top module is imported from; none of what is among others, or installed."""
-    if name in others:
-        return []
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
+    spec = None if name in others else _found(name)
     folders = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else []
     found = [Path(folder).resolve() for folder in folders if folder]
     return [path.parent for path in found if not _INSTALLED & {*path.parts}]
