@@ -306,7 +306,7 @@ def test_sources_count_with_their_folders_and_in_namespace_packages(
     assert len({*seen}) == 3
 
 
-def test_what_a_plugin_imports_from_elsewhere_counts_with_what_that_imports(
+def test_what_a_plugin_imports_from_beside_it_counts_with_what_that_imports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A helper beside a file, a package of the same checkout; of that the modules on the way, and no others."""
@@ -316,13 +316,14 @@ def test_what_a_plugin_imports_from_elsewhere_counts_with_what_that_imports(
         "helper_of_it.py": "import some_file\n",  # in a circle
         "its_lab/__init__.py": "",
         "its_lab/losses/__init__.py": "from . import weights\nfrom ..tools.all import *\nimport its_lab.broken\n",
-        "its_lab/losses/weights.py": "",
+        "its_lab/losses/weights.py": "from ............. import nowhere\n",
         "its_lab/losses/sums.py": "",
         "its_lab/tools/all.py": "",  # in a folder without __init__.py
         "its_lab/broken.py": "def (",
         "its_lab/unused.py": "",
         "its_lab/table.json": "{}",
         "another.py": "",
+        "json.py": "",  # Python has one
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -334,7 +335,7 @@ def test_what_a_plugin_imports_from_elsewhere_counts_with_what_that_imports(
             opened.write("\n")
         if code_version("some_file", None) != before:
             counted.add(name)
-    assert counted == {*files} - {"its_lab/unused.py", "its_lab/table.json", "another.py"}
+    assert counted == {*files} - {"its_lab/unused.py", "its_lab/table.json", "another.py", "json.py"}
     elsewhere = tmp_path / "moved"  # names are those of imports, wherever the files lie
     for name in files:
         (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
@@ -343,6 +344,21 @@ def test_what_a_plugin_imports_from_elsewhere_counts_with_what_that_imports(
     monkeypatch.syspath_prepend(elsewhere)
     importlib.invalidate_caches()
     assert code_version("some_file", None) == there
+
+
+def test_a_plugins_version_does_not_hang_on_how_python_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on what else is on its path, nor on what has been imported."""
+    for folder in ("here", "vendored"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "some_file.py").write_text("import elsewhere\n", encoding="utf-8")
+    (tmp_path / "vendored" / "elsewhere.py").write_text("x = 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    before = code_version("some_file", None)
+    monkeypatch.syspath_prepend(tmp_path / "vendored")
+    importlib.import_module("elsewhere")
+    assert code_version("some_file", None) == before
 
 
 def test_what_was_installed_with_a_plugin_from_its_folder_counts(

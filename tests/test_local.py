@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -290,15 +292,40 @@ def test_a_device_is_what_it_is_here(executor: LocalExecutor, monkeypatch: pytes
         executor.device("banana")
 
 
-def ends_without_a_word(device: str) -> str:
-    os._exit(1)
+def says_nothing_elsewhere(device: str) -> str:
+    if multiprocessing.parent_process() is not None:
+        os._exit(1)
+    return "what it is here"
 
 
 def test_a_device_that_nobody_can_tell_is_looked_for_by_who_asked(
     executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "checked_device", ends_without_a_word)
-    assert executor.device("auto") is None
+    monkeypatch.setattr(local, "checked_device", says_nothing_elsewhere)
+    assert executor.device("auto") == "what it is here"
+
+
+def test_a_server_that_is_left_ends_with_its_last_process(executor: LocalExecutor, task: TaskMaker) -> None:
+    """And nobody waits for it: another one starts what comes next."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    executor.device("auto")
+    before = server._forkserver_pid
+    here, there = executor._context.Pipe()
+    process = executor._started(_waits, there, daemon=True)
+    there.close()
+    local._leave(server)
+    assert executor.device("auto") in ("cpu", "cuda")
+    assert server._forkserver_pid not in (None, before)
+    here.send("end")
+    process.join(PATIENCE)
+    assert process.exitcode == 7
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(before).wait(PATIENCE)
+
+
+def _waits(connection: Connection) -> None:
+    connection.recv()
+    os._exit(7)
 
 
 @pytest.mark.usefixtures("four")

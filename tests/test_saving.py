@@ -253,11 +253,12 @@ def _put_into(kept: Any, features: Tensor) -> None:
 
 
 class Head(nn.Module):
-    """With a number that grows beside its weights, which learn from the third step on, when it draws no more."""
+    """Whose weights learn from the third step on, when it draws no more."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.of, self.drop, self.strength = nn.Linear(4, 1), nn.Dropout(0.5), 0.01
+        self.of, self.drop = nn.Linear(4, 1), nn.Dropout(0.5)
+        self.register_buffer("strength", torch.tensor(0.01))
         self.of.requires_grad_(False)
 
 
@@ -309,11 +310,6 @@ def _drawn_by(generator: Any, new: Tensor) -> None:
     generator.random()
 
 
-def _with(module: nn.Module, **attributes: Any) -> nn.Module:
-    vars(module).update(attributes)
-    return module
-
-
 def _another(kept: Any, new: Tensor) -> Mean:
     return Mean(new)
 
@@ -323,15 +319,6 @@ NOT_SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], str]
     "a namespace": (SimpleNamespace, lambda kept, new: setattr(kept, "at", new), "`kept`, a SimpleNamespace"),
     "another object each step": (Mean, _another, "`kept`, a Mean"),
     "objects in a list": (list, lambda kept, new: kept.append(Mean(new)), "`kept`, a list of Mean"),
-    "a module's list": (
-        lambda: [nn.Sequential(_with(nn.Identity(), seen=[]))],
-        lambda kept, new: kept[0][0].seen.append(float(new.sum())),
-        "`kept.0.0.seen`, a list",
-    ),
-    "a module's tensor": (
-        lambda: _with(nn.Identity(), seen=torch.zeros(4)), lambda kept, new: (kept.seen.add_(new), None)[1],
-        "`kept.seen`, a tensor of shape (4,)",
-    ),
     "a set": (set, lambda kept, new: kept.add(float(new.sum())), "`kept`, a set"),
     "keys that are no text": (dict, lambda kept, new: kept.update({(len(kept), 0): new}), "`kept`, a dict"),
     "python's generator": (lambda: random.Random(0), _drawn_by, "a generator as kept, a Random"),
@@ -385,14 +372,12 @@ class Constant(Adaptation):
         self.trained, self.called = set(own.values()), {value: name for name, value in own.items()}
         self.heads = {"head": {*own.values()}}
         self.phase, self.table = Phase.EARLY, Table()
-        self.head = _with(nn.LSTM(2, 2), rows=torch.ones(2), options=self.history, found=None)
 
     def select(self, source: Batch, target: Batch, progress: Progress) -> None:
         self.found, self.batch, self.progress = Bank(), source, progress
         self.later = Mean(source.image_features.detach())
         self.history.append(float(self.later.value.sum()))  # type: ignore[union-attr]
         self.logger.info("a step")
-        self.head.found = torch.full((2,), float(progress.step))
         self.phase = Phase.LATE if progress.step > 1 else Phase.EARLY
         assert self.table.rows == [0, 1, 2]
 

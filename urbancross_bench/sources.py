@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import sys
-from collections.abc import Container, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from urbancross_bench.identity import DISTRIBUTION, digest
@@ -34,45 +35,45 @@ def code_version(module: str, distribution: str | None) -> str:
 
     Code installed from a wheel is named by its distribution's version. Code in an editable install, or in a file
     outside any distribution (None), can change without one, so the files below `module` count too: its sources,
-    and data such as a table; neither bytecode nor hidden files. So do the sources that it imports from elsewhere,
-    and of both kinds the versions of other plugins that they import: see `_borrowed`.
+    and data such as a table; neither bytecode nor hidden files. So do sources beside it that it imports, and of
+    both kinds the versions of other plugins that they import: see `_borrowed`.
     """
     version = "local" if distribution is None else importlib.metadata.version(distribution)
+    local = distribution is None or _is_local(distribution)
     own = sorted(_files(module, "*"))
-    others, plugins = _borrowed(file for _, file in own)
-    if distribution is not None:
-        if not _is_local(distribution):
-            own, others = [], {}
-        elif (of_it := importlib.metadata.distribution(distribution).files) is not None:
-            # Not editable, but from a folder: what was installed with it lies where libraries do.
-            others |= {file.as_posix(): Path(str(file.locate())) for file in of_it if _is_source(file.as_posix())}
+    beside, plugins = _borrowed(module, [file for _, file in own])
+    if local and distribution is not None:
+        # Not editable, but from a folder: what was installed with it lies where libraries do.
+        of_it = importlib.metadata.distribution(distribution).files or ()
+        beside |= {file.as_posix(): Path(str(file.locate())) for file in of_it if _is_source(file.as_posix())}
+    if not local:
+        return f"{version}+{_hash([], plugins)}" if plugins else version
     seen = {file.resolve() for _, file in own}
-    beside = [(f"beside {name}", file) for name, file in sorted(others.items()) if file.resolve() not in seen]
-    hashed = _hash([*own, *beside], sorted(plugins)) if own or plugins else ""
-    return f"{version}+{hashed}" if hashed else version
+    others = [(f"beside {name}", file) for name, file in sorted(beside.items()) if file.resolve() not in seen]
+    return f"{version}+{_hash([*own, *others], plugins)}" if own or plugins else version
 
 
-def own_packages() -> set[str]:
-    """The project's top packages."""
-    return {PROJECT, *(name for name, provider in _providers().items() if provider == DISTRIBUTION)}
+def providers() -> dict[str, str]:
+    """The top packages of installed plugins, with the distributions they come with."""
+    points = importlib.metadata.entry_points(group=PROJECT)
+    packages = {point.value.partition(":")[0].partition(".")[0]: point.dist for point in points}
+    return {package: dist.name for package, dist in packages.items() if dist and package != PROJECT}
 
 
 def is_library(name: str) -> bool:
     """Whether a top module is Python's own or an installed one."""
-    found = _found(name)
-    return name in sys.stdlib_module_names or bool(found and _INSTALLED & {*Path(found.origin or "").parts})
-
-
-def _found(top: str) -> ModuleSpec | None:
+    if name in sys.stdlib_module_names:
+        return True
     try:
-        return importlib.util.find_spec(top)
+        found = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # a loader of somebody's, or a module that somebody made
-        return None
+        return False
+    return bool(found and _INSTALLED & {*Path(found.origin or "").parts})
 
 
 def _hash(files: Iterable[tuple[str, Path]], more: Iterable[str] = ()) -> str:
-    parts = [part for name, file in files for part in (name.encode(), file.read_bytes())]
-    return digest([*parts, *map(str.encode, more)])[:12]
+    parts = (part for name, file in files for part in (name.encode(), file.read_bytes()))  # not all in memory
+    return digest(itertools.chain(parts, map(str.encode, sorted(more))))[:12]
 
 
 def _files(module: str, pattern: str) -> Iterable[tuple[str, Path]]:
@@ -105,48 +106,54 @@ def _is_source(name: str) -> bool:
     return name.endswith(".py") and not name.startswith(("..", "__editable__"))
 
 
-def _borrowed(files: Iterable[Path]) -> tuple[dict[str, Path], set[str]]:
-    """What files import, and what that imports in turn: other local sources by name, and plugins with a version.
+def _borrowed(module: str, files: Iterable[Path]) -> tuple[dict[str, Path], set[str]]:
+    """What a module's files import, and that in turn: sources beside it, by name, and plugins, with versions.
 
-    Local is what is imported from outside of where packages are installed: a helper beside the file, another
-    package of the same checkout. Neither the project's core, whose parts have versions of their own, nor libraries
-    count: those are told with each record.
+    Beside it: in the folder that it is imported from itself, unless libraries are there; what else is on Python's
+    path differs from process to process. Neither the project's core, whose parts have versions of their own, nor
+    libraries count: those are told with each record.
     """
-    given = {file.resolve() for file in files if file.suffix == ".py"}
-    providers, found, plugins = _providers(), dict[Path, str](), set[str]()
-    others = {*sys.stdlib_module_names, PROJECT, *(top for top, by in providers.items() if by == DISTRIBUTION)}
-    open_ = [(file, file.parent) for file in sorted(given)]
-    for file, root in open_:
+    known, plugins, found = providers(), set[str](), dict[str, Path]()
+    passed = {*sys.stdlib_module_names, *known, PROJECT, module}
+    folder = _folder(module)
+    open_ = sorted(file for file in files if file.suffix == ".py")
+    seen = {*open_}
+    for file in open_:
         for level, names in _imports(file):
-            places = [file.parents[level - 1]] if level else _places(names[0], others)
-            if not level and not places and names[0] in providers:
-                plugins.add(_version_of(names[0], providers[names[0]]))
-            for place in places:
-                base = root if level else place
-                for other in _on_the_way(place, names):
-                    if other not in given and other not in found and other.is_relative_to(base):
-                        found[other] = other.relative_to(base).as_posix()
-                        open_.append((other, base))
-    return {name: file for file, name in found.items()}, plugins
+            if not level and names[0] in known and names[0] != module:
+                plugins.add(_version_of(names[0], known[names[0]]))
+            if folder is None or (not level and names[0] in passed) or level > len(file.parents):
+                continue
+            for other in _on_the_way(file.parents[level - 1] if level else folder, names):
+                if other not in seen and other.is_relative_to(folder):
+                    seen.add(other)
+                    open_.append(other)
+                    found[other.relative_to(folder).as_posix()] = other
+    return found, plugins
 
 
-def _providers() -> dict[str, str]:
-    """The top packages of installed plugins, with the distributions they come with."""
-    points = importlib.metadata.entry_points(group=PROJECT)
-    packages = {point.value.partition(":")[0].partition(".")[0]: point.dist for point in points}
-    return {package: dist.name for package, dist in packages.items() if dist and package != PROJECT}
+def _folder(module: str) -> Path | None:
+    """Where a top module is imported from; None where that is not one folder, or libraries are there."""
+    spec = importlib.util.find_spec(module)
+    places = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else []
+    found = {Path(place).parent for place in places if place and not _INSTALLED & {*Path(place).parts}}
+    return found.pop() if len(found) == 1 else None
 
 
 def _version_of(package: str, distribution: str) -> str:
-    own = distribution == DISTRIBUTION
-    return f"{package} {own_version(package) if own else importlib.metadata.version(distribution)}"
+    """Of a plugin that another imports; not of what that imports."""
+    if distribution == DISTRIBUTION:
+        return f"{package} {own_version(package)}"
+    more = "+" + _hash(sorted(_files(package, "*.py"))) if _is_local(distribution) else ""
+    return f"{package} {importlib.metadata.version(distribution)}{more}"
 
 
 def _imports(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Of each import of a file how many folders up it begins, 0 for Python's path, and its names from there on."""
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # it says so when it is imported
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what is wrong with it, its import says
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -156,16 +163,8 @@ def _imports(file: Path) -> Iterator[tuple[int, list[str]]]:
             yield from ((node.level, [*start, alias.name]) for alias in node.names)
 
 
-def _places(name: str, others: Container[str]) -> list[Path]:
-    """The folders that a top module is imported from; none of what is among others, or installed."""
-    spec = None if name in others else _found(name)
-    folders = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else []
-    found = [Path(folder).resolve() for folder in folders if folder]
-    return [path.parent for path in found if not _INSTALLED & {*path.parts}]
-
-
 def _on_the_way(place: Path, names: list[str]) -> Iterator[Path]:
-    """The files that are run as these names are imported from a folder, one below the other."""
+    """The files that are run where these names are imported from a folder, one below the other."""
     for name in names:
         if (file := place / f"{name}.py").is_file():
             yield file

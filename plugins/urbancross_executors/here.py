@@ -56,8 +56,8 @@ def carry_out(task: Task, modules: Sequence[str], file: str, variables: Mapping[
     with telling(file) as tell:
         try:
             with closing(LocalExecutor(LocalOptions())) as executor:
-                executor.slots(task.device, task.devices, task.threads)  # there it looks for devices
                 executor.preload(modules)
+                executor.slots(task.device, task.devices, task.threads)  # there it looks for devices
                 executor.submit(task)
                 over = False
                 while not over:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,15 +20,18 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import psutil
+
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.devices import VISIBLE, checked_device, cuda_devices
 from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.processes import below, cores, kill, kill_below, redirect_output, said_exit
 from urbancross_bench.execution.worker import carry_out
+from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.modelling.parents import end_with
-from urbancross_bench.sources import code_version, own_packages
+from urbancross_bench.sources import code_version, providers
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
 _ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
@@ -84,11 +89,12 @@ class LocalExecutor(Executor):
         """
         os.environ[PRELOAD] = json.dumps([sys.path, *modules])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
-        server = cast(Any, forkserver)._forkserver  # there is no public way to end it
-        plugins = {module.partition(".")[0] for module in modules} - own_packages()
-        here = {name: code_version(name, None) for name in plugins}
+        server = cast(Any, forkserver)._forkserver
+        # The server imports all that are installed, to know the plugins, and of files what is used.
+        every = dict.fromkeys(module.partition(".")[0] for module in modules) | providers()
+        here = {name: code_version(name, by) for name, by in every.items() if by != DISTRIBUTION}
         if any(_imported.get(name, version) != version for name, version in here.items()):
-            server._stop()  # else its processes would run what was there before a notebook's user edited it
+            _leave(server)  # its processes would run what was there before a notebook's user edited it
         before = server._forkserver_pid
         forkserver.ensure_running()
         if server._forkserver_pid != before:
@@ -96,14 +102,8 @@ class LocalExecutor(Executor):
             _imported.update(here)
 
     def device(self, name: str) -> str | None:
-        """Asked of a process of the server, which has torch: to import it here takes seconds and 600 MB.
-
-        None where there is no such process: then it is looked for here, and what is wrong with torch is said.
-        """
-        try:
-            return name if name == "cpu" else self._asked(checked_device, name)
-        except (EOFError, ConnectionError):
-            return None
+        """Asked of a process of the server, which has torch: to import it here takes seconds and 600 MB."""
+        return name if name == "cpu" else self._asked(checked_device, name)
 
     def slots(self, device: str, devices: int, threads: int) -> int:
         """One task per GPU, or as many as the option says; on a CPU as many as cores allow."""
@@ -130,16 +130,19 @@ class LocalExecutor(Executor):
         self._running[here].begin()
 
     def _asked(self, look: Callable[[str], T], device: str) -> T:
-        """What a look at a device says in a process of the server. Raises EOFError where that says nothing."""
+        """What a look at a device says in a process of the server; here, where that ends without a word."""
         here, there = self._context.Pipe()
-        with here:
-            visible = os.environ.get(VISIBLE)
-            process = self._started(_answer, look, device, visible, there, daemon=True)
+        try:
+            process = self._started(_answer, look, device, os.environ.get(VISIBLE), there, daemon=True)
             there.close()
             try:
                 found = here.recv()
             finally:
                 process.join()
+        except (EOFError, ConnectionError):
+            return look(device)  # which says what is wrong with torch
+        finally:
+            here.close()
         if isinstance(found, UsageError):
             raise found
         return cast(T, found)
@@ -216,6 +219,28 @@ class LocalExecutor(Executor):
         for running in self._running.values():
             running.process.join()
         self._running.clear()
+
+
+def _leave(server: Any) -> None:
+    """Have the next process started by another server. This one ends after the last of those it has started.
+
+    There is no public way. `_stop` would wait for them, with the lock that others need who start a process.
+    """
+    with server._lock:
+        pid, alive, address = server._forkserver_pid, server._forkserver_alive_fd, server._forkserver_address
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+    if pid is not None:
+        threading.Thread(target=_end, args=(pid, alive, address), daemon=True).start()
+
+
+def _end(server: int, alive: int, address: str) -> None:
+    """End a server that nobody asks any more, once it has told how its processes ended."""
+    with contextlib.suppress(psutil.Error):
+        psutil.wait_procs(psutil.Process(server).children())
+    os.close(alive)
+    with contextlib.suppress(OSError):
+        Path(address).unlink()
+        os.waitpid(server, 0)  # else it would stay a zombie
 
 
 def _heard(connection: Connection) -> Event | None:

@@ -133,7 +133,8 @@ class Ranks:
         """
         if self.world == 1:
             return
-        own = torch.stack([value.detach().double().square().sum() for value in (*parameters, *losses)])
+        values = [value.detach().double().square().sum() for value in (*parameters, *losses)]
+        own = torch.stack([value.to(values[0].device) for value in values])
         every = [torch.empty_like(own) for _ in range(self.world)]
         dist.all_gather(every, own)
         apart = [rank for rank, sums in enumerate(every) if not torch.equal(sums, every[0])]

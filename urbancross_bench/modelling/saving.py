@@ -26,7 +26,6 @@ from urbancross_bench.identity import file_digest
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 
-PLAIN = int | float | str | None
 _HASHES = "hashes.json"  # of a state: SHA-256 by name below the folder of the training
 
 
@@ -111,24 +110,22 @@ class Saves:
 
 
 def module_state(module: nn.Module) -> dict[str, Any]:
-    """What of a module is saved: its tensors, which of them learn, and each part's mode and what else is plain."""
+    """What of a module is saved: its tensors, which of them learn, and which of its parts are in training mode."""
     return {
         "tensors": module.state_dict(),
         "learning": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
-        "plain": {
-            name: {key: value for key, value in vars(part).items() if isinstance(value, PLAIN)}
-            for name, part in module.named_modules()
-        },
+        "training": [name for name, part in module.named_modules() if part.training],
     }
 
 
 def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Give a module back what `module_state` took of it."""
     module.load_state_dict(state["tensors"])
+    learning, training = set(state["learning"]), set(state["training"])
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in state["learning"])
+        parameter.requires_grad_(name in learning)
     for name, part in module.named_modules():
-        vars(part).update(state["plain"].get(name, {}))
+        part.training = name in training
 
 
 def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
@@ -175,7 +172,7 @@ def is_state(value: Any) -> bool:
         return all(isinstance(key, str | int) and is_state(part) for key, part in value.items())
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biufc"
-    return isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | PLAIN)
+    return value is None or isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | int | float | str)
 
 
 def _of(value: Any) -> Any:

@@ -7,7 +7,7 @@ import itertools
 import random
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cached_property, partial
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType, SimpleNamespace
@@ -23,7 +23,7 @@ from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.modelling.answers import told
 from urbancross_bench.modelling.pair_loss import PairLoss
-from urbancross_bench.modelling.saving import PLAIN, is_state
+from urbancross_bench.modelling.saving import is_state
 
 _DRAWING = (
     torch.Generator, np.random.Generator, np.random.RandomState, random.Random, itertools.count, itertools.cycle,
@@ -33,7 +33,6 @@ _CONSTANT = (
 )  # fmt: skip
 _SAVED = (Tensor, nn.Module, torch.optim.Optimizer)
 _NUMBERS = int | float | complex | str | bytes | bytearray | np.generic | None
-_OF_TORCH = vars(nn.Module()).keys()  # of every module
 _HARNESS = {"urbancross_bench", "abc", "builtins", "typing"}
 
 
@@ -51,7 +50,6 @@ class Unsaved:
     def __init__(self, method: Adaptation, model: DualEncoder) -> None:
         self._method = method
         self._model = model
-        self._of_model = set(cast(nn.Module, model).modules())
         self._own = {cls.__module__.partition(".")[0] for cls in type(method).__mro__} - _HARNESS
         self._at_first = self._contents()
         self._met: dict[str, tuple[Callable[[], Any], bytes | None]] = {}
@@ -97,30 +95,14 @@ class Unsaved:
         or saved. Tensors and the like are left out: they may be large, and are saved by themselves.
         """
         kept = {name: value for name, value in vars(self._method).items() if not isinstance(value, _SAVED)}
-        beside = dict(self._beside(vars(self._method).items()))
         saved: dict[int, Any] = {id(self._method): self._method}
         for value in (self._model, *vars(self._method).values()):
             if isinstance(value, _SAVED) or is_state(value):
                 _note(value, saved)
         return {
-            name: (value, None if name not in beside and is_state(value) else self._content(value, dict(saved)))
-            for name, value in (kept | beside).items()
+            name: (value, None if is_state(value) else self._content(value, dict(saved)))
+            for name, value in kept.items()
         }
-
-    def _beside(self, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
-        """What modules hold beside what is saved of them: attributes that are not plain, and buffers left out."""
-        for name, value in named:
-            if isinstance(value, nn.Module):
-                for path, part in value.named_modules(prefix=str(name)):
-                    if part not in self._of_model:
-                        left_out = {buffer: part._buffers[buffer] for buffer in part._non_persistent_buffers_set}
-                        for key, kept in (vars(part) | left_out).items():
-                            if key not in _OF_TORCH and not isinstance(kept, PLAIN):
-                                yield f"{path}.{key}", kept
-            elif isinstance(value, dict):
-                yield from self._beside((f"{name}.{key}", part) for key, part in value.items())
-            elif isinstance(value, list | tuple | deque):
-                yield from self._beside((f"{name}.{number}", part) for number, part in enumerate(value))
 
     def _content(self, value: Any, met: dict[int, Any]) -> bytes | None:
         parts = [*self._parts(value, met)]
