@@ -37,9 +37,8 @@ PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork se
 _ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
-_imported: dict[
-    str, str
-] = {}  # by top package of plugins that the server was told to import: the version of that code
+# By top package of what the server was told to import of plugins: the version of that code.
+_imported: dict[str, str] = {}
 
 T = TypeVar("T")
 
@@ -101,7 +100,7 @@ class LocalExecutor(Executor):
             _imported.clear()
             _imported.update(here)
 
-    def device(self, name: str) -> str | None:
+    def device(self, name: str) -> str:
         """Asked of a process of the server, which has torch: to import it here takes seconds and 600 MB."""
         return name if name == "cpu" else self._asked(checked_device, name)
 
