@@ -305,7 +305,7 @@ def test_a_device_that_nobody_can_tell_is_looked_for_by_who_asked(
     assert executor.device("auto") == "what it is here"
 
 
-def test_a_server_that_is_left_ends_with_its_last_process(executor: LocalExecutor, task: TaskMaker) -> None:
+def test_a_server_that_is_left_ends_with_its_last_process(executor: LocalExecutor) -> None:
     """And nobody waits for it: another one starts what comes next."""
     server = forkserver._forkserver  # type: ignore[attr-defined]
     executor.device("auto")
