@@ -26,6 +26,8 @@ from urbancross_bench.cli.app import main
 # The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile. Read
 # when torch is imported, by the processes that tests start too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's, of which each process of the tests starts some
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as servers have it, see servers_environment
 
 # How long an example takes is the machine's affair, which other processes share.
 settings.register_profile("tests", deadline=None)

@@ -27,6 +27,7 @@ from urbancross_bench.execution.local import LocalExecutor
 from urbancross_bench.execution.options import LocalOptions
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces import Event, Task
+from urbancross_bench.modelling.runtime import set_threads
 
 TaskMaker = Callable[..., Task]
 
@@ -305,8 +306,23 @@ def test_a_device_that_nobody_can_tell_is_looked_for_by_who_asked(
     assert executor.device("auto") == "what it is here"
 
 
-def test_a_server_that_is_left_ends_with_its_last_process(executor: LocalExecutor) -> None:
-    """And nobody waits for it: another one starts what comes next."""
+def pages_and_threads(device: str) -> tuple[str | None, list[int]]:
+    """How a process of a server has its memory, and the threads it has when numpy is to take one, and two."""
+    found = []
+    for count in (1, 2):
+        set_threads(count)
+        found.append(len(list(Path("/proc/self/task").iterdir())))
+    return os.environ.get("GLIBC_TUNABLES"), found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted by what Linux tells")
+def test_a_server_that_is_left_ends_with_its_last_process(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nobody waits for it: another one starts what comes next, in an environment of its own."""
+    servers = ("GLIBC_TUNABLES", "OPENBLAS_NUM_THREADS")
+    for name in servers:
+        monkeypatch.delenv(name, raising=False)
     server = forkserver._forkserver  # type: ignore[attr-defined]
     executor.device("auto")
     before = server._forkserver_pid
@@ -314,8 +330,10 @@ def test_a_server_that_is_left_ends_with_its_last_process(executor: LocalExecuto
     process = executor._started(_waits, there, daemon=True)
     there.close()
     local._leave(server)
-    assert executor.device("auto") in ("cpu", "cuda")
+    executor.preload(())
     assert server._forkserver_pid not in (None, before)
+    assert executor._asked(pages_and_threads, "cpu") == ("glibc.malloc.hugetlb=1", [2, 3])  # one waits for the end
+    assert set(servers) & set(os.environ) == set()
     here.send("end")
     process.join(PATIENCE)
     assert process.exitcode == 7

@@ -26,7 +26,15 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.devices import VISIBLE, checked_device, cuda_devices
 from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
-from urbancross_bench.execution.processes import below, cores, kill, kill_below, redirect_output, said_exit
+from urbancross_bench.execution.processes import (
+    below,
+    cores,
+    kill,
+    kill_below,
+    redirect_output,
+    said_exit,
+    servers_environment,
+)
 from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
@@ -95,7 +103,8 @@ class LocalExecutor(Executor):
         if any(_imported.get(name, version) != version for name, version in here.items()):
             _leave(server)  # its processes would run what was there before a notebook's user edited it
         before = server._forkserver_pid
-        forkserver.ensure_running()
+        with servers_environment():
+            forkserver.ensure_running()
         if server._forkserver_pid != before:
             _imported.clear()
             _imported.update(here)

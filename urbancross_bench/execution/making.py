@@ -25,7 +25,7 @@ from typing import Any, Protocol, cast
 from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
-from urbancross_bench.execution.processes import redirect_output, said_exit
+from urbancross_bench.execution.processes import redirect_output, said_exit, servers_environment
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 
@@ -247,7 +247,8 @@ class _Crew:
         )
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(self.setup, self.started, there), daemon=True)
-        process.start()
+        with servers_environment():
+            process.start()
         there.close()
         self.members[here] = _Worker(process)
         self.started += 1
