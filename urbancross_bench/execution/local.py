@@ -94,7 +94,9 @@ class LocalExecutor(Executor):
 
         `__main__` too: else every process would import the command line anew, as multiprocessing does by default.
         """
-        os.environ[PRELOAD] = json.dumps([sys.path, *modules])
+        # Python before 3.12.8 forgets to tell the server where `__main__` is: what the command's imports, by name.
+        command = [name for name in ("urbancross_bench.cli.app",) if name in sys.modules]
+        os.environ[PRELOAD] = json.dumps([sys.path, *modules, *command])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
         server = cast(Any, forkserver)._forkserver
         # The server imports all that are installed, to know the plugins, and of files what is used.
