@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -158,10 +159,10 @@ def test_the_kit_asks_an_encoder_what_planning_asks(tmp_path: Path, name: str, a
 
 
 def test_a_plugin_that_is_too_slow_in_another_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elsewhere, "_START", -59.875)  # of sixty that a plugin has
+    monkeypatch.setattr(elsewhere, "_START", -60)  # of sixty that a plugin has
     promise = "test_it_reads_the_same_elsewhere"
     [reason] = broken_promises("dataset", "synthetic", only=promise, files=()).values()
-    assert reason == "in another process it fails: it has not ended after 0.125 seconds"
+    assert reason == "in another process it fails: it has not ended after 0 seconds"
 
 
 METHOD = """
@@ -300,6 +301,27 @@ def test_the_kit_catches_a_reader_whose_order_hangs_on_hashes(tmp_path: Path, na
     found = broken_promises("dataset", name, files=(tmp_path / f"{name}.py",), options=options)
     assert found.keys() == ({"test_it_reads_the_same_elsewhere"} if name == "by_set" else set())
     assert name == "by_name" or "names, captions" in found["test_it_reads_the_same_elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "says"),
+    [
+        ("by_leaving", "os._exit(3)", "it says nothing"),
+        ("by_killing", "os.killpg(0, 9)", "the process that is to start it has ended (torch"),
+    ],
+)
+def test_a_plugin_that_ends_another_process_is_told_and_the_next_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str, says: str
+) -> None:
+    monkeypatch.setenv("LOOKED_AT_BY", str(os.getpid()))
+    options = {"file": str(write_tiny_domain(tmp_path))}
+    order = f"sorted(entries) if os.environ['LOOKED_AT_BY'] == str(os.getpid()) else {end}"
+    source = "import os\n" + READER.replace("NAME", name).replace("ORDER", order)
+    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    promise = "test_it_reads_the_same_elsewhere"
+    members = {"only": promise, "files": (tmp_path / f"{name}.py",), "options": options}
+    assert says in broken_promises("dataset", name, **members)[promise]
+    assert broken_promises("dataset", "karpathy", **{**members, "files": ()}) == {}
 
 
 FUSED = """
