@@ -154,6 +154,7 @@ def test_prompts_that_cannot_be_are_refused(models: dict[str, Path]) -> None:
 # --- the command ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_killed_and_resumed_the_bytes_are_the_same(
     cli: Cli, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
