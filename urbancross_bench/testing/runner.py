@@ -17,11 +17,6 @@ from urbancross_bench.testing import KINDS
 
 _PROCESSES = 2  # that are spent on one plugin
 _GRACE = 60.0  # seconds more than a plugin may take, for imports and for the kit itself
-# What takes seconds to import, once for all plugins: of kinds that cannot do without.
-_HEAVY = {
-    **dict.fromkeys(("metric", "column"), ("torch",)),
-    **dict.fromkeys(("adaptation", "encoder", "segmenter", "selector"), ("urbancross_bench.execution.preload",)),
-}
 
 
 @dataclass(frozen=True)
@@ -73,11 +68,9 @@ def _class(kind: str) -> type[Any]:
 
 def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> Iterator[Kept]:
     """As many promises as one process comes to, taken out of `left`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", KINDS[subject.kind][0], *_HEAVY.get(subject.kind, ())])
+    context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    arguments = (subject, [*left], patience, dict(os.environ), there)
-    process = context.Process(target=_live, args=arguments)  # no daemon: an executor starts others
+    process = context.Process(target=_live, args=(subject, [*left], patience, there))  # an executor starts others
     process.start()
     there.close()
     try:
@@ -101,15 +94,8 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
         here.close()
 
 
-def _live(
-    subject: Subject,
-    names: Sequence[str],
-    patience: float,
-    environment: Mapping[str, str],
-    connection: Connection,
-) -> None:
+def _live(subject: Subject, names: Sequence[str], patience: float, connection: Connection) -> None:
     """The life of the process. What the plugin prints is thrown away."""
-    os.environ.update(environment)  # the server may be older
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
