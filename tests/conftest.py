@@ -23,10 +23,9 @@ from PIL import Image
 
 from urbancross_bench.cli.app import main
 
-# The cores are shared by all processes of the tests: a thread that waits for others is not to spin meanwhile. Read
-# when torch is imported, by the processes that tests start too.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's, of which each process of the tests starts some
+# A thread for each process: others have the cores, and threads would do little but wait for them. Read when torch
+# and numpy are imported, by the processes that tests start too; tests of several threads ask for them.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as servers have it, see servers_environment
 
 # How long an example takes is the machine's affair, which other processes share.
@@ -84,17 +83,6 @@ def _one_fork_server() -> Iterator[None]:
         patch.setattr(ForkServerContext, "set_forkserver_preload", set_all)
         ForkServerContext().set_forkserver_preload([])  # for a test that starts it and says nothing of imports
         yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Work as small as a tiny model's takes many times as long on two threads where the cores are busy."""
-    import torch  # not for every test
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,6 @@ DISTANCES: list[Callable[[Tensor, Tensor], Tensor]] = [coral, mmd]
 REGISTRY = Registry.discover()
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def rows(count: int, seed: int, width: int = 6) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 

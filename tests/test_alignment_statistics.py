@@ -26,9 +26,6 @@ WIDTH = 5
 TINY = "architecture=urbancross-tiny"
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 class Towers(nn.Module):
     """A dual encoder whose towers hand on what they are given."""
 

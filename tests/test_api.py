@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -54,7 +53,6 @@ class HowMany(Column):
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     seen: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(code, seen)
@@ -247,10 +245,7 @@ def test_a_script_and_a_plugin_that_is_edited_as_in_a_notebook(grid: Callable[..
         f"print(*run({str(file)!r}, 'out')['status'])\n",
         encoding="utf-8",
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "once\nok\nfailed\n"), done.stderr
     runs = [json.loads(run.read_text(encoding="utf-8")) for run in (tmp_path / "out" / "runs").glob("*/run.json")]
     versions = {run["adaptation"]["version"] for run in runs}

@@ -103,10 +103,9 @@ for _plugin in Registry.discover().plugins:
     if _name == "urbancross" and _plugin.kind == "dataset":
         _members["test_every_member_can_be_read"] = None  # one country is written
     _title = "Test" + "".join(part.capitalize() for part in (*_name.split("_"), _plugin.kind))
-    globals()[_title] = pytest.mark.usefixtures("one_thread")(type(_title, (_base,), _members))
+    globals()[_title] = type(_title, (_base,), _members)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fusion", ["mean", "gated", "attention"])
 def test_segments_are_a_set_to_every_fusion(fusion: str) -> None:
     members = {"plugin": "sam_fused", "options": {"architecture": "urbancross-tiny", "fusion": fusion}}

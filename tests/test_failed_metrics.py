@@ -201,7 +201,6 @@ def test_a_metric_sees_embeddings_only_if_it_says_so(plugin: Path, name: str) ->
     assert problem_of(plugin, "says") == ""
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_kit_says_what_would_fail_in_grids(plugin: Path) -> None:
     def checked(name: str) -> Any:
         return type("Checked", (kit.MetricConformance,), {"plugin": name, "files": (plugin,)})()

@@ -38,9 +38,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 FACTORS = {"logit_scale", "logit_bias"}
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def method(reference: str) -> Any:
     return REGISTRY.resolve("adaptation", reference).build()
 

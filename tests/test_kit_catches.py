@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from broken_promises import broken_promises
+from executor_tasks import PATIENCE
 
 from urbancross_bench.testing import elsewhere
 from urbancross_bench.testing.fixtures.domains import write_tiny_domain
@@ -33,7 +40,6 @@ class Spoilt(OpenClip):
 """
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_kit_catches_an_encoder_that_bfloat16_spoils(tmp_path: Path) -> None:
     (tmp_path / "spoilt.py").write_text(SPOILT, encoding="utf-8")
     options = {"architecture": "urbancross-tiny"}
@@ -92,7 +98,6 @@ HEADED = (
 )
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "source", "promise", "says"),
     [
@@ -158,6 +163,16 @@ def test_the_kit_asks_an_encoder_what_planning_asks(tmp_path: Path, name: str, a
     assert says in reason
 
 
+@pytest.fixture
+def _own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Looks of a server that may be ended: the one that all tests share has imported what takes long."""
+    monkeypatch.setattr(elsewhere, "_LIBRARIES", ())
+    monkeypatch.setattr(elsewhere, "_server", functools.cache(elsewhere._Server))
+    yield
+    elsewhere._server(False).end()
+
+
+@pytest.mark.usefixtures("_own_server")
 def test_a_plugin_that_is_too_slow_in_another_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elsewhere, "_START", -60)  # of sixty that a plugin has
     promise = "test_it_reads_the_same_elsewhere"
@@ -205,7 +220,6 @@ TRAINED = '[*groups, {"params": self.head.parameters(), "lr": learning_rate}]'
 SQUARE = "self.head(source.image_features).square().mean()"
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "groups", "term", "says"),
     [
@@ -223,7 +237,6 @@ def test_the_kit_catches_parts_that_do_nothing(
     assert says in found.get("test_all_of_it_trains", "")
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_kit_catches_what_trains_at_single_precision_alone(tmp_path: Path) -> None:
     term = "torch.linalg.matrix_norm(source.image_features @ source.text_features.T, ord=2)"
     found = adapted(tmp_path, "single", TERM=term)
@@ -252,7 +265,6 @@ READ = """
 """
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "options"), [("by_path", ""), ("by_digest", COUNTED), ("by_content", READ)])
 def test_the_kit_catches_a_file_that_counts_by_its_path(tmp_path: Path, name: str, options: str) -> None:
     file = tmp_path / "factor.txt"
@@ -303,25 +315,61 @@ def test_the_kit_catches_a_reader_whose_order_hangs_on_hashes(tmp_path: Path, na
     assert name == "by_name" or "names, captions" in found["test_it_reads_the_same_elsewhere"]
 
 
-@pytest.mark.parametrize(
-    ("name", "end", "says"),
-    [
-        ("by_leaving", "os._exit(3)", "it says nothing"),
-        ("by_killing", "os.killpg(0, 9)", "the process that is to start it has ended (torch"),
-    ],
-)
-def test_a_plugin_that_ends_another_process_is_told_and_the_next_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, end: str, says: str
-) -> None:
-    monkeypatch.setenv("LOOKED_AT_BY", str(os.getpid()))
-    options = {"file": str(write_tiny_domain(tmp_path))}
+def read_elsewhere(folder: Path, name: str, end: str) -> dict[str, str]:
+    """What the kit finds of a reader that ends so where it is not this process that reads."""
     order = f"sorted(entries) if os.environ['LOOKED_AT_BY'] == str(os.getpid()) else {end}"
     source = "import os\n" + READER.replace("NAME", name).replace("ORDER", order)
-    (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
-    promise = "test_it_reads_the_same_elsewhere"
-    members = {"only": promise, "files": (tmp_path / f"{name}.py",), "options": options}
-    assert says in broken_promises("dataset", name, **members)[promise]
-    assert broken_promises("dataset", "karpathy", **{**members, "files": ()}) == {}
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOOKED_AT_BY", str(os.getpid()))
+        members = {"files": (folder / f"{name}.py",), "options": {"file": str(folder / "dataset.json")}}
+        return broken_promises("dataset", name, only="test_it_reads_the_same_elsewhere", **members)
+
+
+@pytest.mark.usefixtures("_own_server")
+def test_a_plugin_that_ends_another_process_is_told_and_the_next_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert write_tiny_domain(tmp_path) == tmp_path / "dataset.json"
+    for number, (end, says) in enumerate(
+        (
+            ("os._exit(3)", "in another process it fails: it says nothing"),
+            ("os._exit(0)", "in another process it fails: it says nothing"),
+            ("os.killpg(0, 9)", "in another process it fails: the server that it is forked from has ended"),
+        )
+    ):
+        assert [*read_elsewhere(tmp_path, f"ends_{number}", end).values()] == [says]
+        assert read_elsewhere(tmp_path, f"goes_on_{number}", "sorted(entries)") == {}
+    os.killpg(elsewhere._server(False)._process.pid, signal.SIGKILL)
+    [reason] = read_elsewhere(tmp_path, "unserved", "sorted(entries)").values()
+    assert "the server that it is forked from has ended" in reason
+    assert read_elsewhere(tmp_path, "served", "sorted(entries)") == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(elsewhere, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read_elsewhere(tmp_path, "interrupted", "sorted(entries)")
+    assert read_elsewhere(tmp_path, "resumed", "sorted(entries)") == {}
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_look_that_hangs_goes_with_who_looks(tmp_path: Path) -> None:
+    write_tiny_domain(tmp_path)
+    end = "[open(os.environ['HANGS'], 'w').close(), __import__('signal').pause()]"
+    code = f"import pathlib, {__name__} as t; t.read_elsewhere(pathlib.Path({str(tmp_path)!r}), 'hangs', {end!r})"
+    path = os.pathsep.join(sys.path)
+    environment = os.environ | {"PYTHONPATH": path, "HANGS": str(tmp_path / "hangs")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    while not (tmp_path / "hangs").exists():
+        assert process.poll() is None
+        os.sched_yield()
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) == 2
+    process.kill()
+    process.wait()
+    assert psutil.wait_procs(below, timeout=PATIENCE)[1] == []
 
 
 FUSED = """
@@ -367,7 +415,6 @@ SUM = "(segments * present[..., None]).sum(1)"
 FALLING = SUM.replace("segments", "segments * torch.linspace(1, 0, segments.shape[1])[:, None]", 1)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "fusion", "promise", "says"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ DOCS = Path(__file__).parent.parent / "docs" / "precomputed.md"
 
 def encoder(images: Path, texts: Path, **options: Any) -> PrecomputedOptions:
     return PrecomputedOptions(images=str(images), texts=str(texts), **options)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Files

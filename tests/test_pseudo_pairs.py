@@ -27,9 +27,6 @@ from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 REGISTRY = Registry.discover()
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def method(reference: str) -> Any:
     return REGISTRY.resolve("adaptation", reference).build()
 

@@ -60,15 +60,6 @@ TIERS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Small problems: a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @st.composite
 def cases(draw: st.DrawFn, most_images: int = 8, most_texts: int = 24) -> Case:
     return any_case(lambda low, high: draw(st.integers(low, high)), most_images, most_texts)

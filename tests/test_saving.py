@@ -442,7 +442,6 @@ class Mine(Adaptation):
 """
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("make", "features", "promise", "says"),
     [

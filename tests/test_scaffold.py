@@ -47,7 +47,7 @@ def pytest_of(packages: list[Path], *options: str) -> subprocess.CompletedProces
     """The packages' own tests, with all of them installed, in one process; torch on one thread."""
     path = os.pathsep.join(str(package / "src") for package in packages)
     command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *packages]
-    return run(command, PYTHONPATH=path, OMP_NUM_THREADS="1")
+    return run(command, PYTHONPATH=path)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_method_from_pip_to_the_table_and_gone_again(cli: Cli, tmp_path: Path)
         adaptations=["source_only", "means_apart[weight=0.5]"],
     )
     out, bench = tmp_path / "out", [python, "-m", "urbancross_bench"]
-    done = run([*bench, "run", file, "--out", out], OMP_NUM_THREADS="1")
+    done = run([*bench, "run", file, "--out", out])
     assert done.returncode == 0, done.stderr
     assert "means_apart[weight=0.5]" in (out / "leaderboard" / "summary.csv").read_text(encoding="utf-8")
     spec = records(out)["means_apart[weight=0.5]"]

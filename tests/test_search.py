@@ -25,8 +25,6 @@ from urbancross_bench.records import Record, ScoreRecord, read_records
 
 Cli = Callable[..., Result]
 GridWriter = Callable[..., Path]
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 PAIR: dict[str, Any] = {"scenarios": [{"source": "plain", "target": "dark"}]}
 
 

@@ -39,12 +39,8 @@ LOW: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small are the models that threads would do nothing but wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _switched_back() -> Iterator[None]:
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 

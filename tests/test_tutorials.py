@@ -98,7 +98,7 @@ def test_the_method_and_the_encoder_run_in_a_grid(packages: dict[str, Path], tmp
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     path = os.pathsep.join(str(package / "src") for package in packages.values())
     command = [sys.executable, "-m", "urbancross_bench", "run", "grid.yaml", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     metrics = {}

@@ -64,7 +64,6 @@ def test_the_table_is_whole() -> None:
     assert all(f"`{name}`" in page for name in {*ADAPTATIONS, *OTHERS})
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", [name for name, beast in ADAPTATIONS.items() if beast.kit[0]])
 def test_the_kit_catches_it(name: str) -> None:
     promise, words = ADAPTATIONS[name].kit
@@ -94,7 +93,6 @@ def test_what_starts_processes_is_tried_too() -> None:
     assert "test_it_works" in {one.promise for one in told if one.outcome == "kept"}
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_kit_catches_metrics() -> None:
     found = broken_promises("metric", "wrong_signature")
     assert "Mine.score must take (self, ranking)" in found["test_it_is_of_its_kind"]

@@ -94,8 +94,8 @@ class LocalExecutor(Executor):
 
         `__main__` too: else every process would import the command line anew, as multiprocessing does by default.
         """
-        # Python before 3.12.8 forgets to tell the server where `__main__` is: what the command's imports, by name.
-        command = [name for name in ("urbancross_bench.cli.app",) if name in sys.modules]
+        # Older Pythons forget to tell the server where `__main__` is: what the command's imports, by name.
+        command = sys.modules.keys() & {"urbancross_bench.cli.app"}
         os.environ[PRELOAD] = json.dumps([sys.path, *modules, *command])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
         server = cast(Any, forkserver)._forkserver
@@ -165,7 +165,8 @@ class LocalExecutor(Executor):
         give_up = math.inf
         while True:
             try:
-                process.start()
+                with servers_environment():  # for another one, where the server has died
+                    process.start()
                 return process
             except (EOFError, ConnectionError):
                 if time.monotonic() > give_up:

@@ -125,13 +125,14 @@ def _outcome(error: BaseException) -> Outcome:
 
 def _make(task: Task, stage: Stage, store: Store, tell: Tell) -> None:
     """Carry out a stage that is not in the store, on this process's thread or in ranks of its own."""
+    import torch
+
     from urbancross_bench.modelling.distributed import run_ranks
     from urbancross_bench.modelling.runtime import reset, resolve_device, set_threads
 
     reset()
     device = resolve_device(task.device)
-    if device.type == "cpu":
-        set_threads(task.threads)
+    set_threads(task.threads if device.type == "cpu" else torch.get_num_threads())
     provenance: dict[str, Any] = {"label": stage.label}
     told = _Told(stage.key, tell, device)
     ranks = stage.facts.get("ranks", 1)

@@ -9,17 +9,20 @@ import importlib
 import json
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import BinaryIO, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
+from urbancross_bench.modelling.parents import end_with
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.watching import folder
 
@@ -40,84 +43,101 @@ def others_elsewhere(
     process is as on another machine, too: of another folder, home, time zone, day and language. Raises
     RuntimeError, in the words of what is raised there, where it fails.
     """
-    place = folder()
-    environment = {**os.environ, **_as_many_threads(), **(_far() if far else {})}
-    surroundings = (environment, str(folder() if far else Path.cwd()), _path())
-    subject = (resolved.plugin.kind, resolved.reference, tuple(files))
-    (place / _SUBJECT).write_bytes(pickle.dumps(surroundings) + pickle.dumps((look, subject)))
-    _server().look(place, patience + _START)
-    there, here = json.loads((place / _SEEN).read_bytes()), look(resolved)
+    there, here = _server(far).look(look, resolved, files, patience + _START), look(resolved)
     return [name for name in {**here, **there} if here.get(name) != there.get(name)]
 
 
 class _Server:
-    """A process of another hash seed that imports what takes long, and is forked for each look."""
+    """A process of another hash seed that is forked for each look, once it has imported what takes long."""
 
-    def __init__(self) -> None:
-        seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    def __init__(self, far: bool) -> None:
+        self._own = {"PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"}
+        if far:  # from its start, for what libraries keep of it
+            self._own |= {"HOME": str(folder()), "LC_ALL": "C.UTF-8" if os.environ.get("LC_ALL") == "C" else "C"}
+        self._libraries = () if far else _LIBRARIES  # which would know of the home that is here
+        self._folder = str(folder()) if far else None
+        answers, there = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), "PYTHONHASHSEED": seed},
+            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({there})"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **self._own},
+            cwd=self._folder,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=[there],
             start_new_session=True,
         )
+        os.close(there)
+        self._asks, self._answers = cast(BinaryIO, self._process.stdin), os.fdopen(answers, "rb", buffering=0)
         atexit.register(self.end)
 
-    def look(self, place: Path, patience: float) -> None:
-        """Have a look that lies in a folder taken; what is seen lies there then. RuntimeError where nothing is."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        libraries = [name for name in _LIBRARIES if name in sys.modules]
-        self._process.stdin.write(json.dumps([str(place), libraries]).encode() + b"\n")
-        self._process.stdin.flush()
-        if not select.select([self._process.stdout], [], [], patience)[0]:
+    def look(self, look: Look, resolved: Resolved, files: Sequence[str], patience: float) -> dict[str, str]:
+        """What is seen there. RuntimeError where nothing is, or not within so many seconds."""
+        place = folder()
+        environment = {**os.environ, **_as_many_threads(), "URBANCROSS_DATA": str(data_folder()), **self._own}
+        if self._folder:
+            environment["TZ"] = _zone()
+        surroundings = (environment, self._folder or str(Path.cwd()), _path())
+        subject = (look, resolved.plugin.kind, resolved.reference, tuple(files))
+        (place / _SUBJECT).write_bytes(pickle.dumps(surroundings) + pickle.dumps(subject))
+        libraries = [name for name in self._libraries if sys.modules.get(name)]
+        try:
+            self._asks.write(json.dumps([str(place), libraries]).encode() + b"\n")
+            self._asks.flush()
+            if not wait([self._answers.fileno()], patience):
+                raise RuntimeError(f"it has not ended after {patience:g} seconds")
+            if not self._answers.read(1):
+                raise RuntimeError("the server that it is forked from has ended")
+        except OSError as error:
             self.end()
-            raise RuntimeError(f"it has not ended after {patience:g} seconds")
-        status = self._process.stdout.readline()
-        if not status:
+            raise RuntimeError(f"the server that it is forked from has ended ({error})") from None
+        except BaseException:  # as an interrupt: what is still to be answered would be taken for the next answer
             self.end()
-            raise RuntimeError(f"the process that is to start it has ended ({' '.join(libraries)})")
-        if status != b"0\n":
-            said = (place / _SAID).read_text(encoding="utf-8", errors="replace").strip()
-            raise RuntimeError((said.splitlines() or ["it says nothing"])[-1])
+            raise
+        if (place / _SEEN).exists():
+            return cast(dict[str, str], json.loads((place / _SEEN).read_bytes()))
+        said = (place / _SAID).read_text(encoding="utf-8", errors="replace").strip()
+        raise RuntimeError((said.splitlines() or ["it says nothing"])[-1])
 
     def end(self) -> None:
         """Kill it, with whoever looks; the next look is another server's."""
         _server.cache_clear()
         atexit.unregister(self.end)
-        os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # as it is said of those that have ended already
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
+        self._answers.close()
 
 
 @functools.cache
-def _server() -> _Server:
-    return _Server()
+def _server(far: bool) -> _Server:
+    return _Server(far)
 
 
-def serve() -> None:
-    """The life of the server: a line says where a look lies and what to import, another how its process ended."""
+def serve(answers: int) -> None:
+    """The life of the server: a line says where a look lies and what to import, a byte that its process ended."""
     gc.disable()  # for most of what it does is to import
     for line in sys.stdin.buffer:
         place, libraries = json.loads(line)
         for name in libraries:
-            importlib.import_module(name)
+            with suppress(BaseException):  # the look needs it and says why, or does without
+                importlib.import_module(name)
         gc.freeze()
         process = os.fork()
         if not process:
+            os.close(answers)
             _take(Path(place))
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        sys.stdout.write(f"{status}\n")
-        sys.stdout.flush()
+        os.waitpid(process, 0)
+        os.write(answers, b".")
 
 
-def _take(place: Path) -> None:
-    """The life of a look's process: as if it had begun in its surroundings."""
+def _take(place: Path) -> NoReturn:
+    """The life of a look's process."""
+    # Whoever asked may be killed: nothing else comes this way before there is an answer.
+    end_with(Connection(os.dup(0), writable=False), functools.partial(os.killpg, 0, signal.SIGKILL))
     with (place / _SAID).open("wb") as said, Path(os.devnull).open("rb") as nothing:
         for stream, file in ((0, nothing), (1, said), (2, said)):
             os.dup2(file.fileno(), stream)
-    status = 1
     try:
         with (place / _SUBJECT).open("rb") as file:
             environment, cwd, sys.path[:] = pickle.load(file)
@@ -125,17 +145,19 @@ def _take(place: Path) -> None:
             os.environ.update(environment)
             time.tzset()
             os.chdir(cwd)
-            if (torch := sys.modules.get("torch")) and "OMP_NUM_THREADS" in environment:
-                torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-            look, (kind, reference, files) = pickle.load(file)  # of modules that the path leads to
-        seen = look(Registry.discover(files).resolve(kind, reference))
-        (place / _SEEN).write_text(json.dumps(seen), encoding="utf-8")
-        status = 0
+            if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:
+                from urbancross_bench.modelling.runtime import set_threads
+
+                set_threads(int(environment["OMP_NUM_THREADS"]))
+            look, kind, reference, files = pickle.load(file)  # of modules that the path leads to
+        seen = json.dumps(look(Registry.discover(files).resolve(kind, reference)))
+        (place / _SEEN).write_text(seen, encoding="utf-8")
+        atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(0)
 
 
 def _path() -> list[str]:
@@ -149,13 +171,8 @@ def _as_many_threads() -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(torch.get_num_threads())} if torch else {}
 
 
-def _far() -> dict[str, str]:
-    """The environment of a machine on which it is another day; what can be read here can be there."""
+def _zone() -> str:
+    """A time zone in which it is another day."""
     now = datetime.now(UTC)
     zones = {"UTC-14": now + timedelta(hours=14), "UTC+12": now - timedelta(hours=12)}  # never of one day
-    return {
-        "HOME": str(folder()),
-        "TZ": next(zone for zone, there in zones.items() if there.date() != datetime.now().astimezone().date()),
-        "LC_ALL": "C.UTF-8" if os.environ.get("LC_ALL") == "C" else "C",
-        "URBANCROSS_DATA": str(data_folder()),
-    }
+    return next(zone for zone, there in zones.items() if there.date() != datetime.now().astimezone().date())
