@@ -24,7 +24,7 @@ from PIL import Image
 from urbancross_bench.cli.app import main
 
 # A thread for each process: others have the cores, and threads would do little but wait for them. Read when torch
-# and numpy are imported, by the processes that tests start too; tests of several threads ask for them.
+# is imported, and by numpy in the processes that are started; tests of several threads ask for them.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # as servers have it, see servers_environment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -167,9 +166,11 @@ def test_the_kit_asks_an_encoder_what_planning_asks(tmp_path: Path, name: str, a
 def _own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Looks of a server that may be ended: the one that all tests share has imported what takes long."""
     monkeypatch.setattr(elsewhere, "_LIBRARIES", ())
-    monkeypatch.setattr(elsewhere, "_server", functools.cache(elsewhere._Server))
+    own: dict[bool, elsewhere._Server] = {}
+    monkeypatch.setattr(elsewhere._Server, "running", own)
     yield
-    elsewhere._server(False).end()
+    for server in [*own.values()]:
+        server.end()
 
 
 @pytest.mark.usefixtures("_own_server")
@@ -340,7 +341,7 @@ def test_a_plugin_that_ends_another_process_is_told_and_the_next_is_not(
     ):
         assert [*read_elsewhere(tmp_path, f"ends_{number}", end).values()] == [says]
         assert read_elsewhere(tmp_path, f"goes_on_{number}", "sorted(entries)") == {}
-    os.killpg(elsewhere._server(False)._process.pid, signal.SIGKILL)
+    os.killpg(elsewhere._Server.of(False)._process.pid, signal.SIGKILL)
     [reason] = read_elsewhere(tmp_path, "unserved", "sorted(entries)").values()
     assert "the server that it is forked from has ended" in reason
     assert read_elsewhere(tmp_path, "served", "sorted(entries)") == {}

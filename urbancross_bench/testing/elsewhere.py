@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import importlib
 import json
@@ -17,9 +16,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import BinaryIO, NoReturn, cast
+from typing import BinaryIO, ClassVar, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.modelling.parents import end_with
@@ -29,9 +29,10 @@ from urbancross_bench.testing.watching import folder
 Look = Callable[[Resolved], Mapping[str, str]]
 
 _START = 60  # seconds more than a plugin's patience, for a process that imports torch
-# What takes long to import: where it is imported here, it is there once, for all looks.
+# What takes long to import: where it is imported here, it is there once, for all looks that are not far.
 _LIBRARIES = ("torch", "open_clip", "transformers", "datasets")
 _SUBJECT, _SEEN, _SAID = "subject", "seen.json", "said"  # files of a look's folder
+_WELL, _ILL = b".", b"!"  # how its process ended
 
 
 def others_elsewhere(
@@ -43,24 +44,33 @@ def others_elsewhere(
     process is as on another machine, too: of another folder, home, time zone, day and language. Raises
     RuntimeError, in the words of what is raised there, where it fails.
     """
-    there, here = _server(far).look(look, resolved, files, patience + _START), look(resolved)
+    there, here = _Server.of(far).look(look, resolved, files, patience + _START), look(resolved)
     return [name for name in {**here, **there} if here.get(name) != there.get(name)]
 
 
 class _Server:
     """A process of another hash seed that is forked for each look, once it has imported what takes long."""
 
+    running: ClassVar[dict[bool, _Server]] = {}
+
+    @classmethod
+    def of(cls, far: bool) -> _Server:
+        """The one that is forked for far looks, or for the others."""
+        if far not in cls.running:
+            cls.running[far] = cls(far)
+        return cls.running[far]
+
     def __init__(self, far: bool) -> None:
+        self._far, self._parent = far, os.getpid()
         self._own = {"PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"}
         if far:  # from its start, for what libraries keep of it
-            self._own |= {"HOME": str(folder()), "LC_ALL": "C.UTF-8" if os.environ.get("LC_ALL") == "C" else "C"}
-        self._libraries = () if far else _LIBRARIES  # which would know of the home that is here
-        self._folder = str(folder()) if far else None
+            self._own["LC_ALL"] = "C.UTF-8" if os.environ.get("LC_ALL") == "C" else "C"
+        home = {"HOME": str(folder())} if far else {}
+        asked = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # else a library that asks for CUDA leaves forks without it
         answers, there = os.pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({there})"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **self._own},
-            cwd=self._folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **asked, **home, **self._own},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -73,20 +83,21 @@ class _Server:
 
     def look(self, look: Look, resolved: Resolved, files: Sequence[str], patience: float) -> dict[str, str]:
         """What is seen there. RuntimeError where nothing is, or not within so many seconds."""
-        place = folder()
+        place, cwd, path = folder(), Path.cwd(), _path()
         environment = {**os.environ, **_as_many_threads(), "URBANCROSS_DATA": str(data_folder()), **self._own}
-        if self._folder:
-            environment["TZ"] = _zone()
-        surroundings = (environment, self._folder or str(Path.cwd()), _path())
+        if self._far:
+            cwd = folder()
+            environment |= {"HOME": str(folder()), "TZ": _zone(), "PYTHONPATH": os.pathsep.join(path)}
         subject = (look, resolved.plugin.kind, resolved.reference, tuple(files))
-        (place / _SUBJECT).write_bytes(pickle.dumps(surroundings) + pickle.dumps(subject))
-        libraries = [name for name in self._libraries if sys.modules.get(name)]
+        (place / _SUBJECT).write_bytes(pickle.dumps((environment, cwd, path)) + pickle.dumps(subject))
+        libraries = [] if self._far else [name for name in _LIBRARIES if sys.modules.get(name)]
         try:
             self._asks.write(json.dumps([str(place), libraries]).encode() + b"\n")
             self._asks.flush()
             if not wait([self._answers.fileno()], patience):
                 raise RuntimeError(f"it has not ended after {patience:g} seconds")
-            if not self._answers.read(1):
+            answer = self._answers.read(1)
+            if not answer:
                 raise RuntimeError("the server that it is forked from has ended")
         except OSError as error:
             self.end()
@@ -94,24 +105,21 @@ class _Server:
         except BaseException:  # as an interrupt: what is still to be answered would be taken for the next answer
             self.end()
             raise
-        if (place / _SEEN).exists():
+        if answer == _WELL and (place / _SEEN).exists():
             return cast(dict[str, str], json.loads((place / _SEEN).read_bytes()))
-        said = (place / _SAID).read_text(encoding="utf-8", errors="replace").strip()
-        raise RuntimeError((said.splitlines() or ["it says nothing"])[-1])
+        said = (place / _SAID).read_text(encoding="utf-8", errors="replace") if (place / _SAID).exists() else ""
+        raise RuntimeError((said.strip().splitlines() or ["it says nothing"])[-1])
 
     def end(self) -> None:
         """Kill it, with whoever looks; the next look is another server's."""
-        _server.cache_clear()
+        if os.getpid() != self._parent:  # a fork of who started it
+            return
+        self.running.pop(self._far, None)
         atexit.unregister(self.end)
         with suppress(ProcessLookupError, PermissionError):  # as it is said of those that have ended already
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
         self._answers.close()
-
-
-@functools.cache
-def _server(far: bool) -> _Server:
-    return _Server(far)
 
 
 def serve(answers: int) -> None:
@@ -127,18 +135,20 @@ def serve(answers: int) -> None:
         if not process:
             os.close(answers)
             _take(Path(place))
-        os.waitpid(process, 0)
-        os.write(answers, b".")
+        status = os.waitpid(process, 0)[1]
+        os.write(answers, _ILL if status else _WELL)
+    os._exit(0)
 
 
 def _take(place: Path) -> NoReturn:
     """The life of a look's process."""
-    # Whoever asked may be killed: nothing else comes this way before there is an answer.
-    end_with(Connection(os.dup(0), writable=False), functools.partial(os.killpg, 0, signal.SIGKILL))
-    with (place / _SAID).open("wb") as said, Path(os.devnull).open("rb") as nothing:
-        for stream, file in ((0, nothing), (1, said), (2, said)):
-            os.dup2(file.fileno(), stream)
+    status = 1
     try:
+        # Whoever asked may be killed: nothing else comes this way before there is an answer.
+        end_with(Connection(os.dup(0), writable=False), partial(os.killpg, 0, signal.SIGKILL))
+        with (place / _SAID).open("wb") as said, Path(os.devnull).open("rb") as nothing:
+            for stream, file in ((0, nothing), (1, said), (2, said)):
+                os.dup2(file.fileno(), stream)
         with (place / _SUBJECT).open("rb") as file:
             environment, cwd, sys.path[:] = pickle.load(file)
             os.environ.clear()
@@ -152,12 +162,14 @@ def _take(place: Path) -> NoReturn:
             look, kind, reference, files = pickle.load(file)  # of modules that the path leads to
         seen = json.dumps(look(Registry.discover(files).resolve(kind, reference)))
         (place / _SEEN).write_text(seen, encoding="utf-8")
-        atexit._run_exitfuncs()
+        status = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stderr.flush()
-        os._exit(0)
+        with suppress(BaseException):
+            atexit._run_exitfuncs()  # as of folders that are to go
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def _path() -> list[str]:
