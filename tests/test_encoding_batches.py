@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -373,8 +374,11 @@ def test_running_statistics_count_a_batch_once() -> None:
     assert norm[1].momentum == 0.1
 
 
-def test_compiled_blocks_have_the_same_gradients_and_names() -> None:
+# Generated code is torch's affair, and takes a C++ compiler half a minute: graphs, gradients and names are ours.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def test_compiled_blocks_have_the_same_gradients_and_names(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """Both towers are the same two blocks here, which are compiled, and run again in backward too."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=backend))
     torch.manual_seed(0)
     plain = Toy(*(nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2)))
     model, inputs = copy.deepcopy(plain), torch.randn(5, 4)

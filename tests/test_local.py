@@ -191,6 +191,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long  # starts a server twice
 def test_a_module_that_ends_the_server_when_imported_costs_no_other_task(tmp_path: Path) -> None:
     """As by a crash, or by the alarm of one that takes too long."""
     (tmp_path / "crashes.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGALRM)\n")
