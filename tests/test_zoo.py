@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from broken_promises import ZOO, broken_promises
-from conftest import Outcome, made_once, outcome_of, write_domains, write_grid
+from conftest import Outcome, Result, made_once, outcome_of, write_domains, write_grid
 
 import urbancross_bench.testing as kit
 from urbancross_bench.errors import PluginError
@@ -138,11 +138,16 @@ def test_installed_ones_cost_themselves_only(installed: Path) -> None:
     assert found["metrics"]["i2t_hit"]["value"] == 1.0
 
 
-def test_a_heavy_one_is_told_so(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heavy_one_is_told_so(
+    installed: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(installed))
-    found = broken_promises("metric", "heavy_import", files=())
-    assert found.keys() == {"test_registering_is_light"}
-    assert "imports torch" in found["test_registering_is_light"]
+    result = cli("plugins", "check", "heavy_import-dist", "--json")
+    [card] = json.loads(result.out)
+    broken = {one["promise"]: one["why"] for one in card["promises"] if one["outcome"] == "broken"}
+    assert result.status == 1
+    assert broken.keys() == {"test_registering_is_light"}
+    assert "imports torch" in broken["test_registering_is_light"]
 
 
 def run(folder: Path, plugins: list[str], adaptations: list[str]) -> Outcome:
