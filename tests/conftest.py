@@ -59,7 +59,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often the test of killed trainings kills one."""
-    parser.addoption("--kills", type=int, default=1)
+    parser.addoption("--kills", type=int, default=2)
 
 
 @pytest.fixture(autouse=True)

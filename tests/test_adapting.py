@@ -384,7 +384,7 @@ def test_killed_in_the_midst_of_training_it_goes_on_to_the_same_bytes(
         else:  # it came to its end; the next starts anew
             outs.append(out := tmp_path / f"killed{len(outs)}")
         process.wait()
-    assert killed
+    assert killed >= 2
     assert cli("run", file, "--out", tmp_path / "whole").status == 0
     for out in outs:
         assert cli("run", file, "--out", out, "--save-every", "0").status == 0
