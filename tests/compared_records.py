@@ -67,7 +67,13 @@ def write_run(
         **{"domain": target, "setting": "source_only", "measured_by": {"metrics": {}, "code": "1"}},
         **{"test": f"test of {target}", "protocol": "classic", "ties": "expected", "precision": "float32"},
         **{"items": "i", "segments": "", "draws": 7, "images": images, "texts": images},
-        **{"drift": None, "calibration": None, "metrics": {"mR": entry | {"higher_is_better": better}}},
+        **{
+            "drift": None,
+            "calibration": None,
+            "failed": {},
+            "floors": {},
+            "metrics": {"mR": entry | {"higher_is_better": better}},
+        },
         **(score or {}),
     }
     each = np.arange(images)

@@ -140,6 +140,8 @@ def _score(method: str, target: str, seed: int, spec: dict[str, Any]) -> tuple[d
         "protocol": "classic",
         "ties": "expected",
         "metrics": metrics,
+        "failed": {},
+        "floors": {},
         "draws": ord(target[0]),
         "images": IMAGES,
         "texts": IMAGES,

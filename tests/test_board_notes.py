@@ -15,7 +15,7 @@ from made_up_records import edit, write_run, write_runs
 
 from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces import Table
-from urbancross_bench.leaderboard.build import board_tables
+from urbancross_bench.leaderboard.build import make_board
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.view import View
@@ -28,7 +28,7 @@ DIFFER = "A row may differ from another in "
 
 
 def made(place: Path) -> dict[str, Table]:
-    return {table.name: table for table in board_tables(read_all([place]), View(title="T"), {})}
+    return {table.name: table for table in make_board(read_all([place]), View(title="T"), {}).tables}
 
 
 def notes(place: Path, table: str, start: str) -> list[str]:
@@ -200,7 +200,7 @@ def test_a_scenario_that_all_runs_of_an_encoder_failed_in_is_one_that_its_means_
     def without_mean() -> set[tuple[str, str]]:
         """Table and encoder, or source and encoder."""
         found = set()
-        for table in board_tables(read_all([tmp_path]), View(title="T", grouping=("source",)), {}):
+        for table in make_board(read_all([tmp_path]), View(title="T", grouping=("source",)), {}).tables:
             if table.name in ("summary", "by_source"):
                 for row in table.rows:
                     line = dict(zip(table.columns, row, strict=True))

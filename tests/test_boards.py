@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
-from urbancross_bench.leaderboard.build import board_tables, build
+from urbancross_bench.leaderboard.build import build, make_board
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.importing import add
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
@@ -348,7 +348,7 @@ def test_the_cost_counts_a_shared_training_once(runs: Path, tmp_path: Path) -> N
     record = sorted((runs / "runs").iterdir())[0]
     shutil.copytree(record, tmp_path / "one" / record.name)
     (tmp_path / "one" / record.name / "provenance.json").unlink()
-    table = board_tables(read_all([tmp_path / "one"]), view, {})[-1]
+    table = make_board(read_all([tmp_path / "one"]), view, {}).tables[-1]
     assert table.rows[0][table.columns.index("CPU hours")] is None
 
 
@@ -359,10 +359,10 @@ def test_the_cost_is_that_of_the_runs_a_board_shows(runs: Path, tmp_path: Path) 
     weights = {"status": "untrained", "source": "random", "sha256": None, "partial": False}
     encoder = {"label": "small", "name": "openclip", "version": "1", "options": {}, "weights": weights}
     write_runs(tmp_path / "more", methods=["theirs", "ours"], encoder=encoder)
-    alone, more = (board_tables(read_all([place]), view, {})[-1] for place in (runs, tmp_path / "more"))
+    alone, more = (make_board(read_all([place]), view, {}).tables[-1] for place in (runs, tmp_path / "more"))
     assert more == alone
     asked = view.model_copy(update={"weights": (*view.weights, "untrained")})
-    every = board_tables(read_all([tmp_path / "more"]), asked, {})[-1]
+    every = make_board(read_all([tmp_path / "more"]), asked, {}).tables[-1]
     assert every.rows[-1][every.columns.index("runs")] == 27 + 18
 
 
@@ -536,7 +536,7 @@ def test_sums_that_are_not_of_the_scores_images_are_refused(runs: Path, tmp_path
     file = sorted(tmp_path.glob("runs/runs/*/scores/*/queries.safetensors"))[0]
     save_file({**load_file(file), "image_sums.t2i_R@5": np.ones((7, 2))}, file)
     with pytest.raises(DataError, match=rf"{file.parent.name} has sums of t2i_R@5 in the form \(7, 2\), where 30"):
-        board_tables(read_all([tmp_path / "runs"]), load_view(DEFAULT), {})
+        make_board(read_all([tmp_path / "runs"]), load_view(DEFAULT), {})
 
 
 def test_equal_values_of_records_are_held_once(runs: Path) -> None:

@@ -258,7 +258,7 @@ def fail(device: torch.device, tell: Callable[[Any], None], how: str) -> None:
     [
         ("usage", UsageError, "^an option is wrong$"),
         ("other", ValueError, "^no$"),
-        ("killed", DiedError, r"process 1 died without a word \(exit code -9\)"),
+        ("killed", DiedError, r"process 1 died without a word \(signal 9, Killed\)"),
     ],
 )
 def test_the_error_of_one_process_ends_all(how: str, error: type[Exception], said: str) -> None:

@@ -56,7 +56,6 @@ def test_parts_that_cannot_be_made() -> None:
         for_each(parts(), lambda part: None, CPU)
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch")
 def test_the_last_thread_out_restores_precisions() -> None:
     mkldnn = torch.backends.mkldnn.matmul
     before = mkldnn.fp32_precision

@@ -144,7 +144,7 @@ def leaderboard(
     Raises DataError for a folder without records, and for committed ones that were edited, UsageError for what is
     wrong with a view, PluginError for a file that cannot be registered.
     """
-    from urbancross_bench.leaderboard.build import board_tables, build, columns_of
+    from urbancross_bench.leaderboard.build import build, columns_of, make_board
     from urbancross_bench.leaderboard.committed import read_unbroken
     from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
     from urbancross_bench.registry import Registry
@@ -152,7 +152,7 @@ def leaderboard(
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
     folders, registry = [Path(place) for place in places], Registry.discover(_several(plugins))
     if out is None:
-        tables = board_tables(read_unbroken(folders), shown, columns_of(shown, registry))
+        tables = [*make_board(read_unbroken(folders), shown, columns_of(shown, registry)).tables]
     else:
         tables = build(folders, Path(out), shown, registry)
     return {table.name: _frame(table) for table in tables}

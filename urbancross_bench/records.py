@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, write_json
@@ -58,12 +57,8 @@ class ScoreRecord:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Per-query counts and per-image sums; see `execution.scoring.score_ranking`."""
-        file = self.folder / "queries.safetensors"
-        try:
-            arrays: dict[str, NDArray[np.generic]] = load_file(file)
-        except Exception as error:  # safetensors raises its own type, OSError and ValueError
-            raise DataError(f"record {file} cannot be read: {error}") from error
-        return arrays
+        with self._opened() as arrays:
+            return {name: arrays.get_tensor(name) for name in arrays.keys()}  # noqa: SIM118 - no mapping
 
     def image_sums(self) -> dict[str, NDArray[np.float64]]:
         """Metric → (N, 2) per image the sum of its queries' values and their number; nothing else is read.
@@ -113,20 +108,15 @@ class Record:
         """Whether the run ended as it should; only such a run is reused."""
         return bool(self.spec["status"] == "ok")
 
-    def beside(self, name: str) -> Any:
-        """The content of a JSON file beside `run.json`; None without it. Raises DataError naming a bad one."""
+    def beside(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file beside `run.json`; empty without it. Raises DataError naming a bad one."""
         file = self.folder / name
-        if not file.is_file():
-            return None
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"record {file} cannot be read: {error}") from error
+        return read_object(file) if file.is_file() else {}
 
     def provenance(self) -> dict[str, Mapping[str, Any]]:
         """Training → what it was computed with, and took; empty for a run that has not ended well."""
-        content = self.beside(_PROVENANCE) or {}
-        if not isinstance(content, dict) or not all(isinstance(facts, dict) for facts in content.values()):
+        content = self.beside(_PROVENANCE)
+        if not all(isinstance(facts, dict) for facts in content.values()):
             raise DataError(f"record {self.folder / _PROVENANCE} holds no provenance of trainings")
         return content
 
@@ -139,7 +129,7 @@ def in_words(spec: Mapping[str, Any]) -> str:
 
 def failed_metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     """`metric flaky: OSError('…')`: which metrics failed in scores, and why, each different reason once."""
-    failed = [one for score in scores for one in score.get("failed", {}).items()]
+    failed = [one for score in scores for one in score["failed"].items()]
     return list(dict.fromkeys(f"metric {name}: {why}" for name, why in failed))
 
 
@@ -182,7 +172,7 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
     scores = []
     for place in _visible(folder / "scores"):
-        content = _read(place / "score.json", ("schema", "key", "metrics"), shared)
+        content = _read(place / "score.json", ("schema", "key", "metrics", "failed", "floors"), shared)
         if content["key"] != place.name:
             raise DataError(f"record {place / 'score.json'} does not fit its directory")
         scores.append(ScoreRecord(place, content))
@@ -283,7 +273,7 @@ def _merged(copies: Sequence[Record]) -> Record:
 
 def _rank_of_copy(score: ScoreRecord) -> tuple[int, str]:
     """Of several copies of a score, the one where the fewest metrics failed counts."""
-    return len(score.content.get("failed", ())), canonical_json(score.content)
+    return len(score.content["failed"]), canonical_json(score.content)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -334,12 +324,20 @@ def _beside(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(file: Path, keys: Sequence[str], shared: dict[bytes, Any]) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The content of a JSON file of a record. Raises DataError naming one that cannot be read, or is no object."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"record {file} cannot be read: {error}") from error
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if not isinstance(content, dict):
+        raise DataError(f"record {file} is no JSON object")
+    return content
+
+
+def _read(file: Path, keys: Sequence[str], shared: dict[bytes, Any]) -> dict[str, Any]:
+    content = read_object(file)
+    missing = [key for key in keys if key not in content]
     if missing:
         raise DataError(f"record {file} lacks {', '.join(missing)}")
     if content["schema"] != SCHEMA:

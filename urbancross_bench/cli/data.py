@@ -9,11 +9,6 @@ from urbancross_bench.cli import data_caption, data_check, data_segment, data_sh
 app = typer.Typer(help="Check datasets, look at them, and split them.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 app.command("caption")(data_caption.caption)
 app.command("check")(data_check.check)
 app.command("segment")(data_segment.segment)

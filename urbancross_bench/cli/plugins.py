@@ -23,11 +23,6 @@ for _verb in (new, check, doctor, disable, enable):
     app.command(_verb.__name__)(_verb)
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command("list")
 def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
     """List every registered plugin, and every one that could not be registered."""

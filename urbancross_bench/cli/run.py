@@ -60,6 +60,7 @@ def run(
     """Train, adapt and score every run that is not there yet, then build the leaderboard."""
     from urbancross_bench.cli.progress import print_table
     from urbancross_bench.cli.resuming import resumable
+    from urbancross_bench.cli.wording import counts_of
     from urbancross_bench.execution.scheduler import Limits
 
     plan, registry, folder = open_grid(grid, set_, out, verify=verify)
@@ -79,9 +80,8 @@ def run(
         print_table(shown)
     elif tables:
         print(f"no row to show; {folder / 'leaderboard' / 'summary.md'} says how many runs are left out, and why")
-    statuses = ("ok", "failed", "timeout", "oom", "interrupted", "reused", "skipped")
-    said = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
-    print(f"{said}. Records: {folder / 'runs'}" + (f". Tables: {folder / 'leaderboard'}" if tables else ""))
+    where = f"Records: {folder / 'runs'}" + (f". Tables: {folder / 'leaderboard'}" if tables else "")
+    print(f"{counts_of(counts)}. {where}")
     if _not_well(counts):
         raise typer.Exit(1)
 

@@ -20,11 +20,6 @@ app = typer.Typer(help="See what a store holds, and make room in it.", no_args_i
 PlaceArgument = Annotated[Path, typer.Argument(metavar="OUT", help="An output folder, or the store in it.")]
 
 
-@app.callback()
-def _group() -> None:
-    pass
-
-
 @app.command("ls")
 def ls(
     out: PlaceArgument,

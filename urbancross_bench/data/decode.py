@@ -67,7 +67,7 @@ def _from_pil(content: bytes) -> NDArray[np.uint8]:
         # Opened, it stands where the pixels begin. A download that stopped may go on with zeros, decoded as grey.
         if image.format == "JPEG" and content.find(_END_OF_JPEG, stream.tell()) < 0:
             raise ValueError("image file is truncated: its end is not there")
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older PIL
+        if image.mode.startswith("I;16"):
             return _to_rgb(np.asarray(image).astype(np.uint16)[..., None])
         if image.mode in ("I", "F"):
             raise ValueError(f"it holds 32-bit or signed values (mode {image.mode}); convert it to 8 or 16 bits")

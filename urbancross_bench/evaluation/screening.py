@@ -287,11 +287,7 @@ _restore: list[Callable[[], None]] = []
 
 def _set_precisions() -> Callable[[], None]:
     """Make float32 products float32; what is returned undoes it."""
-    kinds: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
-    if not all(hasattr(kind, "fp32_precision") for kind in kinds):  # all that torch has before 2.9
-        former = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        return lambda: torch.set_float32_matmul_precision(former)
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
 
     def restore() -> None:

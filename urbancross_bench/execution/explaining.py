@@ -18,7 +18,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Entry
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.dataset import SPLITS
-from urbancross_bench.records import in_words
+from urbancross_bench.records import in_words, read_object
 
 ABSENT = object()  # where one of the two has no such fact
 _OPAQUE = re.compile(r"[0-9a-f]{12,}")
@@ -245,7 +245,7 @@ def _planned_stage(stage: Stage) -> Thing:
 
 
 def _recorded_run(file: Path, place: str) -> Thing:
-    return _run(_content(file), place)
+    return _run(read_object(file), place)
 
 
 def _planned_run(run: Run) -> Thing:
@@ -289,7 +289,7 @@ def _by_role(scenario: Mapping[str, Any], domains: Mapping[str, Any]) -> dict[st
 
 
 def _recorded_score(file: Path, place: str) -> Thing:
-    content = _content(file)
+    content = read_object(file)
     try:
         facts = {
             "selector": content["selected_by"],
@@ -315,16 +315,6 @@ def _planned_score(run: Run, score: Score) -> Thing:
     facts |= {"precision": score.stage.work["precision"]}
     label = f"{score.selector}, {score.protocol} on {score.domain}"
     return Thing("score", score.key, label, "planned", _plain(facts), {"run": run.key, **score.stage.inputs})
-
-
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"record {file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"record {file} is no record")
-    return content
 
 
 def _plain(facts: Any) -> Any:

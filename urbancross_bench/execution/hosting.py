@@ -23,9 +23,9 @@ import pluggy
 
 from urbancross_bench import hookspecs
 from urbancross_bench.errors import UrbanCrossError
-from urbancross_bench.execution.processes import redirect_output
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
 
 END = b""  # the last message of the grid's process

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from urbancross_bench.execution.plan import Run
 from urbancross_bench.execution.stage import Stage
@@ -43,52 +45,14 @@ class Listener:
 
 
 class Listeners(Listener):
-    """Several as one."""
+    """Several as one: whatever is told, all are told, in order."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._all = listeners
+        for name in vars(Listener):
+            if not name.startswith("_"):
+                setattr(self, name, partial(_tell, [getattr(one, name) for one in listeners]))
 
-    def planned(self, status: Status) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.planned(status)
 
-    def run_started(self, run: Run) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.run_started(run)
-
-    def stage_started(self, stage: Stage) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.stage_started(stage)
-
-    def stage_progress(self, stage: Stage, fraction: float, values: Mapping[str, float]) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.stage_progress(stage, fraction, values)
-
-    def stage_values(self, stage: Stage, values: Mapping[str, float]) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.stage_values(stage, values)
-
-    def stage_ended(self, stage: Stage, error: str | None) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.stage_ended(stage, error)
-
-    def run_ended(self, run: Run, status: str, error: str | None) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.run_ended(run, status, error)
-
-    def warn(self, message: str) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.warn(message)
-
-    def finished(self, counts: Mapping[str, int]) -> None:
-        """Tell all."""
-        for one in self._all:
-            one.finished(counts)
+def _tell(all_: Sequence[Callable[..., None]], *told: Any) -> None:
+    for one in all_:
+        one(*told)

@@ -26,19 +26,19 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.devices import VISIBLE, checked_device, cuda_devices
 from urbancross_bench.execution.memory import available, resident
 from urbancross_bench.execution.options import LocalOptions
-from urbancross_bench.execution.processes import (
+from urbancross_bench.execution.worker import carry_out
+from urbancross_bench.identity import DISTRIBUTION
+from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
+from urbancross_bench.processes import (
     below,
     cores,
+    end_with,
     kill,
     kill_below,
     redirect_output,
     said_exit,
     servers_environment,
 )
-from urbancross_bench.execution.worker import carry_out
-from urbancross_bench.identity import DISTRIBUTION
-from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
-from urbancross_bench.modelling.parents import end_with
 from urbancross_bench.sources import code_version, providers
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment

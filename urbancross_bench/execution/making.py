@@ -25,9 +25,9 @@ from typing import Any, Protocol, cast
 from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
-from urbancross_bench.execution.processes import redirect_output, said_exit, servers_environment
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
+from urbancross_bench.processes import redirect_output, said_exit, servers_environment
 
 PARTIAL, _LOG = ".partial", "log"
 

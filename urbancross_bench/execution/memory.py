@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from urbancross_bench.execution.processes import below
+from urbancross_bench.processes import below
 
 
 def available() -> int:

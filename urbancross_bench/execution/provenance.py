@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from urbancross_bench.execution.energy import Energy
-from urbancross_bench.execution.processes import below, cores
 from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.processes import below, cores
 
 if TYPE_CHECKING:
     import torch

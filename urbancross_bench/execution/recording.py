@@ -146,9 +146,7 @@ class Recorder:
         self, run: Run, scores: Sequence[Score], folder: Path, present: Record | None = None
     ) -> list[str]:
         """Those that are not among the `present` ones, or that have failed metrics there. Returns as `record`."""
-        there = {
-            score.folder.name: score.content.get("failed", {}) for score in (present.scores if present else ())
-        }
+        there = {score.folder.name: score.content["failed"] for score in (present.scores if present else ())}
         named = _named(run, present)
         found = []
         for score in scores:
@@ -157,7 +155,7 @@ class Recorder:
             outputs = self._store.find(score.stage.key)
             measured = json.loads((outputs / "score.json").read_text(encoding="utf-8"))
             found.append(measured)
-            if score.key in there and not measured.get("failed", {}).keys() <= there[score.key].keys():
+            if score.key in there and not measured["failed"].keys() <= there[score.key].keys():
                 continue  # what is there has a value that this has not
             content: dict[str, Any] = {
                 "run": run.key,

@@ -68,7 +68,7 @@ def _is_complete(run: Run, place: Path) -> bool:
         return False
     if record is None or not record.ok:
         return False
-    well = {score.folder.name for score in record.scores if not score.content.get("failed")}
+    well = {score.folder.name for score in record.scores if not score.content["failed"]}
     return {score.key for score in run.scores} <= well
 
 

@@ -26,9 +26,9 @@ from urbancross_bench.execution.following import FOLDER
 from urbancross_bench.execution.hosting import END, Hosted, host
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.plan import Run
-from urbancross_bench.execution.processes import said_exit
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.status import Status
+from urbancross_bench.processes import said_exit
 from urbancross_bench.registry import Plugin, Registry
 
 PATIENCE = 5.0  # seconds

@@ -39,40 +39,9 @@ def build(
     one that is not what was committed; UsageError if `out` cannot be written to.
     """
     records = [called_as(record, called.get(record.folder.name, record.spec)) for record in read_unbroken(places)]
-    board = make_board(records, view, columns_of(view, registry), only)
+    board = make_board([*_only(records, only)], view, columns_of(view, registry))
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]
-
-
-def make_board(
-    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
-) -> Board:
-    """What a view shows of records: tables, and the evidence for them; `only` as in `build`.
-
-    columns: what `columns_of` gives.
-    """
-    view = fitted(view, _only(records, only))
-    evidence = RecordedEvidence(_kept(shown(records, view), view, only), view)
-    return Board(view.title, board_tables(records, view, columns, only), view.metric, view.baseline, evidence)
-
-
-def board_tables(
-    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
-) -> list[Table]:
-    """The tables of a view over records, committed ones or those of grids; arguments as of `make_board`."""
-    view = fitted(view, _only(records, only))
-    records = shown(records, view)
-    tables = [marked(table) for table in make_tables(records, view, columns, only)]
-    if view.cost:
-        tables.append(cost_table(_kept(records, view, only), view))
-    return tables
-
-
-def _kept(records: Iterable[Record], view: View, only: Container[str] | None) -> list[Record]:
-    """Those of some records that stand behind a board: with these keys, and weights that the view shows."""
-    return [
-        record for record in _only(records, only) if record.spec["encoder"]["weights"]["status"] in view.weights
-    ]
 
 
 def _only(records: Iterable[Record], keys: Container[str] | None) -> Iterator[Record]:
@@ -82,6 +51,21 @@ def _only(records: Iterable[Record], keys: Container[str] | None) -> Iterator[Re
             yield record
         elif record.folder.name in keys:
             yield replace(record, scores=tuple(score for score in record.scores if score.folder.name in keys))
+
+
+def make_board(records: Sequence[Record], view: View, columns: Mapping[str, Column]) -> Board:
+    """What a view shows of records, committed ones or those of grids: tables, and the evidence for them.
+
+    columns: what `columns_of` gives.
+    """
+    view = fitted(view, records)
+    records = shown(records, view)
+    tables = [marked(table) for table in make_tables(records, view, columns)]
+    # Those that stand behind the board: with weights that the view shows.
+    kept = [record for record in records if record.spec["encoder"]["weights"]["status"] in view.weights]
+    if view.cost:
+        tables.append(cost_table(kept, view))
+    return Board(view.title, tables, view.metric, view.baseline, RecordedEvidence(kept, view))
 
 
 def renderers_of(view: View, registry: Registry) -> list[Renderer]:

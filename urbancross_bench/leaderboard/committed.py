@@ -232,7 +232,7 @@ def completes(score: ScoreRecord, there: ScoreRecord) -> bool:
     """Whether a score is the one that is there, but that metrics which had failed have values now."""
     before, now = there.content, score.content
     new = now["metrics"].keys() - before["metrics"].keys()
-    if not new or not now.get("failed", {}).items() < before.get("failed", {}).items():
+    if not new or not now["failed"].items() < before["failed"].items():
         return False
     kept = {name: entry for name, entry in now["metrics"].items() if name not in new}
     sums = {IMAGE_SUMS + name for name in new}

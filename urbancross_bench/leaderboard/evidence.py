@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.evidence import Evidence, ShownDomain, ShownQuery, ShownRun
 from urbancross_bench.leaderboard.gallery import queries_of, samples_of
 from urbancross_bench.leaderboard.stored import Exhibits
@@ -37,9 +36,9 @@ class RecordedEvidence(Evidence):
             yield ShownRun(
                 record.spec,
                 [score.content for score in record.scores],
-                _beside(record, "curve.json"),
+                record.beside("curve.json"),
                 provenance,
-                _beside(record, "failure.json"),
+                record.beside("failure.json"),
             )
 
     def domains(self) -> Iterator[ShownDomain]:
@@ -82,15 +81,6 @@ def _floors(scores: Sequence[tuple[Record, ScoreRecord]]) -> dict[str, Any]:
     found = {
         f"{score.content['protocol']}, ties {score.content['ties']}": score.content["floors"]
         for _, score in scores
-        if score.content.get("floors")
+        if score.content["floors"]
     }
     return dict(sorted(found.items()))
-
-
-def _beside(record: Record, name: str) -> dict[str, Any]:
-    content = record.beside(name)
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise DataError(f"record {record.folder / name} is no JSON object")
-    return content

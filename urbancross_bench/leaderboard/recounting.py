@@ -168,7 +168,7 @@ def _of_parts(content: Mapping[str, Any]) -> Iterator[Figure]:
 def _floors(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Those floors of a score that have every recall."""
     recalls = {f"{way}_{kind}" for way, kind in _RECALL}
-    floors = (content.get("floors") or {}).items()
+    floors = content["floors"].items()
     return {name: figures for name, figures in floors if figures and figures.keys() >= recalls}
 
 

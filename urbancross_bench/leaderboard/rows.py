@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -237,7 +237,7 @@ class Row:
 
     def bound(self, name: str, metric: str) -> float | None:
         """A floor or ceiling of the test split by name (`class_oracle`, `ceiling`); None where it is not known."""
-        found = ((self.score.get("floors") or {}).get(name) or {}).get(metric)
+        found = (self.score["floors"].get(name) or {}).get(metric)
         return None if found is None else float(found)
 
     def difference(self, other: Row, metric: str) -> SeedMeans | None:
@@ -312,13 +312,11 @@ def _means_of_details(
         yield row, name, SeedMeans(np.array(values), stacked, row.limits(name))
 
 
-def make_rows(
-    records: Iterable[Record], weights: Sequence[str], scores: Container[str] | None = None
-) -> list[Row]:
+def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
     """Group the scores of finished runs by everything but the seed, in an order that depends on content alone.
 
-    `scores` limits them to these keys. A row is complete if it has every seed that any run of the same comparison
-    has. Raises DataError if one seed of one row has two scores: then they differ in something no key tells.
+    A row is complete if it has every seed that any run of the same comparison has. Raises DataError if one seed of
+    one row has two scores: then they differ in something no key tells.
     """
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
@@ -333,8 +331,7 @@ def make_rows(
         if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
             continue
         for score in record.scores:
-            if scores is None or score.folder.name in scores:
-                groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
+            groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
     rows = []
     for group in taken_once([*groups.values()]):
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from operator import attrgetter
 from typing import TypeVar
@@ -42,17 +42,13 @@ Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 
 
-def make_tables(
-    records: Sequence[Record], view: View, columns: Mapping[str, Column], only: Container[str] | None = None
-) -> list[Table]:
-    """The tables of a view, in order; the first is the one to look at. `only` limits runs and scores to these
-    keys, `columns` are those that the view names.
+def make_tables(records: Sequence[Record], view: View, columns: Mapping[str, Column]) -> list[Table]:
+    """The tables of a view, in order; the first is the one to look at. `columns` are those that the view names.
 
     Raises UsageError for a metric that no score has and a baseline or oracle that no row is, PluginError for a
     column that fails.
     """
-    records = [record for record in records if only is None or record.folder.name in only]
-    everywhere = make_rows(records, view.weights, only)
+    everywhere = make_rows(records, view.weights)
     rows = [row for row in everywhere if not row.of_source]
     _check(rows, view)
     resample_rows(everywhere, view.metric, view.details)

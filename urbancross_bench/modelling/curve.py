@@ -112,7 +112,7 @@ class Curve:
     def restore(self, state: Mapping[str, object]) -> None:
         """Go on from what `state` gave."""
         self.points, self.first_loss = state["points"], state["first_loss"]  # type: ignore[assignment]
-        self.skipped = state.get("skipped", 0)  # type: ignore[assignment]
+        self.skipped = state["skipped"]  # type: ignore[assignment]
         self._sums, self._counts = state["sums"], state["counts"]  # type: ignore[assignment]
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:

@@ -29,8 +29,8 @@ from torch._C._distributed_c10d import TCPStore
 
 from urbancross_bench.errors import DiedError, RunError, UrbanCrossError
 from urbancross_bench.modelling.curve import DivergedError
-from urbancross_bench.modelling.parents import end_with
 from urbancross_bench.modelling.saving import random_state, restore_random
+from urbancross_bench.processes import end_with, said_exit, servers_environment
 
 _LAST_WORD = 20.0  # seconds
 
@@ -201,7 +201,8 @@ def run_ranks(
             arguments_of = (there, environment, device, function, arguments)
             process: BaseProcess = context.Process(target=_rank, args=arguments_of, daemon=True)
             running[here] = process
-            process.start()
+            with servers_environment():
+                process.start()
             there.close()
         _attend(running, report)
     finally:
@@ -247,7 +248,7 @@ def _hear_out(first: Connection) -> None:
 
 def _died(rank: int, process: BaseProcess) -> DiedError:
     process.join()
-    return DiedError(f"process {rank} died without a word (exit code {process.exitcode})")
+    return DiedError(f"process {rank} died without a word ({said_exit(process.exitcode)})")
 
 
 def _raise_if_died(running: dict[Connection, BaseProcess]) -> None:

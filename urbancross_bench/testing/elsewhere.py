@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
-from urbancross_bench.modelling.parents import end_with
+from urbancross_bench.processes import end_with
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.watching import folder
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from urbancross_bench.processes import said_exit
+
 HEAVY = ("torch", "torchvision", "pandas", "transformers", "open_clip", "datasets", "tensorflow", "jax", "sklearn")
 
 # Everything the process prints goes to standard output; what is found, to the file named.
@@ -65,7 +67,7 @@ def registered_alone(names: str | None, files: Sequence[str], seconds: float) ->
             return Registered(f"it did not return within {seconds:g} seconds")
         if not place.is_file():
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            return Registered(f"its process ended with exit status {done.returncode}: {last}")
+            return Registered(f"its process ended ({said_exit(done.returncode)}): {last}")
         seen = json.loads(place.read_text(encoding="utf-8"))
     failed = seen["error"] or next((f"{name}: {error}" for name, error in seen["providers"] if error), None)
     heavy = tuple(name for name in HEAVY if name in seen["modules"])

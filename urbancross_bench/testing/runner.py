@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
+from urbancross_bench.processes import said_exit
 from urbancross_bench.testing import KINDS
 
 _PROCESSES = 2  # that are spent on one plugin
@@ -83,9 +84,8 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
                 outcome, why = here.recv()
             except EOFError:
                 process.join()
-                yield Kept(
-                    promise, left.pop(promise), "broken", f"its process ended (exit status {process.exitcode})"
-                )
+                why = f"its process ended ({said_exit(process.exitcode)})"
+                yield Kept(promise, left.pop(promise), "broken", why)
                 return
             yield Kept(promise, left.pop(promise), outcome, why)
     finally:

@@ -1,4 +1,4 @@
-"""What the processes of stages and of makers have in common."""
+"""Processes: those below one, those that end with another, the server that they are forked from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +45,23 @@ def kill(processes: Iterable[int]) -> None:
 def kill_below() -> None:
     """Kill the processes below this one."""
     kill(below(os.getpid()))
+
+
+def end_with(connection: Connection, last: Callable[[], object] = bool) -> None:
+    """End this process as soon as the other end of a connection is closed: whoever holds it may be killed.
+
+    Its locks are then free, and its memory and devices are others'. last: called before it ends.
+    """
+    threading.Thread(target=_wait, args=(connection, last), daemon=True).start()
+
+
+def _wait(connection: Connection, last: Callable[[], object]) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        connection.recv()
+    try:
+        last()
+    finally:
+        os._exit(1)
 
 
 @contextlib.contextmanager
