@@ -57,7 +57,14 @@ def write_record(
         if scores:
             (folder / "scores" / "5").mkdir(parents=True)
             metrics = {name: {"value": value} for name, value in scores.items()}
-            said = {"selector": "last", "protocol": "classic", "domain": "b", "metrics": metrics}
+            said = {
+                "selector": "last",
+                "protocol": "classic",
+                "domain": "b",
+                "metrics": metrics,
+                "failed": {},
+                "floors": {},
+            }
             write_json(folder / "scores" / "5" / "score.json", {"schema": SCHEMA, "key": "5", **said})
 
 

@@ -29,7 +29,8 @@ WAITS = 3000  # a session that waits more often does not end
 GRID = Grid.model_construct(name="made up", ranks=1, threads=1, plugins=())
 SCENARIO = Scenario(source=("a",), target="b")
 # Of the same size: only a hash tells them apart.
-_CONTENT, _CHANGED = '{"metrics": {}, "trial": 0}', '{"metrics": {}, "trial": 1}'
+_CONTENT = '{"metrics": {}, "failed": {}, "floors": {}, "trial": 0}'
+_CHANGED = _CONTENT.replace("0", "1")
 FACTS = {"selector": "last", "metrics": [], "code": "1", "test": "t"}  # of a rank, as far as records name them
 
 

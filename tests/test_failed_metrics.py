@@ -294,7 +294,7 @@ def put_score(store: Store, stage: Stage, failed: dict[str, str], *values: str) 
         store.remove(store.entry(stage.key))
     with store.writing(stage, {}) as folder:
         entries = {name: {"value": 1.0} for name in values}
-        content = {"metrics": entries, "failed": failed, "trial": 0, "images": 2}
+        content = {"metrics": entries, "failed": failed, "floors": {}, "trial": 0, "images": 2}
         (folder / "score.json").write_text(json.dumps(content))
         save_file({f"image_sums.{name}": np.ones((2, 2)) for name in values}, folder / "queries.safetensors")
         (folder / "items.json").write_text("{}")
@@ -379,7 +379,7 @@ def test_of_copies_of_a_score_the_one_with_most_values_counts(tmp_path: Path) ->
         outputs.mkdir()
         for file in ("queries.safetensors", "items.json"):
             (outputs / file).touch()
-        write_score(place, {"metrics": {}, "failed": failed}, outputs)
+        write_score(place, {"metrics": {}, "failed": failed, "floors": {}}, outputs)
     for order in (["first", "second"], ["second", "first"]):
         [record] = read_records([tmp_path / name for name in order])
         assert record.scores[0].content["failed"] == {}
@@ -393,7 +393,7 @@ def test_a_killed_session_tells_of_metrics_too(
     listener.planned(status())
     listener.run_started(RUNS[0])
     write_record(tmp_path, RUNS[0], "ok")
-    score = {"schema": 5, "key": "s", "options": {"failed": {}}, "metrics": {}}
+    score = {"schema": 5, "key": "s", "options": {"failed": {}}, "metrics": {}, "floors": {}}
     for name, failed in (("r", {}), ("s", {"flaky": "OSError('away')"}), (".partial-t", {"other": "x"})):
         place = tmp_path / "runs" / RUNS[0].key / "scores" / name
         place.mkdir(parents=True)

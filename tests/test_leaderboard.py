@@ -458,7 +458,11 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
         (lambda r: edit(r / "run.json", schema=99), r"run\.json has schema 99"),
         (lambda r: edit(r / "run.json", status="great"), "unknown status"),
         (lambda r: edit(r / "run.json", key="0" * 32), "does not fit its directory"),
-        (lambda r: next(r.glob("scores/*/score.json")).write_text("[]"), r"score\.json lacks"),
+        (lambda r: next(r.glob("scores/*/score.json")).write_text("[]"), r"score\.json is no JSON object"),
+        (
+            lambda r: next(r.glob("scores/*/score.json")).write_text("{}"),
+            r"score\.json lacks schema, key, metrics",
+        ),
         (
             lambda r: next(r.glob("scores/*/queries.safetensors")).write_bytes(b"x"),
             r"queries\.safetensors cannot be read",
