@@ -100,7 +100,7 @@ def simulate(
     hits = 100.0 * (latent[..., None] + generator.normal(scale=CAPTION, size=(*shape, captions)) > 0)
     owners = np.repeat(np.arange(world.images), captions)
     sums = {
-        f"{method}/{seed}": image_sums(hits[method, seed].ravel(), owners, world.images)
+        f"{method}/{seed}": image_sums(hits[method, seed].ravel(), np.arange(len(owners)), owners, world.images)
         for method in range(len(scores))
         for seed in range(world.seeds)
     }

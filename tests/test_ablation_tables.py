@@ -58,7 +58,8 @@ class MadeUp(ScoreRecord):
 
 
 def sums_of(values: Floats) -> Floats:
-    return image_sums(values, np.arange(len(values)), len(values))
+    each = np.arange(len(values))
+    return image_sums(values, each, each, len(each))
 
 
 def record(identity: Mapping[str, Any], label: str, target: str, seed: int, values: Floats, kind: str) -> Record:

@@ -208,8 +208,11 @@ def test_what_a_grid_does_not_use_does_not_count(distribution: Distribution, key
     assert keys({}) == first
 
 
-def test_a_plugin_installed_from_a_folder_counts_by_its_sources(distribution: Distribution, keys: KeysOf) -> None:
-    distribution.come_from({"url": "file:///somewhere", "dir_info": {}})
+@pytest.mark.parametrize("origin", [{"dir_info": {}}, {"vcs_info": {"vcs": "git", "commit_id": "0" * 40}}])
+def test_a_plugin_installed_from_a_folder_or_from_git_counts_by_its_sources(
+    distribution: Distribution, keys: KeysOf, origin: Mapping[str, Any]
+) -> None:
+    distribution.come_from({"url": "file:///somewhere", **origin})
     change, moves = USES["adaptation"]
     first = keys(change)
     distribution.append("deep/helper.py", "WEIGHT = 2\n")

@@ -37,8 +37,8 @@ def drawn(images: int, seed: int, resamples: int = 2000) -> np.ndarray:
 
 def one_query_each(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> np.ndarray:
     """(R,) means of values that stand for one image each."""
-    draws = resampled_images(len(values), seed, resamples)
-    return resampled_means({"x": image_sums(values, np.arange(len(values)), len(values))}, draws)["x"]
+    draws, each = resampled_images(len(values), seed, resamples), np.arange(len(values))
+    return resampled_means({"x": image_sums(values, each, each, len(each))}, draws)["x"]
 
 
 def test_resampled_means_equal_a_loop_over_drawn_images() -> None:
@@ -47,8 +47,8 @@ def test_resampled_means_equal_a_loop_over_drawn_images() -> None:
     owner[:150] = np.arange(150)
     values = {"x": generator.random(400), "y": generator.random(400)}
     draws = resampled_images(150, seed=5, resamples=20)
-    sums = {name: image_sums(one, owner, 150) for name, one in values.items()}
-    sums["z"] = image_sums(values["x"][:150], np.arange(150), 150)
+    sums = {name: image_sums(one, np.arange(400), owner, 150) for name, one in values.items()}
+    sums["z"] = image_sums(values["x"][:150], np.arange(150), np.arange(150), 150)
     means = resampled_means(sums, draws)
     for resample, weights in enumerate(drawn(150, seed=5, resamples=20).T):
         images = [image for image in range(150) for _ in range(weights[image])]
@@ -74,7 +74,7 @@ def test_draws_and_sums_are_the_same_on_every_machine_and_numpy() -> None:
     assert np.random.PCG64(5).random_raw(3).tolist() == RAW
     assert drawn(7, seed=5, resamples=4).T.tolist() == COUNTS
     assert [weight.hex() for weight in seed_weights(3, 4)[:, 0].tolist()] == WEIGHTS
-    sums = image_sums(np.arange(30.0) % 7 / 3, np.arange(30) // 3, 10)
+    sums = image_sums(np.arange(30.0) % 7 / 3, np.arange(30), np.arange(30) // 3, 10)
     means = resampled_means({"x": sums}, resampled_images(10, seed=0, resamples=3))["x"]
     assert [mean.hex() for mean in means.tolist()] == MEANS
 
@@ -143,7 +143,7 @@ def test_clusters_widen_the_interval() -> None:
     # Five captions that always agree are one observation, not five.
     values = np.repeat(np.random.default_rng(4).random(60) > 0.5, 5).astype(float)
     owner = np.repeat(np.arange(60), 5)
-    clustered = resampled_means({"x": image_sums(values, owner, 60)}, resampled_images(60, 0))["x"]
+    clustered = resampled_means({"x": image_sums(values, np.arange(300), owner, 60)}, resampled_images(60, 0))["x"]
     assert np.ptp(interval(clustered)) > 1.8 * np.ptp(interval(one_query_each(values)))
 
 

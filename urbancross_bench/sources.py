@@ -33,17 +33,17 @@ def own_version(module: str) -> str:
 def code_version(module: str, distribution: str | None) -> str:
     """What identifies a plugin's code: the version of its distribution, and a source hash while it may change.
 
-    Code installed from a wheel is named by its distribution's version. Code in an editable install, or in a file
-    outside any distribution (None), can change without one, so the files below `module` count too: its sources,
-    and data such as a table; neither bytecode nor hidden files. So do sources beside it that it imports, and of
-    both kinds the versions of other plugins that they import: see `_borrowed`.
+    Code installed from a wheel is named by its distribution's version. Code from a folder or a repository, or in a
+    file outside any distribution (None), can change without one, so the files below `module` count too: its
+    sources, and data such as a table; neither bytecode nor hidden files. So do sources beside it that it imports,
+    and of both kinds the versions of other plugins that they import: see `_borrowed`.
     """
     version = "local" if distribution is None else importlib.metadata.version(distribution)
     local = distribution is None or _is_local(distribution)
     own = sorted(_files(module, "*"))
     beside, plugins = _borrowed(module, [file for _, file in own])
     if local and distribution is not None:
-        # Not editable, but from a folder: what was installed with it lies where libraries do.
+        # Where it is not editable, what was installed with it lies where libraries do.
         of_it = importlib.metadata.distribution(distribution).files or ()
         beside |= {file.as_posix(): Path(str(file.locate())) for file in of_it if _is_source(file.as_posix())}
     if not local:
@@ -96,9 +96,11 @@ def _passing(name: Path) -> bool:
 
 
 def _is_local(distribution: str) -> bool:
-    """Whether it was installed from a folder, editable or not: its code may change and its version stay."""
+    """Whether it was installed from a folder, editable or not, or from a repository such as git's: its code may
+    change and its version stay.
+    """
     text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
-    return "dir_info" in json.loads(text or "{}")
+    return not {"dir_info", "vcs_info"}.isdisjoint(json.loads(text or "{}"))
 
 
 def _is_source(name: str) -> bool:

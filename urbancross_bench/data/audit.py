@@ -19,10 +19,10 @@ from urbancross_bench.data.floors import split_floors
 from urbancross_bench.data.images import FileImages, FolderImages, NoImages, ZipImages, list_files
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, look_at
-from urbancross_bench.data.overlap import TRAINING, Opened, Shared, shared, twins
+from urbancross_bench.data.overlap import Opened, Shared, shared, twins
 from urbancross_bench.errors import DataError, plural
 from urbancross_bench.evaluation.floors import Floors
-from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource, Repair
+from urbancross_bench.interfaces.dataset import SPLITS, TRAINING, Domain, ImageSource, Repair
 
 Level = Literal["defect", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("defect", "warning", "note")

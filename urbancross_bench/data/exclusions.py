@@ -15,9 +15,7 @@ import numpy as np
 from urbancross_bench.data.text import read_csv
 from urbancross_bench.errors import DataError, did_you_mean
 from urbancross_bench.identity import file_digest
-from urbancross_bench.interfaces.dataset import Domain
-
-_TRAINING = ("train", "val")
+from urbancross_bench.interfaces.dataset import TRAINING, Domain
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     """
     position = {name: index for index, name in enumerate(domain.image_names)}
     tested = {*domain.splits.get("test", np.empty(0)).tolist()}
-    trained = {index for name in _TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}
+    trained = {index for name in TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}
     captions_of: dict[int, list[int]] = {}
     for number, owner in enumerate(domain.image_of_caption.tolist()):
         captions_of.setdefault(owner, []).append(number)
@@ -66,7 +64,7 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     excluded = Excluded(file.name, file_digest(file), len(images & trained), len(captions))
     kept = np.array([number for number in range(len(domain.captions)) if number not in captions], dtype=np.int64)
     splits = {
-        name: members[~np.isin(members, list(images))] if name in _TRAINING else members
+        name: members[~np.isin(members, list(images))] if name in TRAINING else members
         for name, members in domain.splits.items()
     }
     return (

@@ -12,9 +12,7 @@ from urbancross_bench.data.captions import owned
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, Seen, nearest
-from urbancross_bench.interfaces.dataset import Domain, Indices
-
-TRAINING = ("train", "val")
+from urbancross_bench.interfaces.dataset import TRAINING, Domain, Indices
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,17 +37,21 @@ _WEIGHTS_AT_ONCE = 2**19  # bounds the memory of summing
 _DIGITS = {np.float32: 24, np.float64: 53}  # binary, of the whole numbers that a type holds
 
 
-def image_sums(
-    values: Floats, image_of_query: NDArray[np.int64], images: int, share: Floats | None = None
-) -> Floats:
-    """(N, 2): per image the sum of its queries' values and their number; a mean is a ratio of two sums.
+def image_sums(values: Floats, query: NDArray[np.int64], image: NDArray[np.int64], images: int) -> Floats:
+    """(N, 2): per image the sum of its queries' values and their number; their mean is `mean_of` it.
 
-    share: what part of each query is the image's, where queries stand with several images (all of it by default).
+    values: of each query. query, image: which query stands with which image; one that stands with several, as a
+    string may, counts for each of them in part.
     """
-    share = np.ones(len(values)) if share is None else share
-    sums = np.bincount(image_of_query, weights=values * share, minlength=images)
-    counts = np.bincount(image_of_query, weights=share, minlength=images)
+    share = 1.0 / np.bincount(query)[query]
+    sums = np.bincount(image, weights=values[query] * share, minlength=images)
+    counts = np.bincount(image, weights=share, minlength=images)
     return np.stack([sums, counts], axis=1)
+
+
+def mean_of(sums: Floats) -> float:
+    """The mean over the queries of some `image_sums`, a ratio of two sums."""
+    return float(sums[:, 0].sum() / sums[:, 1].sum())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -222,15 +223,11 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int | None:
+def _peak() -> int:
     """Bytes of resident memory at the peak."""
     with contextlib.suppress(OSError):
         for line in (_PROC / "self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    with contextlib.suppress(ImportError):
-        import resource  # not on Windows
-
-        largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return largest if sys.platform == "darwin" else largest * 1024
-    return None
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024

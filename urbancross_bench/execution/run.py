@@ -29,14 +29,14 @@ def run_grid(
     listener: Listener,
     *,
     device: str,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
-    only: Collection[str] = (),
+    limits: Limits,
+    only: Collection[str],
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
 
-    only: keys of runs; the others are left alone. Several processes may run grids in one folder: each stage is
-    computed by one of them. An interrupt (Ctrl-C, or the signal to terminate) leaves records that say so, and
-    KeyboardInterrupt; a second one ends this process at once.
+    only: keys of runs; the others are left alone, unless none is named. Several processes may run grids in one
+    folder: each stage is computed by one of them. An interrupt (Ctrl-C, or the signal to terminate) leaves records
+    that say so, and KeyboardInterrupt; a second one ends this process at once.
 
     Raises UsageError if the output folder cannot be written to, or the device is not there.
     """

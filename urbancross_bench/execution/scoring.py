@@ -19,6 +19,7 @@ from urbancross_bench.evaluation.statistics import (
     image_sums,
     interval,
     mean_bounds,
+    mean_of,
     resampled_images,
     resampled_means,
 )
@@ -139,8 +140,8 @@ def _values(metric: Metric, ranking: Ranking, resamples: Counts) -> tuple[dict[s
     if chances.keys() != scores.keys():
         raise PluginError("its values have other names for another ranking of the same queries")
     sums = {name: _sums(one, ranking) for name, one in scores.items()}
-    means = {name: _mean(pair) for name, pair in sums.items()}
-    chance = {name: _mean(_sums(one, ranking)) for name, one in chances.items()}
+    means = {name: mean_of(pair) for name, pair in sums.items()}
+    chance = {name: mean_of(_sums(one, ranking)) for name, one in chances.items()}
     resampled = resampled_means(sums, resamples)
     better = {name: bool(one.higher_is_better) for name, one in scores.items()}
     bounds = {name: one.bounds for name, one in scores.items()}
@@ -211,9 +212,4 @@ def _bounds(name: str, said: Any, values: Floats) -> Bounds:
 
 def _sums(scores: QueryScores, ranking: Ranking) -> Floats:
     query, image = (ranking.i2t if scores.direction == "i2t" else ranking.t2i).image_of_query
-    share = 1.0 / np.bincount(query)[query]  # a string of several images counts for each of them in part
-    return image_sums(scores.values[query], image, ranking.images, share)
-
-
-def _mean(pair: Floats) -> float:
-    return float(pair[:, 0].sum() / pair[:, 1].sum())
+    return image_sums(scores.values, query, image, ranking.images)

@@ -101,10 +101,9 @@ class Tracking(Listener):
         out: Path,
         others: Listener,
         *,
-        patience: float = PATIENCE,
-        waiting: int = _WAITING,
+        patience: float,
     ) -> None:
-        self._sides = [_Side(one, others, waiting) for one in hosted]
+        self._sides = [_Side(one, others) for one in hosted]
         self._out = out
         self._others = others
         self._patience = patience
@@ -162,10 +161,10 @@ class Tracking(Listener):
 class _Side:
     """One side process, a queue of messages to it, and the thread that feeds it."""
 
-    def __init__(self, hosted: Hosted, others: Listener, waiting: int) -> None:
+    def __init__(self, hosted: Hosted, others: Listener) -> None:
         self._hosted = hosted
         self._others = others
-        self._queue: queue.Queue[bytes] = queue.Queue(waiting)
+        self._queue: queue.Queue[bytes] = queue.Queue(_WAITING)
         self._process: SpawnProcess | None = None
         self._dropped = 0
         self._last = False  # whether it was told of the end

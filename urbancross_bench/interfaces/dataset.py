@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from urbancross_bench.interfaces.options import Options
 
 SPLITS = ("train", "val", "test")
+TRAINING = ("train", "val")  # of which a method may see something
 Indices = NDArray[np.int64]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.evaluation.statistics import image_sums, interval, resampled_images, resampled_means
+from urbancross_bench.evaluation.statistics import image_sums, interval, mean_of, resampled_images, resampled_means
 from urbancross_bench.evaluation.ties import TIES, TieRule
 from urbancross_bench.records import Record, ScoreRecord
 
@@ -95,9 +95,8 @@ def _of_counts(score: ScoreRecord) -> tuple[dict[str, Floats], list[Figure]]:
         query, image = arrays[f"{way}.image_of_query"]
         _expect_rows(f"{way}.image_of_query", query, counts.shape[1])
         _expect_rows(f"{way}.image_of_query", image, content["images"])
-        share = 1.0 / np.bincount(query)[query]  # a string of several images counts for each of them in part
         name, values = f"{way}_{kind}", _values(counts, gallery[way], kind, content["ties"])
-        sums[name] = image_sums(values[query], image, content["images"], share)
+        sums[name] = image_sums(values, query, image, content["images"])
         chance = _of_random_order(right[way], gallery[way], kind, "expected")
         figures.append((f"{name} moved: it says chance", metrics[name].get("chance"), chance))
     ties = content["ties"] if content["protocol"] == "classic" else "expected"
@@ -142,7 +141,7 @@ def _of_sums(content: Mapping[str, Any], sums: Mapping[str, Floats]) -> Iterator
     if not sums:
         return
     resampled = resampled_means(sums, resampled_images(content["images"], content["draws"]))
-    means = {name: pair[:, 0].sum() / pair[:, 1].sum() for name, pair in sums.items()}
+    means = {name: mean_of(pair) for name, pair in sums.items()}
     for name, entry in content["metrics"].items():
         parts = entry["parts"] or [name]
         if means.keys() >= set(parts):

@@ -76,8 +76,8 @@ def observe(work: Callable[[], Any], seconds: float) -> Observed:
     return seen
 
 
-def held_after(work: Callable[[], Any], times: int = 2) -> list[int]:
-    """Bytes of memory more after each of several calls than before it, once one has warmed up.
+def held_after(work: Callable[[], Any]) -> list[int]:
+    """Bytes of memory more after each of two calls than before it, once one has warmed up.
 
     Counts what Python and numpy allocate, and torch's tensors on any device.
     """
@@ -86,7 +86,7 @@ def held_after(work: Callable[[], Any], times: int = 2) -> list[int]:
     tracemalloc.start()
     try:
         found, before = [], _held()
-        for _ in range(times):
+        for _ in range(2):
             work()
             after = _held()
             found.append(after - before)
@@ -118,8 +118,8 @@ def _tensors() -> int:
 
 @contextlib.contextmanager
 def _within(seconds: float) -> Iterator[None]:
-    """Interrupts what takes longer; where there is no such signal, nothing does."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    """Interrupts what takes longer, in the main thread: others hear no signal."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
