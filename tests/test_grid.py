@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 from conftest import Outcome, Result, tree
 from safetensors.numpy import load_file
 
+from urbancross_bench.execution.plan import make_plan
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
+from urbancross_bench.specs.reading import load_grid
 
 Cli = Callable[..., Result]
 GridWriter = Callable[..., Path]
@@ -306,6 +309,25 @@ def test_code_that_changed_after_planning_is_not_run(tmp_path: Path) -> None:
     assert job.planned("metric", "recall", identity)
     with pytest.raises(RunError, match=r"metric 'recall'.*has changed since the grid was planned"):
         job.planned("metric", "recall", identity | {"version": "0.0.9"})
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "adapt", "embed"])
+def test_an_encoder_that_changed_after_planning_is_not_built(grid: GridWriter, tmp_path: Path, kind: str) -> None:
+    """Its file, say: a run has one encoder from its first stage to its last."""
+    from urbancross_bench.errors import RunError
+    from urbancross_bench.execution.stages import Job
+
+    registry = Registry.discover()
+    plan = make_plan(load_grid(grid()), registry)
+    stage = next(one for one in plan.stages.values() if one.kind == kind)
+    work = {**stage.work, "identity": {**stage.work["identity"], "version": "0.0.9"}}
+    as_planned, changed = (
+        Job(one, {}, tmp_path, registry, torch.device("cpu"), lambda _: None, tmp_path, 60)
+        for one in (stage, replace(stage, work=work))
+    )
+    assert as_planned.model().width
+    with pytest.raises(RunError, match=r"encoder 'openclip'.*has changed since the grid was planned"):
+        changed.model()
 
 
 def test_a_split_that_is_another_names_what_may_be_to_blame(tmp_path: Path, domains: dict[str, str]) -> None:

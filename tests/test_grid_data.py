@@ -307,7 +307,7 @@ def test_targets_that_differ_in_their_test_split_alone_are_two_runs(
 def test_a_score_added_under_another_name_of_a_domain_stands_beside_the_others(
     pool: Path, cli: Cli, grid: GridWriter
 ) -> None:
-    """A record keeps the names of the grid that made it, which are no part of what is computed."""
+    """Names are no part of what is computed; read, a record has those of the grid that was run last."""
     files = {name: f"karpathy[file={pool / name / 'dataset.json'}]" for name in ("plain", "dark")}
     for names, selectors in ((("plain", "dark"), ["last"]), (("dark", "plain"), ["last", "source_val"])):
         domains = dict(zip(names, files.values(), strict=True))
@@ -318,8 +318,9 @@ def test_a_score_added_under_another_name_of_a_domain_stands_beside_the_others(
     [record] = read_records([pool / "out"])
     values = {(s.content["selector"], s.content["domain"]): s.content["metrics"]["mR"] for s in record.scores}
     # One candidate: whoever selects, selects it.
-    assert values["last", "dark"] == values["source_val", "dark"] != values["last", "plain"]
-    assert values["last", "plain"] == values["source_val", "plain"]
+    assert values["last", "plain"] == values["source_val", "plain"] != values["last", "dark"]
+    assert values["last", "dark"] == values["source_val", "dark"]
+    assert record.spec["scenario"]["target"] == "plain"
     lines = list(csv.DictReader((pool / "out" / "leaderboard" / "scenarios.csv").open(encoding="utf-8")))
     assert {line["selector"] for line in lines} == {"last", "source_val"}
 
@@ -360,7 +361,7 @@ def test_copies_of_a_run_under_other_names_of_its_domains_are_one(
 def test_a_grid_that_was_renamed_keeps_its_tables_and_can_be_verified(
     pool: Path, cli: Cli, grid: GridWriter, tmp_path: Path
 ) -> None:
-    """Its records keep the names of the grid that made them; those that it adds have new ones."""
+    """Whoever reads its records finds the new names, though some were made by the older grid."""
     files = [f"karpathy[file={pool / name / 'dataset.json'}]" for name in ("plain", "dark")]
 
     def write(names: tuple[str, str], encoder: str, methods: dict[str, str]) -> Path:
@@ -388,6 +389,34 @@ def test_a_grid_that_was_renamed_keeps_its_tables_and_can_be_verified(
     assert cli("export", "bundle", out, bundle).status == 0
     verified = cli("verify", bundle, alone)
     assert verified.status == 0, verified.out
+    for place in (out, alone):
+        assert cli("leaderboard", "build", place, "--out", place / "again").status == 0
+        assert cli("leaderboard", "add", place, "--to", place / "board").status == 0
+    named = {(r.spec["encoder"]["label"], r.spec["adaptation"]["label"]) for r in read_records([out])}
+    assert named == {("small", "base"), ("small", "coral")}
+    assert read_records([out / "board"])[0].spec["scenario"] == read_records([alone])[0].spec["scenario"]
+    assert (out / "again" / "summary.csv").read_bytes() == (alone / "again" / "summary.csv").read_bytes()
+
+
+def test_the_names_of_two_methods_can_be_swapped(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    """None of the numbers is taken for the other's: the grid that was run last names all the runs that it has."""
+    out = tmp_path / "out"
+
+    def called_in_turn(*order: str, **changes: object) -> set[tuple[str, str, int]]:
+        named = dict(zip(("a", "b"), order, strict=True))
+        file = grid(adaptations=named, scenarios=[{"source": "plain", "target": "dark"}], **changes)
+        assert cli("run", file, "--out", out).status == 0
+        found = (record.spec for record in read_records([out]))
+        return {(spec["adaptation"]["label"], spec["adaptation"]["name"], spec["seed"]) for spec in found}
+
+    first = {("a", "source_only", seed) for seed in (0, 1)} | {("b", "oracle", seed) for seed in (0, 1)}
+    assert called_in_turn("source_only", "oracle", seeds=[0, 1]) == first
+    # Seed 1 is not among the runs of this one, and keeps its names.
+    after = {("b", "source_only", 0), ("a", "oracle", 0), ("a", "source_only", 1), ("b", "oracle", 1)}
+    assert called_in_turn("oracle", "source_only", seeds=[0]) == after
+    assert called_in_turn("oracle", "source_only", seeds=[0], selectors=["last", "source_val"]) == after
+    assert called_in_turn("source_only", "oracle", seeds=[0, 1]) == first
+    assert json.loads((out / "runs" / "names.json").read_text(encoding="utf-8")) == {}
 
 
 def test_planning_again_reads_no_image(

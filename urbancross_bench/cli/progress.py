@@ -168,7 +168,7 @@ def picture(standing: Standing, now: float) -> RenderableType:
 
 
 def print_table(table: Table) -> None:
-    """A table on the screen; what is the same in all its rows stands below it once.
+    """A table on the screen; what is the same in all its rows, where something is not, stands below it once.
 
     A single row that is too wide stands on its side.
     """
@@ -179,9 +179,10 @@ def print_table(table: Table) -> None:
     columns = list(zip(*[[_text(cell) for cell in row] for row in table.rows], strict=True))
     columns = columns or [()] * len(table.columns)
     alike = [len(table.rows) > 1 and len(set(column)) == 1 for column in columns]
+    if all(alike):
+        alike = [False] * len(alike)
     parts = [f"{n} {c[0]}" for n, c, same in zip(table.columns, columns, alike, strict=True) if same and c[0]]
-    shared = ", ".join(parts)
-    shown = RichTable(title=Text(table.title), caption=Text(shared), title_justify="left", caption_justify="left")
+    shown = RichTable(title=Text(table.title), title_justify="left")
     for name, same in zip(table.columns, alike, strict=True):
         if not same:
             shown.add_column(Text(name), overflow="fold")
@@ -195,6 +196,8 @@ def print_table(table: Table) -> None:
         for name, cell in zip(table.columns, table.rows[0], strict=True):
             shown.add_row(Text(name), Text(_text(cell)))
     console.print(shown)
+    if parts:  # not as the table's caption, which would be as narrow as that
+        console.print(Text(", ".join(parts)))
 
 
 def _text(cell: Cell) -> str:

@@ -179,9 +179,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})
             keep_view(view, folder / "ablation.yaml")
-        # Runs that another grid of this folder has recorded, or an older form of this one, have the names of that.
-        called = {planned.key: planned.spec for planned in plan.runs if planned.spec is not None}
-        tables = build([folder], folder / "leaderboard", view, registry, only=keys, called=called)
+        tables = build([folder], folder / "leaderboard", view, registry, only=keys)
         for name in NAMES - {table.name for table in tables}:
             for form in ("md", "csv", "tex", "json", "svg"):
                 (folder / "leaderboard" / f"{name}.{form}").unlink(missing_ok=True)

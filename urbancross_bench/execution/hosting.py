@@ -106,14 +106,14 @@ def _import(path: str) -> Any:
 
 def _scores(out: Path, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The values of every score of a run's record."""
-    from urbancross_bench.records import read_record  # numpy and all, as late as may be
+    from urbancross_bench.records import called_as, read_record  # numpy and all, as late as may be
 
     try:
         record = read_record(out / "runs" / run["key"])
     except UrbanCrossError:
         record = None
     found: dict[str, dict[str, float]] = {}
-    for score in record.scores if record else ():
+    for score in called_as(record, run).scores if record else ():
         content = score.content
         metrics = {name: metric["value"] for name, metric in content["metrics"].items()}
         known = {name: value for name, value in metrics.items() if value is not None}

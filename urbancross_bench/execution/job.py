@@ -60,10 +60,10 @@ class Job:
         return [PackedSplit.load(*parts) for parts in zip(folders, towers, segments, strict=True)]
 
     def model(self) -> DualEncoder:
-        """The stage's encoder with its first weights, on the stage's device."""
+        """The stage's encoder with its first weights, on the stage's device. Raises RunError as `planned` does."""
         from urbancross_bench.modelling.answers import load_model
 
-        model = load_model(self.registry.resolve("encoder", self.work["encoder"]))
+        model = load_model(self.planned("encoder", self.work["encoder"], self.work["identity"]))
         model.to(self.device)
         return model
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from urbancross_bench.errors import DataError
-from urbancross_bench.execution.plan import Plan
 from urbancross_bench.execution.recording import alone_in
+from urbancross_bench.execution.status import Status
 from urbancross_bench.files import replacing, write_json
-from urbancross_bench.records import Record
+from urbancross_bench.records import Record, keep_names
 from urbancross_bench.specs import Grid, as_json
 
 FOLDER = "grids"
@@ -31,14 +31,19 @@ class KeptGrid:
     runs: Mapping[str, tuple[str, ...]]
 
 
-def keep_grid(plan: Plan, out: Path) -> None:
-    """Write the grid of a plan below its output folder, in the place of an older form of that name."""
+def keep_grid(status: Status, out: Path) -> None:
+    """Write the grid of a plan below its output folder, in the place of an older form of that name.
+
+    From then on its runs have its names, whatever grid has recorded them.
+    """
+    plan = status.plan
     runs = {run.key: [score.key for score in run.scores] for run in plan.runs if not run.skipped}
     content = {"schema": _SCHEMA, "grid": as_json(plan.grid), "runs": runs}
     with alone_in(out):
         (out / FOLDER).mkdir(exist_ok=True)
         with replacing(out / FOLDER / f"{plan.grid.name}.json") as fresh:
             write_json(fresh, content)
+        keep_names(out / "runs", status.called)
 
 
 def kept_grids(out: Path) -> list[KeptGrid]:

@@ -238,7 +238,7 @@ class _Planner:
                     **self._numerics(seed, trains=trial.budget.trains),
                 },
                 inputs,
-                work={"encoder": encoder.reference, "adaptation": str(trial.resolved.reference)},
+                work={**encoder.work, "adaptation": str(trial.resolved.reference)},
                 label=f"{trial.resolved.reference}, {' + '.join(scenario.source)}"
                 + (f" → {scenario.target}" if method.access.anything else "")
                 + f", seed {seed}",
@@ -280,7 +280,7 @@ class _Planner:
                     **self._numerics(seed, trains=self._grid.pretraining.trains),
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
-                work={"encoder": encoder.reference},
+                work=encoder.work,
                 label=f"{encoder.name}, {' + '.join(scenario.source)}, seed {seed}",
             )
         )
@@ -371,7 +371,7 @@ class _Planner:
                 },
                 {"model": training.key, **given},
                 work={
-                    "encoder": encoder.reference,
+                    **encoder.work,
                     "adaptation": training.work["adaptation"],
                     "method": training.facts["adaptation"],
                 },

@@ -86,7 +86,6 @@ def embed_frozen_segments(job: Job) -> None:
 def _first_model(job: Job) -> DualEncoder:
     """The encoder as pre-training starts from it."""
     configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
-    job.planned("encoder", job.work["encoder"], job.work["identity"])
     return job.model()
 
 

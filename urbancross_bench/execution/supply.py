@@ -49,6 +49,11 @@ class PlannedEncoder:
         self._check_items = options.check_items
 
     @property
+    def work(self) -> dict[str, Any]:
+        """What a stage has to know to build it: how the grid names it, and what that was when it was planned."""
+        return {"encoder": self.reference, "identity": self.identity}
+
+    @property
     def at_retrieval(self) -> bool:
         """An image's embedding is made with its segments."""
         return self.segments is not None and self.segments.at_retrieval
@@ -152,7 +157,7 @@ class Supply:
         work, label = planned.work(split), f"{domain} {split}"
         if encoder.format is None:
             facts |= {"encoder": encoder.identity}
-            work |= {"encoder": encoder.reference}
+            work |= encoder.work
             return self._add(Stage("stored", facts, work=work, label=f"{encoder.name}, {label}"))
         facts |= {"format": asdict(encoder.format), "decoders": decoders()}
         return self._add(Stage("pack", facts, work=work, label=label))
@@ -160,7 +165,7 @@ class Supply:
     def _towers(self, pack: Stage, encoder: PlannedEncoder, seed: int) -> Stage:
         facts = {"towers": sorted(encoder.frozen), **self._first_weights(encoder, seed)}
         label = f"{encoder.name}, {pack.label}"
-        return self._add(Stage("towers", facts, {"split.0": pack.key}, _work(encoder), label))
+        return self._add(Stage("towers", facts, {"split.0": pack.key}, encoder.work, label))
 
     def _segments(self, domain: str, split: str, image_format: ImageFormat | None, most: int) -> Stage:
         assert image_format is not None, "an encoder that uses segments takes pixels"
@@ -188,7 +193,7 @@ class Supply:
             assert pretrained is not None, "what pre-training leaves is used after it alone"
             inputs["start"] = pretrained
         facts, label = self._first_weights(encoder, seed), f"{encoder.name}, segments of {packed.label}"
-        return self._add(Stage("segment_features", facts, inputs, _work(encoder), label))
+        return self._add(Stage("segment_features", facts, inputs, encoder.work, label))
 
     def _first_weights(self, encoder: PlannedEncoder, seed: int) -> Mapping[str, Any]:
         """What the features of a tower depend on, always in float32; the seed only where it draws weights.
@@ -202,7 +207,3 @@ class Supply:
             "threads": self._grid.threads,
             "code": core("modelling"),
         }
-
-
-def _work(encoder: PlannedEncoder) -> dict[str, Any]:
-    return {"encoder": encoder.reference, "identity": encoder.identity}

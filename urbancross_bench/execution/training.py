@@ -38,7 +38,6 @@ _DIVERGED = "diverged.json"
 def pretrain(job: Job) -> None:
     """Train the encoder on the source pairs, by the grid's recipe."""
     configure(job.facts["threads"], derive_seed("initial weights", job.facts["seed"]))
-    job.planned("encoder", job.work["encoder"], job.facts["encoder"])
     model = job.model()
     recipe = Pretraining(**job.facts["recipe"])
     _arrange(model, recipe)

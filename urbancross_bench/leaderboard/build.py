@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.interfaces.column import Column
@@ -18,7 +17,7 @@ from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, fitted, shown
-from urbancross_bench.records import Record, called_as
+from urbancross_bench.records import Record
 from urbancross_bench.registry import Registry
 
 
@@ -29,17 +28,14 @@ def build(
     registry: Registry,
     *,
     only: Container[str] | None = None,
-    called: Mapping[str, Mapping[str, Any]] = {},
 ) -> list[Table]:
     """Write every table of the view in every format into `out`, and return the tables.
 
-    only: the keys of the runs and scores to show, where a folder holds others too; None shows all. called: by
-    their keys, runs as a grid would record them that has other names for domains, encoders and methods. The bytes
+    only: the keys of the runs and scores to show, where a folder holds others too; None shows all. The bytes
     depend on the records, the view and these alone. Raises DataError for a malformed record, and for a committed
     one that is not what was committed; UsageError if `out` cannot be written to.
     """
-    records = [called_as(record, called.get(record.folder.name, record.spec)) for record in read_unbroken(places)]
-    board = make_board([*_only(records, only)], view, columns_of(view, registry))
+    board = make_board([*_only(read_unbroken(places), only)], view, columns_of(view, registry))
     write_files(make_files(board, renderers_of(view, registry)), out)
     return [*board.tables]
 

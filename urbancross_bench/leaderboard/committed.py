@@ -2,11 +2,10 @@
 
     RECORDS/form.json                 the version of this form
             SHA256SUMS                a hash of every file, as `sha256sum` writes it
-            <run key>/run.json        as in the run's own record, byte for byte
+            <run key>/run.json        as in the run's own record, byte for byte, but for names
                       provenance.json without the name of the host
                       curve.json      numbers of four digits, no spaces
-                      scores/<score key>/score.json              byte for byte, but for a domain that run.json
-                                                                 calls otherwise
+                      scores/<score key>/score.json              likewise
                                          images.safetensors.xz   sums per image: what tables are made of
                                          queries.safetensors.xz  counts per query; no top lists
 
@@ -117,7 +116,7 @@ def _write_run(record: Record, place: Path) -> None:
             shutil.copytree(target, folder)
         else:
             folder.mkdir()
-            shutil.copyfile(record.folder / "run.json", folder / "run.json")
+            _write_said(record.folder / "run.json", record.spec, folder / "run.json")
             _write_provenance(record.folder / "provenance.json", folder / "provenance.json")
             _write_curve(record.folder / "curve.json", folder / "curve.json")
         for score in record.scores:
@@ -135,13 +134,16 @@ def _committed(place: Path) -> ScoreRecord:
     return CompactScore(place, json.loads((place / "score.json").read_text(encoding="utf-8")))
 
 
+def _write_said(file: Path, content: Mapping[str, Any], place: Path) -> None:
+    if json.loads(file.read_text(encoding="utf-8")) == content:
+        shutil.copyfile(file, place)
+    else:  # the names that it has are others
+        write_json(place, content)
+
+
 def _write_score(score: ScoreRecord, place: Path) -> None:
     place.mkdir(parents=True)
-    file = score.folder / "score.json"
-    if json.loads(file.read_text(encoding="utf-8")) == score.content:
-        shutil.copyfile(file, place / "score.json")
-    else:  # its domain is called otherwise there
-        write_json(place / "score.json", score.content)
+    _write_said(score.folder / "score.json", score.content, place / "score.json")
     sums: dict[str, NDArray[Any]] = {}
     counts: dict[str, NDArray[Any]] = {}
     for name, array in _without_tops(score).items():
