@@ -506,7 +506,7 @@ def test_nothing_is_shown_of_records_that_were_touched(  # type: ignore[no-untyp
 
 
 def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Path, cli: Cli) -> None:
-    """Neither of the board nor of what is added; records that are gone, or their hashes, come back."""
+    """Neither of the board nor of what is added, nor what it cannot know; records that are gone come back."""
     shutil.copytree(board, tmp_path / "edited")
     change_numbers(tmp_path / "edited")
     before = tree(tmp_path / "edited")
@@ -518,7 +518,12 @@ def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Pa
     whole = tree(board)
     shutil.rmtree(one(board, "*"))
     assert cli("leaderboard", "add", runs, "--to", board).status == 0
+    assert tree(board) == whole
     (board / "records" / "SHA256SUMS").unlink()
+    result = cli("leaderboard", "add", runs, "--to", board)
+    assert (result.status, "SHA256SUMS cannot be read" in result.err) == (2, True)
+    for place in board.glob("records/*/"):
+        shutil.rmtree(place)
     assert cli("leaderboard", "add", runs, "--to", board).status == 0
     assert tree(board) == whole
     assert cli("leaderboard", "check", board).status == 0

@@ -87,6 +87,21 @@ OUTSIDE = (
         return model
 """
 )
+MOVING = (
+    HASHED.replace("hashed", "moving")
+    .replace("options=options", 'options=options, provides={"gradients"}')
+    .partition("        tokenize =")[0]
+    + """
+        encode, kept = model.encode_text, torch.zeros(model.width)
+        def shifted(tokens):
+            features = encode(tokens)
+            if model.training:
+                kept.lerp_(features.detach().mean(dim=0), 0.1)
+            return features + kept
+        model.encode_text = shifted
+        return model
+"""
+)
 HEADED = (
     HASHED.replace("hashed", "headed").partition("        tokenize =")[0]
     + """
@@ -113,6 +128,12 @@ HEADED = (
             OUTSIDE,
             "test_weights_go_round",
             "after load_state_dict features of texts are not those of the",
+        ),
+        (
+            "moving",
+            MOVING,
+            "test_weights_go_round",
+            "after a step of training and load_state_dict features of texts are not those of the",
         ),
         (
             "headed",
@@ -190,7 +211,7 @@ from urbancross_bench.interfaces import Adaptation, Options, hookimpl, register
 @hookimpl
 def register_adaptations():
     return [
-        register("NAME", "NAME:Mine", options="NAME:O", setting="source_only", needs={"gradients"}, summary="x")
+        register("NAME", "NAME:Mine", options="NAME:O", setting="source_only", needs={NEEDS}, summary="x")
     ]
 
 
@@ -216,6 +237,11 @@ class Mine(Adaptation):
     def parameter_groups(self, model, learning_rate):
         groups = super().parameter_groups(model, learning_rate)
         return GROUPS
+
+    def candidates(self, model):
+        import torch
+
+        return {"": {name: CANDIDATE for name, value in model.state_dict().items()}}
 """
 TRAINED = '[*groups, {"params": self.head.parameters(), "lr": learning_rate}]'
 SQUARE = "self.head(source.image_features).square().mean()"
@@ -238,6 +264,30 @@ def test_the_kit_catches_parts_that_do_nothing(
     assert says in found.get("test_all_of_it_trains", "")
 
 
+SEGMENTS = '"gradients", "segments", "trained_tower"'
+AT_SEGMENTS = "self.head(source.segment_features).square().mean()"
+
+
+@pytest.mark.parametrize("encoder", ["", "shared", "pretrained"])
+@pytest.mark.parametrize(
+    ("term", "says"), [(AT_SEGMENTS, ""), (f"{AT_SEGMENTS}.reshape(2)", "RuntimeError: shape '[2]' is invalid")]
+)
+def test_the_kit_shows_segments_to_a_method_that_needs_them(
+    tmp_path: Path, encoder: str, term: str, says: str
+) -> None:
+    """Of its own tiny encoder, or of one that the test names, whatever encodes them there."""
+    name = f"at_segments_{encoder}_{'wrong' if says else 'right'}"
+    named = encoder and f"sam_fused[architecture=urbancross-tiny,tower={encoder},most=3]"
+    found = adapted(tmp_path, name, only="test_it_works", encoder=named, NEEDS=SEGMENTS, TERM=term)
+    assert found.keys() == ({"test_it_works"} if says else set())
+    assert says in found.get("test_it_works", "")
+
+
+def test_the_kit_catches_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    found = adapted(tmp_path, "no_numbers", only="test_it_works", CANDIDATE="value * torch.nan")
+    assert "of its model hold what is no number" in found["test_it_works"]
+
+
 def test_the_kit_catches_what_trains_at_single_precision_alone(tmp_path: Path) -> None:
     term = "torch.linalg.matrix_norm(source.image_features @ source.text_features.T, ord=2)"
     found = adapted(tmp_path, "single", TERM=term)
@@ -245,14 +295,30 @@ def test_the_kit_catches_what_trains_at_single_precision_alone(tmp_path: Path) -
     assert "at bfloat16 it fails: " in found["test_it_trains_in_half_precision"]
 
 
-def adapted(folder: Path, name: str, *, options: dict[str, object] | None = None, **parts: str) -> dict[str, str]:
+def adapted(
+    folder: Path,
+    name: str,
+    *,
+    options: dict[str, object] | None = None,
+    encoder: str = "",
+    only: str = "test_",
+    **parts: str,
+) -> dict[str, str]:
     """The promises that METHOD breaks with these parts."""
     source = METHOD
-    for part, text in {"NAME": name, "GROUPS": TRAINED, "OPTIONS": "", **parts}.items():
+    for part, text in {
+        "NAME": name,
+        "NEEDS": '"gradients"',
+        "GROUPS": TRAINED,
+        "TERM": SQUARE,
+        "CANDIDATE": "value",
+        "OPTIONS": "",
+        **parts,
+    }.items():
         source = source.replace(part, text)
     file = folder / f"{name}.py"
     file.write_text(source, encoding="utf-8")
-    return broken_promises("adaptation", name, files=(file,), options=options or {})
+    return broken_promises("adaptation", name, only=only, files=(file,), options=options or {}, encoder=encoder)
 
 
 COUNTED = """

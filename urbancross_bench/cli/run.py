@@ -145,7 +145,9 @@ def _share_store(folder: Path, store: Path) -> None:
     place = folder / "store"
     if place.resolve() == store.resolve():
         return
-    if place.exists() or place.is_symlink():
+    if place.is_symlink() and not place.exists():  # it led to where results lay before they were moved
+        place.unlink(missing_ok=True)
+    if place.exists():
         raise UsageError(
             f"--store {store}: {folder} has a store already, {place.resolve()}; "
             "move that there, or choose another --out"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from unittest import SkipTest
 
 import numpy as np
 
-from urbancross_bench.errors import FirewallError, UsageError
-from urbancross_bench.interfaces import SETTINGS, Adaptation
+from urbancross_bench.errors import FirewallError, UsageError, some
+from urbancross_bench.execution.supply import TRAINED_TOWER, PlannedEncoder
+from urbancross_bench.interfaces import SETTINGS, Adaptation, ImageFormat, SegmentUse
 from urbancross_bench.testing.alike import difference
 from urbancross_bench.testing.conformance import PureConformance, broken
-from urbancross_bench.testing.fixtures.domains import tiny_features, tiny_split
+from urbancross_bench.testing.fixtures.domains import tiny_features, tiny_segments, tiny_split
 from urbancross_bench.testing.watching import folder
 
 if TYPE_CHECKING:
@@ -61,26 +62,42 @@ class AdaptationConformance(PureConformance):
 
             torch.manual_seed(0)
             if not self.encoder:
-                from urbancross_bench.testing.fixtures.model import TinyDualEncoder
+                from urbancross_bench.testing.fixtures.model import TinyDualEncoder, TinySegmentEncoder
 
-                return TinyDualEncoder()
+                return TinySegmentEncoder() if "segments" in self._needs else TinyDualEncoder()
             return self.registry.resolve("encoder", self.encoder).build().load()
 
-        provides = frozenset({"gradients"})
+        provides = frozenset({"gradients", "segments", TRAINED_TOWER})
         if self.encoder:
-            provides = self.registry.find("encoder", self.encoder.partition("[")[0]).registration.provides
+            provides = self._encoder().provides
         if lacking := self._needs - {"reference"} - provides:
             raise SkipTest(
                 f"needs {', '.join(sorted(lacking))} of an encoder, which the kit's tiny one does not provide"
             )
         return copy.deepcopy(self.once("start", load))
 
-    def _size(self) -> int:
-        """Of the images that the encoder takes."""
-        if not self.encoder:
-            return 32
-        wanted = self.registry.resolve("encoder", self.encoder).options.image_format()  # type: ignore[attr-defined]
-        return int(wanted.size)
+    def _encoder(self) -> PlannedEncoder:
+        """Asked once: its options may read files, which are not the method's."""
+        resolve = partial(self.registry.resolve, "encoder", self.encoder)
+        return self.once("encoder", lambda: PlannedEncoder(self.encoder, resolve()))
+
+    def _split(self, model: Any, **looks: Any) -> Any:
+        """A split as the encoder takes it, with segments where the method needs them."""
+        size, use = 32, SegmentUse(2, "shared", at_retrieval=True)
+        if self.encoder:
+            encoder = self._encoder()
+            size, use = cast(ImageFormat, encoder.format).size, cast(SegmentUse, encoder.segments)
+        if "segments" not in self._needs:
+            return tiny_split(size=size, **looks)
+        import torch
+
+        from urbancross_bench.modelling.embed import embed_segments
+
+        segments = tiny_segments(use.most, size=size, shade=looks.get("shade", 0))
+        if use.tower != "shared":
+            features = embed_segments(model, segments, torch.device("cpu"))
+            segments = tiny_segments(use.most, values=features.numpy())
+        return tiny_split(size=size, segments=segments, **looks)
 
     def trained(
         self,
@@ -110,11 +127,10 @@ class AdaptationConformance(PureConformance):
 
         start = self._model()
         method = method or self.build()
-        size = self._size()
+        sources = [self._split(start), self._split(start, shade=-20, place="place")]
+        target = self._target(start, hidden)
         model = extended(method, start)
         model.to(torch.device(device))
-        sources = [tiny_split(size=size), tiny_split(size=size, shade=-20, place="place")]
-        target = self._target(size, hidden)
         shown = Shown(self._setting, share=0.5)
         options: dict[str, Any] = {
             "augmentation": (),
@@ -139,18 +155,20 @@ class AdaptationConformance(PureConformance):
             saves=saves,
         ):
             for name, state in candidates(method, model).items():
-                found[f"{step} {name}".strip()] = {key: value.clone() for key, value in plain(state).items()}
+                kept = {key: value.clone() for key, value in plain(state).items()}
+                if bad := [key for key, value in kept.items() if not bool(value.isfinite().all())]:
+                    broken(f"after step {step} {some(bad, 3)} of its model hold what is no number")
+                found[f"{step} {name}".strip()] = kept
         return found
 
-    def _target(self, size: int, hidden: int) -> Any:
+    def _target(self, model: Any, hidden: int) -> Any:
         """The target's training split, other in what the setting hides for another number."""
         access = SETTINGS[self._setting]
-        same = {"size": size, "shade": 30}
         if access.images and access.captions:  # who belongs to whom
-            return tiny_split(**same, pairing=hidden)  # type: ignore[arg-type]
+            return self._split(model, shade=30, pairing=hidden)
         if access.images:
-            return tiny_split(**same, place=f"plain{hidden}")
-        return tiny_split(size=size, shade=30 + hidden, place=f"plain{hidden}")
+            return self._split(model, shade=30, place=f"plain{hidden}")
+        return self._split(model, shade=30 + hidden, place=f"plain{hidden}")
 
     def calibrated(self, images: int = 12) -> Any:
         """The calibrated features of a test split."""
