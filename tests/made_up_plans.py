@@ -46,7 +46,9 @@ def make_run(number: int, trainings: Sequence[Stage], ranks: Sequence[Stage]) ->
     """A run of these trainings, with a score of each rank."""
     key = f"{number:032x}"
     scores = tuple(Score("last", "classic", "b", rank, f"{key}-{n}") for n, rank in enumerate(ranks))
-    spec = {"key": key, "seed": number, "scenario": {"source": [*SCENARIO.source], "target": SCENARIO.target}}
+    scenario = {"source": [*SCENARIO.source], "target": SCENARIO.target}
+    labels = {"encoder": {"label": "tiny"}, "adaptation": {"label": "dann"}}
+    spec = {"key": key, "seed": number, "scenario": scenario, **labels}
     return Run(SCENARIO, "tiny", "dann", number, "", key, spec, tuple(trainings), scores)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows
 from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import DiedError, RunError, UsageError
+from urbancross_bench.execution import worker
+from urbancross_bench.execution.stage import Stage
+from urbancross_bench.interfaces import Task
 from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.distributed import Ranks, run_ranks
 from urbancross_bench.modelling.encoding import Encoding
@@ -274,6 +278,19 @@ def diverge(device: torch.device, tell: Callable[[Any], None], file: Path) -> No
         tell(sum(range(10**7)))
         file.touch()
     raise DivergedError("step 3")
+
+
+def test_the_line_of_a_plugin_comes_along_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As told where there is one process alone: the traceback itself stays in the process that raised."""
+    of_plugin: dict[str, Any] = {"__name__": "urbancross_adaptations.mine"}
+    exec(compile("def loss(*_):\n    raise ValueError('bang')", "mine.py", "exec"), of_plugin)
+    monkeypatch.setattr(worker, "do", of_plugin["loss"])
+    stage = Stage("adapt", {}).to_json()
+    task = Task("task", (stage,), "", "", "", "cpu")
+    with pytest.raises(ValueError, match="bang") as caught:
+        worker._as_rank(torch.device("cpu"), print, task, stage, tmp_path)
+    come = pickle.loads(pickle.dumps(caught.value))
+    assert worker._told(come, ()) == worker._told(caught.value, ()) == "ValueError: bang (mine.py:2 in loss)"
 
 
 def test_of_a_training_that_diverges_the_first_process_keeps_what_there_is(tmp_path: Path) -> None:

@@ -205,6 +205,19 @@ def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
     assert [plugin.registration.name for plugin in registry.plugins] == ["once"]
 
 
+def test_a_link_to_a_file_has_the_name_of_the_link(tmp_path: Path) -> None:
+    """That is the module which targets name."""
+    (tmp_path / "linked_v3.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n"
+        "@hookimpl\n"
+        "def register_metrics():\n"
+        "    return [register('linked', 'linked:Mine', summary='x')]\n"
+        "class Mine: pass\n"
+    )
+    (tmp_path / "linked.py").symlink_to(tmp_path / "linked_v3.py")
+    assert Registry().with_files([tmp_path / "linked.py"]).find("metric", "linked").load().__name__ == "Mine"
+
+
 @pytest.mark.parametrize("name", ["json", "datasets", "yaml"])
 def test_a_file_that_would_hide_a_library_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text(

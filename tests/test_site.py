@@ -40,6 +40,7 @@ from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.leaderboard.gallery import _methods
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
 from urbancross_bench.records import read_records
+from urbancross_renderers.csv import Csv
 from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
 from urbancross_renderers.html.runs import listed, run_list
@@ -536,6 +537,51 @@ def test_no_renderer_writes_elsewhere(name: str, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="Elsewhere"):
         write_files(make_files(Board("b", []), [Elsewhere(Options())]), tmp_path / "out" / "here")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+class Given(Renderer):
+    """Writes what it is told to, or does otherwise."""
+
+    suffix = ".csv"
+
+    def __init__(self, do: Callable[[Table], str]) -> None:
+        super().__init__(Options())
+        self._do = do
+
+    def render(self, table: Table) -> str:
+        return self._do(table)
+
+
+def nothing(table: Table) -> str:
+    return None  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("name", "do", "says"),
+    [
+        (
+            "summary",
+            lambda table: 1 / 0,
+            r"Given failed to make its files: Zero.* \(test_site\.py:\d+ in <lambda>\)",
+        ),
+        ("summary", nothing, "Given failed to make its files: TypeError: it gives 'summary.csv' with NoneType"),
+        (
+            "records/x",
+            lambda table: "",
+            "a file 'records/x.csv', where what boards are made from lies",
+        ),
+        ("summary", lambda table: "", "Given names a file 'summary.csv', which is that of renderer Csv"),
+        ("summary", lambda table: table.rows.sort(), "AttributeError: 'tuple' object has no attribute 'sort'"),
+    ],
+)
+def test_a_renderer_that_fails_or_is_in_the_way_is_named(
+    name: str, do: Callable[[Table], str], says: str, tmp_path: Path
+) -> None:
+    """And none changes what the next is shown."""
+    board = Board("b", [Table(name, "t", ["a"], [["x"]])])
+    others = [Csv(Options())] if "is that of" in says else []
+    with pytest.raises(PluginError, match=says):
+        write_files(make_files(board, [*others, Given(do)]), tmp_path)
 
 
 def test_a_format_that_is_not_there_is_named(output: Path, cli: Cli, tmp_path: Path) -> None:

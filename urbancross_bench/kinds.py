@@ -8,12 +8,13 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench import interfaces
-from urbancross_bench.errors import PluginError, did_you_mean
+from urbancross_bench.errors import PluginError, UrbanCrossError, did_you_mean
 from urbancross_bench.interfaces.options import Options
 
 
@@ -52,6 +53,18 @@ def place_in(error: BaseException, packages: Collection[str]) -> str:
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages
     ]
     return "".join(places[-1:])
+
+
+@contextmanager
+def blamed(plugin: str, package: str, doing: str) -> Iterator[None]:
+    """Inside, errors that are not meant for users are PluginErrors that name a plugin, and its last line."""
+    try:
+        yield
+    except UrbanCrossError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {error}{place_in(error, {package})}"
+        raise PluginError(f"{plugin} failed {doing}: {said}") from error
 
 
 def beside(error: BaseException, files: Iterable[str | Path]) -> str:

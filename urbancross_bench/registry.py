@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from urbancross_bench.errors import OptionError, PluginError, UsageError, did_yo
 from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
-from urbancross_bench.kinds import beside, build, misspelt
+from urbancross_bench.kinds import beside, blamed, build, misspelt
 from urbancross_bench.references import Reference
 from urbancross_bench.sources import code_version, is_library, own_version
 
@@ -86,6 +87,10 @@ class Plugin:
                 )
         return found
 
+    def blamed(self, doing: str) -> AbstractContextManager[None]:
+        """Inside, its errors that are not meant for users name it: see `kinds.blamed`."""
+        return blamed(str(self), self.package, doing)
+
     @property
     def package(self) -> str:
         """The top package of its code."""
@@ -126,7 +131,8 @@ class Resolved:
 
         Raises PluginError naming the plugin where its class is missing or none of its kind.
         """
-        return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
+        with self.plugin.blamed("to be made"):
+            return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
 
     def identity(self) -> dict[str, Any]:
         """The facts about plugin, version and options that may change a result.
@@ -188,7 +194,8 @@ class Registry:
                 registry.providers.append(provider)
             else:
                 registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
-        for path in dict.fromkeys(Path(file).resolve() for file in files):  # a grid and --plugin may name the same
+        # A grid and --plugin may name the same; a link has the name that its user gave it.
+        for path in dict.fromkeys(Path(file).parent.resolve() / Path(file).name for file in files):
             provider = Provider(path.stem, None, "local", str(path))
             registry.add(provider, functools.partial(load_file, path), strict=True)
         return registry

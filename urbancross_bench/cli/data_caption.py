@@ -84,5 +84,5 @@ def _source(domain: str | None, images: Path | None, metadata: Path | None, plug
         domain,
         str(images.resolve()) if images else None,
         str(metadata.resolve()) if metadata else None,
-        tuple(str(file.resolve()) for file in plugins),
+        tuple(str(file.absolute()) for file in plugins),
     )

@@ -77,7 +77,7 @@ def segment(
             segmenter,
             registry,
             out,
-            plugins=[str(file.resolve()) for file in plugin or []],
+            plugins=[str(file.absolute()) for file in plugin or []],
             choice=choice,
             sizing=Sizing(batch, threads, workers, device),
             splits=splits,

@@ -105,6 +105,7 @@ def run_plan(
     """
     from urbancross_bench.cli.progress import make_display
     from urbancross_bench.errors import UsageError
+    from urbancross_bench.execution.guarding import Guarded
     from urbancross_bench.execution.journal import Journal
     from urbancross_bench.execution.listening import Listeners
     from urbancross_bench.execution.run import run_grid
@@ -114,13 +115,13 @@ def run_plan(
         raise UsageError(f"there is no device {device!r}; known: auto, cpu, cuda, cuda:N")
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
-    executor = registry.resolve("executor", plan.grid.executor).build()
     if store is not None:
         _share_store(folder, store)
     display = make_display(folder)
     seen = Listeners([Journal(folder, display), display])
     tracking = trackers(track, registry, plan.grid.plugins, folder, seen, patience=track_patience)
     listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
+    executor = Guarded(registry.resolve("executor", plan.grid.executor), seen.warn)
     with display:
         counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only)
     if only:

@@ -17,7 +17,6 @@ from urbancross_bench.data.exclusions import Excluded, without
 from urbancross_bench.data.segments import making_identity, open_segments
 from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, did_you_mean, plural
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
-from urbancross_bench.kinds import place_in
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import Grid, Scenario
@@ -120,13 +119,8 @@ def read_domain(
 
     Raises DataError, PluginError, UsageError.
     """
-    try:
+    with resolved.plugin.blamed("to read it"):
         domain = resolved.build().read(resolved.reference.member)
-    except UrbanCrossError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}{place_in(error, {resolved.plugin.package})}"
-        raise PluginError(f"{resolved.plugin} failed to read it: {said}") from error
     problem = misshapen(domain)
     if problem:
         raise PluginError(f"{resolved.plugin} gave no usable domain: {problem}")

@@ -99,7 +99,7 @@ class LocalExecutor(Executor):
         os.environ[PRELOAD] = json.dumps([sys.path, *modules, *command])
         self._context.set_forkserver_preload(["__main__", "urbancross_bench.execution.preload"])
         server = cast(Any, forkserver)._forkserver
-        # The server imports all that are installed, to know the plugins, and of files what is used.
+        # The server imports all that are installed, to know the plugins.
         every = dict.fromkeys(module.partition(".")[0] for module in modules) | providers()
         here = {name: code_version(name, by) for name, by in every.items() if by != DISTRIBUTION}
         if any(_imported.get(name, version) != version for name, version in here.items()):

@@ -79,8 +79,8 @@ class Run:
 class Plan:
     """The runs in order, and every stage they need by key; a stage stands after its inputs.
 
-    `modules` are those of the plugins it uses, `remarks` what a user has to know of it. `grid` has the cells
-    of its ablation among its entries; `ablation` is what a leaderboard has to know of them.
+    `modules` are those of the installed plugins it uses, `remarks` what a user has to know of it. `grid` has the
+    cells of its ablation among its entries; `ablation` is what a leaderboard has to know of them.
     """
 
     grid: Grid
@@ -158,7 +158,8 @@ class _Planner:
         encoders = [encoder.resolved for encoder in self._encoders.values()]
         methods = [part for method in self._methods.values() for part in (method.resolved, method.trained)]
         used = [*encoders, *methods, *self._selectors, *self._metrics]
-        modules = tuple(dict.fromkeys(r.plugin.registration.target.partition(":")[0] for r in used))
+        targets = [one.plugin.registration.target for one in used if one.plugin.provider.distribution is not None]
+        modules = tuple(dict.fromkeys(target.partition(":")[0] for target in targets))
         ablation = self._ablating.view(
             {
                 "adaptation": {

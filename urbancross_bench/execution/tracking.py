@@ -54,7 +54,7 @@ def trackers(
     Raises UsageError for a reference that names no tracker, or a wrong option of one; PluginError where a package
     is missing.
     """
-    paths = [str(Path(file).resolve()) for file in files]
+    paths = [str(Path(file).absolute()) for file in files]
 
     def hosted(
         name: str, location: str, target: str, options_type: str | None, options: Mapping[str, Any] | None

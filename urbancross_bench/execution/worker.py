@@ -8,7 +8,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[Event], None]
 _DATA = "URBANCROSS_DATA"
+_PLACE = "place_in_plugin"  # of an error that comes from another process
 _OTHERS = ".others"  # in a stage's folder while it is made: what its processes write but the first
 
 
@@ -93,7 +94,7 @@ def _told(error: BaseException, files: tuple[str, ...]) -> str:
         return str(error)
     told = f"{type(error).__name__}: {error}"
     try:
-        return told + _from_plugin(error, files)
+        return told + (getattr(error, _PLACE, "") or _from_plugin(error, files))
     except Exception:  # without memory, say; the error itself is not to be lost
         return told
 
@@ -213,4 +214,9 @@ def _as_rank(
     ranks = Ranks.current()
     own = folder / _OTHERS / str(ranks.rank)
     own.mkdir(parents=True)
-    do(device, say, task, Stage(**stage), folder if ranks.first else own)
+    try:
+        do(device, say, task, Stage(**stage), folder if ranks.first else own)
+    except Exception as error:  # its traceback does not come along to the process that tells of it
+        with suppress(Exception):
+            setattr(error, _PLACE, _from_plugin(error, task.plugins))
+        raise

@@ -43,6 +43,8 @@ def no_cell(value: object) -> str:
 class Table:
     """A named table. `name` is fit for a file name; every row has one cell per column.
 
+    Columns, rows and notes are tuples, whatever they were given as: many renderers are shown the same table.
+
     `best` and `tied` are cells, as (row, column): the highest of those that may be ranked among each other, and
     what cannot be told apart from it. Both are empty where the table has no test that says so.
     """
@@ -62,6 +64,11 @@ class Table:
         """A table of lines that all have the same columns; the first says their order."""
         columns = list(lines[0]) if lines else ["nothing to show"]
         return cls(name, title, columns, [[line[column] for column in columns] for line in lines], notes)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(map(tuple, self.rows)))
+        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "notes", tuple(self.notes))
 
 
 @dataclass(frozen=True, eq=False)

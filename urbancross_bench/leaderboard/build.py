@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
+from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import ablation_plots
 from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.cost import cost_table
@@ -19,6 +20,8 @@ from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, fitted, shown
 from urbancross_bench.records import Record
 from urbancross_bench.registry import Registry
+
+_MADE_FROM = ("view.yaml", "records")  # of a board
 
 
 def build(
@@ -86,17 +89,30 @@ class Made:
 def make_files(board: Board, renderers: Sequence[Renderer]) -> Iterator[Made]:
     """The files of a board in every format, and the plots that go with its tables, one by one.
 
-    Raises PluginError for a renderer that would write elsewhere.
+    Raises PluginError for a renderer that fails, or would write elsewhere or what is there already.
     """
+    by: dict[str, str] = {}
     for name, plot in ablation_plots(board.tables).items():
+        by[name] = "the plot of an ablation"
         yield Made(name, plot.encode(), operator.eq)
     for renderer in renderers:
-        for name, content in renderer.files(board):
+        title = f"renderer {type(renderer).__name__}"
+        for name, content in _rendered(renderer, title, board):
             if not _is_below(name):
-                raise PluginError(
-                    f"renderer {type(renderer).__name__} names a file {name!r}, which is no path below"
-                )
+                raise PluginError(f"{title} names a file {name!r}, which is no path below")
+            if PurePosixPath(name).parts[0] in _MADE_FROM:
+                raise PluginError(f"{title} names a file {name!r}, where what boards are made from lies")
+            if (other := by.setdefault(name, title)) is not title:  # two may be of one class
+                raise PluginError(f"{title} names a file {name!r}, which is that of {other}")
             yield Made(name, content.encode() if isinstance(content, str) else content, renderer.same)
+
+
+def _rendered(renderer: Renderer, title: str, board: Board) -> Iterator[tuple[str, str | bytes]]:
+    with blamed(title, type(renderer).__module__.partition(".")[0], "to make its files"):
+        for name, content in renderer.files(board):
+            if not (isinstance(name, str) and isinstance(content, str | bytes)):
+                raise TypeError(f"it gives {name!r} with {type(content).__name__}, in place of a path and content")
+            yield name, content
 
 
 def _is_below(name: str) -> bool:

@@ -82,7 +82,7 @@ class Conformance:
     @property
     def registry(self) -> Registry:
         """Where the plugin is looked up."""
-        return registry_of(tuple(str(Path(file).resolve()) for file in self.files))
+        return registry_of(tuple(str(Path(file).absolute()) for file in self.files))
 
     @property
     def resolved(self) -> Resolved:
@@ -160,7 +160,7 @@ class Conformance:
 
     def _alone(self) -> Registered:
         names = "" if self._in_a_file() else self.registry.find(self.kind, self.plugin).provider.name
-        return registered_alone(names, tuple(str(Path(file).resolve()) for file in self.files), self.patience)
+        return registered_alone(names, tuple(str(Path(file).absolute()) for file in self.files), self.patience)
 
     def test_it_is_there(self) -> None:
         """It is found by its name, once, and says in a line what it is."""
@@ -271,7 +271,7 @@ class PureConformance(Conformance):
 
     def others_elsewhere(self, look: Look, *, far: bool = False) -> list[str]:
         """What a look at the plugin finds otherwise in a process of its own; see `elsewhere.others_elsewhere`."""
-        files = [str(Path(file).resolve()) for file in self.files]
+        files = [str(Path(file).absolute()) for file in self.files]
         try:
             return others_elsewhere(look, self.resolved, files, self.patience, far=far)
         except RuntimeError as error:

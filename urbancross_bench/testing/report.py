@@ -19,7 +19,7 @@ def subjects(what: str, written: Sequence[str]) -> list[Subject]:
 
     Raises UsageError where nothing is meant, PluginError where it cannot be registered.
     """
-    files = (str(Path(what).resolve()),) if what.endswith(".py") else ()
+    files = (str(Path(what).absolute()),) if what.endswith(".py") else ()
     registry = Registry.discover(files)
     wanted = [plugin for plugin in registry.plugins if _is_of(plugin, what, files)]
     for provider in registry.providers:
