@@ -157,23 +157,21 @@ class _Planner:
         self._refuse_twins(runs)
         encoders = [encoder.resolved for encoder in self._encoders.values()]
         methods = [part for method in self._methods.values() for part in (method.resolved, method.trained)]
-        used = [*encoders, *methods, *self._selectors, *self._metrics]
-        targets = [one.plugin.registration.target for one in used if one.plugin.provider.distribution is not None]
+        used = [one.plugin for one in (*encoders, *methods, *self._selectors, *self._metrics)]
+        targets = [plugin.registration.target for plugin in used if plugin.provider.distribution is not None]
         modules = tuple(dict.fromkeys(target.partition(":")[0] for target in targets))
-        ablation = self._ablating.view(
-            {
-                "adaptation": {
-                    name: row_key(method.identity(), method.search(grid)) for name, method in self._methods.items()
-                },
-                "encoder": {name: row_key(encoder.identity) for name, encoder in self._encoders.items()},
-            }
-        )
+        rows = {
+            "adaptation": {
+                name: row_key(method.identity(), method.search(grid)) for name, method in self._methods.items()
+            },
+            "encoder": {name: row_key(encoder.identity) for name, encoder in self._encoders.items()},
+        }
         searched = grid.search.space if grid.search else ()
         trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
         trained = [run for run in runs if run.trainings and self._methods[run.adaptation].trains]
         oracles = {r.scenario for r in trained if self._methods[r.adaptation].trained_setting == "oracle"}
         told = tuple(remarks(grid, self._domains, trials, {run.scenario for run in trained}, oracles))
-        return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
+        return Plan(grid, tuple(runs), self._stages, modules, told, self._ablating.view(rows))
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
         encoder, method = self._encoders[name], self._methods[adaptation]
