@@ -155,23 +155,25 @@ class _Planner:
             for seed in grid.seeds
         ]
         self._refuse_twins(runs)
-        encoders = [encoder.resolved for encoder in self._encoders.values()]
         methods = [part for method in self._methods.values() for part in (method.resolved, method.trained)]
+        encoders = [encoder.resolved for encoder in self._encoders.values()]
         used = [one.plugin for one in (*encoders, *methods, *self._selectors, *self._metrics)]
-        targets = [plugin.registration.target for plugin in used if plugin.provider.distribution is not None]
-        modules = tuple(dict.fromkeys(target.partition(":")[0] for target in targets))
-        rows = {
-            "adaptation": {
-                name: row_key(method.identity(), method.search(grid)) for name, method in self._methods.items()
-            },
-            "encoder": {name: row_key(encoder.identity) for name, encoder in self._encoders.items()},
-        }
-        searched = grid.search.space if grid.search else ()
-        trials = {name: len(method.trials) for name, method in self._methods.items() if name in searched}
+        installed = [one.registration.target for one in used if one.provider.distribution is not None]
+        modules = tuple(dict.fromkeys(target.partition(":")[0] for target in installed))
+        ablation = self._ablating.view(
+            {
+                "adaptation": {
+                    name: row_key(method.identity(), method.search(grid)) for name, method in self._methods.items()
+                },
+                "encoder": {name: row_key(encoder.identity) for name, encoder in self._encoders.items()},
+            }
+        )
+        searched = self._methods.keys() & (grid.search.space if grid.search else ())
+        trials = {name: len(self._methods[name].trials) for name in grid.adaptations if name in searched}
         trained = [run for run in runs if run.trainings and self._methods[run.adaptation].trains]
         oracles = {r.scenario for r in trained if self._methods[r.adaptation].trained_setting == "oracle"}
         told = tuple(remarks(grid, self._domains, trials, {run.scenario for run in trained}, oracles))
-        return Plan(grid, tuple(runs), self._stages, modules, told, self._ablating.view(rows))
+        return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
         encoder, method = self._encoders[name], self._methods[adaptation]
@@ -310,12 +312,13 @@ class _Planner:
             ]
             inputs |= {f"{role}.{number}": stage.key for number, stage in enumerate(stages)}
         name, named = str(selector.reference), protocol_and_ties(protocol, self._grid.ties)
+        test = self._domains[domain].splits["test"]
         facts: dict[str, Any] = {
             "selector": selector.identity(),
             "protocol": named[0],
             "ties": named[1],
             "metrics": [metric.identity() for metric in self._metrics],
-            "test": self._domains[domain].splits["test"].fingerprint,
+            "test": test.fingerprint,
             "code": core("evaluation"),
         }
         if method.calibrates:
@@ -331,17 +334,13 @@ class _Planner:
                     "trials": len(trainings),
                     "setting": union(method.setting, setting_of(selector)),
                     "precision": self._grid.evaluation_precision,
-                    "segments": self._segments_of(domain, encoder),
+                    "segments": test.segments_fingerprint if encoder.at_retrieval else "",
                     "metrics": [str(metric.reference) for metric in self._metrics],
                 },
                 label=f"{name}, {protocol}, {method.name} on {domain}, seed {seed}",
             )
         )
         return Score(name, protocol, domain, stage, key_of({"run": run, "rank": stage.key}))
-
-    def _segments_of(self, domain: str, encoder: PlannedEncoder) -> str:
-        """The fingerprint of the segments that a test split is ranked with; empty without any."""
-        return self._domains[domain].splits["test"].segments_fingerprint if encoder.at_retrieval else ""
 
     def _embed(
         self,
