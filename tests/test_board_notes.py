@@ -190,6 +190,11 @@ def test_rows_that_lack_a_seed_are_told_of_though_all_ended_well(tmp_path: Path)
     assert said.endswith(": 2.")
     assert cells(made(tmp_path)["scenarios"], "mR")["theirs"] == (None,)
     assert notes(tmp_path, "scenarios", "Runs that did not end well") == []
+    bare = "Runs that ended well and have no score to show"
+    assert notes(tmp_path, "scenarios", bare) == []
+    for scores in [*tmp_path.glob("runs/*/scores")][:2]:
+        shutil.rmtree(scores)
+    assert notes(tmp_path, "scenarios", bare) == [f"{bare}: 2."]
 
 
 def test_a_scenario_that_all_runs_of_an_encoder_failed_in_is_one_that_its_means_lack(tmp_path: Path) -> None:

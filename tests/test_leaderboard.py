@@ -455,6 +455,7 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
     [
         (lambda r: (r / "run.json").write_text("{"), r"run\.json cannot be read"),
         (lambda r: (r / "run.json").write_text("{}"), r"run\.json lacks schema, status, key"),
+        (lambda r: (r / "run.json").unlink(), r"lacks its run\.json; run its grid again"),
         (lambda r: edit(r / "run.json", schema=99), r"run\.json has schema 99"),
         (lambda r: edit(r / "run.json", status="great"), "unknown status"),
         (lambda r: edit(r / "run.json", key="0" * 32), "does not fit its directory"),

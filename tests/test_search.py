@@ -201,6 +201,19 @@ def test_what_the_store_has_lost_is_named(outcome: Outcome, cli: Cli, tmp_path: 
     assert "nothing is redone, and the grid is kept" in cli("search", out, "green").err
 
 
+def test_a_run_that_its_grid_has_no_more_is_told_so(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:
+    for name in ("runs", "grids"):
+        shutil.copytree(outcome.out / name, tmp_path / name)
+    key = the_run(tmp_path, "urbancross").folder.name
+    [file] = (tmp_path / "grids").iterdir()
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["runs"][key]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    result = cli("search", tmp_path, "green", "--run", key)
+    assert result.status == 2
+    assert f"run {key} has no score, or is of no grid in {tmp_path} as it was run there last" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

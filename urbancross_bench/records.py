@@ -201,14 +201,14 @@ def read_records(places: Sequence[Path]) -> list[Record]:
 
     A run that stands in several folders counts once, with the scores of all of them; where copies differ, the
     choice depends on the folders' content, never on their order: all runs have their names of the same folder, as
-    far as they are there. Raises DataError for a folder without any.
+    far as they are there. Raises DataError for a folder without any, and for a record without its `run.json`.
     """
     found: dict[str, list[tuple[str, Record]]] = {}
     shared: dict[bytes, Any] = {}
     for place in places:
         with _collecting_nothing():
             runs = runs_of(place)
-            records = [record for folder in _visible(runs) if (record := read_record(folder, shared))]
+            records = [record for folder in _visible(runs) if (record := _expected(folder, shared))]
         if not records:
             raise DataError(
                 f"{place} holds no record of a run; give the output folder of a grid, a board or a bundle's folder"
@@ -219,6 +219,16 @@ def read_records(places: Sequence[Path]) -> list[Record]:
         for record in records:
             found.setdefault(record.folder.name, []).append((names, record))
     return [_merged(found[key]) for key in sorted(found)]
+
+
+def _expected(folder: Path, shared: dict[bytes, Any]) -> Record | None:
+    """The record in a directory; None if nothing of one is there. Raises DataError where not all of it is."""
+    record = read_record(folder, shared)
+    if record is None and (folder / "scores").is_dir():
+        raise DataError(
+            f"record {folder} lacks its run.json; run its grid again with the same --out, or delete the folder"
+        )
+    return record
 
 
 @contextmanager

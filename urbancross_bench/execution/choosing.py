@@ -30,6 +30,8 @@ def chosen_run(out: Path, prefix: str | None) -> Record:
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} runs in {out}" if prefix is None else f"{len(found)} keys of runs begin with {prefix}"
+    if prefix and not found and any(record.folder.name.startswith(prefix) for record in records):
+        problem = f"run {prefix} has no score, or is of no grid in {out} as it was run there last"
     listed = [(_headline(record), record) for record in found or runs]
     listed.sort(key=lambda one: (one[0] is None, -(one[0] or 0.0), one[1].folder.name))
     lines = [

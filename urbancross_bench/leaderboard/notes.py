@@ -209,6 +209,8 @@ def _on_records(rows: Sequence[Row], records: Sequence[Record], view: View) -> l
     failed = sum(not record.ok for record in records)
     if failed:
         notes.append(f"Runs that did not end well: {failed}.")
+    if bare := sum(record.ok and not record.scores for record in records):
+        notes.append(f"Runs that ended well and have no score to show: {bare}.")
     lacking = sum(not row.complete for row in rows)
     if lacking:
         notes.append(
