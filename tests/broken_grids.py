@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import conftest
 import pytest
-from conftest import outcome_of, tree, write_domains, write_grid
+from conftest import outcome_of, write_domains, write_grid
 
 MOODS = ("raise", "exit", "segfault", "hang", "allocate", "garbage")
 SEEDS = (0, 1)
@@ -208,11 +209,10 @@ class BrokenGrid:
 
 
 def comparable(out: Path) -> dict[str, bytes]:
-    """What must be equal when a grid is repeated: the tables, and every score and spec of the records."""
-    files = {f"leaderboard/{name}": content for name, content in tree(out / "leaderboard").items()}
-    records = {name: content for name, content in tree(out / "runs").items() if "provenance" not in name}
-    assert not any("failure" in name or "partial" in name for name in records)
-    return files | records
+    """The same of a grid in which all has gone well."""
+    found = conftest.comparable(out)
+    assert not any("failure" in name or "partial" in name for name in found)
+    return found
 
 
 # --- processes are killed ---------------------------------------------------------------------------------------

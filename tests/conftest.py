@@ -22,6 +22,7 @@ from hypothesis import settings
 from PIL import Image
 
 from urbancross_bench.cli.app import main
+from urbancross_bench.execution.store import Store
 
 # A thread for each process: others have the cores, and threads would do little but wait for them. Read when torch
 # is imported, and by numpy in the processes that are started; tests of several threads ask for them.
@@ -159,6 +160,20 @@ def write_grid(folder: Path, domains: dict[str, str], **changes: object) -> Path
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store, as an output folder has it."""
+    made = Store(tmp_path / "out" / "store")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def disk_at_ease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what survives no power cut, nor has to."""
+    monkeypatch.setattr("urbancross_bench.files._sync", lambda path: None)
+
+
+@pytest.fixture
 def domains(tmp_path: Path) -> dict[str, str]:
     """`write_domains` in the test's own folder."""
     return write_domains(tmp_path)
@@ -223,3 +238,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def comparable(out: Path) -> dict[str, bytes]:
+    """What must be equal when a grid is repeated: the tables, and every score, spec and curve of the records."""
+    files = {f"leaderboard/{k}": v for k, v in tree(out / "leaderboard").items()}
+    return files | {k: v for k, v in tree(out / "runs").items() if "provenance" not in k}

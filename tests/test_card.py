@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SHARED, Result, write_karpathy
+from data_files import read
 from PIL import Image
 
 from urbancross_bench.data.card import card, places
@@ -25,16 +26,8 @@ from urbancross_bench.data.images import FolderImages, NoImages, ZipImages
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Domain, Segments
 from urbancross_bench.interfaces.dataset import Repair
-from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
-
-
-def read_domain(reference: str) -> Domain:
-    resolved = Registry.discover().resolve("dataset", reference)
-    domain = resolved.build().read(resolved.reference.member)
-    assert isinstance(domain, Domain)
-    return domain
 
 
 NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
@@ -147,7 +140,7 @@ def test_a_domain_without_images_has_a_card(domain: Domain) -> None:
 def test_a_card_is_printed(cli: Cli) -> None:
     result = cli("data", "show", "synthetic/nordia")
     assert result.status == 0, result.err
-    domain = read_domain("synthetic/nordia")
+    domain = read("synthetic/nordia")
     lines = {line[2:14].strip(): line[14:] for line in result.out.splitlines() if line.startswith("  ")}
     assert result.out.splitlines()[0] == "nordia, from synthetic/nordia"
     assert lines["captions"] == f"1,600, {len(set(domain.captions)):,} of them distinct"
@@ -163,7 +156,7 @@ def test_a_card_is_printed(cli: Cli) -> None:
 
 def test_json_has_the_same_facts(cli: Cli) -> None:
     [facts] = json.loads(cli("data", "show", "synthetic/nordia", "--json").out)
-    assert facts == {"reference": "synthetic/nordia", **card(read_domain("synthetic/nordia"))}
+    assert facts == {"reference": "synthetic/nordia", **card(read("synthetic/nordia"))}
 
 
 def test_several_domains_and_one_with_images_missing(cli: Cli, tmp_path: Path) -> None:

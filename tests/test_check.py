@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import SHARED, Result, tree
+from data_files import read
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,7 +34,6 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.floors import as_json
 from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import SPLITS, Domain, ImageSource
-from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
 Pixels = NDArray[np.uint8]
@@ -72,13 +72,6 @@ def change(file: Path, *captions: tuple[int, int, str]) -> None:
     for entry, number, text in captions:
         content["images"][entry]["sentences"][number]["raw"] = text
     file.write_text(json.dumps(content))
-
-
-def read(reference: str) -> Domain:
-    resolved = Registry.discover().resolve("dataset", reference)
-    domain = resolved.build().read(resolved.reference.member)
-    assert isinstance(domain, Domain)
-    return domain
 
 
 def audited(domain: Domain) -> Audit:

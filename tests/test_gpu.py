@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tree
+from conftest import comparable
 from safetensors.numpy import load_file
 
 from urbancross_bench.data.packed import PackedImages, Rows
@@ -39,12 +39,6 @@ def run(file: Path, out: Path, *more: str) -> None:
     assert process.returncode == 0, said
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """Tables, scores, specs and curves."""
-    files = {f"leaderboard/{k}": v for k, v in tree(out / "leaderboard").items()}
-    return files | {k: v for k, v in tree(out / "runs").items() if "provenance" not in k}
-
-
 def provenance(out: Path, kind: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(out.glob(f"store/{kind}/*/provenance.json"))]
 
@@ -59,7 +53,7 @@ def test_a_grid_leaves_the_same_bytes_twice(grid: GridWriter, tmp_path: Path, pr
     )
     run(file, tmp_path / "one")
     run(file, tmp_path / "two")
-    assert results(tmp_path / "one") == results(tmp_path / "two")
+    assert comparable(tmp_path / "one") == comparable(tmp_path / "two")
     for said in provenance(tmp_path / "one", "adapt"):
         assert said["device"] == torch.cuda.get_device_name(0)
         assert said["seconds"] > 0
@@ -98,7 +92,7 @@ def test_killed_it_goes_on_to_the_same_bytes(grid: GridWriter, tmp_path: Path) -
     process.wait()
     run(file, tmp_path / "killed")
     run(file, tmp_path / "whole")
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
 
 
 def test_embedding_goes_on_in_smaller_batches_where_memory_runs_out(capsys: pytest.CaptureFixture[str]) -> None:

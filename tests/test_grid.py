@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome, Result, tree
+from conftest import Outcome, Result, comparable, tree
 from safetensors.numpy import load_file
 
 from urbancross_bench.execution.plan import make_plan
@@ -33,12 +33,6 @@ BUDGET = {"steps": 2, "batch_size": 8, "target_batch_size": 4}
 def stored(out: Path) -> list[Path]:
     """The published stages of a store."""
     return [p for p in (out / "store").glob("*/*/stage.json") if p.parts[-3] != ".partial"]
-
-
-def comparable(out: Path) -> dict[str, bytes]:
-    """What must be equal when a grid is repeated: the tables, and every score and spec of the records."""
-    files = {f"leaderboard/{k}": v for k, v in tree(out / "leaderboard").items()}
-    return files | {k: v for k, v in tree(out / "runs").items() if "provenance" not in k}
 
 
 def test_a_grid_runs_and_leaves_whole_records(outcome: Outcome) -> None:

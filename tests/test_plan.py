@@ -48,13 +48,6 @@ def put(store: Store, stage: Stage, *, seconds: float = 1.0, size: int = 10_000)
     (folder / "output").write_bytes(bytes(size - sum(file.stat().st_size for file in folder.iterdir())))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "out" / "store")
-    made.create()
-    return made
-
-
 def test_a_plan_remarks_on_what_is_no_error(grid: GridWriter) -> None:
     both = [{"source": ["plain", "dark"], "target": "dark"}, {"source": "plain", "target": "dark"}]
     made = planned(grid(scenarios=both, pretraining={"steps": 2, "batch_size": 100}, budget={"steps": 0}))

@@ -30,6 +30,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.interfaces import Event
 
+pytestmark = pytest.mark.usefixtures("disk_at_ease")
 FATES = ("raise", "oom", "die", "vanish", "die after", "damage", "busy", "busy in vain", "unbegun", "crash late")
 
 PACK = make_stage("pack", 0)
@@ -42,12 +43,6 @@ RUNS = [make_run(n, [ADAPT[n]], [RANK[n]]) for n in range(3)]
 STAGES = [PACK, OTHER, START, *ADAPT, *EMBED, *RANK]
 PLAN = make_plan(STAGES, RUNS)
 ONE = make_plan(STAGES, RUNS[:1])
-
-
-@pytest.fixture(autouse=True)
-def _disk_at_ease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here survives a power cut, nor has to."""
-    monkeypatch.setattr("urbancross_bench.files._sync", lambda path: None)
 
 
 # ── Whatever happens ──────────────────────────────────────────────────────────────────────────────

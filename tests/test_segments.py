@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Result, tree
-from data_files import zip_with_damage
+from data_files import read, zip_with_damage
 from PIL import Image
 
 from urbancross_bench.data.masks import from_counts
 from urbancross_bench.data.segments import open_segments, read_store
 from urbancross_bench.errors import DataError
 from urbancross_bench.execution import making
-from urbancross_bench.interfaces import Domain, ImageSource
-from urbancross_bench.registry import Registry
+from urbancross_bench.interfaces import ImageSource
 
 PLUGIN = Path(__file__).with_name("striped_segmenter.py")
 Cli = Callable[..., Result]
@@ -50,13 +49,6 @@ def write_tiles(folder: Path, count: int = 10) -> str:
         entries.append({"filename": name, "split": split, "sentences": [{"raw": f"patches {index}"}]})
     (folder / "dataset.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
     return f"karpathy[file={folder / 'dataset.json'}]"
-
-
-def read(reference: str) -> Domain:
-    resolved = Registry.discover().resolve("dataset", reference)
-    domain = resolved.build().read(resolved.reference.member)
-    assert isinstance(domain, Domain)
-    return domain
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Result
+from data_files import read as read_domain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from urbancross_bench.data.splits import (
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Domain, index_splits
 from urbancross_bench.interfaces.dataset import Repair
-from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
 
@@ -240,13 +240,6 @@ def write_country(root: Path) -> Path:
     text = "image_name,description\n" + "\n".join(rows) + "\n"
     (folder / "instructblip_generation_finland_refine.csv").write_text(text, encoding="utf-8")
     return folder
-
-
-def read_domain(reference: str) -> Domain:
-    resolved = Registry.discover().resolve("dataset", reference)
-    domain = resolved.build().read(resolved.reference.member)
-    assert isinstance(domain, Domain)
-    return domain
 
 
 def test_split_lists_put_into_a_country_are_found_there(tmp_path: Path, cli: Cli) -> None:

@@ -45,13 +45,6 @@ def pack(number: int) -> Stage:
     return Stage("pack", {"content": number})
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "out" / "store")
-    made.create()
-    return made
-
-
 @contextmanager
 def held(store: Store, *keys: str) -> Iterator[None]:
     """Locks as another process would have them."""

@@ -35,13 +35,8 @@ ADAPT = make_stage("adapt", 0, START)
 RANKS = [make_stage("rank", n, ADAPT, **FACTS) for n in range(2)]
 RUN = make_run(0, [ADAPT], RANKS)
 PLAN = make_plan([STAGE, START, ADAPT, *RANKS], [RUN])
+pytestmark = pytest.mark.usefixtures("disk_at_ease")
 _FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def _disk_at_ease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here survives a power cut, nor has to."""
-    monkeypatch.setattr("urbancross_bench.files._sync", lambda path: None)
 
 
 @pytest.fixture
