@@ -43,7 +43,7 @@ def status(name: str = "small", *, reused: int = 0) -> Status:
     grid = Grid.model_construct(name=name)
     plan = Plan(grid, (*RUNS, SKIPPED), {stage.key: stage for stage in STAGES}, (), ())
     stages = plan.wanted([stage.key for stage in RANK[reused:]], [])
-    return Status(plan, tuple(RUNS[:reused]), (SKIPPED,), tuple(RUNS[reused:]), tuple(stages), {})
+    return Status(plan, tuple(RUNS[:reused]), (SKIPPED,), tuple(RUNS[reused:]), tuple(stages))
 
 
 def write_record(

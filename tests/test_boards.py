@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.leaderboard import committed
 from urbancross_bench.leaderboard.build import build, make_board
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.importing import add
@@ -107,6 +109,8 @@ def test_same_bytes_from_shuffled_records_three_hash_seeds_and_without_torch(boa
         copy = tmp_path / seed
         for folder in (folders[i] for i in np.random.default_rng(int(seed)).permutation(len(folders))):
             shutil.copytree(folder, copy / "records" / folder.name)
+        for name in ("form.json", "SHA256SUMS"):
+            shutil.copy(board / "records" / name, copy / "records")
         shutil.copy(board / "view.yaml", copy)
         code = WITHOUT_TORCH.format(["leaderboard", "build", str(copy)])
         environment = os.environ | {"PYTHONHASHSEED": seed}
@@ -519,14 +523,44 @@ def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Pa
     shutil.rmtree(one(board, "*"))
     assert cli("leaderboard", "add", runs, "--to", board).status == 0
     assert tree(board) == whole
-    (board / "records" / "SHA256SUMS").unlink()
-    result = cli("leaderboard", "add", runs, "--to", board)
-    assert (result.status, "SHA256SUMS cannot be read" in result.err) == (2, True)
+    for name in ("SHA256SUMS", "form.json"):  # without either it is known by what lies there
+        (board / "records" / name).unlink()
+        result = cli("leaderboard", "add", runs, "--to", board)
+        assert (result.status, "SHA256SUMS cannot be read" in result.err) == (2, True)
     for place in board.glob("records/*/"):
         shutil.rmtree(place)
     assert cli("leaderboard", "add", runs, "--to", board).status == 0
     assert tree(board) == whole
     assert cli("leaderboard", "check", board).status == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_an_add_that_was_killed_is_gone_on_with(
+    before: bool, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a new board, or one that has runs; what it had added is not taken for edited."""
+    first = min((runs / "runs").iterdir())
+    shutil.copytree(first, tmp_path / "first" / "runs" / first.name)
+    write_view(tmp_path / "board" / "view.yaml", allow=["missing_seeds"])
+    shutil.copytree(tmp_path / "board", tmp_path / "whole")
+    if before:
+        assert add([tmp_path / "first"], tmp_path / "board").refused == ()
+    write_run_ = committed._write_run
+    left = [2]
+
+    def write(*arguments: Any) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write_run_(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committed, "_write_run", write)
+        with pytest.raises(KeyboardInterrupt):
+            add([runs], tmp_path / "board")
+    for board in ("board", "whole"):
+        assert add([runs], tmp_path / board).refused == ()
+    assert tree(tmp_path / "board") == tree(tmp_path / "whole")
 
 
 def test_a_bomb_is_not_unpacked(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.keeping import asked_for, keep_grid, kept_grids
 from urbancross_bench.execution.plan import make_plan
-from urbancross_bench.execution.status import status_of
 from urbancross_bench.execution.verifying import Verification, verify
 from urbancross_bench.records import read_records, writing_record
 from urbancross_bench.registry import Registry
@@ -110,7 +109,7 @@ def test_files_that_a_grid_names_come_along(
     plan = make_plan(load_grid(file), Registry.discover([tmp_path / "mine.py"]))
     out = tmp_path / "out"
     out.mkdir()
-    keep_grid(status_of(plan, out), out)
+    keep_grid(plan, out)
     for run in plan.runs[1:]:
         assert run.spec is not None
         with writing_record(out / "runs" / run.key, run.spec, "ok"):
@@ -149,7 +148,7 @@ def test_a_plugin_that_no_index_has_is_to_be_known_of(
     monkeypatch.delenv("URBANCROSS_DISABLE_PLUGINS")
     out = tmp_path / "out"
     out.mkdir()
-    keep_grid(status_of(plan, out), out)
+    keep_grid(plan, out)
     for run in plan.runs:
         assert run.spec is not None
         with writing_record(out / "runs" / run.key, run.spec, "ok"):

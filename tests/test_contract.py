@@ -17,7 +17,9 @@ FLOORS = {
     **dict.fromkeys(
         ["errors", "files", "identity", "processes", "sources", "interfaces", "hookspecs", "evaluation"], 1
     ),
-    **dict.fromkeys(["references", "registry", "declarations", "kinds", "disabling", "data", "scaffold"], 2),
+    **dict.fromkeys(
+        ["references", "registry", "names", "declarations", "kinds", "disabling", "data", "scaffold"], 2
+    ),
     **dict.fromkeys(["specs", "modelling"], 3),
     "records": 4,
     **dict.fromkeys(["execution", "leaderboard"], 5),

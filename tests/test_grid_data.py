@@ -416,7 +416,49 @@ def test_the_names_of_two_methods_can_be_swapped(grid: GridWriter, cli: Cli, tmp
     assert called_in_turn("oracle", "source_only", seeds=[0]) == after
     assert called_in_turn("oracle", "source_only", seeds=[0], selectors=["last", "source_val"]) == after
     assert called_in_turn("source_only", "oracle", seeds=[0, 1]) == first
-    assert json.loads((out / "runs" / "names.json").read_text(encoding="utf-8")) == {}
+    names = out / "runs" / "names.json"
+    assert json.loads(names.read_text(encoding="utf-8")) == {}
+    for damage in ("{", "[]", '{"x": {}}'):
+        names.write_text(damage, encoding="utf-8")
+        with pytest.raises(DataError, match=r"names\.json"):
+            read_records([out])
+        assert called_in_turn("source_only", "oracle", seeds=[0, 1]) == first
+
+
+def test_swapped_names_stay_so_where_one_run_or_several_folders_are_looked_at(
+    grid: GridWriter, cli: Cli, tmp_path: Path
+) -> None:
+    """Whichever runs a command is limited to, and whatever other copies are called."""
+    outs = [tmp_path / "first", tmp_path / "second"]
+    one_pair = [{"source": "plain", "target": "dark"}]
+    swapped = grid(adaptations={"a": "oracle", "b": "source_only"}, scenarios=one_pair)
+    for out in outs:
+        file = grid(adaptations={"a": "source_only", "b": "oracle"}, scenarios=one_pair)
+        assert cli("run", file, "--out", out).status == 0
+
+    def called(*places: Path) -> dict[str, str]:
+        found = (record.spec["adaptation"] for record in read_records(places))
+        return {adaptation["name"]: adaptation["label"] for adaptation in found}
+
+    assert called(*outs) == {"source_only": "a", "oracle": "b"}
+    key = read_records(outs[:1])[0].folder.name
+    assert cli("run", swapped, "--out", outs[0], "--only", key).status == 0
+    assert called(outs[0]) == {"source_only": "b", "oracle": "a"}
+    board = tmp_path / "board"
+    assert cli("leaderboard", "add", outs[1], "--to", board).status == 0
+    assert cli("leaderboard", "add", outs[0], "--to", board).status == 0  # with the names that they have there
+    assert called(board) == called(outs[1])
+    more = {
+        "adaptations": {"a": "oracle", "b": "source_only"},
+        "scenarios": [*one_pair, {"source": "dark", "target": "plain"}],
+    }
+    assert cli("run", grid(**more), "--out", outs[0]).status == 0
+    refused = cli("leaderboard", "add", outs[0], "--to", board)
+    assert (refused.status, "are called otherwise on the board" in refused.err) == (1, True)
+    assert called(board) == called(outs[1])
+    for places in (outs, outs[::-1]):
+        assert called(*places) in ({"source_only": "a", "oracle": "b"}, {"source_only": "b", "oracle": "a"})
+    assert called(*outs) == called(*outs[::-1])
 
 
 def test_planning_again_reads_no_image(

@@ -189,7 +189,7 @@ def test_a_method_may_call_its_parameters_what_it_likes(written: Written) -> Non
 
 def test_a_type_error_within_a_constructor_is_its_own(written: Written) -> None:
     registry = written("own_error", "    options_type", "    def __init__(self, o): len(3)\n    options_type")
-    with pytest.raises(PluginError, match=r"failed to be made: TypeError: .*has no len.* \(own_error\.py:12 in"):
+    with pytest.raises(TypeError, match="has no len"):
         registry.resolve("adaptation", "mine[weight=1.0]").build()
 
 

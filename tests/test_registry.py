@@ -11,6 +11,7 @@ from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.hookspecs import REGISTRATION_HOOKS
 from urbancross_bench.interfaces import hookimpl, register
 from urbancross_bench.registry import Provider, Registry
+from urbancross_bench.sources import file_of
 
 
 def provider(name: str, distribution: str | None = "some-dist") -> Provider:
@@ -215,7 +216,12 @@ def test_a_link_to_a_file_has_the_name_of_the_link(tmp_path: Path) -> None:
         "class Mine: pass\n"
     )
     (tmp_path / "linked.py").symlink_to(tmp_path / "linked_v3.py")
-    assert Registry().with_files([tmp_path / "linked.py"]).find("metric", "linked").load().__name__ == "Mine"
+    (tmp_path / "below").mkdir()
+    for file in (tmp_path / "linked.py", tmp_path / "below" / ".." / "linked.py"):
+        [provider] = Registry().with_files([file]).providers
+        assert provider.location == str(file_of(file)) == str(tmp_path / "linked.py")
+    assert len(Registry().with_files([file, tmp_path / "linked_v3.py"]).providers) == 1
+    assert Registry().with_files([file]).find("metric", "linked").load().__name__ == "Mine"
 
 
 @pytest.mark.parametrize("name", ["json", "datasets", "yaml"])

@@ -568,8 +568,9 @@ def nothing(table: Table) -> str:
         (
             "records/x",
             lambda table: "",
-            "a file 'records/x.csv', where what boards are made from lies",
+            "a file 'records/x.csv', which is among the records in ",
         ),
+        ("./summary", lambda table: "", "Given names a file 'summary.csv', which is that of renderer Csv"),
         ("summary", lambda table: "", "Given names a file 'summary.csv', which is that of renderer Csv"),
         ("summary", lambda table: table.rows.sort(), "AttributeError: 'tuple' object has no attribute 'sort'"),
     ],
@@ -578,10 +579,10 @@ def test_a_renderer_that_fails_or_is_in_the_way_is_named(
     name: str, do: Callable[[Table], str], says: str, tmp_path: Path
 ) -> None:
     """And none changes what the next is shown."""
-    board = Board("b", [Table(name, "t", ["a"], [["x"]])])
     others = [Csv(Options())] if "is that of" in says else []
+    board = Board("b", [Table(name, "t", ["a"], [["x"]])])
     with pytest.raises(PluginError, match=says):
-        write_files(make_files(board, [*others, Given(do)]), tmp_path)
+        write_files(make_files(board, [*others, Given(do)]), tmp_path, [tmp_path / "records"])
 
 
 def test_a_format_that_is_not_there_is_named(output: Path, cli: Cli, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds them whole or not at all."""
+"""Files: written so that a reader finds them whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import DataError, UsageError
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain JSON values, readably and in one way only."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of a record holds. Raises DataError naming one that cannot be read, or holds no object."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"record {file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"record {file} is no JSON object")
+    return content
 
 
 def home_or(default: str) -> Path:

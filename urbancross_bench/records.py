@@ -5,7 +5,6 @@
                    curve.json          what training said of its steps, as means per pass
                    failure.json        where it failed, with the traceback
                    scores/<score key>/ score.json, queries.safetensors, items.json
-    RUNS/names.json                    what the grid that was run last calls runs whose records have other names
 
 A directory is written beside its final place and renamed into it. Scores are never changed, but for one with a
 metric that failed: it is replaced once that was tried again.
@@ -14,7 +13,6 @@ metric that failed: it is replaced once that was tried again.
 from __future__ import annotations
 
 import gc
-import json
 import marshal
 import os
 import shutil
@@ -31,14 +29,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from urbancross_bench.errors import DataError
-from urbancross_bench.files import publish, replacing, write_json
+from urbancross_bench.files import publish, read_object, write_json
 from urbancross_bench.identity import canonical_json
+from urbancross_bench.names import are_called_alike, kept_names, names_in, names_of
 
 SCHEMA = 5
 IMAGE_SUMS = "image_sums."
 _PROVENANCE = "provenance.json"
 _PARTIAL = ".partial-"
-_NAMES = "names.json"
 _OWN = ("key", "run", "stages", "metrics")  # what no two records have in common
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
 
@@ -213,9 +211,9 @@ def read_records(places: Sequence[Path]) -> list[Record]:
             raise DataError(
                 f"{place} holds no record of a run; give the output folder of a grid, a board or a bundle's folder"
             )
-        called = _names(runs)
+        called = kept_names(runs)
         records = [called_as(record, called.get(record.folder.name, record.spec)) for record in records]
-        names = canonical_json(sorted({canonical_json(_names_of(record.spec)) for record in records}))
+        names = canonical_json({record.folder.name: names_of(record.spec) for record in records})
         for record in records:
             found.setdefault(record.folder.name, []).append((names, record))
     return [_merged(found[key]) for key in sorted(found)]
@@ -249,41 +247,6 @@ def clear_partial(runs: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def keep_names(runs: Path, called: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Have `read_records` call runs by other names than the grid did that made their records.
-
-    called: of runs, by key, their spec with the other names; None where the record has the right ones. Other runs
-    are called as they were. Only for the holder of the output folder's lock.
-    """
-    before = _names(runs)
-    names = {key: spec for key, spec in before.items() if key not in called}
-    names |= {key: _names_of(spec) for key, spec in called.items() if spec is not None}
-    if names != before:
-        with replacing(runs / _NAMES) as fresh:
-            write_json(fresh, names)
-
-
-def _names(runs: Path) -> dict[str, Any]:
-    file = runs / _NAMES
-    return read_object(file) if file.is_file() else {}
-
-
-def _names_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    labels = {part: {"label": spec[part]["label"]} for part in ("encoder", "adaptation")}
-    return {"scenario": spec["scenario"], **labels}
-
-
-def are_called_alike(spec: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two copies of a run have the same names for its domains, encoder and method."""
-    return _names_of(spec) == _names_of(other)
-
-
-def names_in(scenario: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
-    """What another copy of a run calls the domains of its scenario: names are no part of what a run is."""
-    ours, theirs = ((*copy["source"], copy["target"]) for copy in (scenario, other))
-    return dict(zip(ours, theirs, strict=True))
-
-
 def called_as(record: Record, spec: Mapping[str, Any]) -> Record:
     """A record with the names that another copy of the run has for its domains, encoder and method."""
     own = record.spec
@@ -306,13 +269,15 @@ def called_as(record: Record, spec: Mapping[str, Any]) -> Record:
 
 
 def _merged(copies: Sequence[tuple[str, Record]]) -> Record:
-    """One of several copies of a run, each with the names in its folder."""
+    """One of several copies of a run, each with all names of its folder: the first by these names the run."""
     if len(copies) == 1:
         return copies[0][1]
-    _, best = min(copies, key=lambda copy: (not copy[1].ok, copy[0], canonical_json(copy[1].spec)))
+    _, namer = min(copies, key=lambda copy: (copy[0], canonical_json(copy[1].spec)))
+    records = [called_as(record, namer.spec) for _, record in copies]
+    best = min(records, key=lambda record: (not record.ok, canonical_json(record.spec)))
     scores: dict[str, list[ScoreRecord]] = {}
-    for _, record in copies:
-        for score in called_as(record, best.spec).scores if record.ok == best.ok else ():
+    for record in records:
+        for score in record.scores if record.ok == best.ok else ():
             scores.setdefault(score.folder.name, []).append(score)
     chosen = [min(scores[key], key=_rank_of_copy) for key in sorted(scores)]
     return Record(best.folder, best.spec, tuple(chosen))
@@ -369,17 +334,6 @@ def _beside(place: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """The content of a JSON file of a record. Raises DataError naming one that cannot be read, or is no object."""
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"record {file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"record {file} is no JSON object")
-    return content
 
 
 def _read(file: Path, keys: Sequence[str], shared: dict[bytes, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import beside, blamed, build, misspelt
 from urbancross_bench.references import Reference
-from urbancross_bench.sources import code_version, is_library, own_version
+from urbancross_bench.sources import code_version, file_of, is_library, own_version
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
 _SOURCE = "__urbancross_source__"  # of a one-file plugin's module: what was run
@@ -131,8 +131,7 @@ class Resolved:
 
         Raises PluginError naming the plugin where its class is missing or none of its kind.
         """
-        with self.plugin.blamed("to be made"):
-            return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
+        return build(str(self.plugin), self.plugin.kind, self.plugin.load(), self.options)
 
     def identity(self) -> dict[str, Any]:
         """The facts about plugin, version and options that may change a result.
@@ -194,8 +193,9 @@ class Registry:
                 registry.providers.append(provider)
             else:
                 registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
-        # A grid and --plugin may name the same; a link has the name that its user gave it.
-        for path in dict.fromkeys(Path(file).parent.resolve() / Path(file).name for file in files):
+        # A grid and --plugin may name the same, by a link even: the first counts.
+        places = {file.resolve(): file for file in reversed([*map(file_of, files)])}
+        for path in reversed(places.values()):
             provider = Provider(path.stem, None, "local", str(path))
             registry.add(provider, functools.partial(load_file, path), strict=True)
         return registry

@@ -60,6 +60,11 @@ def providers() -> dict[str, str]:
     return {package: dist.name for package, dist in packages.items() if dist and package != PROJECT}
 
 
+def file_of(plugin: str | Path) -> Path:
+    """Where a one-file plugin lies, under the name that its user gave it: a link may lead to another name."""
+    return Path(plugin).parent.resolve() / Path(plugin).name
+
+
 def is_library(name: str) -> bool:
     """Whether a top module is Python's own or an installed one."""
     if name in sys.stdlib_module_names:

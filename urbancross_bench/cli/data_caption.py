@@ -75,6 +75,7 @@ def caption(
 def _source(domain: str | None, images: Path | None, metadata: Path | None, plugins: list[Path]) -> Source:
     """What to caption, by names that hold in other processes. Raises UsageError for none, or for both."""
     from urbancross_bench.execution.captioning import Source
+    from urbancross_bench.sources import file_of
 
     if (domain is None) == (images is None):
         raise UsageError("name a DOMAIN or --images, one of the two")
@@ -84,5 +85,5 @@ def _source(domain: str | None, images: Path | None, metadata: Path | None, plug
         domain,
         str(images.resolve()) if images else None,
         str(metadata.resolve()) if metadata else None,
-        tuple(str(file.absolute()) for file in plugins),
+        tuple(str(file_of(file)) for file in plugins),
     )

@@ -62,6 +62,7 @@ def segment(
     from urbancross_bench.execution.segmenting import Choice, Sizing
     from urbancross_bench.execution.segmenting import segment as fill
     from urbancross_bench.registry import Registry
+    from urbancross_bench.sources import file_of
 
     registry = Registry.discover(plugin or [])
     resolved = registry.resolve("dataset", domain)
@@ -77,7 +78,7 @@ def segment(
             segmenter,
             registry,
             out,
-            plugins=[str(file.absolute()) for file in plugin or []],
+            plugins=[str(file_of(file)) for file in plugin or []],
             choice=choice,
             sizing=Sizing(batch, threads, workers, device),
             splits=splits,

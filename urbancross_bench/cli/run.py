@@ -115,13 +115,13 @@ def run_plan(
         raise UsageError(f"there is no device {device!r}; known: auto, cpu, cuda, cuda:N")
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
-    if store is not None:
-        _share_store(folder, store)
     display = make_display(folder)
     seen = Listeners([Journal(folder, display), display])
     tracking = trackers(track, registry, plan.grid.plugins, folder, seen, patience=track_patience)
     listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
     executor = Guarded(registry.resolve("executor", plan.grid.executor), seen.warn)
+    if store is not None:
+        _share_store(folder, store)
     with display:
         counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only)
     if only:
@@ -168,6 +168,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
 
     Tables that it had then and has no more are removed, lest they be taken for its own.
     """
+    from urbancross_bench.execution.keeping import name_runs
     from urbancross_bench.execution.recording import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
@@ -178,6 +179,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
         key for planned in plan.runs for key in (planned.key, *(score.key for score in planned.scores))
     }
     with alone_in(folder):
+        name_runs(plan, folder)  # another command may have named them otherwise meanwhile
         view = load_view(DEFAULT)
         if plan.ablation is not None:
             view = view.model_copy(update={"ablation": plan.ablation, "records": ("runs",), "out": "leaderboard"})

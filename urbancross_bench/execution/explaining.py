@@ -16,9 +16,10 @@ from urbancross_bench.execution.collecting import store_in
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Entry
+from urbancross_bench.files import read_object
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.dataset import SPLITS
-from urbancross_bench.records import in_words, read_object
+from urbancross_bench.records import in_words
 
 ABSENT = object()  # where one of the two has no such fact
 _OPAQUE = re.compile(r"[0-9a-f]{12,}")

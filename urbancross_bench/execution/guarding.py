@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from urbancross_bench.errors import PluginError, UrbanCrossError
 from urbancross_bench.execution.stage import Stage
@@ -21,7 +23,8 @@ class Guarded(Executor):
         self._warn = warn
         self._running: set[str] = set()  # the keys of its tasks
         self._stages: set[str] = set()  # of all that it was ever given
-        self._executor: Executor = resolved.build()
+        with self._plugin.blamed("to be made"):
+            self._executor: Executor = resolved.build()
         super().__init__(resolved.options)
 
     def device(self, name: str) -> str | None:
@@ -33,9 +36,10 @@ class Guarded(Executor):
         """As it says. Raises PluginError for less than one: nothing would ever run."""
         with self._plugin.blamed("to say how many tasks run at once"):
             slots = self._executor.slots(device, devices, threads)
-        if not isinstance(slots, int) or slots < 1:
-            raise PluginError(f"{self._plugin} says that {slots!r} tasks run at once; slots() gives 1 or more")
-        return slots
+        with suppress(TypeError):
+            if (number := operator.index(slots)) >= 1:
+                return number
+        raise PluginError(f"{self._plugin} says that {slots!r} tasks run at once; slots() gives 1 or more")
 
     def preload(self, modules: Sequence[str]) -> None:
         """As it does."""

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from urbancross_bench.errors import DataError
+from urbancross_bench.execution.plan import Plan
 from urbancross_bench.execution.recording import alone_in
-from urbancross_bench.execution.status import Status
-from urbancross_bench.files import replacing, write_json
-from urbancross_bench.records import Record, keep_names
+from urbancross_bench.files import read_object, replacing, write_json
+from urbancross_bench.names import are_called_alike, keep_names
+from urbancross_bench.records import Record
 from urbancross_bench.specs import Grid, as_json
 
 FOLDER = "grids"
@@ -31,19 +34,28 @@ class KeptGrid:
     runs: Mapping[str, tuple[str, ...]]
 
 
-def keep_grid(status: Status, out: Path) -> None:
-    """Write the grid of a plan below its output folder, in the place of an older form of that name.
-
-    From then on its runs have its names, whatever grid has recorded them.
-    """
-    plan = status.plan
+def keep_grid(plan: Plan, out: Path) -> None:
+    """Write the grid of a plan below its output folder, in the place of an older form of that name."""
     runs = {run.key: [score.key for score in run.scores] for run in plan.runs if not run.skipped}
     content = {"schema": _SCHEMA, "grid": as_json(plan.grid), "runs": runs}
     with alone_in(out):
         (out / FOLDER).mkdir(exist_ok=True)
         with replacing(out / FOLDER / f"{plan.grid.name}.json") as fresh:
             write_json(fresh, content)
-        keep_names(out / "runs", status.called)
+        name_runs(plan, out)
+
+
+def name_runs(plan: Plan, out: Path) -> None:
+    """Have a plan's runs its names, whatever grid has recorded them. Only for the holder of the folder's lock."""
+    called: dict[str, Mapping[str, Any] | None] = {}
+    for run in plan.runs:
+        if run.spec is not None:
+            file = out / "runs" / run.key / "run.json"
+            called[run.key] = None
+            with suppress(DataError, LookupError, TypeError):  # damaged, and to be written anew with these names
+                if file.is_file() and not are_called_alike(read_object(file), run.spec):
+                    called[run.key] = run.spec
+    keep_names(out / "runs", called)
 
 
 def kept_grids(out: Path) -> list[KeptGrid]:

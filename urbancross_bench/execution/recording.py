@@ -19,11 +19,11 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import CURVE, PARAMETERS, Store
 from urbancross_bench.files import write_json
 from urbancross_bench.interfaces.executor import Event
+from urbancross_bench.names import names_in
 from urbancross_bench.records import (
     Record,
     clear_partial,
     failed_metrics,
-    names_in,
     read_whole,
     write_score,
     writing_record,

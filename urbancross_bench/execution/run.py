@@ -48,7 +48,7 @@ def run_grid(
         store.clean()
         recorder.clean()
         status = status_of(plan, out, only)
-        keep_grid(status, out)
+        keep_grid(plan, out)
         _forget_failed_metrics(status, store)
         listener.planned(status)
         counts = Counter({"reused": len(status.reused), "skipped": len(status.skipped)})

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.execution.plan import Plan, Run
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
-from urbancross_bench.records import Record, are_called_alike, read_whole
+from urbancross_bench.records import read_whole
 
 
 @dataclass(frozen=True, eq=False)
 class Status:
     """A plan against what is there: which runs are reused, skipped, to do, and which stages those need.
 
-    A score in which a metric failed is to do again, and so is its `rank` stage, though it is stored. `called`: of
-    the runs that were looked at, by key, their spec where a record has other names; else None.
+    A score in which a metric failed is to do again, and so is its `rank` stage, though it is stored.
     """
 
     plan: Plan
@@ -28,7 +26,6 @@ class Status:
     skipped: tuple[Run, ...]
     todo: tuple[Run, ...]
     stages: tuple[Stage, ...]
-    called: Mapping[str, Mapping[str, Any] | None]
 
     def states(self) -> dict[Run, str]:
         """Every run of the plan: `run`, `reused` or `skipped`."""
@@ -48,37 +45,28 @@ def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
         )
     store = Store(out / "store")
     reused, skipped, todo = [], [], []
-    called: dict[str, Mapping[str, Any] | None] = {}
     for run in plan.runs:
         if only and run.key not in only:
             continue
-        if run.spec is None:
+        if run.skipped:
             skipped.append(run)
-            continue
-        record = _recorded(out / "runs" / run.key)
-        alike = record is None or are_called_alike(record.spec, run.spec)
-        called[run.key] = None if alike else run.spec
-        if record is not None and _is_complete(run, record):
+        elif _is_complete(run, out / "runs" / run.key):
             reused.append(run)
         else:
             todo.append(run)
     wanted = [key for run in todo for key in run.stage_keys()]
     again = {score.stage.key for run in todo for score in run.scores if lacks_a_metric(store, score.stage)}
     stored = [key for key, stage in plan.stages.items() if store.has(stage) and key not in again]
-    stages = tuple(plan.wanted(wanted, stored))
-    return Status(plan, tuple(reused), tuple(skipped), tuple(todo), stages, called)
+    return Status(plan, tuple(reused), tuple(skipped), tuple(todo), tuple(plan.wanted(wanted, stored)))
 
 
-def _recorded(place: Path) -> Record | None:
+def _is_complete(run: Run, place: Path) -> bool:
+    """Whether there is a record that is well and has every score of the run, in none of which a metric failed."""
     try:
-        return read_whole(place)
+        record = read_whole(place)
     except DataError:  # said, and mended, by whoever writes it anew
-        return None
-
-
-def _is_complete(run: Run, record: Record) -> bool:
-    """Whether a record is well and has every score of the run, in none of which a metric failed."""
-    if not record.ok:
+        return False
+    if record is None or not record.ok:
         return False
     well = {score.folder.name for score in record.scores if not score.content["failed"]}
     return {score.key for score in run.scores} <= well

@@ -6,22 +6,22 @@ import operator
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import ablation_plots
+from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, fitted, shown
-from urbancross_bench.records import Record
-from urbancross_bench.registry import Registry
-
-_MADE_FROM = ("view.yaml", "records")  # of a board
+from urbancross_bench.records import Record, runs_of
+from urbancross_bench.registry import Registry, Resolved
 
 
 def build(
@@ -39,7 +39,7 @@ def build(
     one that is not what was committed; UsageError if `out` cannot be written to.
     """
     board = make_board([*_only(read_unbroken(places), only)], view, columns_of(view, registry))
-    write_files(make_files(board, renderers_of(view, registry)), out)
+    write_files(make_files(board, renderers_of(view, registry)), out, [runs_of(place) for place in places])
     return [*board.tables]
 
 
@@ -69,12 +69,17 @@ def make_board(records: Sequence[Record], view: View, columns: Mapping[str, Colu
 
 def renderers_of(view: View, registry: Registry) -> list[Renderer]:
     """The renderers that a view names. Raises UsageError for one that is not there."""
-    return [registry.resolve("renderer", name).build() for name in view.renderers]
+    return [_built(registry.resolve("renderer", name)) for name in view.renderers]
 
 
 def columns_of(view: View, registry: Registry) -> dict[str, Column]:
     """The column plugins that a view names, as it names them. Raises UsageError for one that is not there."""
-    return {name: registry.resolve("column", name).build() for name in view.columns}
+    return {name: _built(registry.resolve("column", name)) for name in view.columns}
+
+
+def _built(resolved: Resolved) -> Any:
+    with resolved.plugin.blamed("to be made"):
+        return resolved.build()
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,9 @@ def make_files(board: Board, renderers: Sequence[Renderer]) -> Iterator[Made]:
         for name, content in _rendered(renderer, title, board):
             if not _is_below(name):
                 raise PluginError(f"{title} names a file {name!r}, which is no path below")
-            if PurePosixPath(name).parts[0] in _MADE_FROM:
-                raise PluginError(f"{title} names a file {name!r}, where what boards are made from lies")
+            name = PurePosixPath(name).as_posix()  # without `./`
+            if name == VIEW:
+                raise PluginError(f"{title} names a file {name!r}, which is what boards are made from")
             if (other := by.setdefault(name, title)) is not title:  # two may be of one class
                 raise PluginError(f"{title} names a file {name!r}, which is that of {other}")
             yield Made(name, content.encode() if isinstance(content, str) else content, renderer.same)
@@ -120,12 +126,17 @@ def _is_below(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
-def write_files(files: Iterable[Made], out: Path) -> None:
-    """Write them into a folder as they are made. Raises UsageError if that cannot be."""
+def write_files(files: Iterable[Made], out: Path, records: Sequence[Path] = ()) -> None:
+    """Write them into a folder as they are made. records: folders of runs, into which nothing is written.
+
+    Raises UsageError if that cannot be, PluginError for a renderer that would write among records.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         for made in files:
             place = out / made.name
+            if any(place.resolve().is_relative_to(folder.resolve()) for folder in records):
+                raise PluginError(f"a renderer names a file {made.name!r}, which is among the records in {out}")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(made.content)
     except OSError as error:

@@ -103,6 +103,8 @@ def write_committed(records: Sequence[Record], place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     _check_form(place)
     write_json(place / FORM, {"schema": SCHEMA})
+    if not (place / SUMS).exists():
+        seal(place)
     for record in records:
         _write_run(record, place)
     seal(place)
@@ -127,6 +129,9 @@ def _write_run(record: Record, place: Path) -> None:
                 _write_score(score, there)
         if target.exists():
             target.rename(Path(holder) / "old")
+        else:  # hashed before it is there: killed, an `add` leaves nothing that the next would take for edited
+            with (place / SUMS).open("a", encoding="utf-8", newline="\n") as sums:
+                sums.writelines(_hashes(folder, f"{target.name}/"))
         publish(folder, target)
 
 
@@ -180,15 +185,19 @@ def _shortened(value: Any) -> Any:
 
 def seal(place: Path) -> None:
     """Write the hash of every file below a folder of committed records, in order of their names."""
-    lines = [f"{file_digest(place / name)}  {name}\n" for name in _files(place)]
-    (place / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+    (place / SUMS).write_text("".join(_hashes(place)), encoding="utf-8", newline="\n")
+
+
+def _hashes(folder: Path, below: str = "") -> list[str]:
+    """A line for each file of a folder that stands there in `SUMS`."""
+    return [f"{file_digest(folder / name)}  {below}{name}\n" for name in _files(folder)]
 
 
 def expect_unbroken(places: Iterable[Path], *, whole: bool = True) -> None:
     """Raise DataError naming records of sealed folders that were edited, added or (if `whole`) taken away, and
     for a folder of another form.
     """
-    sealed = [root for root in map(runs_of, places) if any((root / name).exists() for name in (FORM, SUMS))]
+    sealed = [root for root in map(runs_of, places) if _are_committed(root)]
     for root in sealed:
         _check_form(root)
     problems = [problem for root in sealed for problem in broken_seals(root, whole=whole)]
@@ -199,13 +208,19 @@ def expect_unbroken(places: Iterable[Path], *, whole: bool = True) -> None:
         )
 
 
+def _are_committed(root: Path) -> bool:
+    """Whether a folder is one of committed records, or was before it lost what says so."""
+    some_score = next(root.glob("*/scores/*/score.json"), root)
+    return any(file.exists() for file in (root / FORM, root / SUMS, some_score.with_name(_COUNTS)))
+
+
 def broken_seals(place: Path, *, whole: bool = True) -> list[str]:
     """What was done to committed records since they were written, one sentence a file; none for other folders.
 
     whole: files that are gone count, too.
     """
     place = runs_of(place)
-    if not (place / FORM).exists() and not any(place.glob(f"*/scores/*/{_COUNTS}")):
+    if not _are_committed(place):
         return []
     try:
         lines = (place / SUMS).read_text(encoding="utf-8").splitlines()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from urbancross_bench.errors import UsageError, plural, some
 from urbancross_bench.leaderboard.boards import VIEW
@@ -18,6 +19,7 @@ from urbancross_bench.leaderboard.committed import (
 )
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
+from urbancross_bench.names import are_called_alike
 from urbancross_bench.records import Record, ScoreRecord, called_as, in_words
 
 RECORDS = "records"
@@ -52,13 +54,15 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     known = {record.folder.name: record for record in there}
     called = {key: record.spec for key, record in known.items() if record.ok}
 
-    def shown_there(places: Sequence[Path]) -> list[Record]:
-        records = read_all(places)
+    def as_there(records: Sequence[Record]) -> list[Record]:
         return shown([called_as(one, called.get(one.folder.name, one.spec)) for one in records], view)
 
-    records = shown_there(places)
-    together = shown_there([*places, target]) if there else records
+    found = read_all(places)
+    records = as_there(found)
+    together = as_there(read_all([*places, target])) if there else records
     refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
+    if any(record.folder.name not in known for record in records):
+        refused += _renamed(found, called)
     if refused:
         return Added(refused=tuple(refused))
     better = {score.folder for _, score, twin in _twins(records, there) if completes(score, twin)}
@@ -112,6 +116,19 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
             "tables mark such rows",
         )
     yield from _other_content(records, there)
+
+
+def _renamed(records: Sequence[Record], called: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Beside new runs, which would have the new names."""
+    yield from _said(
+        [
+            f"{in_words(record.spec)}, there {in_words(called[record.folder.name])}"
+            for record in records
+            if not are_called_alike(record.spec, called.get(record.folder.name, record.spec))
+        ],
+        "are called otherwise on the board, and other runs are new to it",
+        "name them in the grid as they are called there, and run it again; or add all to a new board",
+    )
 
 
 def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:

@@ -22,6 +22,7 @@ from urbancross_bench.interfaces import Options
 from urbancross_bench.kinds import misfit
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
+from urbancross_bench.sources import file_of
 from urbancross_bench.testing.alike import difference
 from urbancross_bench.testing.elsewhere import Look, others_elsewhere
 from urbancross_bench.testing.probe import Registered, registered_alone
@@ -82,7 +83,7 @@ class Conformance:
     @property
     def registry(self) -> Registry:
         """Where the plugin is looked up."""
-        return registry_of(tuple(str(Path(file).absolute()) for file in self.files))
+        return registry_of(tuple(str(file_of(file)) for file in self.files))
 
     @property
     def resolved(self) -> Resolved:
@@ -160,7 +161,7 @@ class Conformance:
 
     def _alone(self) -> Registered:
         names = "" if self._in_a_file() else self.registry.find(self.kind, self.plugin).provider.name
-        return registered_alone(names, tuple(str(Path(file).absolute()) for file in self.files), self.patience)
+        return registered_alone(names, tuple(str(file_of(file)) for file in self.files), self.patience)
 
     def test_it_is_there(self) -> None:
         """It is found by its name, once, and says in a line what it is."""
@@ -271,7 +272,7 @@ class PureConformance(Conformance):
 
     def others_elsewhere(self, look: Look, *, far: bool = False) -> list[str]:
         """What a look at the plugin finds otherwise in a process of its own; see `elsewhere.others_elsewhere`."""
-        files = [str(Path(file).absolute()) for file in self.files]
+        files = [str(file_of(file)) for file in self.files]
         try:
             return others_elsewhere(look, self.resolved, files, self.patience, far=far)
         except RuntimeError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Registry
+from urbancross_bench.sources import file_of
 from urbancross_bench.testing.runner import Kept, Subject, keep
 
 _MARKS = {"kept": "✓", "broken": "✗", "skipped": "–"}
@@ -19,7 +19,7 @@ def subjects(what: str, written: Sequence[str]) -> list[Subject]:
 
     Raises UsageError where nothing is meant, PluginError where it cannot be registered.
     """
-    files = (str(Path(what).absolute()),) if what.endswith(".py") else ()
+    files = (str(file_of(what)),) if what.endswith(".py") else ()
     registry = Registry.discover(files)
     wanted = [plugin for plugin in registry.plugins if _is_of(plugin, what, files)]
     for provider in registry.providers:
