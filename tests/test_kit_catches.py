@@ -283,6 +283,11 @@ def test_the_kit_shows_segments_to_a_method_that_needs_them(
     assert says in found.get("test_it_works", "")
 
 
+def test_a_method_over_segments_trains_in_half_precision_beside_images_without_any(tmp_path: Path) -> None:
+    only = "test_it_trains_in_half_precision"
+    assert adapted(tmp_path, "half_of_segments", only=only, NEEDS=SEGMENTS, TERM=AT_SEGMENTS) == {}
+
+
 def test_the_kit_catches_weights_that_are_no_numbers(tmp_path: Path) -> None:
     found = adapted(tmp_path, "no_numbers", only="test_it_works", CANDIDATE="value * torch.nan")
     assert "of its model hold what is no number" in found["test_it_works"]

@@ -19,6 +19,7 @@ gc.disable()  # it would look for garbage among all that is imported, time and a
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import torch._inductor.config  # noqa: E402, F401 - what torch imports when it is made deterministic: seconds
+from PIL import Image  # noqa: E402
 
 from urbancross_bench.execution import provenance, stages, worker  # noqa: E402, F401
 from urbancross_bench.execution.local import PRELOAD  # noqa: E402
@@ -40,6 +41,7 @@ for _name in _modules:
         importlib.import_module(_name)
 signal.alarm(0)
 runtime.products()
+Image.preinit()  # the readers of common formats, imported when the first image is read
 
 # The server's own end is no concern: libraries tell of what they leaked, on the user's screen.
 atexit.register(os._exit, 0)
