@@ -167,7 +167,7 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
     shared = {} if shared is None else shared
     if not (folder / "run.json").is_file():
         return None
-    spec = _read(folder / "run.json", ("schema", "status", "key"), shared)
+    spec = _read(folder / "run.json", ("schema", "status", "key", "scenario", "encoder", "adaptation"), shared)
     if spec["key"] != folder.name or spec["status"] not in STATUSES:
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
     scores = []
