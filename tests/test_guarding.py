@@ -138,6 +138,14 @@ def test_a_task_is_over_once(guarded: Callable[..., Guarded], monkeypatch: pytes
             assert executor.wait(0.0) == told
 
 
+def test_whatever_keeps_one_from_being_closed_is_but_told(guarded: Callable[..., Guarded]) -> None:
+    heard: list[str] = []
+    for answer in ("[][0]", 'open("/nowhere")', "(_ for _ in ()).throw(MemoryError())"):
+        guarded("close", answer, heard).close()
+    assert len(heard) == 3
+    assert "failed to stop what still runs: MemoryError" in heard[-1]
+
+
 def test_one_that_cannot_be_closed_costs_nothing(moody: Path, tmp_path: Path, cli: Callable[..., Result]) -> None:
     file = write_grid(
         tmp_path,

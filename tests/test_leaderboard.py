@@ -620,3 +620,17 @@ def test_seeds_of_which_the_search_chose_other_sizes_vary_in_what_they_train(
         shown = {row["adaptation"]: row["parameters trained"] for row in rows_of(tmp_path / "board", name)}
         assert shown["urbancross"] == "varies"
         assert shown["source_only"].isdigit()
+
+
+def test_tables_may_lie_beside_the_runs_of_a_folder_that_holds_them_itself(
+    outcome: Outcome, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(outcome.out / "runs", tmp_path / "collected")
+    monkeypatch.chdir(tmp_path / "collected")
+    for _ in range(2):
+        assert cli("leaderboard", "build", ".", "--out", "tables").status == 0
+    assert (tmp_path / "collected" / "tables" / "summary.csv").is_file()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    result = cli("leaderboard", "build", ".", "--out", "tables")
+    assert (result.status, "holds no record" in result.err) == (2, True)

@@ -220,7 +220,11 @@ def test_a_link_to_a_file_has_the_name_of_the_link(tmp_path: Path) -> None:
     for file in (tmp_path / "linked.py", tmp_path / "below" / ".." / "linked.py"):
         [provider] = Registry().with_files([file]).providers
         assert provider.location == str(file_of(file)) == str(tmp_path / "linked.py")
-    assert len(Registry().with_files([file, tmp_path / "linked_v3.py"]).providers) == 1
+    content = (tmp_path / "linked_v3.py").read_text().replace("linked", "after_it").replace("Mine", "Mine2")
+    (tmp_path / "after_it.py").write_text(f"import linked\n{content}")
+    for last in (tmp_path / "linked_v3.py", file):  # each once, in the order that they are named in first
+        both = Registry().with_files([file, tmp_path / "after_it.py", last]).providers
+        assert [provider.name for provider in both] == ["linked", "after_it"]
     assert Registry().with_files([file]).find("metric", "linked").load().__name__ == "Mine"
 
 

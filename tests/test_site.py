@@ -568,7 +568,7 @@ def nothing(table: Table) -> str:
         (
             "records/x",
             lambda table: "",
-            "a file 'records/x.csv', which is among the records in ",
+            "a file 'records/x.csv', which is of records in ",
         ),
         ("./summary", lambda table: "", "Given names a file 'summary.csv', which is that of renderer Csv"),
         ("summary", lambda table: "", "Given names a file 'summary.csv', which is that of renderer Csv"),
@@ -579,6 +579,8 @@ def test_a_renderer_that_fails_or_is_in_the_way_is_named(
     name: str, do: Callable[[Table], str], says: str, tmp_path: Path
 ) -> None:
     """And none changes what the next is shown."""
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "form.json").touch()
     others = [Csv(Options())] if "is that of" in says else []
     board = Board("b", [Table(name, "t", ["a"], [["x"]])])
     with pytest.raises(PluginError, match=says):

@@ -60,7 +60,7 @@ def blamed(plugin: str, package: str, doing: str) -> Iterator[None]:
     """Inside, errors that are not meant for users are PluginErrors that name a plugin, and its last line."""
     try:
         yield
-    except (UrbanCrossError, MemoryError):
+    except UrbanCrossError:
         raise
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}{place_in(error, {package})}"

@@ -13,7 +13,7 @@ from typing import Any
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import read_object, replacing, write_json
 
-_FILE = "names.json"
+NAMES = "names.json"
 
 
 def keep_names(runs: Path, called: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -28,13 +28,13 @@ def keep_names(runs: Path, called: Mapping[str, Mapping[str, Any] | None]) -> No
     names = {key: spec for key, spec in (before or {}).items() if key not in called}
     names |= {key: names_of(spec) for key, spec in called.items() if spec is not None}
     if names != before:
-        with replacing(runs / _FILE) as fresh:
+        with replacing(runs / NAMES) as fresh:
             write_json(fresh, names)
 
 
 def kept_names(runs: Path) -> dict[str, Any]:
     """Run key → the names that `keep_names` left for it. Raises DataError for a damaged file."""
-    file = runs / _FILE
+    file = runs / NAMES
     names = read_object(file) if file.is_file() else {}
     try:
         return {key: names_of(spec) for key, spec in names.items()}
@@ -45,9 +45,15 @@ def kept_names(runs: Path) -> dict[str, Any]:
 
 
 def names_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run's spec what `records.called_as` takes: its scenario, and labels."""
+    """Of a run's spec what `records.called_as` takes: its scenario, and labels. Raises as `domains_of`."""
     labels = {part: {"label": spec[part]["label"]} for part in ("encoder", "adaptation")}
+    domains_of(spec["scenario"])
     return {"scenario": spec["scenario"], **labels}
+
+
+def domains_of(scenario: Mapping[str, Any]) -> list[str]:
+    """The names of its sources, in order, and of its target. Raises LookupError or TypeError for no scenario."""
+    return [*scenario["source"], scenario["target"]]
 
 
 def are_called_alike(spec: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -57,5 +63,4 @@ def are_called_alike(spec: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def names_in(scenario: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, str]:
     """What another copy of a run calls the domains of its scenario: names are no part of what a run is."""
-    ours, theirs = ((*copy["source"], copy["target"]) for copy in (scenario, other))
-    return dict(zip(ours, theirs, strict=True))
+    return dict(zip(domains_of(scenario), domains_of(other), strict=True))

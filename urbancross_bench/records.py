@@ -167,9 +167,13 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
     shared = {} if shared is None else shared
     if not (folder / "run.json").is_file():
         return None
-    spec = _read(folder / "run.json", ("schema", "status", "key", "scenario", "encoder", "adaptation"), shared)
+    spec = _read(folder / "run.json", ("schema", "status", "key"), shared)
     if spec["key"] != folder.name or spec["status"] not in STATUSES:
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
+    try:
+        names_of(spec)
+    except (LookupError, TypeError) as error:
+        raise DataError(f"record {folder / 'run.json'} names no scenario, encoder and adaptation") from error
     scores = []
     for place in _visible(folder / "scores"):
         content = _read(place / "score.json", ("schema", "key", "metrics", "failed", "floors"), shared)

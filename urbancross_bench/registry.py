@@ -30,7 +30,7 @@ from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
 from urbancross_bench.kinds import beside, blamed, build, misspelt
 from urbancross_bench.references import Reference
-from urbancross_bench.sources import code_version, file_of, is_library, own_version
+from urbancross_bench.sources import code_version, files_of, is_library, own_version
 
 _ALLOWED = "URBANCROSS_LOAD_PLUGINS"
 _SOURCE = "__urbancross_source__"  # of a one-file plugin's module: what was run
@@ -193,9 +193,7 @@ class Registry:
                 registry.providers.append(provider)
             else:
                 registry.add(provider, functools.partial(self._manager.get_plugin, str(provider)))
-        # A grid and --plugin may name the same, by a link even: the first counts.
-        places = {file.resolve(): file for file in reversed([*map(file_of, files)])}
-        for path in reversed(places.values()):
+        for path in files_of(files):  # a grid and --plugin may name the same
             provider = Provider(path.stem, None, "local", str(path))
             registry.add(provider, functools.partial(load_file, path), strict=True)
         return registry

@@ -65,6 +65,14 @@ def file_of(plugin: str | Path) -> Path:
     return Path(plugin).parent.resolve() / Path(plugin).name
 
 
+def files_of(plugins: Iterable[str | Path]) -> list[Path]:
+    """`file_of` each, in order; of one that is named twice, by a link even, the first."""
+    places: dict[Path, Path] = {}
+    for file in map(file_of, plugins):
+        places.setdefault(file.resolve(), file)
+    return [*places.values()]
+
+
 def is_library(name: str) -> bool:
     """Whether a top module is Python's own or an installed one."""
     if name in sys.stdlib_module_names:

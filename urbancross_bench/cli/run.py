@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,9 +121,9 @@ def run_plan(
     tracking = trackers(track, registry, plan.grid.plugins, folder, seen, patience=track_patience)
     listener = Listeners([tracking, seen])  # trackers first: what goes wrong at their end is still shown
     executor = Guarded(registry.resolve("executor", plan.grid.executor), seen.warn)
-    if store is not None:
-        _share_store(folder, store)
-    with display:
+    with display, closing(executor):
+        if store is not None:
+            _share_store(folder, store)
         counts = run_grid(plan, folder, executor, listener, device=device, limits=limits, only=only)
     if only:
         return counts, []

@@ -30,7 +30,7 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.status import Status
 from urbancross_bench.processes import said_exit
 from urbancross_bench.registry import Plugin, Registry
-from urbancross_bench.sources import file_of
+from urbancross_bench.sources import files_of
 
 PATIENCE = 5.0  # seconds
 _WAITING = 1000  # messages that wait for a tracker at most
@@ -55,7 +55,7 @@ def trackers(
     Raises UsageError for a reference that names no tracker, or a wrong option of one; PluginError where a package
     is missing.
     """
-    paths = [str(file_of(file)) for file in files]
+    paths = [*map(str, files_of(files))]
 
     def hosted(
         name: str, location: str, target: str, options_type: str | None, options: Mapping[str, Any] | None

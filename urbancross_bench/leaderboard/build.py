@@ -14,12 +14,13 @@ from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import ablation_plots
 from urbancross_bench.leaderboard.boards import VIEW
-from urbancross_bench.leaderboard.committed import read_unbroken
+from urbancross_bench.leaderboard.committed import FORM, read_unbroken
 from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, fitted, shown
+from urbancross_bench.names import NAMES
 from urbancross_bench.records import Record, runs_of
 from urbancross_bench.registry import Registry, Resolved
 
@@ -126,6 +127,14 @@ def _is_below(name: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
+def _is_of_records(place: Path, folder: Path) -> bool:
+    """Whether a place is in a folder of committed runs, or in a run of others: those may lie among tables."""
+    if not place.is_relative_to(folder) or place == folder:
+        return False
+    first = place.relative_to(folder).parts[0]
+    return (folder / FORM).exists() or first == NAMES or (folder / first / "run.json").exists()
+
+
 def write_files(files: Iterable[Made], out: Path, records: Sequence[Path] = ()) -> None:
     """Write them into a folder as they are made. records: folders of runs, into which nothing is written.
 
@@ -135,8 +144,9 @@ def write_files(files: Iterable[Made], out: Path, records: Sequence[Path] = ()) 
         out.mkdir(parents=True, exist_ok=True)
         for made in files:
             place = out / made.name
-            if any(place.resolve().is_relative_to(folder.resolve()) for folder in records):
-                raise PluginError(f"a renderer names a file {made.name!r}, which is among the records in {out}")
+            for folder in records:
+                if _is_of_records(place.resolve(), folder.resolve()):
+                    raise PluginError(f"a renderer names a file {made.name!r}, which is of records in {folder}")
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(made.content)
     except OSError as error:

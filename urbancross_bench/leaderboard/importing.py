@@ -19,7 +19,7 @@ from urbancross_bench.leaderboard.committed import (
 )
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
-from urbancross_bench.names import are_called_alike
+from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record, ScoreRecord, called_as, in_words
 
 RECORDS = "records"
@@ -52,17 +52,16 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}
-    called = {key: record.spec for key, record in known.items() if record.ok}
+    called = {key: record.spec for key, record in known.items()}
 
     def as_there(records: Sequence[Record]) -> list[Record]:
         return shown([called_as(one, called.get(one.folder.name, one.spec)) for one in records], view)
 
-    found = read_all(places)
-    records = as_there(found)
+    records = as_there(read_all(places))
     together = as_there(read_all([*places, target])) if there else records
     refused = [*_refused(records, there, view), *_missing_seeds(together, view)]
-    if any(record.folder.name not in known for record in records):
-        refused += _renamed(found, called)
+    for place in places:  # by itself: together, runs have the names of one of them
+        refused += _renamed(read_all([place]), called)
     if refused:
         return Added(refused=tuple(refused))
     better = {score.folder for _, score, twin in _twins(records, there) if completes(score, twin)}
@@ -119,16 +118,24 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
 
 
 def _renamed(records: Sequence[Record], called: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Beside new runs, which would have the new names."""
+    """Runs of a folder that the board calls otherwise, where new ones have the same other names in a part."""
+    new = {name for record in records if record.folder.name not in called for name in _names(record.spec)}
     yield from _said(
         [
-            f"{in_words(record.spec)}, there {in_words(called[record.folder.name])}"
+            f"{in_words(record.spec)}, there {in_words(there)}"
             for record in records
-            if not are_called_alike(record.spec, called.get(record.folder.name, record.spec))
+            if (there := called.get(record.folder.name)) is not None
+            if new & {own for own, other in zip(_names(record.spec), _names(there), strict=True) if own != other}
         ],
-        "are called otherwise on the board, and other runs are new to it",
+        "are called otherwise on the board, and runs that are new to it would have these names",
         "name them in the grid as they are called there, and run it again; or add all to a new board",
     )
+
+
+def _names(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """All that a run calls by a name: its domains, in order, its encoder and its method."""
+    domains = [("domain", name) for name in domains_of(spec["scenario"])]
+    return [*domains, *((part, spec[part]["label"]) for part in ("encoder", "adaptation"))]
 
 
 def _missing_seeds(records: Sequence[Record], view: View) -> Iterator[str]:
