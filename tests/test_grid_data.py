@@ -448,20 +448,17 @@ def test_swapped_names_stay_so_where_one_run_or_several_folders_are_looked_at(
     assert cli("leaderboard", "add", outs[1], "--to", board).status == 0
     assert cli("leaderboard", "add", outs[0], "--to", board).status == 0  # with the names that they have there
     assert called(board) == called(outs[1])
-    more = {
-        "adaptations": {"a": "oracle", "b": "source_only"},
-        "scenarios": [*one_pair, {"source": "dark", "target": "plain"}],
-    }
-    assert cli("run", grid(**more), "--out", outs[0]).status == 0
+    both_ways = [*one_pair, {"source": "dark", "target": "plain"}]
+    file = grid(adaptations={"a": "oracle", "b": "source_only"}, scenarios=both_ways)
+    assert cli("run", file, "--out", outs[0]).status == 0
     refused = cli("leaderboard", "add", outs[0], "--to", board)
     assert (refused.status, "are called otherwise on the board" in refused.err) == (1, True)
     for places in (outs, outs[::-1]):  # together they have the names of one of them
         assert cli("leaderboard", "add", *places, "--to", board).status == 1
     assert called(board) == called(outs[1])
-    more = grid(
-        adaptations={"base": "source_only", "coral": "coral"}, scenarios=one_pair
-    )  # what is new is called so
-    assert cli("run", more, "--out", tmp_path / "third").status == 0
+    # Nothing that is new here is called as what has another name there.
+    file = grid(adaptations={"base": "source_only", "coral": "coral"}, scenarios=one_pair)
+    assert cli("run", file, "--out", tmp_path / "third").status == 0
     assert cli("leaderboard", "add", tmp_path / "third", "--to", board).status == 0
     assert called(board) == {**called(outs[1]), "coral": "coral"}
     for places in (outs, outs[::-1]):
