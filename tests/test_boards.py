@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Result, tree
+from filelock import FileLock, Timeout
 from made_up_records import edit, write_run, write_runs
 from safetensors.numpy import load_file, save_file
 
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
-from urbancross_bench.leaderboard import committed
+from urbancross_bench.leaderboard import committed, importing
 from urbancross_bench.leaderboard.build import build, make_board
 from urbancross_bench.leaderboard.committed import read_all
-from urbancross_bench.leaderboard.importing import add
+from urbancross_bench.leaderboard.importing import Added, add
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
-from urbancross_bench.records import read_records, route, typed_route
+from urbancross_bench.records import Record, read_records, route, typed_route
 from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]
@@ -532,6 +533,23 @@ def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Pa
     assert cli("leaderboard", "add", runs, "--to", board).status == 0
     assert tree(board) == whole
     assert cli("leaderboard", "check", board).status == 0
+
+
+def test_two_adds_at_once_wait_for_each_other(
+    board: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def read(places: Sequence[Path]) -> list[Record]:
+        with pytest.raises(Timeout):
+            FileLock(board / ".lock", blocking=False).acquire()
+        held.append(places)
+        return read_all(places)
+
+    monkeypatch.setattr(importing, "read_all", read)
+    assert add([runs], board) == Added()
+    assert [board / "records"] in held
+    assert not (board / ".lock").exists()
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -27,7 +27,7 @@ def test_killed_at_random_it_goes_on(broken: BrokenGrid) -> None:
 
 
 def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
-    """Raises, exits, segfaults, hangs, allocates without end, prints garbage: all at once."""
+    """Raises, exits, segfaults, hangs, allocates more than it may, prints garbage: all at once."""
     with broken.moods(*MOODS):
         assert broken.run("moods", "--time-limit", "10", "--memory-limit", "2") == 1
     said = broken.said[-1]

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_plans import FACTS, Session, make_plan, make_run, make_stage, publish, scripted
 
-from urbancross_bench.execution import recording
+from urbancross_bench import files
 from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
@@ -266,9 +266,9 @@ def test_waiting_for_a_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
             held.release()
             return len(text)
 
-    monkeypatch.setattr(recording, "_SILENT", 0.0)
+    monkeypatch.setattr(files, "_SILENT", 0.0)
     monkeypatch.setattr(sys, "stderr", Screen())
-    with recording.alone_in(tmp_path), pytest.raises(Timeout):
+    with files.alone_in(tmp_path), pytest.raises(Timeout):
         FileLock(tmp_path / ".lock", blocking=False).acquire()
     assert said[0] == f"waiting for another process to leave {tmp_path / '.lock'}"
     held.acquire(blocking=False)

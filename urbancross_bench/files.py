@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from urbancross_bench.errors import DataError, UsageError
+
+LOCK = ".lock"  # of a folder in which others are kept from writing
+_SILENT = 5.0  # seconds of waiting for a folder until that is told
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -52,6 +59,22 @@ def keep_others(place: Path, ours: Callable[[Path], bool]) -> None:
         except (OSError, ValueError):
             pass
     raise UsageError(f"{place} is there already, and this command has not written it; remove it or name another")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing records and tables in a folder meanwhile: for moments."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=_SILENT)
+    except Timeout:  # large tables take a while, and a process may be stopped
+        with contextlib.suppress(OSError, ValueError):  # of a terminal that went away
+            print(f"waiting for another process to leave {lock.lock_file}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def publish(folder: Path, place: Path) -> None:

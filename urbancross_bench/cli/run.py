@@ -170,7 +170,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     Tables that it had then and has no more are removed, lest they be taken for its own.
     """
     from urbancross_bench.execution.keeping import name_runs
-    from urbancross_bench.execution.recording import alone_in
+    from urbancross_bench.files import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
     from urbancross_bench.leaderboard.tables import NAMES

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.execution.plan import Plan
-from urbancross_bench.execution.recording import alone_in
-from urbancross_bench.files import read_object, replacing, write_json
+from urbancross_bench.files import alone_in, read_object, replacing, write_json
 from urbancross_bench.names import are_called_alike, keep_names
 from urbancross_bench.records import Record
 from urbancross_bench.specs import Grid, as_json

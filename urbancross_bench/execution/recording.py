@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from urbancross_bench.errors import DataError, RunError
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import CURVE, PARAMETERS, Store
-from urbancross_bench.files import write_json
+from urbancross_bench.files import alone_in, write_json
 from urbancross_bench.interfaces.executor import Event
 from urbancross_bench.names import names_in
 from urbancross_bench.records import (
@@ -28,24 +25,6 @@ from urbancross_bench.records import (
     write_score,
     writing_record,
 )
-
-_SILENT = 5.0  # seconds of waiting for a folder until that is told
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Keep other processes from writing records and tables in an output folder meanwhile: for moments."""
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=_SILENT)
-    except Timeout:  # large tables take a while, and a process may be stopped
-        with contextlib.suppress(OSError, ValueError):  # of a terminal that went away
-            print(f"waiting for another process to leave {lock.lock_file}", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Recorder:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, plural, some
+from urbancross_bench.files import LOCK, alone_in
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
     completes,
@@ -49,6 +51,19 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     target = folder / RECORDS
     if RECORDS not in view.records:
         raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
+    begun = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(folder):  # else what another adds meanwhile would not be held against this
+            return _add(places, target, file, view)
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # boards are committed
+        with suppress(OSError):
+            if begun:  # and nothing was taken
+                folder.rmdir()
+
+
+def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}
@@ -66,7 +81,6 @@ def add(places: Sequence[Path], folder: Path) -> Added:
         return Added(refused=tuple(refused))
     better = {score.folder for _, score, twin in _twins(records, there) if completes(score, twin)}
     new = [r for r in records if not _is_in(r, known) or any(score.folder in better for score in r.scores)]
-    folder.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         shutil.copyfile(DEFAULT, file)
     write_committed(new, target)
