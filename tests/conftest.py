@@ -40,6 +40,7 @@ FORKED = (
     "urbancross_adaptations.urbancross",
     "urbancross_datasets.karpathy",
     "urbancross_encoders.sam_fused",
+    "urbancross_segmenters.sam",
 )
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 

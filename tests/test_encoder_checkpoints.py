@@ -249,7 +249,9 @@ def refused(state: dict[str, Tensor], file: Path, reference: str = REFERENCE) ->
 
 def test_missing_and_surplus_names_are_listed_and_counted(file: Path) -> None:
     short = {name: value for name, value in STATE.items() if not name.startswith("visual.ln_p")}
-    assert "4 missing (visual.ln_pre.weight, visual.ln_pre.bias, visual.ln_post.weight, …)" in refused(short, file)
+    assert "4 missing (visual.ln_pre.weight, visual.ln_pre.bias, visual.ln_post.weight, and 1 more)" in refused(
+        short, file
+    )
     assert f"of {len(STATE)} tensors" in refused(short, file)
     long = STATE | {"head.weight": torch.ones(2), "head.bias": torch.ones(2)}
     assert "2 surplus (head.weight, head.bias)" in refused(long, file)

@@ -238,7 +238,7 @@ def test_keys_that_are_not_there_or_not_clear(
         2,
         True,
     )
-    with pytest.raises(UsageError, match=r"keys begin with : .*, …; write more of it"):
+    with pytest.raises(UsageError, match=r"keys begin with : .*, and [0-9]+ more; write more of it"):
         Library([tmp_path / "runs" / "tiny"]).find("")
     assert "holds no store" in cli("explain", key, key, tmp_path / "runs" / "notes").err
     monkeypatch.chdir(tmp_path / "runs" / "notes")

@@ -18,6 +18,7 @@ import torch
 from urbancross_bench.execution import energy, provenance
 from urbancross_bench.execution.energy import Energy
 from urbancross_bench.execution.provenance import git_state, measured, remember_git
+from urbancross_bench.processes import servers_environment
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -241,7 +242,9 @@ def test_a_device_in_use_is_named_with_its_peak() -> None:
 def test_processes_of_the_fork_server_can_use_cuda_and_know_the_plugins() -> None:
     """What asks CUDA's runtime before a fork, be it only for a version, leaves the child without it."""
     plugins = ["urbancross_adaptations", "urbancross_encoders", "urbancross_segmenters", "urbancross_selectors"]
-    done = subprocess.run([sys.executable, "-c", PRELOADED, *plugins], capture_output=True, text=True, check=False)
+    with servers_environment():
+        command = [sys.executable, "-c", PRELOADED, *plugins]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     count, bad, hits = done.stdout.split()[-3:]
     assert int(count) > 20

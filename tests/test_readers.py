@@ -978,7 +978,7 @@ def test_a_domain_that_no_row_is_of_is_refused(tmp_path: Path, options: dict[str
 
 def test_of_many_domains_the_first_are_listed(tmp_path: Path) -> None:
     text = "image_name,description,city,split\n" + "".join(f"{k}.png,a,city {k:02d},train\n" for k in range(50))
-    with pytest.raises(DataError, match=r"its values are city 00, city 01, .*, city 19 and 30 more$"):
+    with pytest.raises(DataError, match=r"its values are city 00, city 01, .*, city 19, and 30 more$"):
         table(tmp_path, text, domain_column="city")
     with pytest.raises(DataError, match=r"column 'city' .*: it is empty$"):
         table(tmp_path, CITIES.splitlines()[0], domain_column="city")

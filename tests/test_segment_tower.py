@@ -101,7 +101,7 @@ def test_every_tensor_of_the_tower_must_be_there_and_none_may_be_left_over(file:
     lost = [f"{OF_SEGMENTS}visual.{name}" for name in ("ln_post.bias", "ln_pre.bias", "ln_pre.weight", "proj")]
     short = {name: value for name, value in released().items() if name not in lost}
     names = [name for name in released() if name in lost]
-    assert f"4 missing ({', '.join(names[:3])}, …)" in refused(short, file)
+    assert f"4 missing ({', '.join(names[:3])}, and 1 more)" in refused(short, file)
     surplus = {f"{OF_SEGMENTS}head.bias": torch.ones(2), f"{OF_SEGMENTS}visual.more": torch.ones(2)}
     assert f"2 surplus ({', '.join(surplus)})" in refused(released(**surplus), file)
     other = {f"{OF_SEGMENTS}visual.proj": torch.ones(3, 2)}

@@ -93,6 +93,15 @@ def test_what_starts_processes_is_tried_too() -> None:
     assert "test_it_works" in {one.promise for one in told if one.outcome == "kept"}
 
 
+def test_processes_of_the_kit_are_of_todays_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that they are forked from is older."""
+    subject = Subject("metric", "recall", {}, None, ())
+    assert next(keep(subject, 30.0)).outcome == "kept"
+    monkeypatch.setenv("URBANCROSS_DISABLE_PLUGINS", "metrics")
+    first = next(keep(subject, 30.0))
+    assert (first.outcome, "there is no metric 'recall'" in first.why) == ("broken", True)
+
+
 def test_the_kit_catches_metrics() -> None:
     found = broken_promises("metric", "wrong_signature")
     assert "Mine.score must take (self, ranking)" in found["test_it_is_of_its_kind"]
@@ -154,14 +163,22 @@ def run(folder: Path, plugins: list[str], adaptations: list[str]) -> Outcome:
     """A grid of one scenario."""
     scenarios = [{"source": "plain", "target": "dark"}]
     file = write_grid(folder, write_domains(folder), plugins=plugins, adaptations=adaptations, scenarios=scenarios)
-    return outcome_of(file, folder / "out", "--time-limit", "10")
+    return outcome_of(file, folder / "out")
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A grid of all hostile adaptations beside a good one. Look, do not touch."""
     plugins = [str(ZOO / f"{name}.py") for name in ADAPTATIONS]
-    return made_once(tmp_path_factory, "zoo", lambda folder: run(folder, plugins, [*ADAPTATIONS, "source_only"]))
+    others = [name for name in ADAPTATIONS if name != "never_returns"]
+
+    def make(folder: Path) -> Outcome:
+        outcome = run(folder, plugins, [*others, "source_only"])
+        # Alone, so that its limit may be shorter than what others need.
+        outcome_of(outcome.file, outcome.out, "--set", "adaptations=[never_returns]", "--time-limit", "1")
+        return outcome
+
+    return made_once(tmp_path_factory, "zoo", make)
 
 
 @pytest.mark.parametrize("name", ADAPTATIONS)

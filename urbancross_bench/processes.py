@@ -68,11 +68,12 @@ def _wait(connection: Connection, last: Callable[[], object]) -> None:
 def servers_environment() -> Iterator[None]:
     """The environment in which to start a server that others are forked from.
 
-    Its memory lies in pages of 2 MB where the system has them: each fork copies the table of its pages, each end
-    takes one apart, and of half a gigabyte of libraries that was 80 ms for each process. And numpy has the threads
-    that are asked for, none by itself: one per core in each process, and they wait in loops for their first work.
+    Libraries ask torch whether there is a CUDA device when they are imported: it leaves CUDA to the forks, then.
+    Memory lies in pages of 2 MB where the system has them: each fork copies the table of its pages, each end takes
+    one apart, and of half a gigabyte of libraries that was 80 ms for each process. And numpy has the threads that
+    are asked for, none by itself: one per core in each process, and they wait in loops for their first work.
     """
-    ours = {"OPENBLAS_NUM_THREADS": "1"}
+    ours = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     if "GLIBC_TUNABLES" not in os.environ:
         ours["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     before = {name: os.environ.get(name) for name in ours}

@@ -19,7 +19,7 @@ from urbancross_bench.data.readers import (
     read_csv,
     split_name,
 )
-from urbancross_bench.errors import DataError, meant
+from urbancross_bench.errors import DataError, meant, some
 from urbancross_bench.interfaces import SPLITS, Dataset, Domain
 
 _RANGES = {"latitude": (-90.0, 90.0), "longitude": (-180.0, 180.0), "resolution": (1e-3, 1e6)}
@@ -132,8 +132,7 @@ def _read(
 def _no_domain(column: str, domain: str | None, known: set[str]) -> str:
     """What to say where no row is of the domain that was asked for, or none was."""
     names = sorted(known - {""})
-    listed = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
-    values = f"its values are {listed}" if names else "it is empty"
+    values = f"its values are {some(names, _SHOWN)}" if names else "it is empty"
     if domain is None:
         return f"column {column!r} says which domain a row is of; choose one by `domain`: {values}"
     return f"no row has {domain!r} in column {column!r}; {values}.{meant(domain, names)}"

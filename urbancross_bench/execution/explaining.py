@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.errors import DataError, UsageError, some
 from urbancross_bench.execution.collecting import store_in
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
@@ -88,8 +88,7 @@ class Library:
         if not found:
             raise UsageError(f"no stage, run or score has a key {prefix}…; looked in {', '.join(self.places)}")
         if len(found) > 1:
-            shown = ", ".join(sorted(found)[:5]) + (", …" if len(found) > 5 else "")
-            raise UsageError(f"{len(found)} keys begin with {prefix}: {shown}; write more of it")
+            raise UsageError(f"{len(found)} keys begin with {prefix}: {some(sorted(found), 5)}; write more of it")
         return self[found[0]]
 
     def __contains__(self, key: str) -> bool:

@@ -14,10 +14,6 @@ import sys
 
 gc.disable()  # it would look for garbage among all that is imported, time and again: a sixth of the time
 
-# Else asking torch whether there is a CUDA device, as libraries do when they are imported, would leave the
-# processes that are forked from here without it.
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-
 import torch._inductor.config  # noqa: E402, F401 - what torch imports when it is made deterministic: seconds
 from PIL import Image  # noqa: E402
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from urbancross_bench.errors import some
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
@@ -200,8 +201,7 @@ def _on_rows(rows: Sequence[Row]) -> list[str]:
 
 
 def _named(rows: Iterable[Row]) -> str:
-    names = [*dict.fromkeys(row.method[1] for row in rows)]
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return some([*dict.fromkeys(row.method[1] for row in rows)], _NAMED)
 
 
 def _on_records(rows: Sequence[Row], records: Sequence[Record], view: View) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, some
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.foreign import read_content
 
@@ -112,16 +112,16 @@ def fitting(
     other = [name for name in common if state[name].shape != expected[name].shape]
     if other:
         shown = [f"{name} is {_size(state[name])}, the model wants {_size(expected[name])}" for name in other]
-        problems.append(f"{len(other)} of another shape ({_first(shown)})")
+        problems.append(f"{len(other)} of another shape ({some(shown, _SHOWN)})")
     refused = [name for name in missing if not _matches(name, allow_missing or ())]
     beyond = [name for name in surplus if not _matches(name, allow_surplus or ())]
     spoilt = [name for name in common if state[name].is_floating_point() and state[name].isnan().any()]
     if spoilt:
-        problems.append(f"{len(spoilt)} with values that are no numbers ({_first(spoilt)})")
+        problems.append(f"{len(spoilt)} with values that are no numbers ({some(spoilt, _SHOWN)})")
     if refused:
-        problems.append(f"{len(refused)} missing ({_first(refused)})")
+        problems.append(f"{len(refused)} missing ({some(refused, _SHOWN)})")
     if beyond:
-        problems.append(f"{len(beyond)} surplus ({_first(beyond)})")
+        problems.append(f"{len(beyond)} surplus ({some(beyond, _SHOWN)})")
     if problems:
         advice = _renamed(refused, beyond, state, expected)
         if not advice and (refused or beyond) and not (allow_missing is allow_surplus is None):
@@ -156,7 +156,7 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strange or not content:
         raise UsageError(
-            f"{path} holds no state dict: {_first(strange) or 'it is empty'}; tensors are looked for "
+            f"{path} holds no state dict: {some(strange, _SHOWN) or 'it is empty'}; tensors are looked for "
             f"at the top, or under {', '.join(_WRAPPERS)}"
         )
     return {str(name): value for name, value in content.items()}
@@ -188,10 +188,6 @@ def _renamed(
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def _size(tensor: Tensor) -> str:

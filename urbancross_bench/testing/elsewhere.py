@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
-from urbancross_bench.processes import end_with
+from urbancross_bench.processes import end_with, servers_environment
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.watching import folder
 
@@ -66,17 +66,17 @@ class _Server:
         if far:  # from its start, for what libraries keep of it
             self._own["LC_ALL"] = "C.UTF-8" if os.environ.get("LC_ALL") == "C" else "C"
         home = {"HOME": str(folder())} if far else {}
-        asked = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # else a library that asks for CUDA leaves forks without it
         answers, there = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({there})"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **asked, **home, **self._own},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[there],
-            start_new_session=True,
-        )
+        with servers_environment():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({there})"],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **home, **self._own},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[there],
+                start_new_session=True,
+            )
         os.close(there)
         self._asks, self._answers = cast(BinaryIO, self._process.stdin), os.fdopen(answers, "rb", buffering=0)
         atexit.register(self.end)

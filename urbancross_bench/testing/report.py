@@ -9,7 +9,7 @@ from urbancross_bench.errors import PluginError, UsageError, did_you_mean
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Plugin, Registry
 from urbancross_bench.sources import file_of
-from urbancross_bench.testing.runner import Kept, Subject, keep
+from urbancross_bench.testing.runner import Kept, Subject, keep, prepare
 
 _MARKS = {"kept": "✓", "broken": "✗", "skipped": "–"}
 
@@ -51,6 +51,7 @@ def _is_of(plugin: Plugin, what: str, files: Sequence[str]) -> bool:
 
 def card(some: Sequence[Subject], patience: float) -> Iterator[tuple[Subject, list[Kept]]]:
     """Each plugin with what became of its promises."""
+    prepare(subject.kind for subject in some)
     for subject in some:
         yield subject, list(keep(subject, patience))
 

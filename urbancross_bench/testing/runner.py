@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
-from urbancross_bench.processes import said_exit
+from urbancross_bench.processes import said_exit, servers_environment
 from urbancross_bench.testing import KINDS
 
+# What takes long to import, of all that a plugin of a kind is tried with; the others need nothing of it.
+_LIBRARIES = {
+    **dict.fromkeys(["adaptation", "encoder"], "torch._dynamo"),  # which optimisers import
+    **dict.fromkeys(["captioner", "metric", "segmenter", "selector"], "torch"),
+}
 _PROCESSES = 2  # that are spent on one plugin
 _GRACE = 60.0  # seconds more than a plugin may take, for imports and for the kit itself
 
@@ -51,6 +57,15 @@ def promises(kind: str) -> dict[str, str]:
     return found
 
 
+def prepare(kinds: Iterable[str]) -> None:
+    """Have what plugins of these kinds are tried with imported once, in the server that processes are forked from.
+
+    Of no effect where this process has a server already.
+    """
+    modules = {name for kind in kinds for name in (KINDS[kind][0], _LIBRARIES.get(kind)) if name}
+    multiprocessing.get_context("forkserver").set_forkserver_preload(sorted(modules))
+
+
 def keep(subject: Subject, patience: float) -> Iterator[Kept]:
     """Try every promise of a plugin. One that ends its process, or never returns, is broken; the next go on."""
     left = promises(subject.kind)
@@ -69,10 +84,12 @@ def _class(kind: str) -> type[Any]:
 
 def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> Iterator[Kept]:
     """As many promises as one process comes to, taken out of `left`."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_live, args=(subject, [*left], patience, there))  # an executor starts others
-    process.start()
+    arguments = (subject, [*left], patience, dict(os.environ), there)
+    process = context.Process(target=_live, args=arguments)  # no daemon: an executor starts others
+    with servers_environment():
+        process.start()
     there.close()
     try:
         while left:
@@ -94,8 +111,13 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
         here.close()
 
 
-def _live(subject: Subject, names: Sequence[str], patience: float, connection: Connection) -> None:
-    """The life of the process. What the plugin prints is thrown away."""
+def _live(
+    subject: Subject, names: Sequence[str], patience: float, environment: Mapping[str, str], connection: Connection
+) -> None:
+    """The life of the process, in an environment of now: its server's is older. What the plugin prints is lost."""
+    gc.freeze()  # else the first collection would touch, and so copy, all that the server has imported
+    os.environ.clear()
+    os.environ.update(environment)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
