@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Result, console_script
 
+from urbancross_bench.processes import servers_environment
 from urbancross_bench.records import read_records
 
 KILLING = """
@@ -72,7 +73,8 @@ def test_the_executor_of_the_clusters_page_runs(grid: Callable[..., Path], tmp_p
     file = grid(**few, plugins=["in_process.py"], executor="in_process")
     # Not in this process, whose switches it would turn.
     process = get_context("forkserver").Process(target=leave_with, args=("run", file, "--out", tmp_path / "out"))
-    process.start()
+    with servers_environment():
+        process.start()
     process.join()
     assert process.exitcode == 0
     [record] = read_records([tmp_path / "out"])

@@ -45,7 +45,7 @@ def test_a_bad_plugin_costs_its_own_cells(broken: BrokenGrid) -> None:
     assert errors["RuntimeError: I do not feel like it"] == seeds
     assert errors["the process died without a word"] == seeds
     assert errors["its process ended before it did"] == seeds
-    assert errors["took longer than 1 seconds, the time limit"] == seeds
+    assert errors["took longer than 1 s, the time limit"] == seeds
     assert sum(count for error, count in errors.items() if error.startswith("took 2.")) == seeds
     assert {"I do not feel like it" in failure["traceback"] for failure in failures if failure["traceback"]} == {
         True

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from textwrap import dedent
 
 import numpy as np
@@ -131,6 +132,49 @@ def test_streams_keep_all_items_and_lose_all_pairing(packed: PackedSplit) -> Non
         agreements += [np.mean([order[i] == spoken[2 * i + j] for i in range(40)]) for j in (0, 1)]
         agreements.append(np.mean([order[i] == spoken[i] for i in range(40)]))
     assert np.mean(agreements) == pytest.approx(1 / 40, abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    texts=st.lists(st.integers(0, 9), min_size=2, max_size=30),
+    dealt=st.randoms(use_true_random=False),
+)
+def test_an_unpaired_view_is_a_function_of_what_is_unpaired(seed: int, texts: list[int], dealt: Random) -> None:
+    """Whichever image has which caption, and wherever that stood: whoever undoes the shuffle finds no pair."""
+    tiled = split_of_tiles([1] * len(texts))
+    views = []
+    for _ in range(2):
+        features = Rows([np.array(texts, dtype=np.float32)[:, None]])
+        captions = tuple(f"caption {text}" for text in texts)
+        owners = np.array(dealt.sample(range(len(texts)), len(texts)))
+        split = replace(tiled, captions=captions, text_features=features, image_of_caption=owners)
+        view = target_view(split, Shown("unsupervised"), seed)
+        assert isinstance(view, StreamView)
+        assert view.text_features is not None
+        assert view.images is not None
+        every = np.arange(len(texts))
+        views.append((view.captions, view.text_features.take(every).tolist(), tiles(view.images)))
+        dealt.shuffle(texts)
+    assert views[0] == views[1]
+
+
+def test_few_shot_leads_to_nothing_but_what_it_shows(packed: PackedSplit) -> None:
+    counts = np.arange(40) % 3
+    values = Rows([np.repeat(np.arange(40), counts).astype(np.float32)[:, None]])
+    segments = PackedSegments(values, np.cumsum(counts) - counts, counts, 1)
+    texts = Rows([np.arange(80, dtype=np.float32)[:, None]])
+    split = replace(packed, images=PackedImages(packed.images.rows, segments), text_features=texts)
+    view = target_view(split, Shown("few_shot", share=0.1), 0)
+    assert isinstance(view, PairView)
+    arrays = [thing for thing in reachable(view) if isinstance(thing, np.ndarray)]
+    assert max(len(array) for array in arrays) == 8  # four images, two captions each
+    taken = view.images.take(np.arange(4))
+    assert taken.segments is not None
+    assert taken.present is not None
+    own = tiles(PackedImages(view.images.rows))
+    assert taken.present.sum(axis=1).tolist() == [min(tile % 3, 1) for tile in own]
+    assert taken.segments[taken.present][:, 0].tolist() == [tile for tile in own if tile % 3]
 
 
 def test_nothing_reachable_from_a_view_leads_further(packed: PackedSplit) -> None:

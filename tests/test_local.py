@@ -81,6 +81,9 @@ def take_shared(job):
     job.say(0.5)
     threading.Event().wait()
 
+def wait(job):
+    threading.Event().wait()
+
 TAKES = "import sys; kept = bytearray(b'x') * int(sys.argv[1]); sys.stdin.read()"
 
 def take_below(job):
@@ -88,7 +91,7 @@ def take_below(job):
     subprocess.Popen(command, stdin=subprocess.PIPE).wait()
 
 STAGES |= {name: globals()[name] for name in (
-    "easy", "leave_thread", "leave_child", "die", "hang", "take", "take_shared", "take_below"
+    "easy", "leave_thread", "leave_child", "die", "hang", "take", "take_shared", "take_below", "wait"
 )}
 """
 
@@ -238,8 +241,19 @@ def test_the_time_limit_is_each_stages(executor: LocalExecutor, task: TaskMaker,
     running.ends = give_up - PATIENCE  # as if it had passed
     [over] = heard(executor, 1).values()
     assert (over[-1].kind, over[-1].outcome) == ("over", "timeout")
-    assert over[-1].error == "took longer than 1e+06 seconds, the time limit"
+    assert over[-1].error == "took longer than 1e+06 s, the time limit"
     assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
+
+
+def test_a_task_that_passes_its_limit_leaves_others_alone(executor: LocalExecutor, task: TaskMaker) -> None:
+    slow, other = (task("wait", key=key, time_limit=1e6) for key in ("slow", "other"))
+    executor.submit(slow)
+    executor.submit(other)
+    by_key = {running.task.key: running for running in executor._running.values()}
+    by_key[slow.key].ends = 0.0  # as if it had passed
+    assert heard(executor, 1)[slow.key][-1].outcome == "timeout"
+    assert by_key[other.key].process.is_alive()
+    executor.close()
 
 
 @pytest.mark.parametrize("kind", ["take", "take_shared", "take_below"])

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +43,18 @@ class Beast:
     kit: tuple[str, str]
     run: tuple[str, str]
 
+
+METRIC = """
+from urbancross_bench.interfaces import Metric, QueryScores, hookimpl, register
+
+@hookimpl
+def register_metrics():
+    return [register("mine", "mine:Mine", summary="the rank of the first right answer")]
+
+class Mine(Metric):
+    def score(self, ranking):
+        return {"i2t_mine": QueryScores("i2t", ranking.i2t.ranks, higher_is_better=False)}
+"""
 
 ADAPTATIONS = {
     "changes_seed": Beast(("test_it_leaves_no_trace", "the seed of torch"), ("ok", "")),
@@ -91,6 +105,26 @@ def test_what_starts_processes_is_tried_too() -> None:
     told = list(keep(Subject("executor", "local", {}, None, ()), 60.0))
     assert [(one.promise, one.why) for one in told if one.outcome == "broken"] == []
     assert "test_it_works" in {one.promise for one in told if one.outcome == "kept"}
+
+
+def test_libraries_that_fail_or_crash_cost_the_plugins_that_need_them(tmp_path: Path) -> None:
+    """Neither the card, nor a word on it; and a file of the current folder that nobody named is not run."""
+    (tmp_path / "mine.py").write_text(METRIC)
+    for folder, does in (("", "Path('ran').touch()"), ("fails", "raise OSError"), ("crashes", "os.abort()")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        words = "import os, sys; from pathlib import Path; print('noise'); print('noise', file=sys.stderr)\n"
+        (tmp_path / folder / "torch.py").write_text(words + does)
+    for folder, broken in (("nowhere", False), ("fails", True), ("crashes", True)):
+        command = [sys.executable, "-m", "urbancross_bench", "plugins", "check", tmp_path / "mine.py", "--json"]
+        paths = os.pathsep.join([str(tmp_path / folder), *filter(None, sys.path)])
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        [card] = json.loads(done.stdout)
+        assert any(one["outcome"] == "kept" for one in card["promises"])
+        why = [one["why"] for one in card["promises"] if one["outcome"] == "broken"]
+        assert (bool(why), done.returncode) == (broken, broken), why
+        assert "noise" not in done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_processes_of_the_kit_are_of_todays_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from urbancross_bench.errors import DataError, UsageError
 
-LOCK = ".lock"  # of a folder in which others are kept from writing
 _SILENT = 5.0  # seconds of waiting for a folder until that is told
 
 
@@ -64,7 +61,9 @@ def keep_others(place: Path, ours: Callable[[Path], bool]) -> None:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from writing records and tables in a folder meanwhile: for moments."""
-    lock = FileLock(folder / LOCK)
+    from filelock import FileLock, Timeout  # not for those who read
+
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=_SILENT)
     except Timeout:  # large tables take a while, and a process may be stopped

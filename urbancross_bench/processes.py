@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+
+_ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 
 
 def cores() -> int:
@@ -47,6 +52,13 @@ def kill_below() -> None:
     kill(below(os.getpid()))
 
 
+def kill_whole(process: BaseProcess) -> None:
+    """Kill a process, and those below it, whose end it is not to tell of."""
+    lower = below(process.pid)
+    process.kill()
+    kill(lower)
+
+
 def end_with(connection: Connection, last: Callable[[], object] = bool) -> None:
     """End this process as soon as the other end of a connection is closed: whoever holds it may be killed.
 
@@ -71,9 +83,10 @@ def servers_environment() -> Iterator[None]:
     Libraries ask torch whether there is a CUDA device when they are imported: it leaves CUDA to the forks, then.
     Memory lies in pages of 2 MB where the system has them: each fork copies the table of its pages, each end takes
     one apart, and of half a gigabyte of libraries that was 80 ms for each process. And numpy has the threads that
-    are asked for, none by itself: one per core in each process, and they wait in loops for their first work.
+    are asked for, none by itself: one per core in each process, and they wait in loops for their first work. No
+    module is looked for in the current folder.
     """
-    ours = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    ours = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}
     if "GLIBC_TUNABLES" not in os.environ:
         ours["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     before = {name: os.environ.get(name) for name in ours}
@@ -86,6 +99,30 @@ def servers_environment() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def start_forked(process: BaseProcess, bare: Callable[[], object]) -> None:
+    """Start a process of the fork server; where that died, as it does of a module that crashes when imported, of
+    another one that `bare` has told to import nothing. Raises EOFError or ConnectionError where that dies, too.
+    """
+    give_up = math.inf
+    while True:
+        try:
+            with servers_environment():  # for a new one
+                return process.start()
+        except (EOFError, ConnectionError):
+            if time.monotonic() > give_up:
+                raise
+            give_up = min(give_up, time.monotonic() + _ENDS)
+            time.sleep(_ENDING)
+            bare()
+
+
+def take_environment(environment: Mapping[str, str]) -> None:
+    """Have this process the environment of who started it: its server's is older."""
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
 
 
 def redirect_output(file: BinaryIO) -> None:

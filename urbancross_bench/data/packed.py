@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ class Rows:
     def chosen(self, indices: Indices) -> Rows:
         """Some of the rows, in this order."""
         return Rows(self._parts, self._order[indices])
+
+    def copied(self) -> Rows:
+        """The same in an array of its own, where those that were not chosen are not."""
+        return Rows([self.take(np.arange(len(self)))])
 
     @classmethod
     def joined(cls, several: Sequence[Rows]) -> Rows:
@@ -116,6 +120,11 @@ class PackedSegments:
         present = self.present(np.arange(len(self)))
         return self._values.chosen((self._starts[:, None] + np.arange(self._most))[present])
 
+    def copied(self) -> PackedSegments:
+        """The same in arrays of their own."""
+        counts = np.minimum(self._counts, self._most)
+        return PackedSegments(self.of_images().copied(), np.cumsum(counts) - counts, counts, self._most)
+
     def chosen(self, indices: Indices) -> PackedSegments:
         """Those of some of the images, in this order."""
         return PackedSegments(self._values, self._starts[indices], self._counts[indices], self._most)
@@ -167,6 +176,11 @@ class PackedImages:
         """Copies of all images in order, up to `size` at a time."""
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def copied(self) -> PackedImages:
+        """The same in arrays of their own."""
+        segments = None if self._segments is None else self._segments.copied()
+        return PackedImages(self._rows.copied(), segments)
 
     def chosen(self, indices: Indices) -> PackedImages:
         """Some of the images, in this order."""
@@ -225,6 +239,11 @@ class PackedSplit:
             position[self.image_of_caption[kept]],
             None if self.text_features is None else self.text_features.chosen(kept),
         )
+
+    def copied(self) -> PackedSplit:
+        """The same in arrays of their own."""
+        features = None if self.text_features is None else self.text_features.copied()
+        return replace(self, images=self.images.copied(), text_features=features)
 
     def captions_of(self, members: Indices) -> Indices:
         """The captions of some images, in the split's order."""

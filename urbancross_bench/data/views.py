@@ -90,7 +90,8 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
             raise DataError(
                 "disjoint halves: every caption of one half stands in the other too; none is left to show"
             )
-    texts = texts[_order("captions", len(texts), seed)]
+    # By what they say: an order that was drawn can be undone, and would be that of the images again.
+    texts = _by_content(split, texts)[_order("captions", len(texts), seed)]
     # A copy: rows that remember their place in the split would pair captions with images that remember theirs.
     features = None if split.text_features is None else Rows([split.text_features.take(texts)])
     return StreamView(
@@ -101,9 +102,19 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
 
 
 def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
-    """The share of a split that is shown with its pairs: at least one image."""
+    """The share of a split that is shown with its pairs: at least one image. Copies, which lead to no other."""
     count = max(1, math.ceil(shown.share * len(split.images) - 1e-9))
-    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count]))
+    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).copied()
+
+
+def _by_content(split: PackedSplit, texts: Indices) -> Indices:
+    """Some captions, sorted by what they say: so they tell nothing of the images that they are of."""
+    features = split.text_features
+
+    def said(text: int) -> tuple[str, bytes]:
+        return split.captions[text], b"" if features is None else features.take(np.array([text])).tobytes()
+
+    return np.array(sorted(texts.tolist(), key=said), dtype=np.int64)
 
 
 def _order(stream: str, length: int, seed: int) -> Indices:

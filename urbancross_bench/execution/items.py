@@ -154,12 +154,21 @@ def read_embedded(folder: Path, number: int) -> Embedded:
 
 
 def rank_features(
-    features: Features, items: SplitItems, *, protocol: str, ties: str, calibration: Adaptation | None = None
+    features: Features,
+    items: SplitItems,
+    *,
+    protocol: str,
+    ties: str,
+    calibration: Adaptation | None = None,
+    split: str = "",
 ) -> Ranking:
-    """Rank the features of a test split, calibrated if asked. Raises ValueError for what cannot be ranked."""
+    """Rank the features of a test split, calibrated if asked; `split` as in `unpaired`.
+
+    Raises ValueError for what cannot be ranked.
+    """
     given = Calibrated(features.images, features.texts)
     if calibration is not None:
-        given = _calibrated(calibration, features)
+        given = _calibrated(calibration, features, split)
     return evaluate_retrieval(
         given.images,
         given.texts,
@@ -174,20 +183,23 @@ def rank_features(
     )
 
 
-def unpaired(features: Features) -> UnpairedFeatures:
-    """Each side in an order of its own, which is that of any features of the same split."""
-    images, texts = (rows[_order(side, len(rows))] for side, rows in _sides(features))
+def unpaired(features: Features, split: str) -> UnpairedFeatures:
+    """Each side in an order of its own, which is that of any features of the same split.
+
+    split: what the orders are drawn by, which nobody who is shown the features knows: else they could be undone.
+    """
+    images, texts = (rows[_order(side, len(rows), split)] for side, rows in _sides(features))
     return UnpairedFeatures(images, texts)
 
 
-def _calibrated(calibration: Adaptation, features: Features) -> Calibrated:
+def _calibrated(calibration: Adaptation, features: Features, split: str) -> Calibrated:
     """What a method makes of the features, which it is shown unpaired. Raises ValueError for other shapes."""
-    shown = unpaired(features)
+    shown = unpaired(features, split)
     given = calibration.calibrate(_normalised(shown.images), _normalised(shown.texts))
     if not isinstance(given, Calibrated):
         said = f"{type(calibration).__name__}.calibrate must return Calibrated(images, texts)"
         raise PluginError(f"{said}; it returns a {type(given).__name__}")
-    places = {side: np.argsort(_order(side, len(rows))) for side, rows in _sides(features)}
+    places = {side: np.argsort(_order(side, len(rows), split)) for side, rows in _sides(features)}
     parts = {"images": (given.images, given.image_bias), "texts": (given.texts, given.text_bias)}
     for side, (rows, bias) in parts.items():
         if len(rows) != len(places[side]) or (bias is not None and np.shape(bias) != (len(rows),)):
@@ -204,8 +216,8 @@ def _sides(features: Features) -> tuple[tuple[str, NDArray[np.float32]], tuple[s
     return ("images", features.images), ("texts", features.texts)
 
 
-def _order(side: str, length: int) -> Ints:
-    generator = np.random.Generator(np.random.PCG64(derive_seed("unpaired", side)))
+def _order(side: str, length: int, split: str) -> Ints:
+    generator = np.random.Generator(np.random.PCG64(derive_seed("unpaired", side, split)))
     return generator.permutation(length).astype(np.int64)
 
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,19 +31,18 @@ from urbancross_bench.execution.worker import carry_out
 from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.executor import Event, Executor, Outcome, Task
 from urbancross_bench.processes import (
-    below,
     cores,
     end_with,
-    kill,
     kill_below,
+    kill_whole,
     redirect_output,
     said_exit,
     servers_environment,
+    start_forked,
 )
 from urbancross_bench.sources import code_version, providers
 
 PRELOAD = "URBANCROSS_PRELOAD"  # Python's path and the modules, for the fork server: it knows but its environment
-_ENDS, _ENDING = 10.0, 0.1  # seconds until a server that ends is known to have ended, and between two tries
 _WATCHED = 0.2  # seconds between two looks at the limits
 
 # By top package of what the server was told to import of plugins: the version of that code.
@@ -69,7 +69,7 @@ class _Running:
     def exceeded(self) -> tuple[Outcome, str] | None:
         """Which limit it has passed, and that in words."""
         if time.monotonic() > self.ends:
-            return "timeout", f"took longer than {self.task.time_limit:g} seconds, the time limit"
+            return "timeout", f"took longer than {self.task.time_limit:g} s, the time limit"
         if (taken := resident(self.process.pid)) > self.memory:
             gib = [f"{size / 2**30:.1f} GiB" for size in (taken, self.memory)]
             return "oom", f"took {gib[0]} of memory; the limit is {gib[1]}"
@@ -162,18 +162,8 @@ class LocalExecutor(Executor):
         a server that imports none of them: then it costs the cells of that plugin alone.
         """
         process = self._context.Process(target=life, args=arguments, daemon=daemon)
-        give_up = math.inf
-        while True:
-            try:
-                with servers_environment():  # for another one, where the server has died
-                    process.start()
-                return process
-            except (EOFError, ConnectionError):
-                if time.monotonic() > give_up:
-                    raise
-                give_up = min(give_up, time.monotonic() + _ENDS)
-                time.sleep(_ENDING)
-                self.preload(())
+        start_forked(process, partial(self.preload, ()))
+        return process
 
     def _least_busy(self, count: int) -> tuple[str, ...]:
         load = Counter(device for running in self._running.values() for device in running.devices)
@@ -206,7 +196,7 @@ class LocalExecutor(Executor):
         events = []
         for connection, running in list(self._running.items()):
             if exceeded := running.exceeded():
-                _kill(running.process)
+                kill_whole(running.process)
                 events += self._over(connection, *exceeded)
         return events
 
@@ -226,7 +216,7 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         """Kill what still runs: nothing half-written is believed, so nothing has to end in order."""
         for running in self._running.values():
-            _kill(running.process)
+            kill_whole(running.process)
         for running in self._running.values():
             running.process.join()
         self._running.clear()
@@ -261,13 +251,6 @@ def _heard(connection: Connection) -> Event | None:
     except (EOFError, OSError):
         return None
     return event
-
-
-def _kill(process: BaseProcess) -> None:
-    """Kill a process, and those below it, whose end it is not to tell of."""
-    lower = below(process.pid)
-    process.kill()
-    kill(lower)
 
 
 def _answer(look: Callable[[str], object], device: str, visible: str | None, connection: Connection) -> None:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
-from urbancross_bench.processes import redirect_output, said_exit, servers_environment
+from urbancross_bench.processes import redirect_output, said_exit, servers_environment, take_environment
 
 PARTIAL, _LOG = ".partial", "log"
 
@@ -140,7 +140,7 @@ def make(
     todo = [b for b in batches if b.key not in results]
     done = sum(map(len, results.values()))
     report(done, len(items))
-    setup = _Setup(maker, device, threads, key_of(facts), str(place / _LOG), _environment())
+    setup = _Setup(maker, device, threads, key_of(facts), str(place / _LOG), dict(os.environ))
     try:
         for finished, result in _carried_out(todo, setup, min(workers, len(todo))):
             finished.keep(result)
@@ -206,11 +206,6 @@ class _Setup:
     seed: str
     log: str
     environment: Mapping[str, str]
-
-
-def _environment() -> dict[str, str]:
-    """Our variables; the fork server may be older than they are."""
-    return {name: value for name, value in os.environ.items() if name.startswith("URBANCROSS_")}
 
 
 @dataclass(eq=False)
@@ -326,9 +321,7 @@ def _serve(setup: _Setup, number: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     with Path(setup.log).open("ab", buffering=0) as log:
         redirect_output(log)
-    for name in _environment():
-        del os.environ[name]
-    os.environ.update(setup.environment)
+    take_environment(setup.environment)
     try:
         work = _built(setup, number)
     except UrbanCrossError as error:

@@ -149,6 +149,8 @@ class Scheduler:
                 follower = self._status.plan.stages[key]
                 if key not in self._lacks or key in keys or follower.kind not in _OWN:
                     continue
+                if "calibration" in follower.facts:  # of another method than trained here, or than others here
+                    continue
                 if self._lacks[key] <= keys and not self._is_given(key):
                     keys.add(key)
                     chain.append(follower)

@@ -96,5 +96,7 @@ class Choice:
         if "target_val" in self._needs:
             [shown["target_val"]] = of("target_val")
         if "target_unpaired" in self._needs:
-            shown["target_unpaired"] = unpaired(*of("target_val"))
+            # By the key of one trial's features: the same for all candidates, whatever split is scored.
+            [features] = of("target_val")
+            shown["target_unpaired"] = unpaired(features, self._folders("target_val", 0)[0].name)
         return Candidate(said["step"], said["name"], trial, said["scale"], **shown)

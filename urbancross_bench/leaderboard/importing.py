@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, plural, some
-from urbancross_bench.files import LOCK, alone_in
+from urbancross_bench.files import alone_in
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
     completes,
@@ -51,16 +51,9 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     target = folder / RECORDS
     if RECORDS not in view.records:
         raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
-    begun = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with alone_in(folder):  # else what another adds meanwhile would not be held against this
-            return _add(places, target, file, view)
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)  # boards are committed
-        with suppress(OSError):
-            if begun:  # and nothing was taken
-                folder.rmdir()
+    # Else what another adds meanwhile would not be held against this; in a new folder there is nothing yet.
+    with alone_in(folder) if folder.is_dir() else nullcontext():
+        return _add(places, target, file, view)
 
 
 def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
@@ -81,6 +74,7 @@ def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
         return Added(refused=tuple(refused))
     better = {score.folder for _, score, twin in _twins(records, there) if completes(score, twin)}
     new = [r for r in records if not _is_in(r, known) or any(score.folder in better for score in r.scores)]
+    target.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
         shutil.copyfile(DEFAULT, file)
     write_committed(new, target)

@@ -30,7 +30,7 @@ from torch._C._distributed_c10d import TCPStore
 from urbancross_bench.errors import DiedError, RunError, UrbanCrossError
 from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.saving import random_state, restore_random
-from urbancross_bench.processes import end_with, said_exit, servers_environment
+from urbancross_bench.processes import end_with, said_exit, servers_environment, take_environment
 
 _LAST_WORD = 20.0  # seconds
 
@@ -267,7 +267,7 @@ def _rank(
     arguments: tuple[Any, ...],
 ) -> None:
     """The life of one process."""
-    os.environ.update(environment)
+    take_environment(environment)
     rank = int(environment["RANK"])
     end_with(connection)
 

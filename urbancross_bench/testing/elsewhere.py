@@ -11,7 +11,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
-from urbancross_bench.processes import end_with, servers_environment
+from urbancross_bench.processes import end_with, servers_environment, take_environment
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.watching import folder
 
@@ -151,9 +150,7 @@ def _take(place: Path) -> NoReturn:
                 os.dup2(file.fileno(), stream)
         with (place / _SUBJECT).open("rb") as file:
             environment, cwd, sys.path[:] = pickle.load(file)
-            os.environ.clear()
-            os.environ.update(environment)
-            time.tzset()
+            take_environment(environment)
             os.chdir(cwd)
             if "torch" in sys.modules and "OMP_NUM_THREADS" in environment:
                 from urbancross_bench.modelling.runtime import set_threads

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
+import json
 import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
-from urbancross_bench.processes import said_exit, servers_environment
+from urbancross_bench.processes import kill_whole, said_exit, start_forked, take_environment
 from urbancross_bench.testing import KINDS
 
 # What takes long to import, of all that a plugin of a kind is tried with; the others need nothing of it.
@@ -63,7 +64,8 @@ def prepare(kinds: Iterable[str]) -> None:
     Of no effect where this process has a server already.
     """
     modules = {name for kind in kinds for name in (KINDS[kind][0], _LIBRARIES.get(kind)) if name}
-    multiprocessing.get_context("forkserver").set_forkserver_preload(sorted(modules))
+    os.environ["URBANCROSS_TESTING_PRELOAD"] = json.dumps([sys.path, *sorted(modules)])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["urbancross_bench.testing.preload"])
 
 
 def keep(subject: Subject, patience: float) -> Iterator[Kept]:
@@ -88,8 +90,7 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
     here, there = context.Pipe(duplex=False)
     arguments = (subject, [*left], patience, dict(os.environ), there)
     process = context.Process(target=_live, args=arguments)  # no daemon: an executor starts others
-    with servers_environment():
-        process.start()
+    start_forked(process, partial(prepare, ()))
     there.close()
     try:
         while left:
@@ -106,7 +107,7 @@ def _in_a_process(subject: Subject, left: dict[str, str], patience: float) -> It
                 return
             yield Kept(promise, left.pop(promise), outcome, why)
     finally:
-        process.kill()
+        kill_whole(process)
         process.join()
         here.close()
 
@@ -115,9 +116,7 @@ def _live(
     subject: Subject, names: Sequence[str], patience: float, environment: Mapping[str, str], connection: Connection
 ) -> None:
     """The life of the process, in an environment of now: its server's is older. What the plugin prints is lost."""
-    gc.freeze()  # else the first collection would touch, and so copy, all that the server has imported
-    os.environ.clear()
-    os.environ.update(environment)
+    take_environment(environment)
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)

@@ -35,7 +35,7 @@ class SelectorConformance(PureConformance):
             every: dict[str, Any] = {
                 "source_val": [source],
                 "target_val": paired,
-                "target_unpaired": unpaired(paired),
+                "target_unpaired": unpaired(paired, "of the kit"),
             }
             return Candidate(step, "", 0, 10.0, **{need: every[need] for need in needs})
 
