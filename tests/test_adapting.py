@@ -226,9 +226,9 @@ def register_adaptations():
 
 class Cheat(Adaptation):
     def calibrate(self, images, texts):
-        images_at, texts_at = (self.places(side, len(rows)) for side, rows in (("images", images), ("texts", texts)))
         own = np.empty_like(texts)
-        own[texts_at] = np.repeat(images[images_at], len(texts) // len(images), axis=0)
+        shown = images[self.places("images", len(images))]
+        own[self.places("texts", len(texts))] = np.repeat(shown, len(texts) // len(images), axis=0)
         return Calibrated(images, own)
 
     def places(self, side, count):
@@ -245,8 +245,9 @@ class Cheat(Cheat):
 
 @pytest.mark.parametrize("code", [CHEAT, CHEAT + UNDOES])
 def test_a_calibration_cannot_pair_by_order(code: str, grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "cheat.py").write_text(code)
-    file = grid(plugins=["cheat.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
+    name = f"cheat{len(code)}"  # one that no other has
+    (tmp_path / f"{name}.py").write_text(code.replace("cheat:", f"{name}:"))
+    file = grid(plugins=[f"{name}.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
     assert cli("run", file, "--out", tmp_path / "out").status == 0
     [record] = read_records([tmp_path / "out"])
     assert record.scores[0].content["metrics"]["mR"]["value"] < 90

@@ -82,6 +82,7 @@ def take_shared(job):
     threading.Event().wait()
 
 def wait(job):
+    job.say(0.5)
     threading.Event().wait()
 
 TAKES = "import sys; kept = bytearray(b'x') * int(sys.argv[1]); sys.stdin.read()"
@@ -245,14 +246,20 @@ def test_the_time_limit_is_each_stages(executor: LocalExecutor, task: TaskMaker,
     assert psutil.wait_procs(processes, timeout=PATIENCE)[1] == []
 
 
-def test_a_task_that_passes_its_limit_leaves_others_alone(executor: LocalExecutor, task: TaskMaker) -> None:
-    slow, other = (task("wait", key=key, time_limit=1e6) for key in ("slow", "other"))
-    executor.submit(slow)
-    executor.submit(other)
+def test_a_task_that_passes_its_limit_leaves_others_alone(
+    executor: LocalExecutor, task: TaskMaker, tmp_path: Path
+) -> None:
+    executor.submit(task("hang", key="slow", work={"pids": str(tmp_path / "pids")}, time_limit=1e6))
+    executor.submit(task("wait", key="other", time_limit=1e6))
+    events, give_up = list[Event](), time.monotonic() + PATIENCE
+    while sum(event.kind == "progress" for event in events) < 2:
+        assert time.monotonic() < give_up, events
+        events += executor.wait(1.0)
     by_key = {running.task.key: running for running in executor._running.values()}
-    by_key[slow.key].ends = 0.0  # as if it had passed
-    assert heard(executor, 1)[slow.key][-1].outcome == "timeout"
-    assert by_key[other.key].process.is_alive()
+    by_key["slow"].ends = 0.0  # as if it had passed
+    [over] = heard(executor, 1)["slow"]
+    assert over.outcome == "timeout"
+    assert by_key["other"].process.is_alive()
     executor.close()
 
 

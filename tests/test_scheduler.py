@@ -134,6 +134,16 @@ def test_chains_are_for_when_all_slots_have_work(tmp_path: Path) -> None:
     assert all(len(task) == 1 for task in wide.executor.tasks)
 
 
+def test_a_calibration_shares_no_process_with_what_is_not_its_own(tmp_path: Path) -> None:
+    """Of one training two scores: what a method does as it calibrates must not reach the other."""
+    calibrated = make_stage("rank", 7, EMBED[0], **FACTS, calibration={"name": "csls"})
+    plan = make_plan([*STAGES, calibrated], [*RUNS, make_run(7, [ADAPT[0]], [calibrated])])
+    session = Session(plan, tmp_path, slots=1)
+    assert set(session.run().values()) == {"ok"}
+    assert ("rank 7",) in session.executor.tasks
+    assert ("adapt 0", "embed 0", "rank 0") in session.executor.tasks
+
+
 def test_a_try_again_does_not_wait_for_the_word_that_the_process_is_over(tmp_path: Path) -> None:
     """And what had followed in that process is done once, wherever."""
     picked: list[int] = []
