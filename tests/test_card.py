@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import subprocess
@@ -308,6 +309,13 @@ def test_a_croissant_description_is_valid_and_gives_the_captions(domain: Domain,
         latitude = domain.attributes["latitude"][owner]
         if latitude is not None:
             assert row["captions/latitude"] == latitude
+
+
+def test_a_croissant_description_keeps_captions_of_several_lines(domain: Domain, tmp_path: Path) -> None:
+    captions = ["a lake\rand a wood", "two\nlines", "two\r\nlines", *domain.captions[3:]]
+    table = write_croissant(replace(domain, captions=tuple(captions)), tmp_path / "domain.json")
+    with table.open(encoding="utf-8", newline="") as file:
+        assert [row["caption"] for row in csv.DictReader(file)] == captions
 
 
 @pytest.mark.parametrize("packed", [False, True])

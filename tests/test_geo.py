@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,16 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from urbancross_bench.cli.maps import HEIGHT, WIDTH, text_map
-from urbancross_bench.data.geo import box_facts, breadth, name_facts, nearest_distances, on_globe, span, tag_text
+from urbancross_bench.data.geo import (
+    box_facts,
+    breadth,
+    metadata_entries,
+    name_facts,
+    nearest_distances,
+    on_globe,
+    span,
+    tag_text,
+)
 from urbancross_bench.data.images import NoImages
 from urbancross_bench.data.splits import blocked
 from urbancross_bench.errors import DataError
@@ -249,6 +259,16 @@ def test_what_is_no_box(box: object) -> None:
 )
 def test_what_a_name_tells(name: str, facts: dict[str, object]) -> None:
     assert name_facts(name) == facts
+
+
+def test_an_image_has_the_entry_of_its_own_name(tmp_path: Path) -> None:
+    file = tmp_path / "metadata.json"
+    file.write_text(
+        json.dumps({name: {"center_tags": {"of": name}} for name in ("a", "sub/a", "b.png", "c", "d")})
+    )
+    names = ["a.png", "sub/a.png", "b.png", "far/c.png", "one/d.png", "two/d.png"]
+    found = {name: entry["center_tags"]["of"] for name, entry in metadata_entries(file, names).items()}
+    assert found == {"a.png": "a", "sub/a.png": "sub/a", "b.png": "b.png", "far/c.png": "c"}
 
 
 def test_tags_become_words_each_once() -> None:

@@ -643,3 +643,22 @@ def test_every_row_of_the_second_scheme_is_marked(pool: Path, cli: Cli, grid: Gr
     assert marks["zeroshot"] == "zeroshot: the released scripts' zeroshot lists"
     assert "finetune: the released scripts' finetune lists" in marks["finetune"]
     assert "overlapping splits" in marks["finetune"]
+
+
+def test_a_list_that_the_check_writes_is_taken_where_splits_overlap(
+    pool: Path, cli: Cli, grid: GridWriter
+) -> None:
+    country = pool / "UrbanCross" / "Finland"
+    country.mkdir(parents=True)
+    (pool / "dark" / "images").rename(country / "images")
+    with (country / "instructblip_generation_finland_refine.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = [(p.name, f"a field called {n // 3}") for n, p in enumerate(sorted((country / "images").iterdir()))]
+        csv.writer(file).writerows([("image_name", "description"), *rows])
+    reference = f"urbancross/finland[folder={country.parent},lists=finetune]"
+    cli("data", "check", reference, "--out", pool / "check")
+    lists = [*(pool / "check").glob("exclude-captions-*.csv")]
+    assert any(len(file.read_text().splitlines()) > 1 for file in lists)
+    domains = {"plain": f"karpathy[file={pool / 'plain' / 'dataset.json'}]", "finland": reference}
+    for file in lists:
+        planned = grid(domains=domains, exclusions={"finland": str(file)}, scenarios="all_ordered_pairs")
+        assert cli("plan", planned).status == 0, cli("plan", planned).err

@@ -1195,6 +1195,13 @@ def test_a_copy_of_the_hub_may_have_other_columns(tmp_path: Path) -> None:
     assert domain.attributes["scene_class"] == [Path(name).stem for name in domain.image_names]
     with pytest.raises(DataError, match=r"no column 'label2'\. Did you mean \"label\"\?"):
         read(reference, **given | {"class_column": "label2"})
+    numbered = datasets.ClassLabel(names=["airport", "beach"])
+    for split, part in parts.items():
+        numbers = [[0, 1, -1][row % 3] for row in range(len(part))]
+        parts[split] = part.remove_columns("label").add_column("label", numbers).cast_column("label", numbered)
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "numbered"))
+    classes = read(Reference("huggingface", None, {"path": str(tmp_path / "numbered")}), **given).attributes
+    assert set(classes["scene_class"]) == {"airport", "beach", None}
     nameless = read(reference, **given | {"filename_column": None})
     assert set(content_of(nameless)) == {
         f"{split}-{number:07d}" for split in SPLITS for number in range(sum(t.split == split for t in some))

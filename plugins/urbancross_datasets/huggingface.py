@@ -102,7 +102,7 @@ class Table:
             wanted.append(options.filename_column)
         self._rows, columns, cells = _columns(table, wanted, options.image_column, self.origin)
         self.captions: list[Any] = columns[options.caption_column]
-        self.classes = [None if c is None else str(c) for c in columns.get(options.class_column or "", [])]
+        self.classes = _classes(columns.get(options.class_column or "", []), table, options.class_column)
         self.names: list[Any] | None = columns.get(options.filename_column or "")
         self.paths = [path for path, _ in cells]
         self.embedded = [embedded for _, embedded in cells]
@@ -116,6 +116,12 @@ class Table:
     def content(self, row: int) -> bytes:
         """The bytes of an image that is embedded in the table."""
         return bytes(self._rows[row][self.image_column]["bytes"])
+
+
+def _classes(values: Sequence[Any], table: Any, column: str | None) -> list[str | None]:
+    """Scene classes by name, where the copy has names for its numbers; a negative one is of none."""
+    name_of = getattr(table.features.get(column), "int2str", str)
+    return [None if c is None or (name_of is not str and c < 0) else name_of(c) for c in values]
 
 
 @dataclass(frozen=True)

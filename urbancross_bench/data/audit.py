@@ -180,7 +180,8 @@ def _doubles(opened: Opened, matches: Sequence[Match]) -> Iterator[Finding]:
     """Images that stand twice: across the line between training and test, and elsewhere."""
     domain, names = opened.domain, opened.domain.image_names
     test, training = {*opened.test.tolist()}, {*opened.training.tolist()}
-    leaks = [m for m in matches if m.image in training - test and m.twin in test]
+    trained = training - test
+    leaks = [m for m in matches if m.image in trained and m.twin in test]
     others = [m for m in matches if (m.image in test) == (m.twin in test)]
 
     def items(matches: Sequence[Match], identical: bool, remedy: str) -> list[Repair]:

@@ -73,7 +73,7 @@ def write_croissant(domain: Domain, file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     columns = [name for name in _COLUMNS if name in ("image", "split", "caption") or name in domain.attributes]
     text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
+    rows = csv.writer(text, lineterminator="\r\n")  # RFC 4180; else a lone \r in a caption is not quoted
     rows.writerows([columns, *_rows(domain, columns[3:])])
     table.write_text(text.getvalue(), encoding="utf-8", newline="")
     write_json(file, _description(domain, columns, table, images))

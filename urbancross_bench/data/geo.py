@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -103,7 +104,8 @@ def name_facts(name: str) -> dict[str, Any]:
 
 
 def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Name of an image → its entry in SkyScript's metadata json, where it stands with or without its ending.
+    """Name of an image → its entry in SkyScript's metadata json, where it stands with or without its ending, and
+    without its folder where no other image has that name.
 
     Images may lack an entry. Raises DataError naming the file where all do, or where no entry has tags: it is
     another file than was meant.
@@ -117,7 +119,14 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
         raise DataError(
             f"{file} holds a {type(content).__name__}, not an object with an entry per image; {layout}"
         )
-    sought = {name: content.get(name) or content.get(PurePosixPath(name).stem) for name in names}
+    last = Counter(PurePosixPath(name).stem for name in names)
+
+    def entry_of(name: str) -> Any:
+        path = PurePosixPath(name)
+        found = content.get(name) or content.get(str(path.with_suffix("")))
+        return found or (content.get(path.stem) if last[path.stem] == 1 else None)
+
+    sought = {name: entry_of(name) for name in names}
     found = {name: entry for name, entry in sought.items() if entry is not None}
     if names and not found:
         keys = ", ".join(repr(key) for key in list(content)[:3]) or "none"

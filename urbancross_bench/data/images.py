@@ -174,6 +174,23 @@ class FolderImages(FileImages):
         return [signature(path) for path in self._paths]
 
 
+class _Tails:
+    """Members of a zip by the ends of their paths: of many that are called alike, none is looked through."""
+
+    def __init__(self, members: Sequence[zipfile.ZipInfo]) -> None:
+        self._members = members
+        self._by_depth: dict[int, dict[str, list[zipfile.ZipInfo]]] = {}
+
+    def of(self, name: str) -> list[zipfile.ZipInfo]:
+        """Those of this name, whole or below some folder."""
+        depth = name.count("/") + 1
+        if depth not in self._by_depth:
+            known = self._by_depth[depth] = {}
+            for member in self._members:
+                known.setdefault("/".join(member.filename.split("/")[-depth:]), []).append(member)
+        return self._by_depth[depth].get(name, [])
+
+
 class ZipImages(FileImages):
     """Members of a zip. A name is matched whole, or below the one folder of the zip that holds it."""
 
@@ -184,7 +201,8 @@ class ZipImages(FileImages):
         self._lock = threading.Lock()
         members = _members(file)
         self._present = list(members)
-        self._members = [self._find(name, members) for name in names]
+        self._tails = _Tails([member for some in members.values() for member in some])
+        self._members = [self._find(name) for name in names]
 
     def missing(self) -> Mapping[int, str]:
         """Names without a member."""
@@ -210,12 +228,8 @@ class ZipImages(FileImages):
         """The zip and the name in it."""
         return f"{self.place}:{self._names[index]}"
 
-    def _find(self, name: str, members: Mapping[str, list[zipfile.ZipInfo]]) -> zipfile.ZipInfo | None:
-        found = [
-            m
-            for m in members.get(PurePosixPath(name).name, [])
-            if m.filename == name or m.filename.endswith(f"/{name}")
-        ]
+    def _find(self, name: str) -> zipfile.ZipInfo | None:
+        found = self._tails.of(name)
         if len(found) > 1 and [m.filename for m in found].count(name) == 1:
             return next(m for m in found if m.filename == name)
         if len(found) > 1:

@@ -124,7 +124,8 @@ def shared(a: Opened, b: Opened, matches: Sequence[Match]) -> Shared:
     comparable = _comparable(a, b)
     train, training, test = ({t for _, t in owned(b.cut(*s))} for s in (("train",), TRAINING, ("test",)))
     tested, trained = [text for _, text in owned(a.cut("test"))], list(owned(a.cut(*TRAINING)))
-    found = [(a.domain.image_names[image], text) for image, text in trained if text in test]
+    found = [(image, text) for image, text in trained if text in test]
+    tests = {*a.test.tolist()}  # where splits overlap: such an image is taken out whole, or stays as it is
     return Shared(
         images=len(a.domain.image_names),
         identical=len(identical) if comparable else None,
@@ -136,7 +137,9 @@ def shared(a: Opened, b: Opened, matches: Sequence[Match]) -> Shared:
         in_training=sum(text in training for text in tested),
         training_captions=len(trained),
         in_test=len(found),
-        leaking_captions=tuple(dict.fromkeys(found)),
+        leaking_captions=tuple(
+            dict.fromkeys((a.domain.image_names[image], text) for image, text in found if image not in tests)
+        ),
     )
 
 

@@ -214,7 +214,8 @@ class Adaptation(ABC):  # noqa: B024 - a method overrides what it needs, most of
     def calibrate(self, images: NDArray[np.float32], texts: NDArray[np.float32]) -> Calibrated:
         """What is ranked in place of the (N, D) and (M, D) normalised features of a test split.
 
-        Asked of methods of the setting `test_time` alone, which have no other way to see test data. Texts and
-        images come without any pairing, each side in an order of its own, and are given back in it.
+        Asked of methods of the setting `test_time` alone: the model that others return embeds test data, which may
+        change nothing of it. Texts and images come without any pairing, each side in an order of its own, and are
+        given back in it.
         """
         raise NotImplementedError(f"{type(self).__name__} has the setting test_time and defines no calibrate")
