@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import open_clip
@@ -265,6 +265,27 @@ def test_eight_orientations_make_features_blind_to_orientation() -> None:
     model.train(True)
     plain = model.encode_image(torch.zeros(2, 3, 32, 32))
     assert (plain == model.clip.encode_image(torch.zeros(2, 3, 32, 32))).all()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_model_meets_texts_in_an_order_that_tells_nothing_of_their_images(
+    stored: bool, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it does with the order is the same for captions that stand otherwise."""
+    texts = [f"a field of {number * 7 % 40} stripes" for number in range(60)]
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    met: list[list[Any]] = []
+    tokenize = tiny.tokenize
+    monkeypatch.setattr(tiny, "tokenize", lambda given: (met[-1].extend(given), tokenize(given))[1])
+    monkeypatch.setattr(tiny, "encode_text", lambda given: (met[-1].extend(given.tolist()), given.float() + 1)[1])
+    found = []
+    for order in (np.arange(60), np.random.default_rng(1).permutation(60)):
+        met.append([])
+        features = Rows([rows[order]]) if stored else None
+        given = embed_texts(tiny, [texts[place] for place in order], CPU, features=features)
+        found.append(given[order.argsort()])
+    assert met[0] == met[1]
+    assert torch.equal(found[0], found[1])
 
 
 def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped-def]

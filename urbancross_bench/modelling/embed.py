@@ -98,19 +98,23 @@ def embed_texts(
     """(M, D) float32 features on the CPU, not normalised; from `features` (M, D') of a tower that never changes.
 
     Texts of equal tokens are embedded once, so they get equal bits and tie. Short ones are embedded together: a
-    batch is as long as its longest.
+    batch is as long as its longest. The model meets them in an order of what they say, which tells nothing of the
+    images that they are of.
     """
     model.train(False)
     model = lowered(model, precision)
     if features is None:
-        tokens, rows = torch.unique(model.tokenize(texts), dim=0, return_inverse=True)
+        place = {text: number for number, text in enumerate(sorted({*texts}))}
+        tokens, rows = torch.unique(model.tokenize([*place]), dim=0, return_inverse=True)
+        rows = rows[[place[text] for text in texts]]
         # Whatever pads a row stands at its end.
         order = (tokens != tokens[:, -1:]).sum(dim=1).sort(stable=True).indices
         tokens, rows = tokens[order], order.argsort()[rows]
     else:
         once = _Once()
         new = [once.new(Taken(block)).rows for block in _blocks(features, batch)]
-        tokens, rows = torch.from_numpy(np.concatenate(new)), torch.tensor(once.places)
+        order = torch.tensor(once.by_content())
+        tokens, rows = torch.from_numpy(np.concatenate(new))[order], order.argsort()[once.places]
     parts = []
     for start in range(0, len(tokens), batch):
         block = tokens[start : start + batch]
@@ -139,6 +143,11 @@ class _Once:
     def __init__(self) -> None:
         self._place: dict[bytes, int] = {}
         self.places: list[int] = []
+
+    def by_content(self) -> list[int]:
+        """The different rows in an order that does not hang on where they stood."""
+        digests = [*self._place]
+        return sorted(range(len(digests)), key=digests.__getitem__)
 
     def new(self, block: Taken) -> Taken:
         """The rows of a block, with their segments, that differ from all before."""
