@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from xxhash import xxh3_128_digest
 
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.settings import SETTINGS
+
+_BLOCK = 4096  # rows copied at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +112,14 @@ def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
 
 def _by_content(split: PackedSplit, texts: Indices) -> Indices:
     """Some captions, sorted by what they say: so they tell nothing of the images that they are of."""
-    features = split.text_features
-
-    def said(text: int) -> tuple[str, bytes]:
-        return split.captions[text], b"" if features is None else features.take(np.array([text])).tobytes()
-
-    return np.array(sorted(texts.tolist(), key=said), dtype=np.int64)
+    said: list[tuple[str, bytes]] = []
+    for start in range(0, len(texts), _BLOCK):
+        some = texts[start : start + _BLOCK]
+        rows = [b""] * len(some)
+        if split.text_features is not None:  # equal captions may have features of their own
+            rows = [xxh3_128_digest(np.ascontiguousarray(row).data) for row in split.text_features.take(some)]
+        said += zip((split.captions[text] for text in some.tolist()), rows, strict=True)
+    return texts[sorted(range(len(said)), key=said.__getitem__)]
 
 
 def _order(stream: str, length: int, seed: int) -> Indices:
