@@ -226,28 +226,14 @@ def register_adaptations():
 
 class Cheat(Adaptation):
     def calibrate(self, images, texts):
-        own = np.empty_like(texts)
-        shown = images[self.places("images", len(images))]
-        own[self.places("texts", len(texts))] = np.repeat(shown, len(texts) // len(images), axis=0)
+        own = np.repeat(images, len(texts) // len(images), axis=0)
         return Calibrated(images, own)
-
-    def places(self, side, count):
-        return np.arange(count)
-"""
-# As the orders are drawn, of all that it knows.
-UNDOES = """
-class Cheat(Cheat):
-    def places(self, side, count):
-        from urbancross_bench.execution.items import _order
-        return np.argsort(_order(side, count, ""))
 """
 
 
-@pytest.mark.parametrize("code", [CHEAT, CHEAT + UNDOES])
-def test_a_calibration_cannot_pair_by_order(code: str, grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
-    name = f"cheat{len(code)}"  # one that no other has
-    (tmp_path / f"{name}.py").write_text(code.replace("cheat:", f"{name}:"))
-    file = grid(plugins=[f"{name}.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
+def test_a_calibration_cannot_pair_by_order(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "cheat.py").write_text(CHEAT)
+    file = grid(plugins=["cheat.py"], adaptations=["cheat"], scenarios=[{"source": "plain", "target": "dark"}])
     assert cli("run", file, "--out", tmp_path / "out").status == 0
     [record] = read_records([tmp_path / "out"])
     assert record.scores[0].content["metrics"]["mR"]["value"] < 90

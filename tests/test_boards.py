@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import lzma
@@ -538,17 +539,27 @@ def test_add_does_not_seal_what_was_edited(board: Path, runs: Path, tmp_path: Pa
 def test_two_adds_at_once_wait_for_each_other(
     board: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = []
+    held: list[Sequence[Path]] = []
+    free: list[Path] = []
 
     def read(places: Sequence[Path]) -> list[Record]:
-        with pytest.raises(Timeout):
-            FileLock(board / ".lock", blocking=False).acquire()
         held.append(places)
+        for lock in (tmp_path / "tmp").rglob(".lock"):
+            with contextlib.suppress(Timeout):
+                FileLock(lock, blocking=False).acquire()
+                free.append(lock)
         return read_all(places)
 
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(importing, "read_all", read)
     assert add([runs], board) == Added()
     assert [board / "records"] in held
+    assert len([*(tmp_path / "tmp").rglob(".lock")]) == 1
+    assert not free
+    assert add([runs], tmp_path / "new").runs
+    assert len([*(tmp_path / "tmp").rglob(".lock")]) == 2
+    assert not [*board.glob(".*"), *(tmp_path / "new").glob(".*")]
 
 
 @pytest.mark.parametrize("before", [False, True])

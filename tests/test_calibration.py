@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from urbancross_adaptations import calibration
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.evaluation import Ranking, evaluate_retrieval
-from urbancross_bench.interfaces import Adaptation, Calibrated
+from urbancross_bench.execution.items import Orders
+from urbancross_bench.interfaces import Adaptation, Calibrated, Features
 from urbancross_bench.registry import Registry
 
 Floats = NDArray[np.float64]
@@ -219,3 +220,18 @@ def test_they_say_that_they_are_transductive_and_train_nothing(name: str) -> Non
 def test_options_out_of_range_are_refused(reference: str) -> None:
     with pytest.raises(UsageError):
         Registry.discover().resolve("adaptation", reference)
+
+
+def test_what_a_calibration_is_shown_stands_in_an_order_that_tells_nothing_of_pairs() -> None:
+    """Wherever images and texts stood, and whose they were, so none can be undone."""
+    generator = np.random.default_rng(0)
+    images, texts = (generator.normal(size=(count, 4)).astype(np.float32) for count in (20, 60))
+    shown = []
+    for _ in range(3):
+        features = Features(
+            images[generator.permutation(20)], texts[generator.permutation(60)], generator.integers(0, 20, 60)
+        )
+        shown.append(Orders.of(features).unpaired(features))
+    for other in shown[1:]:
+        np.testing.assert_array_equal(shown[0].images, other.images)
+        np.testing.assert_array_equal(shown[0].texts, other.texts)

@@ -147,8 +147,14 @@ def test_an_unpaired_view_is_a_function_of_what_is_unpaired(seed: int, texts: li
     for _ in range(2):
         features = Rows([np.array(texts, dtype=np.float32)[:, None]])
         captions = tuple(f"caption {text}" for text in texts)
-        owners = np.array(dealt.sample(range(len(texts)), len(texts)))
-        split = replace(tiled, captions=captions, text_features=features, image_of_caption=owners)
+        owners, files = (np.array(dealt.sample(range(len(texts)), len(texts))) for _ in range(2))
+        split = PackedSplit(
+            tiled.images.chosen(files),
+            tuple(tiled.image_names[place] for place in files.tolist()),
+            captions,
+            owners,
+            features,
+        )
         view = target_view(split, Shown("unsupervised"), seed)
         assert isinstance(view, StreamView)
         assert view.text_features is not None
@@ -164,7 +170,8 @@ def test_few_shot_leads_to_nothing_but_what_it_shows(packed: PackedSplit) -> Non
     values = Rows([np.repeat(np.arange(40), counts).astype(np.float32)[:, None]])
     segments = PackedSegments(values, np.cumsum(counts) - counts, counts, 1)
     texts = Rows([np.arange(80, dtype=np.float32)[:, None]])
-    split = replace(packed, images=PackedImages(packed.images.rows, segments), text_features=texts)
+    rows = Rows([np.arange(40, dtype=np.float32)[:, None]])
+    split = replace(packed, images=PackedImages(rows, segments), text_features=texts)
     view = target_view(split, Shown("few_shot", share=0.1), 0)
     assert isinstance(view, PairView)
     arrays = [thing for thing in reachable(view) if isinstance(thing, np.ndarray)]
@@ -172,7 +179,7 @@ def test_few_shot_leads_to_nothing_but_what_it_shows(packed: PackedSplit) -> Non
     taken = view.images.take(np.arange(4))
     assert taken.segments is not None
     assert taken.present is not None
-    own = tiles(PackedImages(view.images.rows))
+    own = taken.rows[:, 0].astype(int).tolist()
     assert taken.present.sum(axis=1).tolist() == [min(tile % 3, 1) for tile in own]
     assert taken.segments[taken.present][:, 0].tolist() == [tile for tile in own if tile % 3]
 

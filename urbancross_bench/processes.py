@@ -83,10 +83,12 @@ def servers_environment() -> Iterator[None]:
     Libraries ask torch whether there is a CUDA device when they are imported: it leaves CUDA to the forks, then.
     Memory lies in pages of 2 MB where the system has them: each fork copies the table of its pages, each end takes
     one apart, and of half a gigabyte of libraries that was 80 ms for each process. And numpy has the threads that
-    are asked for, none by itself: one per core in each process, and they wait in loops for their first work. No
-    module is looked for in the current folder.
+    are asked for, none by itself: one per core in each process, and they wait in loops for their first work. It
+    finds the modules that this process finds, and looks for none in the current folder besides. Forks have another
+    environment, by `take_environment`.
     """
-    ours = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTHONSAFEPATH": "1"}
+    ours = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    ours |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(python_path())}
     if "GLIBC_TUNABLES" not in os.environ:
         ours["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     before = {name: os.environ.get(name) for name in ours}
@@ -119,10 +121,17 @@ def start_forked(process: BaseProcess, bare: Callable[[], object]) -> None:
 
 
 def take_environment(environment: Mapping[str, str]) -> None:
-    """Have this process the environment of who started it: its server's is older."""
+    """Have this process the environment of who started it, where its server's is older; but for the threads of
+    numpy, which libraries that are imported later would start.
+    """
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update({"OPENBLAS_NUM_THREADS": "1", **environment})
     time.tzset()
+
+
+def python_path() -> list[str]:
+    """Where modules are, whatever the folder of who looks for them."""
+    return [str(Path(entry).resolve()) for entry in sys.path]
 
 
 def redirect_output(file: BinaryIO) -> None:

@@ -123,8 +123,8 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
 
     def entry_of(name: str) -> Any:
         path = PurePosixPath(name)
-        found = content.get(name) or content.get(str(path.with_suffix("")))
-        return found or (content.get(path.stem) if last[path.stem] == 1 else None)
+        own = [key for key in (name, str(path.with_suffix(""))) if key in content]
+        return content.get(own[0] if own else path.stem if last[path.stem] == 1 else None)
 
     sought = {name: entry_of(name) for name in names}
     found = {name: entry for name, entry in sought.items() if entry is not None}

@@ -62,9 +62,9 @@ class Rows:
         """Some of the rows, in this order."""
         return Rows(self._parts, self._order[indices])
 
-    def copied(self) -> Rows:
-        """The same in an array of its own, where those that were not chosen are not."""
-        return Rows([self.take(np.arange(len(self)))])
+    def without_others(self) -> Rows:
+        """The same, features in an array of their own, so that they lead to no others; pixels stay mapped."""
+        return self if self._parts[0].dtype == np.uint8 else Rows([self.take(np.arange(len(self)))])
 
     @classmethod
     def joined(cls, several: Sequence[Rows]) -> Rows:
@@ -120,10 +120,10 @@ class PackedSegments:
         present = self.present(np.arange(len(self)))
         return self._values.chosen((self._starts[:, None] + np.arange(self._most))[present])
 
-    def copied(self) -> PackedSegments:
-        """The same in arrays of their own."""
+    def without_others(self) -> PackedSegments:
+        """The same, with the segments of these images alone among its `values`."""
         counts = np.minimum(self._counts, self._most)
-        return PackedSegments(self.of_images().copied(), np.cumsum(counts) - counts, counts, self._most)
+        return PackedSegments(self.of_images().without_others(), np.cumsum(counts) - counts, counts, self._most)
 
     def chosen(self, indices: Indices) -> PackedSegments:
         """Those of some of the images, in this order."""
@@ -177,10 +177,10 @@ class PackedImages:
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
 
-    def copied(self) -> PackedImages:
-        """The same in arrays of their own."""
-        segments = None if self._segments is None else self._segments.copied()
-        return PackedImages(self._rows.copied(), segments)
+    def without_others(self) -> PackedImages:
+        """The same, see `Rows.without_others`."""
+        segments = None if self._segments is None else self._segments.without_others()
+        return PackedImages(self._rows.without_others(), segments)
 
     def chosen(self, indices: Indices) -> PackedImages:
         """Some of the images, in this order."""
@@ -240,10 +240,10 @@ class PackedSplit:
             None if self.text_features is None else self.text_features.chosen(kept),
         )
 
-    def copied(self) -> PackedSplit:
-        """The same in arrays of their own."""
-        features = None if self.text_features is None else self.text_features.copied()
-        return replace(self, images=self.images.copied(), text_features=features)
+    def without_others(self) -> PackedSplit:
+        """The same, see `Rows.without_others`."""
+        features = None if self.text_features is None else self.text_features.without_others()
+        return replace(self, images=self.images.without_others(), text_features=features)
 
     def captions_of(self, members: Indices) -> Indices:
         """The captions of some images, in the split's order."""

@@ -83,17 +83,21 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
         return None
     if access.pairs:
         return source_view([_first(split, shown) if access.share else split])
+    # By names and words: an order that is drawn from the files' can be undone, which tells of classes and pairs.
+    split = split.part(_by_name(split))
     shown_images, texts = split.images, np.arange(len(split.captions))
     if shown.disjoint_halves and access.images and access.captions:
         order = _order("disjoint halves", len(split.images), 0)
         half, other = split.part(order[::2]), split.captions_of(order[1::2])
         own = {*half.captions}
-        shown_images, texts = half.images, other[[split.captions[text] not in own for text in other.tolist()]]
+        shown_images, texts = (
+            half.images.without_others(),
+            other[[split.captions[text] not in own for text in other.tolist()]],
+        )
         if not len(texts):
             raise DataError(
                 "disjoint halves: every caption of one half stands in the other too; none is left to show"
             )
-    # By what they say: an order that was drawn can be undone, and would be that of the images again.
     texts = _by_content(split, texts)[_order("captions", len(texts), seed)]
     # A copy: rows that remember their place in the split would pair captions with images that remember theirs.
     features = None if split.text_features is None else Rows([split.text_features.take(texts)])
@@ -105,9 +109,15 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
 
 
 def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
-    """The share of a split that is shown with its pairs: at least one image. Copies, which lead to no other."""
+    """The share of a split that is shown with its pairs: at least one image."""
     count = max(1, math.ceil(shown.share * len(split.images) - 1e-9))
-    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).copied()
+    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).without_others()
+
+
+def _by_name(split: PackedSplit) -> Indices:
+    """The images, sorted by hashes of names that nobody is shown."""
+    digests = [xxh3_128_digest(name.encode()) for name in split.image_names]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
 
 
 def _by_content(split: PackedSplit, texts: Indices) -> Indices:

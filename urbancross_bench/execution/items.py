@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from xxhash import xxh3_128_digest
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.floors import numbered, split_floors
@@ -19,7 +20,6 @@ from urbancross_bench.errors import PluginError
 from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
 from urbancross_bench.files import write_json
-from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation, Calibrated
 from urbancross_bench.interfaces.selector import Features, UnpairedFeatures
 
@@ -160,15 +160,11 @@ def rank_features(
     protocol: str,
     ties: str,
     calibration: Adaptation | None = None,
-    split: str = "",
 ) -> Ranking:
-    """Rank the features of a test split, calibrated if asked; `split` as in `unpaired`.
-
-    Raises ValueError for what cannot be ranked.
-    """
+    """Rank the features of a test split, calibrated if asked. Raises ValueError for what cannot be ranked."""
     given = Calibrated(features.images, features.texts)
     if calibration is not None:
-        given = _calibrated(calibration, features, split)
+        given = _calibrated(calibration, features)
     return evaluate_retrieval(
         given.images,
         given.texts,
@@ -183,23 +179,34 @@ def rank_features(
     )
 
 
-def unpaired(features: Features, split: str) -> UnpairedFeatures:
-    """Each side in an order of its own, which is that of any features of the same split.
-
-    split: what the orders are drawn by, which nobody who is shown the features knows: else they could be undone.
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """Orders of images (N,) and of texts (M,) by what their features hold, which tells nothing of pairs: whoever
+    knows how an order was drawn can undo it.
     """
-    images, texts = (rows[_order(side, len(rows), split)] for side, rows in _sides(features))
-    return UnpairedFeatures(images, texts)
+
+    images: Ints
+    texts: Ints
+
+    @classmethod
+    def of(cls, features: Features) -> Orders:
+        """Those of some features."""
+        return cls(_by_content(features.images), _by_content(features.texts))
+
+    def unpaired(self, features: Features) -> UnpairedFeatures:
+        """Features of the same split, each side in its order."""
+        return UnpairedFeatures(features.images[self.images], features.texts[self.texts])
 
 
-def _calibrated(calibration: Adaptation, features: Features, split: str) -> Calibrated:
+def _calibrated(calibration: Adaptation, features: Features) -> Calibrated:
     """What a method makes of the features, which it is shown unpaired. Raises ValueError for other shapes."""
-    shown = unpaired(features, split)
+    orders = Orders.of(features)
+    shown = orders.unpaired(features)
     given = calibration.calibrate(_normalised(shown.images), _normalised(shown.texts))
     if not isinstance(given, Calibrated):
         said = f"{type(calibration).__name__}.calibrate must return Calibrated(images, texts)"
         raise PluginError(f"{said}; it returns a {type(given).__name__}")
-    places = {side: np.argsort(_order(side, len(rows), split)) for side, rows in _sides(features)}
+    places = {"images": np.argsort(orders.images), "texts": np.argsort(orders.texts)}
     parts = {"images": (given.images, given.image_bias), "texts": (given.texts, given.text_bias)}
     for side, (rows, bias) in parts.items():
         if len(rows) != len(places[side]) or (bias is not None and np.shape(bias) != (len(rows),)):
@@ -212,13 +219,9 @@ def _calibrated(calibration: Adaptation, features: Features, split: str) -> Cali
     return Calibrated(images, texts, image_bias, text_bias)
 
 
-def _sides(features: Features) -> tuple[tuple[str, NDArray[np.float32]], tuple[str, NDArray[np.float32]]]:
-    return ("images", features.images), ("texts", features.texts)
-
-
-def _order(side: str, length: int, split: str) -> Ints:
-    generator = np.random.Generator(np.random.PCG64(derive_seed("unpaired", side, split)))
-    return generator.permutation(length).astype(np.int64)
+def _by_content(rows: NDArray[np.float32]) -> Ints:
+    digests = [xxh3_128_digest(np.ascontiguousarray(row).data) for row in rows]
+    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
 
 
 def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:

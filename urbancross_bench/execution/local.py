@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import forkserver
@@ -39,6 +39,7 @@ from urbancross_bench.processes import (
     said_exit,
     servers_environment,
     start_forked,
+    take_environment,
 )
 from urbancross_bench.sources import code_version, providers
 
@@ -134,7 +135,7 @@ class LocalExecutor(Executor):
         placed = replace(task, device="cuda") if devices else task
         # A daemon may not start other processes, as the ranks of a training are.
         alone = all(stage["facts"].get("ranks", 1) == 1 for stage in task.stages)
-        process = self._started(_live, placed, there, devices, daemon=alone)
+        process = self._started(_live, placed, dict(os.environ), there, devices, daemon=alone)
         there.close()
         self._running[here] = _Running(task, process, devices, task.memory_limit or self._memory)
         self._running[here].begin()
@@ -143,7 +144,7 @@ class LocalExecutor(Executor):
         """What a look at a device says in a process of the server; here, where that ends without a word."""
         here, there = self._context.Pipe()
         try:
-            process = self._started(_answer, look, device, os.environ.get(VISIBLE), there, daemon=True)
+            process = self._started(_answer, look, device, dict(os.environ), there, daemon=True)
             there.close()
             try:
                 found = here.recv()
@@ -253,22 +254,22 @@ def _heard(connection: Connection) -> Event | None:
     return event
 
 
-def _answer(look: Callable[[str], object], device: str, visible: str | None, connection: Connection) -> None:
+def _answer(
+    look: Callable[[str], object], device: str, environment: Mapping[str, str], connection: Connection
+) -> None:
     """The life of a process that looks at a device, of those that the parent sees."""
+    take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     end_with(connection)
-    if visible is None:
-        os.environ.pop(VISIBLE, None)
-    else:
-        os.environ[VISIBLE] = visible
     try:
         connection.send(look(device))
     except UsageError as error:
         connection.send(error)
 
 
-def _live(task: Task, connection: Connection, devices: tuple[str, ...]) -> None:
+def _live(task: Task, environment: Mapping[str, str], connection: Connection, devices: tuple[str, ...]) -> None:
     """The life of a process: what it prints goes to the task's log, what becomes of it through the pipe."""
+    take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with(connection, kill_below)

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 
-os.environ.pop("PYTHONSAFEPATH", None)  # the server's alone: a plugin may start a script with modules beside it
 gc.disable()  # it would look for garbage among all that is imported, time and again: a sixth of the time
 
 import torch._inductor.config  # noqa: E402, F401 - what torch imports when it is made deterministic: seconds

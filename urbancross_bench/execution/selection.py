@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import RunError
-from urbancross_bench.execution.items import candidates_of, diverged_in, lost_in, read_embedded, unpaired
+from urbancross_bench.execution.items import Orders, candidates_of, diverged_in, lost_in, read_embedded
 from urbancross_bench.execution.job import Job
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
 
@@ -25,6 +25,7 @@ class Choice:
     def __init__(self, job: Job) -> None:
         resolved = job.planned("selector", job.work["selector"], job.facts["selector"])
         self._job = job
+        self._orders: Orders | None = None
         self._needs = resolved.plugin.registration.needs
         # Test features have no say, unless there is nothing else to see how a trial went.
         self._roles = sorted(
@@ -96,7 +97,7 @@ class Choice:
         if "target_val" in self._needs:
             [shown["target_val"]] = of("target_val")
         if "target_unpaired" in self._needs:
-            # By the key of one trial's features: the same for all candidates, whatever split is scored.
             [features] = of("target_val")
-            shown["target_unpaired"] = unpaired(features, self._folders("target_val", 0)[0].name)
+            self._orders = self._orders or Orders.of(features)  # the first candidate's, for all
+            shown["target_unpaired"] = self._orders.unpaired(features)
         return Candidate(said["step"], said["name"], trial, said["scale"], **shown)

@@ -84,12 +84,7 @@ def rank(job: Job) -> None:
         calibration = job.planned("adaptation", job.work["calibration"], job.facts["calibration"]).build()
     try:
         ranking = rank_features(
-            test.features,
-            items,
-            protocol=job.facts["protocol"],
-            ties=job.facts["ties"],
-            calibration=calibration,
-            split=job.facts["test"],
+            test.features, items, protocol=job.facts["protocol"], ties=job.facts["ties"], calibration=calibration
         )
         drifted = None if test.exact is None else drift(test.features, test.exact)
     except ValueError as error:

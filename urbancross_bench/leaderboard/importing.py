@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, plural, some
 from urbancross_bench.files import alone_in
+from urbancross_bench.identity import digest
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
     completes,
@@ -51,8 +53,10 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     target = folder / RECORDS
     if RECORDS not in view.records:
         raise UsageError(f"view {file} is not made from {target}: add {RECORDS!r} to its `records`")
-    # Else what another adds meanwhile would not be held against this; in a new folder there is nothing yet.
-    with alone_in(folder) if folder.is_dir() else nullcontext():
+    # Else what another adds meanwhile would not be held against this. Not in the board, which is committed.
+    locks = Path(tempfile.gettempdir()) / f"urbancross-{os.getuid()}" / digest([str(folder.resolve()).encode()])
+    locks.mkdir(parents=True, exist_ok=True)
+    with alone_in(locks):
         return _add(places, target, file, view)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, NoReturn, cast
 
 from urbancross_bench.data.paths import data_folder
-from urbancross_bench.processes import end_with, servers_environment, take_environment
+from urbancross_bench.processes import end_with, python_path, servers_environment, take_environment
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.testing.watching import folder
 
@@ -69,7 +69,7 @@ class _Server:
         with servers_environment():
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({there})"],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_path()), **home, **self._own},
+                env={**os.environ, **home, **self._own},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -82,7 +82,7 @@ class _Server:
 
     def look(self, look: Look, resolved: Resolved, files: Sequence[str], patience: float) -> dict[str, str]:
         """What is seen there. RuntimeError where nothing is, or not within so many seconds."""
-        place, cwd, path = folder(), Path.cwd(), _path()
+        place, cwd, path = folder(), Path.cwd(), python_path()
         environment = {**os.environ, **_as_many_threads(), "URBANCROSS_DATA": str(data_folder()), **self._own}
         if self._far:
             cwd = folder()
@@ -167,11 +167,6 @@ def _take(place: Path) -> NoReturn:
             atexit._run_exitfuncs()  # as of folders that are to go
             sys.stderr.flush()
         os._exit(status)
-
-
-def _path() -> list[str]:
-    """Where modules are, whatever the folder of who looks for them."""
-    return [str(Path(entry).resolve()) for entry in sys.path]
 
 
 def _as_many_threads() -> dict[str, str]:

@@ -25,7 +25,7 @@ class SelectorConformance(PureConformance):
 
     def candidates(self, count: int = 4, images: int = 16, pairing: int = 0) -> list[Candidate]:
         """Candidates that get better; `pairing` changes who belongs to whom in the target, if that is hidden."""
-        from urbancross_bench.execution.items import unpaired
+        from urbancross_bench.execution.items import Orders
 
         needs = self.registry.find(self.kind, self.plugin).registration.needs
 
@@ -35,7 +35,7 @@ class SelectorConformance(PureConformance):
             every: dict[str, Any] = {
                 "source_val": [source],
                 "target_val": paired,
-                "target_unpaired": unpaired(paired, "of the kit"),
+                "target_unpaired": Orders.of(paired).unpaired(paired),
             }
             return Candidate(step, "", 0, 10.0, **{need: every[need] for need in needs})
 
