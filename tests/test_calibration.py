@@ -13,7 +13,8 @@ from urbancross_adaptations import calibration
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.evaluation import Ranking, evaluate_retrieval
 from urbancross_bench.execution.items import Orders
-from urbancross_bench.interfaces import Adaptation, Calibrated, Features
+from urbancross_bench.interfaces import Adaptation, Calibrated
+from urbancross_bench.interfaces import Features as SplitFeatures
 from urbancross_bench.registry import Registry
 
 Floats = NDArray[np.float64]
@@ -228,7 +229,7 @@ def test_what_a_calibration_is_shown_stands_in_an_order_that_tells_nothing_of_pa
     images, texts = (generator.normal(size=(count, 4)).astype(np.float32) for count in (20, 60))
     shown = []
     for _ in range(3):
-        features = Features(
+        features = SplitFeatures(
             images[generator.permutation(20)], texts[generator.permutation(60)], generator.integers(0, 20, 60)
         )
         shown.append(Orders.of(features).unpaired(features))
