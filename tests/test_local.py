@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -447,3 +448,30 @@ def test_a_signal_to_interrupt_is_the_parents(executor: LocalExecutor, task: Tas
     [over] = heard(executor, 1).values()
     assert over[-1].error == "the process died without a word (signal 15, Terminated)"
     child.kill()
+
+
+WHERE = """
+import sys
+import urbancross_bench
+
+def where(device):
+    return urbancross_bench.__file__
+
+if __name__ == "__main__":
+    from urbancross_bench.execution.local import LocalExecutor
+    from urbancross_bench.execution.options import LocalOptions
+    executor = LocalExecutor(LocalOptions())
+    executor.preload(())
+    import wheres
+    print(executor._asked(wheres.where, "cpu"))
+"""
+
+
+def test_stages_run_the_code_that_the_command_runs(tmp_path: Path) -> None:
+    """Though it is found by the current folder alone, and another is installed; their keys are of that code."""
+    shutil.copytree(Path(local.__file__).parent.parent, tmp_path / "urbancross_bench")
+    (tmp_path / "wheres.py").write_text(WHERE)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "wheres"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(tmp_path / "urbancross_bench" / "__init__.py"), done.stderr
