@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from xxhash import xxh3_128_digest
@@ -21,7 +22,7 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.settings import SETTINGS
 
-_BLOCK = 4096  # rows copied at once
+_BLOCK = 256  # rows copied at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +84,8 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
         return None
     if access.pairs:
         return source_view([_first(split, shown) if access.share else split])
-    # By names and words: an order that is drawn from the files' can be undone, which tells of classes and pairs.
-    split = split.part(_by_name(split))
+    # By content: an order that is drawn from the files' can be undone, which tells of classes and pairs.
+    split = split.part(_images_by_content(split))
     shown_images, texts = split.images, np.arange(len(split.captions))
     if shown.disjoint_halves and access.images and access.captions:
         order = _order("disjoint halves", len(split.images), 0)
@@ -98,7 +99,7 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
             raise DataError(
                 "disjoint halves: every caption of one half stands in the other too; none is left to show"
             )
-    texts = _by_content(split, texts)[_order("captions", len(texts), seed)]
+    texts = _captions_by_content(split, texts)[_order("captions", len(texts), seed)]
     # A copy: rows that remember their place in the split would pair captions with images that remember theirs.
     features = None if split.text_features is None else Rows([split.text_features.take(texts)])
     return StreamView(
@@ -114,22 +115,25 @@ def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
     return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).without_others()
 
 
-def _by_name(split: PackedSplit) -> Indices:
-    """The images, sorted by hashes of names that nobody is shown."""
-    digests = [xxh3_128_digest(name.encode()) for name in split.image_names]
-    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
+def _images_by_content(split: PackedSplit) -> Indices:
+    """The images, sorted by what they show."""
+    return _sorted(_digests(split.images.rows, np.arange(len(split.images))))
 
 
-def _by_content(split: PackedSplit, texts: Indices) -> Indices:
-    """Some captions, sorted by what they say: so they tell nothing of the images that they are of."""
-    said: list[tuple[str, bytes]] = []
-    for start in range(0, len(texts), _BLOCK):
-        some = texts[start : start + _BLOCK]
-        rows = [b""] * len(some)
-        if split.text_features is not None:  # equal captions may have features of their own
-            rows = [xxh3_128_digest(np.ascontiguousarray(row).data) for row in split.text_features.take(some)]
-        said += zip((split.captions[text] for text in some.tolist()), rows, strict=True)
-    return texts[sorted(range(len(said)), key=said.__getitem__)]
+def _captions_by_content(split: PackedSplit, texts: Indices) -> Indices:
+    """Some captions, sorted by what they say; equal ones may have features of their own."""
+    rows = [b""] * len(texts) if split.text_features is None else _digests(split.text_features, texts)
+    return texts[_sorted([*zip((split.captions[text] for text in texts.tolist()), rows, strict=True)])]
+
+
+def _digests(rows: Rows, places: Indices) -> list[bytes]:
+    """A hash of each row."""
+    blocks = (rows.take(places[start : start + _BLOCK]) for start in range(0, len(places), _BLOCK))
+    return [xxh3_128_digest(np.ascontiguousarray(row).data) for block in blocks for row in block]
+
+
+def _sorted(keys: Sequence[Any]) -> Indices:
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
 def _order(stream: str, length: int, seed: int) -> Indices:
