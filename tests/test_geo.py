@@ -266,7 +266,7 @@ def test_an_image_has_the_entry_of_its_own_name(tmp_path: Path) -> None:
     file.write_text(
         json.dumps({name: {"center_tags": {"of": name}} for name in ("a", "sub/a", "b.png", "c", "d")})
     )
-    names = ["a.png", "sub/a.png", "b.png", "far/c.png", "one/d.png", "two/d.png"]
+    names = ["a.png", "sub/a.png", "b.png", "far/c.png", "far/c.png", "one/d.png", "two/d.png", "."]
     found = {name: entry["center_tags"]["of"] for name, entry in metadata_entries(file, names).items()}
     assert found == {"a.png": "a", "sub/a.png": "sub/a", "b.png": "b.png", "far/c.png": "c"}
 

@@ -404,16 +404,16 @@ def test_tasks_go_to_the_devices_with_the_least_to_do(task: TaskMaker, monkeypat
     monkeypatch.setattr(executor._context, "Process", Process, raising=False)
     for _ in range(4):
         executor.submit(task("easy", device="cuda"))
-    assert [args[2] for args in started] == [("4",), ("5",), ("6",), ("GPU-7",)]
+    assert [args[3] for args in started] == [("4",), ("5",), ("6",), ("GPU-7",)]
     assert {args[0].device for args in started} == {"cuda"}
     executor.submit(task("easy", device="cuda", devices=3))
-    assert started[-1][2] == ("4", "5", "6")
+    assert started[-1][3] == ("4", "5", "6")
     executor.submit(task("easy", device="cuda"))
-    assert started[-1][2] == ("GPU-7",)
+    assert started[-1][3] == ("GPU-7",)
     [connection] = [place for place, one in executor._running.items() if one.devices == ("5",)]
     executor._running.pop(connection).process.kill()
     executor.submit(task("easy", device="cuda"))
-    assert started[-1][2] == ("5",)
+    assert started[-1][3] == ("5",)
     executor.close()
 
 

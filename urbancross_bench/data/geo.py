@@ -119,11 +119,11 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
         raise DataError(
             f"{file} holds a {type(content).__name__}, not an object with an entry per image; {layout}"
         )
-    last = Counter(PurePosixPath(name).stem for name in names)
+    last = Counter(PurePosixPath(name).stem for name in {*names})  # rows may repeat an image
 
     def entry_of(name: str) -> Any:
         path = PurePosixPath(name)
-        own = [key for key in (name, str(path.with_suffix(""))) if key in content]
+        own = [key for key in (name, str(path.parent / path.stem)) if key in content]
         return content.get(own[0] if own else path.stem if last[path.stem] == 1 else None)
 
     sought = {name: entry_of(name) for name in names}
