@@ -14,13 +14,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces.dataset import Indices
 
 IMAGES, SEGMENTS, TEXTS = "images.safetensors", "segments.safetensors", "texts.safetensors"
 FACTS = "pack.json"
+_BLOCK = 256  # rows copied at once
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4")}
+
+
+def sorted_places(keys: Sequence[Any]) -> Indices:
+    """(N,) where each of N keys stands that come one after the other when they are sorted."""
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 
 class Rows:
@@ -61,6 +68,11 @@ class Rows:
     def chosen(self, indices: Indices) -> Rows:
         """Some of the rows, in this order."""
         return Rows(self._parts, self._order[indices])
+
+    def digests(self) -> list[bytes]:
+        """A hash of each row."""
+        places = (np.arange(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
+        return [xxh3_128_digest(np.ascontiguousarray(row).data) for some in places for row in self.take(some)]
 
     def without_others(self) -> Rows:
         """The same, features in an array of their own, so that they lead to no others; pixels stay mapped."""

@@ -11,18 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from xxhash import xxh3_128_digest
 
-from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows, sorted_places
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.settings import SETTINGS
-
-_BLOCK = 256  # rows copied at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +81,14 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
     if access.pairs:
         return source_view([_first(split, shown) if access.share else split])
     # By content: an order that is drawn from the files' can be undone, which tells of classes and pairs.
-    split = split.part(_images_by_content(split))
+    split = split.part(sorted_places(split.images.rows.digests()))
     shown_images, texts = split.images, np.arange(len(split.captions))
     if shown.disjoint_halves and access.images and access.captions:
         order = _order("disjoint halves", len(split.images), 0)
         half, other = split.part(order[::2]), split.captions_of(order[1::2])
         own = {*half.captions}
-        shown_images, texts = (
-            half.images.without_others(),
-            other[[split.captions[text] not in own for text in other.tolist()]],
-        )
+        shown_images = half.images.without_others()
+        texts = other[[split.captions[text] not in own for text in other.tolist()]]
         if not len(texts):
             raise DataError(
                 "disjoint halves: every caption of one half stands in the other too; none is left to show"
@@ -115,25 +109,11 @@ def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
     return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).without_others()
 
 
-def _images_by_content(split: PackedSplit) -> Indices:
-    """The images, sorted by what they show."""
-    return _sorted(_digests(split.images.rows, np.arange(len(split.images))))
-
-
 def _captions_by_content(split: PackedSplit, texts: Indices) -> Indices:
     """Some captions, sorted by what they say; equal ones may have features of their own."""
-    rows = [b""] * len(texts) if split.text_features is None else _digests(split.text_features, texts)
-    return texts[_sorted([*zip((split.captions[text] for text in texts.tolist()), rows, strict=True)])]
-
-
-def _digests(rows: Rows, places: Indices) -> list[bytes]:
-    """A hash of each row."""
-    blocks = (rows.take(places[start : start + _BLOCK]) for start in range(0, len(places), _BLOCK))
-    return [xxh3_128_digest(np.ascontiguousarray(row).data) for block in blocks for row in block]
-
-
-def _sorted(keys: Sequence[Any]) -> Indices:
-    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+    features = split.text_features
+    rows = [b""] * len(texts) if features is None else features.chosen(texts).digests()
+    return texts[sorted_places([*zip((split.captions[text] for text in texts.tolist()), rows, strict=True)])]
 
 
 def _order(stream: str, length: int, seed: int) -> Indices:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from xxhash import xxh3_128_digest
 
 from urbancross_bench.data.domain import Split
 from urbancross_bench.data.floors import numbered, split_floors
+from urbancross_bench.data.packed import Rows, sorted_places
 from urbancross_bench.errors import PluginError
 from urbancross_bench.evaluation.floors import FLOORS, as_json, random_floor
 from urbancross_bench.evaluation.ranking import Ranking, evaluate_retrieval
@@ -154,12 +154,7 @@ def read_embedded(folder: Path, number: int) -> Embedded:
 
 
 def rank_features(
-    features: Features,
-    items: SplitItems,
-    *,
-    protocol: str,
-    ties: str,
-    calibration: Adaptation | None = None,
+    features: Features, items: SplitItems, *, protocol: str, ties: str, calibration: Adaptation | None = None
 ) -> Ranking:
     """Rank the features of a test split, calibrated if asked. Raises ValueError for what cannot be ranked."""
     given = Calibrated(features.images, features.texts)
@@ -191,7 +186,8 @@ class Orders:
     @classmethod
     def of(cls, features: Features) -> Orders:
         """Those of some features."""
-        return cls(_by_content(features.images), _by_content(features.texts))
+        images, texts = (Rows([rows]).digests() for rows in (features.images, features.texts))
+        return cls(sorted_places(images), sorted_places(texts))
 
     def unpaired(self, features: Features) -> UnpairedFeatures:
         """Features of the same split, each side in its order."""
@@ -217,11 +213,6 @@ def _calibrated(calibration: Adaptation, features: Features) -> Calibrated:
         (rows[places[side]], None if bias is None else bias[places[side]]) for side, (rows, bias) in parts.items()
     )
     return Calibrated(images, texts, image_bias, text_bias)
-
-
-def _by_content(rows: NDArray[np.float32]) -> Ints:
-    digests = [xxh3_128_digest(np.ascontiguousarray(row).data) for row in rows]
-    return np.array(sorted(range(len(digests)), key=digests.__getitem__), dtype=np.int64)
 
 
 def _normalised(features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128_digest
 
-from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken
+from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken, sorted_places
+from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
 from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
@@ -113,7 +114,7 @@ def embed_texts(
     else:
         once = _Once()
         new = [once.new(Taken(block)).rows for block in _blocks(features, batch)]
-        order = torch.tensor(once.by_content())
+        order = torch.from_numpy(once.by_content())
         tokens, rows = torch.from_numpy(np.concatenate(new))[order], order.argsort()[once.places]
     parts = []
     for start in range(0, len(tokens), batch):
@@ -144,10 +145,9 @@ class _Once:
         self._place: dict[bytes, int] = {}
         self.places: list[int] = []
 
-    def by_content(self) -> list[int]:
+    def by_content(self) -> Indices:
         """The different rows in an order that does not hang on where they stood."""
-        digests = [*self._place]
-        return sorted(range(len(digests)), key=digests.__getitem__)
+        return sorted_places([*self._place])
 
     def new(self, block: Taken) -> Taken:
         """The rows of a block, with their segments, that differ from all before."""
