@@ -202,10 +202,11 @@ def read_records(places: Sequence[Path]) -> list[Record]:
     """All records below some folders, each of which `runs_of` leads to, in order of their keys.
 
     A run that stands in several folders counts once, with the scores of all of them; where copies differ, the
-    choice depends on the folders' content, never on their order: all runs have their names of the same folder, as
-    far as they are there. Raises DataError for a folder without any, and for a record without its `run.json`.
+    choice depends on the folders' content, never on their order: all runs have their names of the folder with the
+    most runs, as far as they are there. Raises DataError for a folder without any, and for a record without its
+    `run.json`.
     """
-    found: dict[str, list[tuple[str, Record]]] = {}
+    found: dict[str, list[tuple[tuple[int, str], Record]]] = {}
     shared: dict[bytes, Any] = {}
     for place in places:
         with _collecting_nothing():
@@ -219,7 +220,7 @@ def read_records(places: Sequence[Path]) -> list[Record]:
         records = [called_as(record, called.get(record.folder.name, record.spec)) for record in records]
         names = canonical_json({record.folder.name: names_of(record.spec) for record in records})
         for record in records:
-            found.setdefault(record.folder.name, []).append((names, record))
+            found.setdefault(record.folder.name, []).append(((-len(records), names), record))
     return [_merged(found[key]) for key in sorted(found)]
 
 
@@ -272,8 +273,8 @@ def called_as(record: Record, spec: Mapping[str, Any]) -> Record:
     return replace(record, spec={**own, **said}, scores=tuple(scores))
 
 
-def _merged(copies: Sequence[tuple[str, Record]]) -> Record:
-    """One of several copies of a run, each with all names of its folder: the first by these names the run."""
+def _merged(copies: Sequence[tuple[tuple[int, str], Record]]) -> Record:
+    """One of several copies of a run, each with the rank of its folder, whose names it has; the first's count."""
     if len(copies) == 1:
         return copies[0][1]
     _, namer = min(copies, key=lambda copy: (copy[0], canonical_json(copy[1].spec)))
