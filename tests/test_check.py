@@ -761,6 +761,30 @@ def test_an_image_with_a_dot_before_its_name_is_not_one_without_caption(cli: Cli
     assert found["text"] == "1 image beside the domain's 20 is named by none of its captions"
 
 
+def test_what_macos_lays_beside_images_is_no_image_without_caption(cli: Cli, tmp_path: Path) -> None:
+    file = write_domain(tmp_path / "d")
+    (tmp_path / "d" / "images" / "._d_000.jpg").write_bytes(b"resource fork")
+    assert "images without captions" not in findings(cli("data", "check", f"karpathy[file={file}]", "--json"))
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "d" / "images")
+    reference = f"karpathy[file={file},images={packed}]"
+    assert "images without captions" not in findings(cli("data", "check", reference, "--json"))
+
+
+def test_an_image_that_a_zip_holds_below_another_folder_than_the_rest_is_told(cli: Cli, tmp_path: Path) -> None:
+    """A missing image whose thumbnail lies elsewhere in the zip, say."""
+    file = write_domain(tmp_path / "d")
+    images = sorted((tmp_path / "d" / "images").iterdir())
+    with zipfile.ZipFile(tmp_path / "i.zip", "w") as packed:
+        for image in images:
+            packed.write(image, f"{'thumbs' if image == images[3] else 'full/size'}/{image.name}")
+    reference = f"karpathy[file={file},images={tmp_path / 'i.zip'}]"
+    found = findings(cli("data", "check", reference, "--json"))["several folders"]
+    assert found["level"] == "note"
+    assert found["text"] == "1 of 20 images is below another folder of the zip than most"
+    assert named(found) == [images[3].name]
+    assert found["items"][0]["problem"] == "found in 'thumbs/', most in 'full/size/'"
+
+
 def test_a_folder_beside_the_images_that_cannot_be_read_prevents_no_check(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -582,6 +582,7 @@ def test_a_zip_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
     assert source.missing() == {}
     for index, tile in enumerate(some):
         np.testing.assert_array_equal(source.read(index), tile.pixels)
+    assert set(source.folders().values()) == {"data/images/"}
     name = some[0].name
     parts = ZipImages(file, [f"images/{name}", name[1:], f"ages/{name}", f"data/{name}", f"x/data/images/{name}"])
     assert parts.missing() == dict.fromkeys(range(1, 5), "no such member")

@@ -79,6 +79,7 @@ def audit(name: str, domain: Domain, report: Report) -> Audit:
         *_doubles(opened, matches),
         *_sizes(opened),
         *_extensions(opened),
+        *_elsewhere(domain),
         *_unnamed(domain),
         *_captions(opened, within, captions),
         *_repairs(domain),
@@ -231,6 +232,20 @@ def _extensions(opened: Opened) -> Iterator[Finding]:
             items.append(_item(opened.domain, index, f"holds {found}", ""))
     text = "{} of {:,} images {are} in another format than the name says"
     yield from _found("wrong extensions", "note", text, len(opened.seen.looks), items)
+
+
+def _elsewhere(domain: Domain) -> Iterator[Finding]:
+    """Images that a zip holds below another folder than most: scenes, say, or thumbnails of missing ones."""
+    images = domain.images
+    folders = images.folders() if isinstance(images, ZipImages) else {}
+    usual = Counter(folders.values()).most_common(1)
+    items = [
+        _item(domain, index, f"found in {folder!r}, most in {usual[0][0]!r}", "")
+        for index, folder in folders.items()
+        if folder != usual[0][0]
+    ]
+    text = "{} of {:,} images {are} below another folder of the zip than most"
+    yield from _found("several folders", "note", text, len(folders), items)
 
 
 def _unnamed(domain: Domain) -> Iterator[Finding]:

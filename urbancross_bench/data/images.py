@@ -44,11 +44,12 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
 def list_files(place: Path) -> list[str]:
     """The names of all files in a folder, below it too, or of all members of a zip; in order.
 
-    Links are followed; one that leads nowhere is listed, so that who reads it is told. Raises DataError if a
-    folder cannot be read: what is in it would be missed by nobody.
+    What macOS lays beside files (`._a.png` beside `a.png`, `__MACOSX`) is none of them. Links are followed; one
+    that leads nowhere is listed, so that who reads it is told. Raises DataError if a folder cannot be read: what
+    is in it would be missed by nobody.
     """
     if not place.is_dir():
-        return sorted(member.filename for group in _members(place).values() for member in group)
+        return _listed(member.filename for group in _members(place).values() for member in group)
     names, folders = list[str](), [("", frozenset[tuple[int, int]]())]
     try:
         while folders:
@@ -65,7 +66,11 @@ def list_files(place: Path) -> list[str]:
                         names.append(name)
     except OSError as error:
         raise DataError(f"folder {place} cannot be read: {error}") from error
-    return sorted(names)
+    return _listed(names)
+
+
+def _listed(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not PurePosixPath(name).name.startswith("._"))
 
 
 def leads_out(name: str) -> bool:
@@ -209,6 +214,11 @@ class ZipImages(FileImages):
         absent = {i: PurePosixPath(self._names[i]).name for i, m in enumerate(self._members) if m is None}
         alike = _alike(absent.values(), self._present)
         return {i: f"no such member{alike[name]}" for i, name in absent.items()}
+
+    def folders(self) -> Mapping[int, str]:
+        """Of each image that is there, the folder of the zip below which its name was found."""
+        found = {i: member.filename for i, member in enumerate(self._members) if member}
+        return {i: path.removesuffix(self._names[i]) for i, path in found.items()}
 
     def content(self, index: int) -> bytes:
         """The member's bytes, unpacked; checked against its CRC."""
