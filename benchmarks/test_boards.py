@@ -67,6 +67,8 @@ def drawn(method: int, seed: int) -> tuple[dict[str, Any], dict[str, float]]:
 @pytest.fixture(scope="module")
 def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Per size a folder of records, of which the larger one's files of counts are links to the drawings."""
+    from urbancross_bench.leaderboard.committed import seal
+
     kept = Path(os.environ["BOARD"]) if "BOARD" in os.environ else tmp_path_factory.mktemp("boards")
     if not (kept / "whole").exists():
         drawings = write_drawings(kept)
@@ -75,6 +77,7 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 range(encoders), range(methods), SCENARIOS, SEEDS
             ):
                 write_run_of(kept / str(size), encoder, method, source, target, seed, drawings[method, seed])
+            seal(kept / str(size))
         (kept / "whole").touch()
     return kept
 
