@@ -358,7 +358,7 @@ def test_two_scores_for_one_seed_are_refused(outcome: Outcome, tmp_path: Path) -
     score = sorted((run / "scores").iterdir())[0]
     shutil.copytree(score, run / "scores" / ("0" * 32))
     edit(run / "scores" / ("0" * 32) / "score.json", key="0" * 32)
-    with pytest.raises(DataError, match="several scores stand for the same seed"):
+    with pytest.raises(DataError, match="several scores stand for seed 1 of one row: .*0{32}, [^,]*; keep one"):
         build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())
 
 
@@ -450,11 +450,20 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
     assert 'Did you mean "metric"' in result.err
 
 
+def with_metric(**changes: object) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        file = next(run.glob("scores/*/score.json"))
+        metrics = json.loads(file.read_text())["metrics"]
+        edit(file, metrics=metrics | {"mR": metrics["mR"] | changes})
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda r: (r / "run.json").write_text("{"), r"run\.json cannot be read"),
-        (lambda r: (r / "run.json").write_text("{}"), r"run\.json lacks schema, status, key"),
+        (lambda r: (r / "run.json").write_text("{}"), r"run\.json lacks schema, seed, .* status, key"),
         (lambda r: (r / "run.json").unlink(), r"lacks its run\.json; run its grid again"),
         (lambda r: edit(r / "run.json", schema=99), r"run\.json has schema 99"),
         (lambda r: edit(r / "run.json", status="great"), "unknown status"),
@@ -462,8 +471,18 @@ def test_a_view_changes_what_is_shown(outcome: Outcome, cli: Cli, tmp_path: Path
         (lambda r: next(r.glob("scores/*/score.json")).write_text("[]"), r"score\.json is no JSON object"),
         (
             lambda r: next(r.glob("scores/*/score.json")).write_text("{}"),
-            r"score\.json lacks schema, key, metrics",
+            r"score\.json lacks schema, .* protocol, .* metrics",
         ),
+        (lambda r: edit(r / "run.json", seed="0"), r"run\.json holds '0' as its seed"),
+        (lambda r: edit(r / "run.json", pretraining=None), r"run\.json holds None as its pretraining"),
+        (
+            lambda r: edit(next(r.glob("scores/*/score.json")), floors=None),
+            r"score\.json holds None as its floors",
+        ),
+        (with_metric(value=float("nan")), r"score\.json holds .* as its metric mR"),
+        (with_metric(value="30"), r"score\.json holds .* as its metric mR"),
+        (with_metric(low=float("inf")), r"score\.json holds .* as its metric mR"),
+        (with_metric(parts=None), r"score\.json holds .* as its metric mR"),
         (
             lambda r: next(r.glob("scores/*/queries.safetensors")).write_bytes(b"x"),
             r"queries\.safetensors cannot be read",

@@ -36,10 +36,11 @@ def decimals(value: float) -> str:
 def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
     """Column names, and rows of plain values: an estimate becomes its value and the ends of its interval."""
     wide = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.columns))]
+    columns = [printable(column) for column in table.columns]
     names = [
         name
-        for column, is_wide in zip(table.columns, wide, strict=True)
-        for name in ([column, f"{column} low", f"{column} high"] if is_wide else [column])
+        for column, is_wide in zip(columns, wide, strict=True)
+        for name in ([column, *_ends(column, columns)] if is_wide else [column])
     ]
     rows = [
         [
@@ -49,7 +50,13 @@ def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
         ]
         for row in table.rows
     ]
-    return [printable(name) for name in names], rows
+    return names, rows
+
+
+def _ends(column: str, others: Sequence[str]) -> list[str]:
+    """What the ends of an interval are called: as no other column is, such as that of a domain `urban low`."""
+    ends = [f"{column} low", f"{column} high"]
+    return [f"{column} [{end}]" for end in ("low", "high")] if {*ends} & {*others} else ends
 
 
 def typed(table: Table) -> dict[str, list[Value]]:

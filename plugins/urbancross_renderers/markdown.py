@@ -9,7 +9,7 @@ from urbancross_bench.interfaces import Renderer, Table
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_renderers.content import in_words
 
-_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_ESCAPES = str.maketrans({c: f"\\{c}" for c in "\\|`*[~"} | {"$": "&#36;", "<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it is no markup
 _PADDING = 2  # of a column's name
 

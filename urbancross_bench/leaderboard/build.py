@@ -19,9 +19,9 @@ from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
 from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
-from urbancross_bench.leaderboard.view import View, fitted, shown
+from urbancross_bench.leaderboard.view import View, fitted, ranked_oracles, shown
 from urbancross_bench.names import NAMES
-from urbancross_bench.records import Record, runs_of
+from urbancross_bench.records import Record, in_words, runs_of
 from urbancross_bench.registry import Registry, Resolved
 
 
@@ -56,10 +56,15 @@ def _only(records: Iterable[Record], keys: Container[str] | None) -> Iterator[Re
 def make_board(records: Sequence[Record], view: View, columns: Mapping[str, Column]) -> Board:
     """What a view shows of records, committed ones or those of grids: tables, and the evidence for them.
 
-    columns: what `columns_of` gives.
+    columns: what `columns_of` gives. Raises UsageError for oracles that would be ranked, and as `make_tables`.
     """
     view = fitted(view, records)
     records = shown(records, view)
+    if "ranked_oracle" not in view.allow and (oracles := ranked_oracles(records, view)):
+        raise UsageError(
+            f"view {view.title!r} would rank what has seen labels of the target, {in_words(oracles[0].spec)}: "
+            "add `oracle` to its `reference_settings`, or allow `ranked_oracle` there"
+        )
     tables = [marked(table) for table in make_tables(records, view, columns)]
     # Those that stand behind the board: with weights that the view shows.
     kept = [record for record in records if record.spec["encoder"]["weights"]["status"] in view.weights]
@@ -140,6 +145,9 @@ def write_files(files: Iterable[Made], out: Path, records: Sequence[Path] = ()) 
 
     Raises UsageError if that cannot be, PluginError for a renderer that would write among records.
     """
+    for folder in records:
+        if _is_of_records(out.resolve() / "table", folder.resolve()):
+            raise UsageError(f"leaderboard folder {out} is one of records; choose another, beside {folder}")
     try:
         out.mkdir(parents=True, exist_ok=True)
         for made in files:

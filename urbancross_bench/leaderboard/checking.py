@@ -16,9 +16,11 @@ from urbancross_bench.leaderboard.build import columns_of, make_board, make_file
 from urbancross_bench.leaderboard.committed import broken_seals, read_all
 from urbancross_bench.leaderboard.published import published_renderer, read_published
 from urbancross_bench.leaderboard.recounting import moved
+from urbancross_bench.leaderboard.tables import NAMES
 from urbancross_bench.registry import Registry
 
 _SAID = 3  # cells named of a file
+_TABLES = NAMES | {"by_source", "by_kind", "cost"}  # that views may have
 
 
 def check_board(board: Board, registry: Registry) -> list[str]:
@@ -63,12 +65,16 @@ def _stale(shown: BoardContent, renderers: Sequence[Renderer], out: Path, comman
 
 def _surplus(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:
     """Files that are named like tables, or stand in a folder that a format fills."""
-    names = {table.name for table in tables}
+    names = {table.name for table in tables} | _TABLES
     for file in sorted(out.glob("*")):
         source = file.suffix == ".csv" and file.stem == "published"
         if file.is_file() and file.stem in names and file.name not in made and not source:
             yield f"{file} is not among what the view makes: delete it, or add its format to `renderers`"
-    for folder in sorted({PurePosixPath(name).parts[0] for name in made if "/" in name}):
+    filled = {PurePosixPath(name).parts[0] for name in made if "/" in name}
+    for page in sorted(out.glob("*/index.html")):
+        if page.parent.name not in filled:
+            yield f"{page.parent} is not among what the view makes: delete it, or add its format to `renderers`"
+    for folder in sorted(filled):
         for file in sorted((out / folder).rglob("*")):
             if file.is_file() and file.relative_to(out).as_posix() not in made:
                 yield f"{file} is not among what the view makes: delete it"

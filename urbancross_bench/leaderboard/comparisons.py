@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,21 +91,45 @@ def verdicts(differences: Sequence[Difference | None]) -> list[str | None]:
     return [None if found is None else next(said).verdict for found in differences]
 
 
-def standings(means: Sequence[SeedMeans | None]) -> list[Standing | None]:
-    """The standing of each row among those that it is ranked with; None for one without means or others.
+@dataclass(frozen=True)
+class Field:
+    """Rows that are ranked among each other; their resamples are let go.
+
+    values: of each the mean. ranges: the best and the worst rank that each takes. p: of "no difference", of each
+    pair; None with too few seeds.
+    """
+
+    values: tuple[float, ...]
+    ranges: tuple[tuple[int, int], ...]
+    p: Mapping[tuple[int, int], float] | None
+
+    @staticmethod
+    def of(means: Sequence[SeedMeans]) -> Field:
+        """The field of rows with these means, on the same scenarios and seeds."""
+        ranges = rank_intervals(np.stack([over_seeds(one) for one in means]))
+        tested = len(means[0].values) >= FEWEST_SEEDS
+        p = {(a, b): _p_if_small(spread) for a, b, spread in paired_spreads(means)} if tested else None
+        return Field(tuple(one.value for one in means), tuple(ranges), p)
+
+
+def standings(fields: Sequence[Field]) -> list[list[Standing]]:
+    """The standing of each row of each field of a table. The family of Holm's correction: all pairs of all fields.
 
     No group where seeds are too few to tell anything apart.
     """
-    members = [one for one in means if one is not None]
-    if len(members) < 2:
-        return [None] * len(means)
-    values = [one.value for one in members]
-    ranges = rank_intervals(np.stack([over_seeds(one) for one in members]))
-    found = iter(
-        Standing(1 + sum(other > value for other in values), best, worst, group)
-        for value, (best, worst), group in zip(values, ranges, _groups(members), strict=True)
-    )
-    return [None if one is None else next(found) for one in means]
+    adjusted = iter(holm([p for field in fields for p in (field.p or {}).values()]))
+    return [_of_field(field, {pair: next(adjusted) for pair in field.p or {}}) for field in fields]
+
+
+def _of_field(field: Field, adjusted: Mapping[tuple[int, int], float]) -> list[Standing]:
+    told_apart = np.zeros((len(field.values), len(field.values)), dtype=bool)
+    for (a, b), p in adjusted.items():
+        told_apart[a, b] = told_apart[b, a] = p <= ALPHA
+    groups = tie_groups(field.values, told_apart) if adjusted else [None] * len(field.values)
+    return [
+        Standing(1 + sum(other > value for other in field.values), best, worst, group)
+        for value, (best, worst), group in zip(field.values, field.ranges, groups, strict=True)
+    ]
 
 
 def detectable(compared: Compared, metric: str) -> list[str]:
@@ -140,16 +164,6 @@ def _sizes(compared: Compared, *, by_test_set: bool) -> str:
         least, counted = f"{statistics.median(some):.1f}", f"{seeds} {plural(seeds, 'seed')}"
         parts.append(f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})")
     return ", ".join(parts)
-
-
-def _groups(means: Sequence[SeedMeans]) -> list[int] | list[None]:
-    if len(means[0].values) < FEWEST_SEEDS:
-        return [None] * len(means)
-    p_values = {(a, b): _p_if_small(spread) for a, b, spread in paired_spreads(means)}
-    told_apart = np.zeros((len(means), len(means)), dtype=bool)
-    for (a, b), adjusted in zip(p_values, holm([*p_values.values()]), strict=True):
-        told_apart[a, b] = told_apart[b, a] = adjusted <= ALPHA
-    return tie_groups([one.value for one in means], told_apart)
 
 
 def _p_if_small(spread: Spread) -> float:

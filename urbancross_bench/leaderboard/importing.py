@@ -22,7 +22,7 @@ from urbancross_bench.leaderboard.committed import (
     write_committed,
 )
 from urbancross_bench.leaderboard.rows import make_rows
-from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, shown
+from urbancross_bench.leaderboard.view import DEFAULT, View, load_view, ranked_oracles, shown
 from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record, ScoreRecord, called_as, in_words
 
@@ -48,6 +48,8 @@ def add(places: Sequence[Path], folder: Path) -> Added:
     A folder without a view gets the default one. Raises DataError for malformed records, and committed ones that
     were edited, and UsageError for a view that is not made from the records beside it.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--to {folder} is no folder")
     file = folder / VIEW
     view = load_view(file if file.is_file() else DEFAULT)
     target = folder / RECORDS
@@ -113,9 +115,9 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
             f"use weights that are {status}",
             f"train or download weights, or add {status!r} to the view's `weights`",
         )
-    if not view.is_reference("oracle") and "ranked_oracle" not in view.allow:
+    if "ranked_oracle" not in view.allow:
         yield from _said(
-            [in_words(r.spec) for r in records if any(s.content["setting"] == "oracle" for s in r.scores)],
+            [in_words(record.spec) for record in ranked_oracles(records, view)],
             "have seen labels of the target, by method or by selector, and the view would rank them",
             "add `oracle` to the view's `reference_settings`, or allow `ranked_oracle` there",
         )

@@ -22,12 +22,21 @@ def are_whole(groups: Sequence[Sequence[Row]], metric: str, by: str = "") -> lis
 
     by: what the scenarios of a group have in common; see `_scenarios_of`.
     """
+    return [
+        not missing
+        and len({row.scenario for row in group}) == len(group)
+        and len({row.content for row in group}) == 1
+        and all(row.estimate(metric) for row in group)
+        for group, missing in zip(groups, lacking(groups, by), strict=True)
+    ]
+
+
+def lacking(groups: Sequence[Sequence[Row]], by: str = "") -> list[set[str]]:
+    """Of each of `groups_of` the scenarios that it lacks and others of its recipe have; by: as in `are_whole`."""
     of_recipe = _scenarios_of([row for group in groups for row in group], by)
     part = _PARTS[by]
     return [
-        sorted(row.scenario for row in group) == sorted(of_recipe[part(group[0].run["scenario"]), group[0].recipe])
-        and len({row.content for row in group}) == 1
-        and all(row.estimate(metric) for row in group)
+        of_recipe[part(group[0].run["scenario"]), group[0].recipe] - {row.scenario for row in group}
         for group in groups
     ]
 

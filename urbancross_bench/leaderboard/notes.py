@@ -9,6 +9,7 @@ from urbancross_bench.errors import some
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
+from urbancross_bench.leaderboard.means import lacking
 from urbancross_bench.leaderboard.peers import Peers
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
@@ -111,13 +112,27 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
         *_on_verdicts(rows, view),
         "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe, "
         "data, scenarios and seeds, with as many trials; transductive rows apart; none of a row without others. "
-        "Tie group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs).",
+        "Tie group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs "
+        "of the table).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
+        *_on_lacking(rows),
         *_on_uneven(rows),
         *detectable(compared, view.metric),
         *_on_few(rows),
         *_on_data(rows),
     ]
+
+
+def _on_lacking(rows: Sequence[Row]) -> list[str]:
+    groups = groups_of(rows)
+    lacks: dict[tuple[str, ...], list[Row]] = {}
+    for group, missing in zip(groups, lacking(groups), strict=True):
+        if missing:
+            lacks.setdefault(tuple(sorted(missing)), []).append(group[0])
+    said = [f"{some(missing, _NAMED)} ({_named(of)})" for missing, of in lacks.items()]
+    if not said:
+        return []
+    return [f"No mean is taken of methods that lack a scenario which others have: {some(said, _NAMED, '; ')}."]
 
 
 def _on_uneven(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ from urbancross_bench.registry import Registry
 
 COLUMNS = ("method", "dataset", "metric", "value", "protocol", "checkpoint", "source", "evidence", "note")
 REQUIRED = ("method", "dataset", "metric", "value", "source", "evidence")
+_FIGURE = ("method", "dataset", "metric", "protocol", "checkpoint", "source", "evidence")  # what tells two apart
 EVIDENCE = ("repository", "paper", "third party", "checkpoint name")
 
 _NOTES = (
@@ -47,7 +48,7 @@ def read_published(file: Path) -> Table:
     try:
         with file.open(encoding="utf-8", newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
-            lines = [(reader.line_num, line) for line in reader]
+            lines = [(reader.line_num, line) for line in map(_stripped, reader)]
             header = tuple(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"published figures {file} cannot be read: {error}") from error
@@ -56,7 +57,7 @@ def read_published(file: Path) -> Table:
     seen: dict[tuple[str, ...], int] = {}
     for number, line in lines:
         problem = _problem(line)
-        facts = tuple(str(line[name]) for name in ("method", "dataset", "metric", "protocol", "source"))
+        facts = tuple(str(line[name]) for name in _FIGURE)
         if not problem and facts in seen:
             problem = f"the figure of line {seen[facts]} once more"
         if problem:
@@ -64,22 +65,26 @@ def read_published(file: Path) -> Table:
         seen[facts] = number
     ordered = sorted(
         (line for _, line in lines),
-        key=lambda line: [line[name] for name in ("dataset", "protocol", "metric", "method", "source")],
+        key=lambda line: [line[name] for name in ("dataset", "protocol", "metric", "method", "source", *_FIGURE)],
     )
     names = ["dataset", "protocol", "metric", *(n for n in COLUMNS if n not in ("dataset", "protocol", "metric"))]
     rows = [[_cell(name, line[name]) for name in names] for line in ordered]
     return Table("published", "Published figures: reported, not re-run", names, rows, _NOTES)
 
 
+def _stripped(line: dict[str, str]) -> dict[str, str]:
+    return {name: field.strip() if isinstance(field, str) else field for name, field in line.items()}
+
+
 def _problem(line: dict[str, str]) -> str:
     """What is wrong with a line; empty if nothing is."""
     if None in line or None in line.values():
         return f"not {len(COLUMNS)} fields"
-    empty = [name for name in REQUIRED if not line[name].strip()]
+    empty = [name for name in REQUIRED if not line[name]]
     if empty:
         return f"{', '.join(empty)} must not be empty"
     try:
-        value = float(line["value"])
+        value = float(line["value"].replace("_", "no digit"))
     except ValueError:
         value = math.nan
     if not 0.0 <= value <= 100.0:

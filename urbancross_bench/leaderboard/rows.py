@@ -337,8 +337,9 @@ def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))
         numbers = [s.run["seed"] for s in ordered]
         if len(set(numbers)) < len(numbers):
-            twins = ", ".join(str(s.score.folder) for s in ordered)
-            raise DataError(f"several scores stand for the same seed of one row: {twins}; keep one of them")
+            twice = next(number for number in numbers if numbers.count(number) > 1)
+            twins = ", ".join(str(s.score.folder) for s in ordered if s.run["seed"] == twice)
+            raise DataError(f"several scores stand for seed {twice} of one row: {twins}; keep one of them")
         run = ordered[0].run
         rows.append(Row(ordered, set(numbers) == seeds[comparison_of(run)], failed[recipe_of(run)]))
     return sorted(rows, key=_order)

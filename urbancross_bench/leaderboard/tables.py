@@ -16,7 +16,7 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
 from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
-from urbancross_bench.leaderboard.comparisons import Compared, Difference, Standing, standings, verdicts
+from urbancross_bench.leaderboard.comparisons import Compared, Difference, Field, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.means import are_whole
 from urbancross_bench.leaderboard.notes import notes_of, on_means, on_scenarios, on_transfer
@@ -195,19 +195,27 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
 def _standings(
     groups: Sequence[Sequence[Row]], chosen: Sequence[Sequence[Row] | None], view: View
 ) -> tuple[list[Estimate | None], list[Standing | None]]:
-    """The mean of each chosen group and its standing; only one field's resamples are held at a time."""
+    """The mean of each chosen group, and its standing, None for one without others; only one field's resamples are
+    held at a time.
+    """
     estimates: list[Estimate | None] = [None] * len(groups)
-    ranks: list[Standing | None] = [None] * len(groups)
-    fields: dict[str, list[int]] = {}
+    alike: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
-        fields.setdefault(_field(group), []).append(index)
-    for members in fields.values():
+        alike.setdefault(_field(group), []).append(index)
+    fields: list[tuple[list[int], Field]] = []
+    for members in alike.values():
         some = [chosen[index] for index in members]
         means = shared_out(lambda group: _over_scenarios(group, view.metric) if group else None, some)
-        firsts = [groups[index][0] for index in members]
-        found = standings(_unless_reference(means, firsts, view))
-        for index, mean, rank in zip(members, means, found, strict=True):
-            estimates[index], ranks[index] = None if mean is None else _shown(mean), rank
+        for index, mean in zip(members, means, strict=True):
+            estimates[index] = None if mean is None else _shown(mean)
+        ranked = _unless_reference(means, [groups[index][0] for index in members], view)
+        of_row = {index: mean for index, mean in zip(members, ranked, strict=True) if mean is not None}
+        if len(of_row) > 1:
+            fields.append(([*of_row], Field.of([*of_row.values()])))
+    ranks: list[Standing | None] = [None] * len(groups)
+    for (members, _), found in zip(fields, standings([field for _, field in fields]), strict=True):
+        for index, standing in zip(members, found, strict=True):
+            ranks[index] = standing
     return estimates, ranks
 
 

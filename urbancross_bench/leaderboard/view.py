@@ -50,8 +50,10 @@ class Filters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoder: tuple[str, ...] = Field(default=(), description="labels, or names of plugins")
-    adaptation: tuple[str, ...] = Field(default=(), description="labels, or names of plugins")
+    encoder: tuple[str, ...] = Field(default=(), description="labels; or names of plugins that no row is labelled")
+    adaptation: tuple[str, ...] = Field(
+        default=(), description="labels; or names of plugins that no row is labelled"
+    )
     scenario: tuple[str, ...] = Field(default=(), description="`a + b -> c`, as in the tables")
     protocol: tuple[str, ...] = ()
     selector: tuple[str, ...] = ()
@@ -78,7 +80,7 @@ class View(BaseModel):
         default=("oracle",), description="shown, never ranked"
     )
     weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = ("pretrained", "trained here")
-    allow: tuple[Allowed, ...] = Field(default=(), description="what `leaderboard add` takes all the same")
+    allow: tuple[Allowed, ...] = Field(default=(), description="what is taken all the same")
     ablation: AblationView | None = Field(default=None, description="the factors of an ablation, see `specs`")
     cost: bool = Field(default=False, description="whether there is a table of what was spent")
     renderers: Names = Field(default=("markdown", "csv"), min_length=1)
@@ -145,8 +147,18 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
                 for r in chosen
             ]
         else:
-            chosen = [record for record in chosen if _passing(_of_run(record, field), patterns)]
+            # As in `compare`: what a row is labelled is meant first, lest a plugin's variants come along.
+            labels = {_of_run(record, field)[0] for record in chosen}
+            exact, others = labels.intersection(patterns), [one for one in patterns if one not in labels]
+            chosen = [r for r in chosen if _of_run(r, field)[0] in exact or _passing(_of_run(r, field), others)]
     return chosen
+
+
+def ranked_oracles(records: Iterable[Record], view: View) -> list[Record]:
+    """Those that have seen labels of the target, by method or by selector, where the view would rank them."""
+    if view.is_reference("oracle"):
+        return []
+    return [record for record in records if any(s.content["setting"] == "oracle" for s in record.scores)]
 
 
 def _of_run(record: Record, field: str) -> list[str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, PositiveInt, field_validator, model_valid
 
 from urbancross_bench.errors import did_you_mean, requirement
 from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, protocol_and_ties
+from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.specs.ablation import Ablation
 from urbancross_bench.specs.training import Budget, PlacedError, Pretraining, Spec
 
@@ -161,6 +162,18 @@ class Grid(Spec):
             elif key in value and not isinstance(entries, Mapping):
                 raise PlacedError(f"{key} {_REFERENCES}", key)
         return value
+
+    @model_validator(mode="after")
+    def _names_can_be_told_apart(self) -> Self:
+        for key in ("domains", "encoders", "adaptations"):
+            looks: dict[str, str] = {}
+            for name in getattr(self, key):
+                twin = looks.setdefault(printable(name), name)
+                if twin != name:
+                    raise PlacedError(
+                        f"{key} {twin!r} and {name!r} look the same in a table; rename one", key, name
+                    )
+        return self
 
     @model_validator(mode="after")
     def _scenarios_name_domains(self) -> Self:
