@@ -13,12 +13,14 @@ from compared_records import methods
 from compared_records import write_run as write_compared
 from made_up_records import edit, write_run, write_runs
 
+from urbancross_bench.errors import UsageError
 from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces import Table
 from urbancross_bench.leaderboard.build import make_board
 from urbancross_bench.leaderboard.committed import read_all
+from urbancross_bench.leaderboard.comparisons import Field, standings
 from urbancross_bench.leaderboard.marking import marked
-from urbancross_bench.leaderboard.view import View
+from urbancross_bench.leaderboard.view import Filters, View, shown
 
 ENCODER = {"name": "openclip", "version": "1", "options": {}, "label": "big"}
 WEIGHTS = {"status": "trained here", "source": "another", "sha256": None, "partial": False}
@@ -167,6 +169,55 @@ def test_a_row_without_others_has_no_rank_and_is_not_the_best(tmp_path: Path) ->
     rescored(tmp_path, selector="source_val", selected_by={"name": "source_val", "options": {}})
     ranks = cells(made(tmp_path)["summary"], "rank")
     assert (ranks["ours"], ranks["theirs"], ranks["source_only"]) == ((None,), ("1 (1 to 1)",), ("2 (2 to 2)",))
+
+
+def test_tie_groups_are_held_against_all_pairs_of_a_table() -> None:
+    """Else the groups of many targets would be wrong as often as tests at 5 % for each of them."""
+    field = Field((2.0, 1.0), ((1, 2), (1, 2)), {(0, 1): 0.03})
+    assert [standing.group for standing in standings([field])[0]] == [1, 2]
+    assert [[standing.group for standing in of] for of in standings([field, field])] == [[1, 1], [1, 1]]
+    untested = Field((2.0, 1.0), ((1, 2), (1, 2)), None)
+    assert [[standing.group for standing in of] for of in standings([untested, field])] == [[None, None], [1, 2]]
+
+
+def test_a_mean_that_is_not_taken_for_want_of_a_scenario_says_so(tmp_path: Path) -> None:
+    write(tmp_path, "source_only", "ours", "theirs")
+    write(tmp_path, "source_only", "theirs", pair=("b", "a"))
+    means = cells(made(tmp_path)["summary"], "mean mR")
+    assert [name for name, (mean,) in means.items() if mean is None] == ["ours"]
+    said = "No mean is taken of methods that lack a scenario which others have: "
+    assert notes(tmp_path, "summary", "No mean") == [f"{said}b → a (ours)."]
+    write(tmp_path, "ours", pair=("b", "c"))
+    assert notes(tmp_path, "summary", "No mean") == [f"{said}b → a (ours); b → c (source_only, theirs)."]
+    write(tmp_path, "source_only", "theirs", pair=("b", "c"))
+    write(tmp_path, "ours", pair=("b", "a"))
+    assert notes(tmp_path, "summary", "No mean") == []
+
+
+def test_no_oracle_is_ranked_unless_the_view_allows_it(tmp_path: Path) -> None:
+    write(tmp_path, "source_only", "oracle")
+    view = View(title="T", reference_settings=())
+    with pytest.raises(UsageError, match="would rank what has seen labels of the target, a → b · small · oracle"):
+        make_board(read_all([tmp_path]), view, {})
+    allowed = view.model_copy(update={"allow": ("ranked_oracle",)})
+    [summary, *_] = make_board(read_all([tmp_path]), allowed, {}).tables
+    assert cells(summary, "verdict")["oracle"] == ("better",)
+
+
+def test_a_filter_that_is_a_label_leaves_the_variants_of_its_plugin_out(tmp_path: Path) -> None:
+    write(tmp_path, "source_only", "ours")
+    write(tmp_path, "ours", adaptation={"label": "ours[x=1]", "name": "ours", "version": "1", "options": {"x": 1}})
+
+    def left(*patterns: str) -> list[str]:
+        records = shown(read_all([tmp_path]), View(title="T", filters=Filters(adaptation=patterns)))
+        return sorted({record.spec["adaptation"]["label"] for record in records})
+
+    assert left("ours") == ["ours"]
+    assert left("ours*") == left("ours", "ours[x=1]") == ["ours", "ours[x=1]"]
+    for file in tmp_path.glob("runs/*/run.json"):
+        method = json.loads(file.read_text())["adaptation"]
+        edit(file, adaptation=method | {"label": method["label"].replace("ours", "mine")})
+    assert left("ours", "source_only") == ["mine", "mine[x=1]", "source_only"]
 
 
 @pytest.mark.parametrize("table", ["summary", "scenarios"])

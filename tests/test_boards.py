@@ -207,6 +207,33 @@ def test_check_names_a_damage(board: Path, cli: Cli, damage, messages: list[str]
         assert re.search(message, result.err), result.err
 
 
+def test_check_names_tables_and_sites_that_the_view_no_longer_makes(board: Path, cli: Cli) -> None:
+    assert cli("leaderboard", "build", board, "--format", "html", "--format", "csv").status == 0
+    for name in ("by_source.md", "by_kind.csv"):
+        (board / name).touch()
+    write_view(board / "view.yaml", renderers=[*TEXTS, "parquet"], details=["t2i_R@1"])
+    told = cli("leaderboard", "check", board).err
+    for name in ("by_source.md", "by_kind.csv", "cost.csv", "cost.parquet", "site"):
+        assert f"{board / name} is not among what the view makes: delete it, or add its format" in told, name
+
+
+@pytest.mark.parametrize("out", ["records", "records/tables"])
+def test_tables_are_not_written_among_records(board: Path, cli: Cli, out: str) -> None:
+    replace_text(board / "view.yaml", "out: .", f"out: {out}")
+    before = tree(board)
+    for arguments in ([board / "records", "--out", board / out], [board]):
+        result = cli("leaderboard", "build", *arguments)
+        assert result.status == 2
+        assert f"leaderboard folder {board / out} is one of records; choose another" in result.err
+    assert tree(board) == before
+
+
+def test_add_takes_no_file_for_a_folder(runs: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "board").touch()
+    result = cli("leaderboard", "add", runs, "--to", tmp_path / "board")
+    assert (result.status, f"--to {tmp_path / 'board'} is no folder" in result.err) == (2, True)
+
+
 def test_hashes_are_those_of_sha256sum(board: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], check=True, cwd=board / "records")
     lines = (board / "records" / "SHA256SUMS").read_text().splitlines()

@@ -34,7 +34,9 @@ def write_published(folder: Path, *lines: list[str], header: tuple[str, ...] = C
         (4, "clasic", "'clasic' is none of"),
         (6, " ", "source must not be empty"),
         (7, "hearsay", "'hearsay' is none of"),
+        (3, "1_0", "'1_0' is no percentage"),
         (0, "M", "the figure of line 2 once more"),
+        (0, " M ", "the figure of line 2 once more"),
     ],
 )
 def test_published_figures_are_checked(tmp_path: Path, position: int, text: str, message: str) -> None:
@@ -50,6 +52,11 @@ def test_published_figures_have_their_columns(tmp_path: Path, cli: Cli) -> None:
     with pytest.raises(DataError, match="line 2: not 9 fields"):
         read_published(write_published(tmp_path, LINE[:-1]))
     assert "not 9 fields" in cli("leaderboard", "check", tmp_path).err
+
+
+def test_one_method_may_have_figures_of_several_checkpoints(tmp_path: Path) -> None:
+    table = read_published(write_published(tmp_path, LINE, [*LINE[:5], "best on test", *LINE[6:]]))
+    assert [row[table.columns.index("checkpoint")] for row in table.rows] == [None, "best on test"]
 
 
 def test_no_value_decides_the_order_of_published_figures(tmp_path: Path) -> None:

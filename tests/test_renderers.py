@@ -312,3 +312,20 @@ def test_every_renderer_of_the_project_is_among_these() -> None:
     names = [plugin.registration.name for plugin in registry.plugins if plugin.kind == "renderer"]
     built = {type(registry.resolve("renderer", name).build()) for name in names}
     assert {kind for kind in built if kind.__module__.startswith("urbancross_renderers")} == {*KINDS}
+
+
+def test_the_ends_of_an_interval_are_called_as_no_other_column_is() -> None:
+    columns = ["→ urban", "→ urban low"]
+    table = Table("matrix", "T", columns, [[Estimate(2.0, 1.0, 3.0), 5.0], [None, Estimate(6.0, 5.5, 6.5)]], [])
+    lines = [*csv.DictReader(io.StringIO(Csv(Csv.options_type()).render(table)))]
+    [names, *_] = csv.reader(io.StringIO(Csv(Csv.options_type()).render(table)))
+    assert names == [
+        "→ urban",
+        "→ urban [low]",
+        "→ urban [high]",
+        "→ urban low",
+        "→ urban low low",
+        "→ urban low high",
+    ]
+    assert lines[0]["→ urban [low]"] == "1.0000"
+    assert [*json.loads(Json(Json.options_type()).render(table))["rows"][0]] == names
