@@ -20,7 +20,9 @@ from conftest import Outcome, Result, outcome_of, tree, write_domains, write_gri
 from safetensors.numpy import load_file
 
 from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.execution import methods
 from urbancross_bench.records import Record, read_records
+from urbancross_bench.specs import Search
 
 GridWriter = Callable[..., Path]
 Cli = Callable[..., Result]
@@ -172,6 +174,8 @@ def test_the_curve_says_what_happened(searched: Outcome) -> None:
         ({"search": {"trials": 1, "space": {"dann": {"weight": [1]}}}}, "trials"),
         ({"search": {"trials": 2, "space": {"dann": {"weight": [2]}}}}, "last looks at no features, and so takes"),
         ({"search": {"trials": 2, "space": {"dann": {"weight": {"low": 2, "high": 1}}}}}, "low must be less"),
+        ({"search": {"trials": 2, "space": {"dann": {}}}}, "search.space.dann must have at least 1 entry"),
+        ({"search": {"trials": 10**9, "space": {"dann": {"weight": [1]}}}}, "search.trials: Input should be less than or equal to 10000"),
         ({"adaptations": ["csls[base=csls]"]}, "is a calibration too"),
         ({"adaptations": ["csls[base=dan]"]}, "base of adaptation 'csls[base=dan]': there is no adaptation 'dan'"),
         ({"budget": {"steps": 1, "epochs": 1}}, "either steps or epochs"),
@@ -189,6 +193,28 @@ def test_what_makes_no_sense_is_refused(
     result = cli("plan", file)
     assert result.status == 2
     assert any(part in result.err for part in message.split("|")), result.err
+
+
+def test_a_space_of_few_values_is_drawn_from_until_all_were_seen(
+    grid: GridWriter, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many trials are asked for."""
+    numbers: list[int] = []
+    draw = methods._drawn
+
+    def drawn(space: Mapping[str, Any], number: int, search: Search) -> dict[str, Any]:
+        numbers.append(number)
+        return draw(space, number, search)
+
+    monkeypatch.setattr(methods, "_drawn", drawn)
+    space = {"weight": [0.5, 2.0], "learning_rate": [0.1, 0.2, 0.3]}
+    search = {"trials": 2000, "space": {"dann": space}}
+    one_pair = {"scenarios": [{"source": "plain", "target": "dark"}], "seeds": [0]}
+    file = grid(adaptations=["dann"], selectors=["source_val"], search=search, **one_pair)
+    planned = cli("plan", file)
+    assert planned.status == 0, planned.err
+    assert len(numbers) < 100
+    assert " 7 adapt," in planned.out  # as the grid wrote it, and all six sets
 
 
 def test_several_processes_train_one_model(grid: GridWriter, cli: Cli, tmp_path: Path) -> None:

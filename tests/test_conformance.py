@@ -16,6 +16,7 @@ from feature_data import write_bundle
 import urbancross_bench.testing as kit
 from urbancross_bench.hookspecs import REGISTRATION_HOOKS
 from urbancross_bench.registry import Registry
+from urbancross_bench.testing import watching
 from urbancross_bench.testing.watching import folder
 
 Options = dict[str, Any]
@@ -122,3 +123,19 @@ def test_the_page_names_the_promises_of_every_kind() -> None:
     page = (Path(__file__).parent.parent / "docs" / "conformance.md").read_text(encoding="utf-8")
     assert [kind for kind, (_, name) in kit.KINDS.items() if f"`{name}`" not in page] == []
     assert [kind for kind in kit.KINDS if f"\n| {kind} | " not in page] == []
+
+
+def test_bytecode_that_is_being_written_is_nothing_that_a_plugin_opens(tmp_path: Path) -> None:
+    """Python, and pytest, write it to a file of another name first."""
+    opened: list[str] = []
+    with watching._audited(opened):
+        for name in (
+            "a.cpython-311.pyc.14014582",
+            "b.cpython-311-pytest-9.2.0.pyc.526",
+            "c.pyc",
+            "d.txt",
+            "e.526",
+        ):
+            (tmp_path / name).touch()
+            (tmp_path / name).read_bytes()
+    assert sorted({Path(name).name for name in opened}) == ["d.txt", "e.526"]

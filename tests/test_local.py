@@ -475,3 +475,24 @@ def test_stages_run_the_code_that_the_command_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wheres"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == str(tmp_path / "urbancross_bench" / "__init__.py"), done.stderr
+
+
+def test_a_temporary_folder_of_too_long_a_path_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(forkserver, "ensure_running", refuse)
+    monkeypatch.setattr("tempfile.tempdir", "/a/long/way")
+    with (
+        closing(LocalExecutor(LocalOptions())) as executor,
+        pytest.raises(UsageError, match="/a/long/way is too long"),
+    ):
+        executor.preload(())
+
+
+def test_a_log_is_written_whose_folder_was_removed(
+    executor: LocalExecutor, task: TaskMaker, tmp_path: Path
+) -> None:
+    asked = task("easy", log=str(tmp_path / "gone" / "logs" / "a.log"))
+    assert told(executor, asked)[-1].outcome == "ok"
+    assert (tmp_path / "gone" / "logs" / "a.log").is_file()

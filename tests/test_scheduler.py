@@ -26,6 +26,8 @@ from made_up_plans import (
     scripted,
 )
 
+from urbancross_bench.errors import UsageError
+from urbancross_bench.execution.scheduler import Limits
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.interfaces import Event
@@ -309,3 +311,11 @@ def test_a_lost_training_that_cannot_be_made_anew_is_a_failure(tmp_path: Path) -
     assert session.failure(RUNS[0])["what"] == START.label
     assert session.record(RUNS[0]).scores == ()
     assert Session(ONE, tmp_path).run() == {0: "ok"}
+
+
+@pytest.mark.parametrize("limit", [0.0, float("inf"), float("nan")])
+def test_a_limit_that_is_none_is_refused(limit: float) -> None:
+    for seconds, gib, name in ((limit, None, "time"), (None, limit, "memory")):
+        with pytest.raises(UsageError, match=f"a {name} limit of {limit:g} is none"):
+            Limits.of(60.0, seconds, gib, 0)
+    assert Limits.of(60.0, None, 0.5, 0).memory == 2**29

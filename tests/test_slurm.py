@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -49,7 +50,7 @@ def test_states_of_slurm_are_outcomes(state: str, outcome: str | None) -> None:
 
 
 SLURM = """#!{python}
-import json, pathlib, sys
+import json, os, pathlib, signal, sys
 folder = pathlib.Path({folder!r})
 name = pathlib.Path(sys.argv[0]).name
 with (folder / "calls").open("a") as calls:
@@ -60,6 +61,8 @@ if name == "sbatch":
     number = len(list(folder.glob("*.sh")))
     (folder / f"{{number}}.sh").write_text(pathlib.Path(sys.argv[1]).read_text())
     (folder / f"{{number}}.state").write_text("RUNNING")
+    if (folder / "interrupts").exists():
+        os.kill(os.getppid(), signal.SIGTERM if number else signal.SIGINT)
     print("Submitted batch job", number)
 if name == "sacct":
     print("JobID|State|NodeList")
@@ -276,6 +279,25 @@ def test_a_first_job_that_slurm_does_not_take_is_an_error(task: Callable[..., Ta
                 executor.submit(task(number))
         assert executor.wait(0.0) == []
     assert not list(slurm.parent.rglob("*.events"))
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_job_that_is_taken_when_the_grid_is_ended_is_cancelled(
+    task: Callable[..., Task], slurm: Path, before: int
+) -> None:
+    """By Ctrl-C or the signal to terminate, while sbatch is still to say which job it is."""
+    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
+            for number in range(before):
+                executor.submit(task(number))
+            (slurm / "interrupts").touch()
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(task(before))
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+    assert sorted(words[-1] for words in calls(slurm, "scancel")) == [str(number) for number in range(before + 1)]
 
 
 def test_without_slurm_the_error_says_so(

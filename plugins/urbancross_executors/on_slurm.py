@@ -19,6 +19,7 @@ from urbancross_bench.interfaces.executor import Outcome
 from urbancross_executors import here
 from urbancross_executors.events import Told
 from urbancross_executors.options import SlurmOptions
+from urbancross_executors.signals import uninterrupted
 
 _LOOKED = 1.0  # seconds between two looks at what was told
 _ASKED = 30.0  # seconds between two questions to Slurm: one for all jobs
@@ -110,15 +111,18 @@ class SlurmExecutor(Executor):
     def _take(self, task: Task, told: Told) -> str:
         """Have Slurm take a job; why it does not, or nothing."""
         utils = self._submitit.core.utils
-        try:
-            executor = self._submitit.AutoExecutor(Path(task.log).parent / "slurm", cluster=self._asked.cluster)
-            executor.update_parameters(**self.parameters(task))
-            job = executor.submit(_job, here.placed(task), self._modules, str(told.file), here.environment())
-        except (utils.FailedJobError, utils.FailedSubmissionError, RuntimeError, OSError) as error:
-            return str(error) or type(error).__name__
-        self._present = time.monotonic()
-        self._running.append(_Running(job, told, self._present))
-        return ""
+        with uninterrupted():  # else a job that Slurm has taken would not be known, and cancelled by nobody
+            try:
+                executor = self._submitit.AutoExecutor(
+                    Path(task.log).parent / "slurm", cluster=self._asked.cluster
+                )
+                executor.update_parameters(**self.parameters(task))
+                job = executor.submit(_job, here.placed(task), self._modules, str(told.file), here.environment())
+            except (utils.FailedJobError, utils.FailedSubmissionError, RuntimeError, OSError) as error:
+                return str(error) or type(error).__name__
+            self._present = time.monotonic()
+            self._running.append(_Running(job, told, self._present))
+            return ""
 
     def _wait_with(self, task: Task, told: Told, error: str) -> None:
         if not self._waiting:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -106,8 +107,16 @@ class LocalExecutor(Executor):
         if any(_imported.get(name, version) != version for name, version in here.items()):
             _leave(server)  # its processes would run what was there before a notebook's user edited it
         before = server._forkserver_pid
-        with servers_environment():
-            forkserver.ensure_running()
+        try:
+            with servers_environment():
+                forkserver.ensure_running()
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            folder = tempfile.gettempdir()
+            raise UsageError(
+                f"the path of {folder} is too long for a socket; set TMPDIR to a shorter one"
+            ) from error
         if server._forkserver_pid != before:
             _imported.clear()
             _imported.update(here)
@@ -275,6 +284,9 @@ def _live(task: Task, environment: Mapping[str, str], connection: Connection, de
     end_with(connection, kill_below)
     if devices:  # read when CUDA is first used, which is later
         os.environ[VISIBLE] = ",".join(devices)
+    Path(task.log).parent.mkdir(
+        parents=True, exist_ok=True
+    )  # else a store that was removed meanwhile is not told of
     with Path(task.log).open("ab", buffering=0) as log:  # what was printed before it was tried again stays
         redirect_output(log)
 

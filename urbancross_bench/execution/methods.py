@@ -90,18 +90,20 @@ class PlannedMethod:
         self._check_values(space, grid, budget, registry)
         trials = {self._key(trial): trial for trial in [Trial(self.trained, budget)]}
         # Drawn anew where it was drawn before, so that trials are as many trainings; a small space may have fewer.
+        seen, size = set[str](), _size(space)
         for number in range(1, 100 * grid.search.trials):
-            if len(trials) == grid.search.trials:
+            if len(trials) == grid.search.trials or len(seen) == size:
                 break
-            trial = self._drawn(space, number, grid, budget, registry)
-            trials.setdefault(self._key(trial), trial)
+            drawn = _drawn(space, number, grid.search)
+            if (said := canonical_json(drawn)) not in seen:
+                seen.add(said)
+                trial = self._tried(drawn, number, grid, budget, registry)
+                trials.setdefault(self._key(trial), trial)
         return tuple(trials.values())
 
-    def _drawn(
-        self, space: Mapping[str, Any], number: int, grid: Grid, budget: Budget, registry: Registry
+    def _tried(
+        self, drawn: Mapping[str, Any], number: int, grid: Grid, budget: Budget, registry: Registry
     ) -> Trial:
-        assert grid.search is not None
-        drawn = _drawn(space, number, grid.search)
         try:
             return self._trial(drawn, budget, registry)
         except UsageError as error:
@@ -215,6 +217,11 @@ def _drawn(space: Mapping[str, Any], trial: int, search: Search) -> dict[str, An
         share = float(np.random.Generator(np.random.PCG64(seed)).random())
         found[option] = _within(values, share) if isinstance(values, Range) else values[int(share * len(values))]
     return found
+
+
+def _size(space: Mapping[str, Any]) -> float:
+    """How many sets of options there are; of a list that names a value twice, fewer are ever seen."""
+    return math.prod(math.inf if isinstance(values, Range) else len(values) for values in space.values())
 
 
 def _listed(values: Any) -> list[tuple[Any, Any, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from urbancross_bench.data.readers import data_folder
+from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.devices import checked_device
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.plan import Run
@@ -37,7 +39,10 @@ class Limits:
 
     @classmethod
     def of(cls, save_seconds: float, seconds: float | None, gib: float | None, retries: int) -> Self:
-        """The same with memory in GiB, as users give it."""
+        """The same with memory in GiB, as users give it. Raises UsageError for a limit that would be none."""
+        for name, limit in (("time", seconds), ("memory", gib)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise UsageError(f"a {name} limit of {limit:g} is none: give a number above 0, or leave it out")
         return cls(save_seconds, seconds, None if gib is None else round(gib * 2**30), retries)
 
 

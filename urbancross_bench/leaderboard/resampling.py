@@ -37,11 +37,15 @@ class Spool:
         self._lock = Lock()
 
     def add(self, numbers: Floats) -> Kept:
-        """Write an array at the end. Raises OSError where there is no room for it."""
-        with self._lock:
-            place = self._file.seek(0, 2)
-            self._file.write(numbers.data)
-            self._file.flush()
+        """Write an array at the end. Raises OSError naming the temporary folder where there is no room for it."""
+        try:
+            with self._lock:
+                place = self._file.seek(0, 2)
+                self._file.write(numbers.data)
+                self._file.flush()
+        except OSError as error:
+            error.filename = tempfile.gettempdir()
+            raise
         return Kept(self, place)
 
     def read(self, place: int, into: Floats) -> None:

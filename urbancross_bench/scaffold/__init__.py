@@ -6,13 +6,18 @@ that no tool takes them for code of ours; `$name` in a file or its path is repla
 
 from __future__ import annotations
 
+import builtins
+import importlib.metadata
 import importlib.util
+import io
 import keyword
 import re
 import sys
+import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from token import NAME
 
 from urbancross_bench import __version__
 from urbancross_bench.errors import UsageError, did_you_mean
@@ -51,7 +56,9 @@ def write_package(kind: str, name: str, parent: Path, registry: Registry) -> Pat
     if folder.exists():
         raise UsageError(f"{folder} is there already; choose another name, or another --out")
     words = _words(kind, module, distribution)
-    for place, content in _files(kind, words).items():
+    files = _files(kind, words)
+    _check_called(kind, name, words)
+    for place, content in files.items():
         file = folder / place
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,3 +114,22 @@ def _check_name(kind: str, name: str, module: str, registry: Registry) -> None:
         raise UsageError(f"{taken[0]} has this name; choose another")
     if module in sys.stdlib_module_names or importlib.util.find_spec(module) is not None:
         raise UsageError(f"a module {module!r} is installed already, and would hide yours; choose another name")
+    if any(importlib.metadata.distributions(name=name)):
+        raise UsageError(
+            f"a package {name!r} is installed already, and yours would replace it; choose another name"
+        )
+
+
+def _check_called(kind: str, name: str, words: Mapping[str, str]) -> None:
+    """Raise UsageError where the class, or a command's function, would hide a name that its code or test uses."""
+    called = words["name"] if kind == "command" else words["cls"]
+    apart = {word: f"{text}__" for word, text in words.items()} | {"kind": kind, "base": words["base"]}
+    used = {
+        word for file, text in _files(kind, apart).items() if file.endswith(".py") for word in _identifiers(text)
+    }
+    if keyword.iskeyword(called) or called in used or called in dir(builtins):
+        raise UsageError(f"{name!r} would call your code {called}, which has a meaning there; choose another name")
+
+
+def _identifiers(source: str) -> set[str]:
+    return {token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == NAME}

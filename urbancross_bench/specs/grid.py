@@ -40,9 +40,11 @@ class Search(Spec):
     the budget's. The selector chooses among the checkpoints of all trials. Without a space there is one trial.
     """
 
-    trials: int = Field(ge=2)
+    trials: int = Field(ge=2, le=10_000)
     seed: int = 0
-    space: dict[str, dict[str, Annotated[tuple[Any, ...], Field(min_length=1)] | Range]] = Field(min_length=1)
+    space: dict[
+        str, Annotated[dict[str, Annotated[tuple[Any, ...], Field(min_length=1)] | Range], Field(min_length=1)]
+    ] = Field(min_length=1)
 
 
 class Scenario(Spec):

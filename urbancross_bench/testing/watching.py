@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import numpy as np
 
 _ASIDE = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib", "/usr/share/")
 _LOADING = ("ldconfig", "gcc", "ld", "objdump")  # what ctypes runs to find a library
-_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
+_CODE = re.compile(r"\.(py|pyc(\.\d+)?|so|pyd|dll|dylib)\Z")  # a number: bytecode that is being written
 _SEED = 8191  # of torch, while something is watched: not one that somebody else may choose
 _LIBRARIES = ("TORCHINDUCTOR_", "TRITON_", "KMP_", "TOKENIZERS_")  # environment variables of theirs
 _EVENTS = {
@@ -180,7 +181,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
         path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100 - a Path would open more
         homes = (sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *_ASIDE)  # noqa: PTH120
-        if not path.startswith(homes) and not path.endswith(_CODE) and ".dist-info/" not in path:
+        if not path.startswith(homes) and not _CODE.search(path) and ".dist-info/" not in path:
             _listening[-1].append(path)
 
 
