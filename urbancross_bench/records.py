@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gc
 import marshal
-import math
 import os
 import shutil
 import sys
@@ -23,7 +22,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -41,21 +39,6 @@ _PROVENANCE = "provenance.json"
 _PARTIAL = ".partial-"
 _OWN = ("key", "run", "stages", "metrics")  # what no two records have in common
 STATUSES = ("ok", "failed", "skipped", "timeout", "oom", "interrupted")
-
-# What the files of a record hold, and of which type. Optional parts are there, and null.
-_OBJECTS = ("scenario", "encoder", "adaptation", "shown", "pretraining", "budget", "domains")
-_RUN: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("schema", "seed", "threads", "ranks", "test_images_in_training"), int),
-    **dict.fromkeys(("status", "key", "precision", "code"), str),
-    **dict.fromkeys(_OBJECTS, dict),
-    **dict.fromkeys(("search", "segments"), (dict, NoneType)),
-}
-_SCORE: Mapping[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("schema", "draws", "images", "texts"), int),
-    **dict.fromkeys(("key", "selector", "domain", "setting", "test", "protocol", "ties", "precision"), str),
-    **dict.fromkeys(("selected_by", "measured_by", "metrics", "failed", "floors"), dict),
-    "calibration": (dict, NoneType),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +167,7 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
     shared = {} if shared is None else shared
     if not (folder / "run.json").is_file():
         return None
-    spec = _read(folder / "run.json", _RUN, shared)
+    spec = _read(folder / "run.json", ("schema", "status", "key"), shared)
     if spec["key"] != folder.name or spec["status"] not in STATUSES:
         raise DataError(f"record {folder / 'run.json'} does not fit its directory, or has an unknown status")
     try:
@@ -193,10 +176,9 @@ def read_record(folder: Path, shared: dict[bytes, Any] | None = None) -> Record 
         raise DataError(f"record {folder / 'run.json'} names no scenario, encoder and adaptation") from error
     scores = []
     for place in _visible(folder / "scores"):
-        content = _read(place / "score.json", _SCORE, shared)
+        content = _read(place / "score.json", ("schema", "key", "metrics", "failed", "floors"), shared)
         if content["key"] != place.name:
             raise DataError(f"record {place / 'score.json'} does not fit its directory")
-        _check_metrics(place / "score.json", content["metrics"])
         scores.append(ScoreRecord(place, content))
     return Record(folder, spec, tuple(scores))
 
@@ -359,30 +341,14 @@ def _beside(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read(file: Path, facts: Mapping[str, type | tuple[type, ...]], shared: dict[bytes, Any]) -> dict[str, Any]:
+def _read(file: Path, keys: Sequence[str], shared: dict[bytes, Any]) -> dict[str, Any]:
     content = read_object(file)
-    missing = [name for name in facts if name not in content]
+    missing = [key for key in keys if key not in content]
     if missing:
         raise DataError(f"record {file} lacks {', '.join(missing)}")
     if content["schema"] != SCHEMA:
         raise DataError(f"record {file} has schema {content['schema']}; this version reads {SCHEMA}")
-    for name, type_ in facts.items():
-        if not isinstance(content[name], type_):
-            raise DataError(f"record {file} holds {content[name]!r} as its {name}")
     return {sys.intern(name): _once(name, value, shared) for name, value in content.items()}
-
-
-def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
-    """Raise DataError for a metric that is no number, or lacks what is said of one."""
-    for name, entry in metrics.items():
-        try:
-            numbers = [entry["value"], *(end for end in (entry["low"], entry["high"]) if end is not None)]
-            sound = all(math.isfinite(number) for number in numbers)
-            sound = sound and isinstance(entry["parts"], list) and isinstance(entry["higher_is_better"], bool)
-        except (LookupError, TypeError):
-            sound = False
-        if not sound:
-            raise DataError(f"record {file} holds {entry!r} as its metric {name}")
 
 
 def _once(name: str, value: Any, shared: dict[bytes, Any]) -> Any:

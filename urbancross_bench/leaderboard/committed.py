@@ -33,6 +33,7 @@ from safetensors.numpy import load, save
 from urbancross_bench.errors import DataError, some
 from urbancross_bench.files import publish, write_json
 from urbancross_bench.identity import file_digest
+from urbancross_bench.leaderboard.shape import check_shape
 from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records, runs_of
 
 SCHEMA = 2
@@ -68,10 +69,13 @@ def _unpacked(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_all(places: Sequence[Path]) -> list[Record]:
-    """Like `records.read_records`, of committed records too."""
+    """Like `records.read_records`, of committed records too; raises DataError as `check_shape` does, too."""
     for place in places:
         _check_form(runs_of(place))
-    return [replace(record, scores=tuple(map(_compact, record.scores))) for record in read_records(places)]
+    records = read_records(places)
+    for record in records:
+        check_shape(record)
+    return [replace(record, scores=tuple(map(_compact, record.scores))) for record in records]
 
 
 def read_unbroken(places: Sequence[Path]) -> list[Record]:

@@ -1,0 +1,59 @@
+"""What a record must hold so that tables can be made of it; of one edited by hand the file at fault is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from urbancross_bench.errors import DataError
+from urbancross_bench.records import Record
+
+_Types = Mapping[str, type | tuple[type, ...]]
+
+# Optional parts are there, and null.
+_OBJECTS = ("scenario", "encoder", "adaptation", "shown", "pretraining", "budget", "domains")
+_RUN: _Types = {
+    **dict.fromkeys(("seed", "threads", "ranks", "test_images_in_training"), int),
+    **dict.fromkeys(("status", "key", "precision", "code"), str),
+    **dict.fromkeys(_OBJECTS, dict),
+    **dict.fromkeys(("search", "segments"), (dict, NoneType)),
+}
+_SCORE: _Types = {
+    **dict.fromkeys(("draws", "images", "texts"), int),
+    **dict.fromkeys(("key", "selector", "domain", "setting", "test", "protocol", "ties", "precision"), str),
+    **dict.fromkeys(("selected_by", "measured_by", "metrics", "failed", "floors"), dict),
+    "calibration": (dict, NoneType),
+}
+
+
+def check_shape(record: Record) -> None:
+    """Raise DataError naming a file of the record that lacks a fact, or holds one of another type."""
+    _check(record.folder / "run.json", record.spec, _RUN)
+    for score in record.scores:
+        file = score.folder / "score.json"
+        _check(file, score.content, _SCORE)
+        _check_metrics(file, score.content["metrics"])
+
+
+def _check(file: Path, content: Mapping[str, Any], types: _Types) -> None:
+    if missing := [name for name in types if name not in content]:
+        raise DataError(f"record {file} lacks {', '.join(missing)}")
+    for name, type_ in types.items():
+        if not isinstance(content[name], type_):
+            raise DataError(f"record {file} holds {content[name]!r} as its {name}")
+
+
+def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
+    """Raise DataError for a metric that is no number, or lacks what is said of one."""
+    for name, entry in metrics.items():
+        try:
+            numbers = [entry["value"], *(end for end in (entry["low"], entry["high"]) if end is not None)]
+            sound = all(math.isfinite(number) for number in numbers)
+            sound = sound and isinstance(entry["parts"], list) and isinstance(entry["higher_is_better"], bool)
+        except (LookupError, TypeError):
+            sound = False
+        if not sound:
+            raise DataError(f"record {file} holds {entry!r} as its metric {name}")
