@@ -207,7 +207,7 @@ def test_a_space_of_few_values_is_drawn_from_until_all_were_seen(
         return draw(space, number, search)
 
     monkeypatch.setattr(methods, "_drawn", drawn)
-    space = {"weight": [0.5, 2.0], "learning_rate": [0.1, 0.2, 0.3]}
+    space = {"weight": [0.5, 2.0], "learning_rate": [0.1, 0.2, 0.3, 0.3]}
     search = {"trials": 2000, "space": {"dann": space}}
     one_pair = {"scenarios": [{"source": "plain", "target": "dark"}], "seeds": [0]}
     file = grid(adaptations=["dann"], selectors=["source_val"], search=search, **one_pair)

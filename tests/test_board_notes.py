@@ -185,13 +185,21 @@ def test_a_mean_that_is_not_taken_for_want_of_a_scenario_says_so(tmp_path: Path)
     write(tmp_path, "source_only", "theirs", pair=("b", "a"))
     means = cells(made(tmp_path)["summary"], "mean mR")
     assert [name for name, (mean,) in means.items() if mean is None] == ["ours"]
-    said = "No mean is taken of methods that lack a scenario which others have: "
+    said = "No mean where a scenario is missing that was run: "
     assert notes(tmp_path, "summary", "No mean") == [f"{said}b → a (ours)."]
     write(tmp_path, "ours", pair=("b", "c"))
     assert notes(tmp_path, "summary", "No mean") == [f"{said}b → a (ours); b → c (source_only, theirs)."]
     write(tmp_path, "source_only", "theirs", pair=("b", "c"))
     write(tmp_path, "ours", pair=("b", "a"))
     assert notes(tmp_path, "summary", "No mean") == []
+    write(tmp_path, "source_only", pair=("c", "a"))
+    by_target = made(tmp_path)["by_target"]
+    at = [by_target.columns.index(name) for name in ("target", "adaptation", "mean mR")]
+    without = {(row[at[0]], row[at[1]]) for row in by_target.rows if row[at[2]] is None}
+    assert without == {("a", "ours"), ("a", "theirs")}
+    assert [note for note in by_target.notes if note.startswith("No mean")] == [f"{said}c → a (ours, theirs)."]
+    write(tmp_path, "source_only", "ours", "theirs", pair=("d", "a"), status="failed")  # nobody has it
+    assert notes(tmp_path, "summary", "No mean") == [f"{said}c → a, d → a (ours, theirs); d → a (source_only)."]
 
 
 def test_no_oracle_is_ranked_unless_the_view_allows_it(tmp_path: Path) -> None:
@@ -214,6 +222,12 @@ def test_a_filter_that_is_a_label_leaves_the_variants_of_its_plugin_out(tmp_path
 
     assert left("ours") == ["ours"]
     assert left("ours*") == left("ours", "ours[x=1]") == ["ours", "ours[x=1]"]
+    for file in tmp_path.glob("runs/*/run.json"):  # a label of no row is none
+        if json.loads(file.read_text())["adaptation"]["label"] == "ours":
+            edit(file, status="failed")
+    assert left("ours") == ["ours", "ours[x=1]"]
+    for file in tmp_path.glob("runs/*/run.json"):
+        edit(file, status="ok")
     for file in tmp_path.glob("runs/*/run.json"):
         method = json.loads(file.read_text())["adaptation"]
         edit(file, adaptation=method | {"label": method["label"].replace("ours", "mine")})

@@ -214,7 +214,18 @@ def test_check_names_tables_and_sites_that_the_view_no_longer_makes(board: Path,
     write_view(board / "view.yaml", renderers=[*TEXTS, "parquet"], details=["t2i_R@1"])
     told = cli("leaderboard", "check", board).err
     for name in ("by_source.md", "by_kind.csv", "cost.csv", "cost.parquet", "site"):
-        assert f"{board / name} is not among what the view makes: delete it, or add its format" in told, name
+        assert f"{board / name} is not among what the view makes: delete it, or " in told, name
+    (board / "docs").mkdir()
+    for name in ("cost.txt", "docs/index.html", "ablation.yaml"):
+        (board / name).touch()
+        assert name not in cli("leaderboard", "check", board).err
+
+
+def test_published_figures_may_lie_beside_a_board(board: Path, cli: Cli) -> None:
+    for file in ("published.csv", "published.md"):
+        shutil.copy(ROOT / "leaderboards" / file, board)
+    for place in (board, board / "published.csv"):
+        assert cli("leaderboard", "check", place).status == 0
 
 
 @pytest.mark.parametrize("out", ["records", "records/tables"])

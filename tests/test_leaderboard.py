@@ -481,6 +481,8 @@ def with_metric(**changes: object) -> Callable[[Path], None]:
         ),
         (lambda r: take_out(r / "run.json", "seed"), r"run\.json lacks seed"),
         (lambda r: take_out(next(r.glob("scores/*/score.json")), "protocol"), r"score\.json lacks protocol"),
+        (lambda r: edit(r / "run.json", domains={}), r"run\.json lacks the domain \w+ among its domains"),
+        (lambda r: edit(r / "run.json", shown={}), r"run\.json lacks setting in its shown"),
         (lambda r: edit(r / "run.json", seed="0"), r"run\.json holds '0' as its seed"),
         (lambda r: edit(r / "run.json", pretraining=None), r"run\.json holds None as its pretraining"),
         (
@@ -488,6 +490,7 @@ def with_metric(**changes: object) -> Callable[[Path], None]:
             r"score\.json holds None as its floors",
         ),
         (with_metric(value=float("nan")), r"score\.json holds .* as its metric mR"),
+        (with_metric(value=10**400), r"score\.json holds .* as its metric mR"),
         (with_metric(value="30"), r"score\.json holds .* as its metric mR"),
         (with_metric(low=float("inf")), r"score\.json holds .* as its metric mR"),
         (with_metric(parts=None), r"score\.json holds .* as its metric mR"),

@@ -22,6 +22,7 @@ from tabulate import tabulate
 from urbancross_bench.interfaces import Cell, Estimate, Options, Renderer, Table
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.registry import Registry
+from urbancross_renderers.content import flat
 from urbancross_renderers.csv import Csv
 from urbancross_renderers.html.site import Html
 from urbancross_renderers.json import Json
@@ -317,6 +318,8 @@ def test_every_renderer_of_the_project_is_among_these() -> None:
 def test_the_ends_of_an_interval_are_called_as_no_other_column_is() -> None:
     columns = ["→ urban", "→ urban low"]
     table = Table("matrix", "T", columns, [[Estimate(2.0, 1.0, 3.0), 5.0], [None, Estimate(6.0, 5.5, 6.5)]], [])
+    more = Table("matrix", "T", [*columns, "→ urban [high]"], [[Estimate(2.0, 1.0, 3.0), 5.0, 4.0]], [])
+    assert flat(more)[0] == ["→ urban", "→ urban [[low]]", "→ urban [[high]]", "→ urban low", "→ urban [high]"]
     lines = [*csv.DictReader(io.StringIO(Csv(Csv.options_type()).render(table)))]
     [names, *_] = csv.reader(io.StringIO(Csv(Csv.options_type()).render(table)))
     assert names == [

@@ -136,7 +136,7 @@ def test_a_package_is_tidy(packages: Mapping[str, Path]) -> None:
         ("selector", "candidate", "would call your code Candidate, which"),
         ("executor", "event", "would call your code Event, which"),
         ("command", "records", "would call your code records, which"),
-        ("renderer", "exception", "would call your code Exception, which"),
+        ("command", "sorted", "would call your code sorted, which"),
         ("adaptation", "dann", "adaptation 'dann' of urbancross-bench"),
     ],
 )
@@ -156,8 +156,11 @@ def test_nothing_is_overwritten(cli: Cli, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_another_kind_may_share_a_name(cli: Cli, tmp_path: Path) -> None:
-    assert cli("plugins", "new", "metric", "dann", "--out", tmp_path).status == 0
+@pytest.mark.parametrize(("kind", "name"), [("metric", "dann"), ("command", "summary"), ("command", "count")])
+def test_another_kind_may_share_a_name_and_code_a_local_one(
+    kind: str, name: str, cli: Cli, tmp_path: Path
+) -> None:
+    assert cli("plugins", "new", kind, name, "--out", tmp_path).status == 0
 
 
 def records(out: Path) -> dict[str, Any]:

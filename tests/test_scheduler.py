@@ -318,4 +318,7 @@ def test_a_limit_that_is_none_is_refused(limit: float) -> None:
     for seconds, gib, name in ((limit, None, "time"), (None, limit, "memory")):
         with pytest.raises(UsageError, match=f"a {name} limit of {limit:g} is none"):
             Limits.of(60.0, seconds, gib, 0)
+    for gib in (1e-12, 1e308):
+        with pytest.raises(UsageError, match="a memory limit of"):
+            Limits.of(60.0, None, gib, 0)
     assert Limits.of(60.0, None, 0.5, 0).memory == 2**29

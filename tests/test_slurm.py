@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,11 @@ if name == "sbatch":
     (folder / f"{{number}}.sh").write_text(pathlib.Path(sys.argv[1]).read_text())
     (folder / f"{{number}}.state").write_text("RUNNING")
     if (folder / "interrupts").exists():
-        os.kill(os.getppid(), signal.SIGTERM if number else signal.SIGINT)
+        for signal_ in json.loads((folder / "interrupts").read_text()):
+            os.kill(os.getppid(), signal_)
+        if (folder / "group").exists():  # as a terminal's Ctrl-C does
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
     print("Submitted batch job", number)
 if name == "sacct":
     print("JobID|State|NodeList")
@@ -281,23 +285,64 @@ def test_a_first_job_that_slurm_does_not_take_is_an_error(task: Callable[..., Ta
     assert not list(slurm.parent.rglob("*.events"))
 
 
+@pytest.fixture
+def answered() -> Iterator[list[int]]:
+    """The signals that were answered, each by KeyboardInterrupt, as `run` answers them."""
+    numbers: list[int] = []
+
+    def answer(number: int, frame: object) -> None:
+        numbers.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, answer) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield numbers
+    for number, handler in before.items():
+        assert signal.signal(number, handler) is answer
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_job_that_is_taken_when_the_grid_is_ended_is_cancelled(
-    task: Callable[..., Task], slurm: Path, before: int
+    task: Callable[..., Task], slurm: Path, answered: list[int], before: int, number: int
 ) -> None:
-    """By Ctrl-C or the signal to terminate, while sbatch is still to say which job it is."""
-    terminate = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
-            for number in range(before):
-                executor.submit(task(number))
-            (slurm / "interrupts").touch()
-            with pytest.raises(KeyboardInterrupt):
-                executor.submit(task(before))
-            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGTERM, terminate)
-    assert sorted(words[-1] for words in calls(slurm, "scancel")) == [str(number) for number in range(before + 1)]
+    """While sbatch is still to say which job it is."""
+    with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
+        for earlier in range(before):
+            executor.submit(task(earlier))
+        (slurm / "interrupts").write_text(f"[{number:d}]")
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(task(before))
+    assert answered == [number]
+    assert sorted(words[-1] for words in calls(slurm, "scancel")) == [str(job) for job in range(before + 1)]
+
+
+def test_a_job_whose_sbatch_ends_of_the_same_ctrl_c_is_cancelled_by_its_name(
+    task: Callable[..., Task], slurm: Path, answered: list[int]
+) -> None:
+    (slurm / "interrupts").write_text(f"[{signal.SIGINT:d}]")
+    (slurm / "group").touch()
+    with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(task())
+        [words] = calls(slurm, "scancel")
+        assert words[0] == f"--name={executor.parameters(task())['name']}"
+    assert answered == [signal.SIGINT]
+
+
+def test_the_second_ctrl_c_does_not_wait_for_sbatch(
+    task: Callable[..., Task], slurm: Path, answered: list[int]
+) -> None:
+    (slurm / "interrupts").write_text(f"[{signal.SIGINT:d}, {signal.SIGTERM:d}]")
+    (slurm / "sbatch").write_text(
+        (slurm / "sbatch").read_text().replace('print("Submitted', 'import time; time.sleep(600); print("')
+    )
+    with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(task())
+        assert executor._running == []
+        [words] = calls(slurm, "scancel")
+        assert words[0].startswith("--name=urbancross-")
+    assert sorted(answered) == [signal.SIGINT, signal.SIGTERM]
 
 
 def test_without_slurm_the_error_says_so(

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,7 @@ class SlurmExecutor(Executor):
         super().__init__(options)
         self._submitit = here.module("submitit", "slurm")
         self._asked = options
+        self._token = uuid.uuid4().hex[:8]  # in the names of jobs: those of this command alone
         self._modules: tuple[str, ...] = ()
         self._running: list[_Running] = []
         self._waiting: list[_Waiting] = []
@@ -111,18 +114,31 @@ class SlurmExecutor(Executor):
     def _take(self, task: Task, told: Told) -> str:
         """Have Slurm take a job; why it does not, or nothing."""
         utils = self._submitit.core.utils
-        with uninterrupted():  # else a job that Slurm has taken would not be known, and cancelled by nobody
+        asked = self.parameters(task)
+        with uninterrupted() as heard:  # else nobody would cancel a job that Slurm has taken and not numbered yet
             try:
                 executor = self._submitit.AutoExecutor(
                     Path(task.log).parent / "slurm", cluster=self._asked.cluster
                 )
-                executor.update_parameters(**self.parameters(task))
+                executor.update_parameters(**asked)
                 job = executor.submit(_job, here.placed(task), self._modules, str(told.file), here.environment())
+            except KeyboardInterrupt:  # the second
+                self._cancel(asked["name"])
+                raise
             except (utils.FailedJobError, utils.FailedSubmissionError, RuntimeError, OSError) as error:
+                if heard:  # sbatch may have ended of Ctrl-C when it was about to say which job it is
+                    self._cancel(asked["name"])
                 return str(error) or type(error).__name__
             self._present = time.monotonic()
             self._running.append(_Running(job, told, self._present))
             return ""
+
+    def _cancel(self, name: str) -> None:
+        """Cancel the job of this name, if there is one, whose number is not known."""
+        if self._asked.cluster == "slurm":
+            command = ["scancel", f"--name={name}", f"--user={os.getuid()}"]
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(command, check=False, timeout=_ANSWERED)
 
     def _wait_with(self, task: Task, told: Told, error: str) -> None:
         if not self._waiting:
@@ -159,7 +175,7 @@ class SlurmExecutor(Executor):
         asked, cuda = self._asked, task.device.startswith("cuda")
         memory = asked.memory or (task.memory_limit and _MORE * task.memory_limit / 2**30)
         return {
-            "name": f"urbancross-{task.key[:8]}",
+            "name": f"urbancross-{task.key[:8]}-{self._token}",
             "timeout_min": asked.minutes,
             "cpus_per_task": task.threads * task.devices,
             "gpus_per_node": task.devices if cuda and asked.gres is None else None,

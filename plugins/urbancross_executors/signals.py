@@ -10,26 +10,32 @@ from types import FrameType
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C, or the signal to terminate, is answered after this; the second of them at once."""
+def uninterrupted() -> Iterator[list[int]]:
+    """Ctrl-C, or the signal to terminate, is answered after this; the second of them at once.
+
+    Gives a list of the signals that came. Processes that are started meanwhile hear them, too.
+    """
+    heard, due = list[int](), list[int]()
     if threading.current_thread() is not threading.main_thread():
-        yield  # no signal is answered here
+        yield heard  # no signal is answered here
         return
-    heard: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def answer() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler)
-        for one in heard:
-            signal.raise_signal(one)
+            signal.signal(number, handler or signal.SIG_DFL)
+        while due:
+            signal.raise_signal(due.pop(0))
 
     def hear(number: int, frame: FrameType | None) -> None:
         heard.append(number)
+        due.append(number)
         if len(heard) > 1:
             answer()
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, hear)
     try:
-        yield
+        yield heard
     finally:
         answer()

@@ -55,8 +55,10 @@ def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
 
 def _ends(column: str, others: Sequence[str]) -> list[str]:
     """What the ends of an interval are called: as no other column is, such as that of a domain `urban low`."""
-    ends = [f"{column} low", f"{column} high"]
-    return [f"{column} [{end}]" for end in ("low", "high")] if {*ends} & {*others} else ends
+    ends, left, right = [f"{column} low", f"{column} high"], " [", "]"
+    while {*ends} & {*others}:
+        ends, left, right = [f"{column}{left}{end}{right}" for end in ("low", "high")], f"{left}[", f"{right}]"
+    return ends
 
 
 def typed(table: Table) -> dict[str, list[Value]]:

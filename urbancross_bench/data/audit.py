@@ -235,14 +235,14 @@ def _extensions(opened: Opened) -> Iterator[Finding]:
 
 
 def _elsewhere(domain: Domain) -> Iterator[Finding]:
-    """Images that a zip holds below another folder than most: scenes, say, or thumbnails of missing ones."""
+    """Images that a zip holds below another folder than most: thumbnails of missing ones, say."""
     images = domain.images
     folders = images.folders() if isinstance(images, ZipImages) else {}
-    usual = Counter(folders.values()).most_common(1)
+    [(usual, there)] = Counter(folders.values()).most_common(1) or [("", 0)]
     items = [
-        _item(domain, index, f"found in {folder!r}, most in {usual[0][0]!r}", "")
+        _item(domain, index, f"found in {folder!r}, most in {usual!r}", "")
         for index, folder in folders.items()
-        if folder != usual[0][0]
+        if folder != usual and 2 * there > len(folders)  # else a folder a scene, say
     ]
     text = "{} of {:,} images {are} below another folder of the zip than most"
     yield from _found("several folders", "note", text, len(folders), items)

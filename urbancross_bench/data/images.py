@@ -44,9 +44,9 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
 def list_files(place: Path) -> list[str]:
     """The names of all files in a folder, below it too, or of all members of a zip; in order.
 
-    What macOS lays beside files (`._a.png` beside `a.png`, `__MACOSX`) is none of them. Links are followed; one
-    that leads nowhere is listed, so that who reads it is told. Raises DataError if a folder cannot be read: what
-    is in it would be missed by nobody.
+    What macOS lays beside files, `._a.png` beside `a.png`, is none of them. Links are followed; one that leads
+    nowhere is listed, so that who reads it is told. Raises DataError if a folder cannot be read: what is in it
+    would be missed by nobody.
     """
     if not place.is_dir():
         return _listed(member.filename for group in _members(place).values() for member in group)

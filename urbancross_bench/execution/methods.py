@@ -220,8 +220,11 @@ def _drawn(space: Mapping[str, Any], trial: int, search: Search) -> dict[str, An
 
 
 def _size(space: Mapping[str, Any]) -> float:
-    """How many sets of options there are; of a list that names a value twice, fewer are ever seen."""
-    return math.prod(math.inf if isinstance(values, Range) else len(values) for values in space.values())
+    """How many different sets of options there are."""
+    return math.prod(
+        math.inf if isinstance(values, Range) else len({canonical_json(value) for value in values})
+        for values in space.values()
+    )
 
 
 def _listed(values: Any) -> list[tuple[Any, Any, str]]:

@@ -60,14 +60,14 @@ def make_board(records: Sequence[Record], view: View, columns: Mapping[str, Colu
     """
     view = fitted(view, records)
     records = shown(records, view)
-    if "ranked_oracle" not in view.allow and (oracles := ranked_oracles(records, view)):
+    # Those that stand behind the board: with weights that the view shows.
+    kept = [record for record in records if record.spec["encoder"]["weights"]["status"] in view.weights]
+    if "ranked_oracle" not in view.allow and (oracles := ranked_oracles(kept, view)):
         raise UsageError(
             f"view {view.title!r} would rank what has seen labels of the target, {in_words(oracles[0].spec)}: "
             "add `oracle` to its `reference_settings`, or allow `ranked_oracle` there"
         )
     tables = [marked(table) for table in make_tables(records, view, columns)]
-    # Those that stand behind the board: with weights that the view shows.
-    kept = [record for record in records if record.spec["encoder"]["weights"]["status"] in view.weights]
     if view.cost:
         tables.append(cost_table(kept, view))
     return Board(view.title, tables, view.metric, view.baseline, RecordedEvidence(kept, view))

@@ -20,7 +20,10 @@ from urbancross_bench.leaderboard.tables import NAMES
 from urbancross_bench.registry import Registry
 
 _SAID = 3  # cells named of a file
-_TABLES = NAMES | {"by_source", "by_kind", "cost"}  # that views may have
+# What other views may have made of a board.
+_TABLES = NAMES | {"by_source", "by_kind", "cost"}
+_FORMATS = (".md", ".csv", ".tex", ".json", ".parquet", ".svg")
+_SITE = "site"
 
 
 def check_board(board: Board, registry: Registry) -> list[str]:
@@ -31,7 +34,9 @@ def check_board(board: Board, registry: Registry) -> list[str]:
         records = read_all(board.records)
         problems += moved(records)
         shown = make_board(records, board.view, columns_of(board.view, registry))
-        problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}")
+        made = list[str]()
+        problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}", made)
+        problems += _of_other_views(made, shown.tables, board.out)
     except UrbanCrossError as error:
         return [*problems, str(error)]
     return problems
@@ -44,14 +49,18 @@ def check_published(file: Path, registry: Registry) -> list[str]:
     except UrbanCrossError as error:
         return [str(error)]
     shown = BoardContent(table.title, [table])
-    return list(_stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}"))
+    return list(_stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}", []))
 
 
-def _stale(shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str) -> Iterator[str]:
-    """The files of a board that are missing, not what it gives, or of a format no longer asked for."""
-    names = set()
+def _stale(
+    shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str, names: list[str]
+) -> Iterator[str]:
+    """The files of a board that are missing, not what it gives, or of a format no longer asked for.
+
+    names: gets those of all that it gives.
+    """
     for made in make_files(shown, renderers):
-        names.add(made.name)
+        names.append(made.name)
         file = out / made.name
         try:
             written = file.read_bytes()
@@ -60,24 +69,30 @@ def _stale(shown: BoardContent, renderers: Sequence[Renderer], out: Path, comman
             continue
         if not made.same(written, made.content):
             yield f"{file} is stale{_difference(file, written, made.content)}: urbancross-bench {command}"
-    yield from _surplus(names, shown.tables, out)
+    yield from _surplus({*names}, shown.tables, out)
 
 
 def _surplus(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:
     """Files that are named like tables, or stand in a folder that a format fills."""
-    names = {table.name for table in tables} | _TABLES
+    names = {table.name for table in tables}
     for file in sorted(out.glob("*")):
         source = file.suffix == ".csv" and file.stem == "published"
         if file.is_file() and file.stem in names and file.name not in made and not source:
             yield f"{file} is not among what the view makes: delete it, or add its format to `renderers`"
-    filled = {PurePosixPath(name).parts[0] for name in made if "/" in name}
-    for page in sorted(out.glob("*/index.html")):
-        if page.parent.name not in filled:
-            yield f"{page.parent} is not among what the view makes: delete it, or add its format to `renderers`"
-    for folder in sorted(filled):
+    for folder in sorted({PurePosixPath(name).parts[0] for name in made if "/" in name}):
         for file in sorted((out / folder).rglob("*")):
             if file.is_file() and file.relative_to(out).as_posix() not in made:
                 yield f"{file} is not among what the view makes: delete it"
+
+
+def _of_other_views(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:
+    """Tables and a site that the view does not make, and made once: nothing would keep them up to date."""
+    gone = sorted(_TABLES - {table.name for table in tables})
+    found = [file for name in gone for form in _FORMATS if (file := out / f"{name}{form}").is_file()]
+    if (out / _SITE / "index.html").is_file() and f"{_SITE}/index.html" not in made:
+        found.append(out / _SITE)
+    for place in found:
+        yield f"{place} is not among what the view makes: delete it, or have the view make it"
 
 
 def _difference(file: Path, written: bytes, made: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from urbancross_bench.errors import some
@@ -106,8 +107,8 @@ def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[st
     return [*_on_verdicts(rows, view), *detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
 
 
-def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
-    """On the columns of a table of means over scenarios; as `on_scenarios`."""
+def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str = "") -> list[str]:
+    """On the columns of a table of means over scenarios; as `on_scenarios`. by: what they have in common."""
     return [
         *_on_verdicts(rows, view),
         "Rank, and in brackets the range of ranks in 95 % of the resamples, among ranked rows of one recipe, "
@@ -115,7 +116,7 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
         "Tie group: rows that cannot be told apart from the best of their group (same test, Holm over all pairs "
         "of the table).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
-        *_on_lacking(rows),
+        *_on_lacking(rows, by),
         *_on_uneven(rows),
         *detectable(compared, view.metric),
         *_on_few(rows),
@@ -123,16 +124,14 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View) -> list[str]:
     ]
 
 
-def _on_lacking(rows: Sequence[Row]) -> list[str]:
-    groups = groups_of(rows)
+def _on_lacking(rows: Sequence[Row], by: str) -> list[str]:
+    groups = groups_of(rows, attrgetter(by)) if by else groups_of(rows)
     lacks: dict[tuple[str, ...], list[Row]] = {}
-    for group, missing in zip(groups, lacking(groups), strict=True):
+    for group, missing in zip(groups, lacking(groups, by), strict=True):
         if missing:
             lacks.setdefault(tuple(sorted(missing)), []).append(group[0])
     said = [f"{some(missing, _NAMED)} ({_named(of)})" for missing, of in lacks.items()]
-    if not said:
-        return []
-    return [f"No mean is taken of methods that lack a scenario which others have: {some(said, _NAMED, '; ')}."]
+    return [f"No mean where a scenario is missing that was run: {some(said, _NAMED, '; ')}."] if said else []
 
 
 def _on_uneven(rows: Sequence[Row]) -> list[str]:

@@ -14,7 +14,7 @@ from urbancross_bench.registry import Registry
 
 COLUMNS = ("method", "dataset", "metric", "value", "protocol", "checkpoint", "source", "evidence", "note")
 REQUIRED = ("method", "dataset", "metric", "value", "source", "evidence")
-_FIGURE = ("method", "dataset", "metric", "protocol", "checkpoint", "source", "evidence")  # what tells two apart
+_FIGURE = ("method", "dataset", "metric", "protocol", "checkpoint", "source")  # what tells two apart
 EVIDENCE = ("repository", "paper", "third party", "checkpoint name")
 
 _NOTES = (

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any
 
 from urbancross_bench.errors import DataError
+from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record
 
 _Types = Mapping[str, type | tuple[type, ...]]
@@ -24,14 +25,25 @@ _RUN: _Types = {
 _SCORE: _Types = {
     **dict.fromkeys(("draws", "images", "texts"), int),
     **dict.fromkeys(("key", "selector", "domain", "setting", "test", "protocol", "ties", "precision"), str),
+    **dict.fromkeys(("items", "segments"), str),
     **dict.fromkeys(("selected_by", "measured_by", "metrics", "failed", "floors"), dict),
     "calibration": (dict, NoneType),
+}
+_WITHIN = {
+    "scenario": ("source", "target", "kind"),
+    "encoder": ("label", "name", "weights"),
+    "adaptation": ("label", "name"),
+    "shown": ("setting",),
+    "measured_by": ("metrics", "code"),
+    "selected_by": ("name",),
 }
 
 
 def check_shape(record: Record) -> None:
     """Raise DataError naming a file of the record that lacks a fact, or holds one of another type."""
     _check(record.folder / "run.json", record.spec, _RUN)
+    if missing := {*domains_of(record.spec["scenario"])} - record.spec["domains"].keys():
+        raise DataError(f"record {record.folder / 'run.json'} lacks the domain {min(missing)} among its domains")
     for score in record.scores:
         file = score.folder / "score.json"
         _check(file, score.content, _SCORE)
@@ -44,6 +56,8 @@ def _check(file: Path, content: Mapping[str, Any], types: _Types) -> None:
     for name, type_ in types.items():
         if not isinstance(content[name], type_):
             raise DataError(f"record {file} holds {content[name]!r} as its {name}")
+        if missing := [within for within in _WITHIN.get(name, ()) if within not in content[name]]:
+            raise DataError(f"record {file} lacks {', '.join(missing)} in its {name}")
 
 
 def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
@@ -53,7 +67,7 @@ def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
             numbers = [entry["value"], *(end for end in (entry["low"], entry["high"]) if end is not None)]
             sound = all(math.isfinite(number) for number in numbers)
             sound = sound and isinstance(entry["parts"], list) and isinstance(entry["higher_is_better"], bool)
-        except (LookupError, TypeError):
+        except (LookupError, TypeError, OverflowError):
             sound = False
         if not sound:
             raise DataError(f"record {file} holds {entry!r} as its metric {name}")

@@ -60,7 +60,7 @@ def make_tables(records: Sequence[Record], view: View, columns: Mapping[str, Col
 
     def means(name: str, about: str, by: str = "") -> Table:
         lines, compared = _means(shifted, peers, view, by)
-        return table(name, about, lines, shifted, on_means(shifted, compared, view))
+        return table(name, about, lines, shifted, on_means(shifted, compared, view, by))
 
     scenarios, compared = _scenarios(rows, peers, view, columns)
     matrix = matrix_lines(rows, view)

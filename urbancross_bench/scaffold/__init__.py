@@ -6,18 +6,16 @@ that no tool takes them for code of ours; `$name` in a file or its path is repla
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib.metadata
 import importlib.util
-import io
 import keyword
 import re
 import sys
-import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Template
-from token import NAME
 
 from urbancross_bench import __version__
 from urbancross_bench.errors import UsageError, did_you_mean
@@ -124,12 +122,15 @@ def _check_called(kind: str, name: str, words: Mapping[str, str]) -> None:
     """Raise UsageError where the class, or a command's function, would hide a name that its code or test uses."""
     called = words["name"] if kind == "command" else words["cls"]
     apart = {word: f"{text}__" for word, text in words.items()} | {"kind": kind, "base": words["base"]}
-    used = {
-        word for file, text in _files(kind, apart).items() if file.endswith(".py") for word in _identifiers(text)
-    }
-    if keyword.iskeyword(called) or called in used or called in dir(builtins):
+    modules = [text for file, text in _files(kind, apart).items() if file.endswith(".py")]
+    if keyword.iskeyword(called) or any(called in _used(module) for module in modules):
         raise UsageError(f"{name!r} would call your code {called}, which has a meaning there; choose another name")
 
 
-def _identifiers(source: str) -> set[str]:
-    return {token.string for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == NAME}
+def _used(source: str) -> Iterator[str]:
+    """The names that a module has from others, and the builtin ones that it uses."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and node.id in dir(builtins):
+            yield node.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -170,7 +171,7 @@ class Grid(Spec):
         for key in ("domains", "encoders", "adaptations"):
             looks: dict[str, str] = {}
             for name in getattr(self, key):
-                twin = looks.setdefault(printable(name), name)
+                twin = looks.setdefault(unicodedata.normalize("NFC", printable(name)), name)
                 if twin != name:
                     raise PlacedError(
                         f"{key} {twin!r} and {name!r} look the same in a table; rename one", key, name
