@@ -31,6 +31,7 @@ _HEADLINE = "mR"
 _DIGITS = 1e-9  # relative: what the order of a sum may move
 _WAYS = ("i2t", "t2i")
 _COUNTS = ("greater", "tied", "tied_positives")  # of each query: all that its rank is made of
+_MEASURED = ("measured_by", "selected_by", "setting", "precision", "segments", "calibration", "floors")
 _NOT_SAID = ("schema", "key", "grid", "stages", "status")  # of a run: names, or told by its scores
 _VERSIONS = ("code", "version", "reader")
 _MACHINE = ("python", "torch", "cuda", "cudnn", "device", "cpu", "system")
@@ -112,17 +113,34 @@ def _scores(
             yield Checked(named(record), _called(score), score.folder.name, "missing", None, ("no such score",))
             continue
         left.remove(found)
-        measured = compared(score.content["measured_by"], found.content["measured_by"], "measured_by")
-        environment.update({_said(*difference) for difference in measured})
-        verdict, moved, where = _held(score, found, drift)
+        differences = [*_differences(score.content, found.content)]
+        environment.update({_said(*one) for one in differences if _is_version(one[0])})
+        here = [f"{_place(one[0])}: {_said(*one)}" for one in differences if not _is_version(one[0])]
+        verdict, moved, where = _held(score, found, here, drift)
         if elsewhere:
             verdict = "different"
         yield Checked(named(record), _called(score), score.folder.name, verdict, moved, (*elsewhere, *where))
 
 
-def _held(score: ScoreRecord, other: ScoreRecord, drift: float) -> tuple[Verdict, float | None, list[str]]:
-    """Two scores of one name: the verdict, what mR moved by, and what differs."""
-    where = []
+def _differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """In what two scores differ, their numbers aside: path and both values."""
+    for name in _MEASURED:
+        if name == "floors" and one["test"] != two["test"]:
+            continue  # of other images
+        for path, a, b in compared(one.get(name), two.get(name), name):
+            if not _are_close(a, b):
+                yield path, a, b
+
+
+def _are_close(one: Any, two: Any) -> bool:
+    return isinstance(one, float) and isinstance(two, float) and math.isclose(one, two, rel_tol=_DIGITS)
+
+
+def _held(
+    score: ScoreRecord, other: ScoreRecord, differences: Sequence[str], drift: float
+) -> tuple[Verdict, float | None, list[str]]:
+    """Two scores of one name: the verdict, what mR moved by, and what differs, these differences among it."""
+    where = [*differences]
     one, two = score.content, other.content
     if one["test"] != two["test"]:
         where.append(f"data: test split of {one['domain']}: {one['test']} → {two['test']}")
@@ -134,6 +152,15 @@ def _held(score: ScoreRecord, other: ScoreRecord, drift: float) -> tuple[Verdict
     moves = {name: values[1][name] - values[0][name] for name in sorted(values[0].keys() & values[1].keys())}
     # What is no finite number has moved: records hold none.
     moved = [n for n, move in moves.items() if not abs(move) <= _DIGITS * max(1.0, abs(values[0][n])) < math.inf]
+    # Of equal values: what follows from them is the same on every machine.
+    where += [
+        f"metric {name}: {part} {a} → {b}"
+        for name in moves
+        if name not in moved
+        for part in ("low", "high", "chance")
+        for a, b in [(one["metrics"][name][part], two["metrics"][name][part])]
+        if a != b and not _are_close(a, b)
+    ]
     if not where and not ranks and not gone and not moved:
         return "same", moves.get(_HEADLINE), []
     judged = [_HEADLINE] if _HEADLINE in moves else list(moves)
@@ -177,7 +204,9 @@ def _spec(record: Record) -> dict[str, Any]:
 
 
 def _is_version(path: str) -> bool:
-    return path.rpartition(".")[2] in _VERSIONS
+    """Whether a path leads to what the code is, and to no option that is called so."""
+    *within, last = path.split(".")
+    return last in _VERSIONS and "options" not in within
 
 
 def _place(path: str) -> str:
