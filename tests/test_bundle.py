@@ -114,6 +114,13 @@ def test_files_that_a_grid_names_come_along(
         assert run.spec is not None
         with writing_record(out / "runs" / run.key, run.spec, "ok"):
             pass
+    for name in ("mine.py", "list.csv"):
+        before = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(f"{before}\n")
+        refused = cli("export", "bundle", out, tmp_path / "b.zip")
+        assert (refused.status, (tmp_path / "b.zip").exists()) == (2, False)
+        assert f"{name} has changed since the grid was run" in refused.err
+        (tmp_path / name).write_text(before)
     result = cli("export", "bundle", out, tmp_path / "b.zip")
     assert "note: 1 of 4 runs of grid 'tiny' have not ended well" in result.err
     for name in ("mine.py", "list.csv"):
@@ -125,6 +132,21 @@ def test_files_that_a_grid_names_come_along(
     assert result.status == 0, result.err
     again = json.loads(result.out)
     assert [run["key"] for run in again["runs"]] == [run.key for run in plan.runs]
+
+
+def test_of_metrics_that_failed_the_bundle_says_no_more_than_the_kind_of_error(
+    outcome: Outcome, cli: Cli, tmp_path: Path
+) -> None:
+    out = shutil.copytree(outcome.out, tmp_path / "out", symlinks=True)
+    for number, file in enumerate(sorted(out.glob("runs/*/scores/*/score.json"))):
+        if number < 2:
+            edit(file, failed={"mine": "OSError('cannot read /home/alice/dark_002.png')"})
+    result = cli("export", "bundle", out, tmp_path / "b.zip")
+    assert "note: metric mine failed in 2 scores" in result.err
+    with zipfile.ZipFile(tmp_path / "b.zip") as opened:
+        contents = b"".join(opened.read(name) for name in opened.namelist())
+    assert b"alice" not in contents
+    assert contents.count(b'"mine": "OSError"') == 2
 
 
 def test_a_plugin_that_no_index_has_is_to_be_known_of(
@@ -365,11 +387,14 @@ def in_score(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: edit(next(folder.glob("scores/*/score.json")), **changes)
 
 
-def moved(by: float, metric: str = "mR") -> Callable[[Path], None]:
+VERSIONED = {"label": "ours", "name": "ours", "version": "1", "options": {"version": 2}}
+
+
+def moved(by: float, metric: str = "mR", of: str = "value") -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         file = next(folder.glob("scores/*/score.json"))
         metrics = json.loads(file.read_text())["metrics"]
-        metrics[metric]["value"] += by
+        metrics[metric][of] += by
         edit(file, metrics=metrics)
 
     return change
@@ -415,6 +440,20 @@ def without_scores(folder: Path) -> None:
         (lambda folder: None, {"domains": {}}, "different", ("data: domains.a", "→ absent")),
         (lambda folder: None, {"encoder": OTHER}, "missing", ("the rerun has no such run",)),
         (lambda folder: None, {"code": "2"}, "same", ()),
+        (lambda folder: None, {"adaptation": VERSIONED}, "different", ("grid: adaptation.options.version",)),
+        (in_score(measured_by={"metrics": [], "code": "7"}), {}, "same", ()),
+        (
+            in_score(measured_by={"metrics": [{"options": {"k": 3}}], "code": "1"}),
+            {},
+            "different",
+            ("grid: measured",),
+        ),
+        (in_score(precision="bfloat16"), {}, "different", ("grid: precision float32 → bfloat16",)),
+        (in_score(setting="oracle"), {}, "different", ("grid: setting unsupervised → oracle",)),
+        (in_score(floors={"random": {"mR": 1.0}}), {}, "different", ("grid: floors",)),
+        (moved(5.0, of="low"), {}, "different", ("metric mR: low",)),
+        (moved(5.0, of="chance"), {}, "different", ("metric mR: chance 5.0 → 10.0",)),
+        (moved(1e-12, of="high"), {}, "same", ()),
     ],
 )
 def test_what_differs_is_said(

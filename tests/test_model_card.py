@@ -184,3 +184,11 @@ def test_a_card_takes_the_place_of_a_card_alone(cli: Cli, tmp_path: Path) -> Non
         assert place.read_text(encoding="utf-8") == mine
     place.write_bytes(b"\xff")
     assert cli(*command).status == 2
+
+
+def test_of_a_calibrated_run_it_is_said_that_cosines_give_other_numbers(cli: Cli, tmp_path: Path) -> None:
+    out = made_up(tmp_path)
+    for score in out.glob("runs/*/scores/*/score.json"):
+        edit(score, calibration={"queries": "all"})
+    _, card = card_of(out, cli, tmp_path)
+    assert "- The numbers are of cosines that `ours` has changed; it is not in the weights." in card

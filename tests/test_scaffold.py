@@ -137,6 +137,8 @@ def test_a_package_is_tidy(packages: Mapping[str, Path]) -> None:
         ("executor", "event", "would call your code Event, which"),
         ("command", "records", "would call your code records, which"),
         ("command", "sorted", "would call your code sorted, which"),
+        ("command", "tmp_path", "would call your code tmp_path, which"),
+        ("encoder", "model", "would call your code Model, which"),
         ("adaptation", "dann", "adaptation 'dann' of urbancross-bench"),
     ],
 )

@@ -16,6 +16,7 @@ from conftest import Outcome, Result, outcome_of, write_domains, write_grid
 from feature_data import save_npz
 from PIL import Image
 
+from urbancross_bench.cli import search_page
 from urbancross_bench.cli.search_page import page, sheet
 from urbancross_bench.data.card import CARD
 from urbancross_bench.execution import searching
@@ -286,6 +287,18 @@ def test_a_sheet_shows_the_pictures_in_order() -> None:
     columns = np.flatnonzero((pixels == (10, 200, 30)).all(axis=2).any(axis=0))
     assert len(columns) == columns[-1] - columns[0] + 1 == 192
     assert columns[0] == 16  # the first place; the second has no picture
+
+
+def test_a_sheet_that_its_format_does_not_take_is_told_after_what_was_found(
+    outcome: Outcome, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(search_page._HIGHEST, ".jpg", 300)
+    run = the_run(outcome.out, "urbancross").folder.name
+    result = cli("search", outcome.out, "a green place .", "--run", run, "--to", tmp_path / "f.jpg", "--top", 3)
+    assert result.status == 2
+    assert "pixels high, and .jpg takes 300; name a .html or a .png" in result.err
+    assert re.search(r"^   1 +-?\d\.\d{3}  \w+_\d+\.png", result.out, re.MULTILINE)
+    assert not (tmp_path / "f.jpg").exists()
 
 
 def test_files_are_written_as_asked(outcome: Outcome, cli: Cli, tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ def calls(slurm: Path, name: str) -> list[list[str]]:
     return [words[1:] for words in map(json.loads, lines) if words[0] == name]
 
 
+def cancelled(slurm: Path) -> list[str]:
+    """The jobs that were cancelled by their numbers."""
+    return [words[-1] for words in calls(slurm, "scancel") if not words[0].startswith("--name=")]
+
+
 def test_jobs_ask_slurm_for_what_tasks_need(task: Callable[..., Task], slurm: Path) -> None:
     options = SlurmOptions(
         minutes=90,
@@ -196,7 +201,7 @@ def test_a_job_that_nobody_knows_has_failed_after_some_silence(
         assert "Slurm does not know the job 1" in (gone.error or "")
         assert started.kind == "started"
         assert not files[1].exists()
-        assert [words[-1] for words in calls(slurm, "scancel")] == ["1"]
+        assert cancelled(slurm) == ["1"]
         assert executor.wait(0.0) == []
         silent(2)
         (slurm / "squeue.off").write_text("Unable to contact slurm controller")
@@ -271,7 +276,7 @@ def test_a_job_that_slurm_never_takes_fails_when_none_of_ours_is_there(
         assert taken(executor) == [task(3).key]
         (slurm / "sbatch.off").write_text("Socket timed out on send/recv operation")
         executor.submit(task(4))
-    assert [words[-1] for words in calls(slurm, "scancel")] == ["1"]
+    assert cancelled(slurm) == ["1"]
     assert not list(tmp_path.rglob("*.events"))
 
 
@@ -326,6 +331,7 @@ def test_a_job_whose_sbatch_ends_of_the_same_ctrl_c_is_cancelled_by_its_name(
             executor.submit(task())
         [words] = calls(slurm, "scancel")
         assert words[0] == f"--name={executor.parameters(task())['name']}"
+        assert not list(slurm.parent.rglob("*.events"))
     assert answered == [signal.SIGINT]
 
 
@@ -334,7 +340,7 @@ def test_the_second_ctrl_c_does_not_wait_for_sbatch(
 ) -> None:
     (slurm / "interrupts").write_text(f"[{signal.SIGINT:d}, {signal.SIGTERM:d}]")
     (slurm / "sbatch").write_text(
-        (slurm / "sbatch").read_text().replace('print("Submitted', 'import time; time.sleep(600); print("')
+        (slurm / "sbatch").read_text().replace('print("Submitted', 'import time; time.sleep(20); print("')
     )
     with closing(on_slurm.SlurmExecutor(SlurmOptions())) as executor:
         with pytest.raises(KeyboardInterrupt):

@@ -90,6 +90,7 @@ def test_a_killed_session_is_told_from_a_living_one(
     command = f"cd {Path.cwd()} && urbancross-bench run 'my grid.yaml' --out {tmp_path}"
     assert seen["to_go_on"] == [command]
     said = cli("status", tmp_path).out.splitlines()
+    assert not any("left" in line for line in said if "was at" in line)
     assert said[-1].strip() == command
     assert "runs: 1 ok, 1 interrupted, 1 skipped" in said
 

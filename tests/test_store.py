@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -205,7 +206,8 @@ def test_without_a_rule_only_rubbish_goes(store: Store, cli: Cli) -> None:
     assert [one.entry.key for one in holdings(store)] == [pack(1).key]
 
 
-def test_how_far_a_training_was_goes_once_it_is_stored(store: Store) -> None:
+@pytest.mark.parametrize("clean", [Store.clean, lambda store: collect(store, Rule(), now=time.time())])
+def test_how_far_a_training_was_goes_once_it_is_stored(store: Store, clean: Callable[[Store], object]) -> None:
     """Killed between the two, it left both; one that was cut may be gone on with, one that runs is left alone."""
     stages = {name: Stage("adapt", {"content": name}) for name in ("stored", "cut", "old", "running")}
     for name, stage in stages.items():
@@ -214,7 +216,7 @@ def test_how_far_a_training_was_goes_once_it_is_stored(store: Store) -> None:
             put(store, stage)
     os.utime(store.saved(stages["old"].key), (NOW, NOW))
     with held(store, stages["running"].key):
-        store.clean()
+        clean(store)
     assert {name for name, stage in stages.items() if store.saved(stage.key).exists()} == {"cut", "running"}
 
 

@@ -234,7 +234,7 @@ def status(out: str | Path) -> pd.DataFrame:
 
 def search(
     out: str | Path,
-    *texts: str,
+    *texts: str | Sequence[str],
     images: Sequence[str | Path] = (),
     run: str | None = None,
     domain: str | None = None,
@@ -244,8 +244,8 @@ def search(
 ) -> pd.DataFrame:
     """What a run's model finds in a test split that it has embedded: a row per query and place, best first.
 
-    out: the output folder of a grid. texts: each finds images; images: files, each finds captions. run: how its
-    key begins. domain: by default the run's target.
+    out: the output folder of a grid. texts: each, or each of a list, finds images; images: files, each finds
+    captions. run: how its key begins. domain: by default the run's target.
     Columns: `query`, `place`, `score` (cosine similarity), `image` (the name), `text` (the caption found, None
     where an image was), `captions` (of the image).
     Raises UsageError for a run that is not there, or has lost what a search needs.
@@ -255,7 +255,8 @@ def search(
     from urbancross_bench.execution.searching import searched
 
     files = [Path(image) for image in _several(images)]
-    _, _, found = searched(Path(out), texts, files, run, domain, selector, top, device)
+    asked = [text for one in texts for text in _several(one)]
+    _, _, found = searched(Path(out), asked, files, run, domain, selector, top, device)
     return pd.DataFrame(
         {
             "query": one.query,

@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,13 +198,13 @@ def runs_of(place: Path) -> Path:
     return next((place / name for name in ("runs", "records") if (place / name).is_dir()), place)
 
 
-def read_records(places: Sequence[Path]) -> list[Record]:
+def read_records(places: Sequence[Path], check: Callable[[Record], object] = bool) -> list[Record]:
     """All records below some folders, each of which `runs_of` leads to, in order of their keys.
 
     A run that stands in several folders counts once, with the scores of all of them; where copies differ, the
     choice depends on the folders' content, never on their order: all runs have their names of the folder with the
-    most runs, as far as they are there. Raises DataError for a folder without any, and for a record without its
-    `run.json`.
+    most runs, as far as they are there. check: is given each as it stands there. Raises DataError for a folder
+    without any, and for a record without its `run.json`.
     """
     found: dict[str, list[tuple[tuple[int, str], Record]]] = {}
     shared: dict[bytes, Any] = {}
@@ -216,6 +216,8 @@ def read_records(places: Sequence[Path]) -> list[Record]:
             raise DataError(
                 f"{place} holds no record of a run; give the output folder of a grid, a board or a bundle's folder"
             )
+        for record in records:
+            check(record)
         called = kept_names(runs)
         records = [called_as(record, called.get(record.folder.name, record.spec)) for record in records]
         names = canonical_json({record.folder.name: names_of(record.spec) for record in records})

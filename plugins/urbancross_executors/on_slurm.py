@@ -104,7 +104,12 @@ class SlurmExecutor(Executor):
         Later one that is not taken is offered again: there may be too many in the queue, or Slurm may be busy.
         """
         told = Told(task)
-        error = None if self._waiting else self._take(task, told)
+        try:
+            error = None if self._waiting else self._take(task, told)
+        except BaseException:
+            if all(running.told is not told for running in self._running):  # else `close` forgets it
+                told.forget()
+            raise
         if error and self._present is None:
             told.forget()
             raise UsageError(f"executor 'slurm': the job was not taken: {error}")
@@ -115,7 +120,7 @@ class SlurmExecutor(Executor):
         """Have Slurm take a job; why it does not, or nothing."""
         utils = self._submitit.core.utils
         asked = self.parameters(task)
-        with uninterrupted() as heard:  # else nobody would cancel a job that Slurm has taken and not numbered yet
+        with uninterrupted():  # else nobody would cancel a job that Slurm has taken and not numbered yet
             try:
                 executor = self._submitit.AutoExecutor(
                     Path(task.log).parent / "slurm", cluster=self._asked.cluster
@@ -126,19 +131,21 @@ class SlurmExecutor(Executor):
                 self._cancel(asked["name"])
                 raise
             except (utils.FailedJobError, utils.FailedSubmissionError, RuntimeError, OSError) as error:
-                if heard:  # sbatch may have ended of Ctrl-C when it was about to say which job it is
-                    self._cancel(asked["name"])
+                # It may have ended, of Ctrl-C or of a timeout, when it was about to say which job it is.
+                self._cancel(asked["name"])
                 return str(error) or type(error).__name__
             self._present = time.monotonic()
             self._running.append(_Running(job, told, self._present))
             return ""
 
     def _cancel(self, name: str) -> None:
-        """Cancel the job of this name, if there is one, whose number is not known."""
+        """Cancel the job of this name, if there is one, whose number is not known; no Ctrl-C reaches that."""
         if self._asked.cluster == "slurm":
             command = ["scancel", f"--name={name}", f"--user={os.getuid()}"]
             with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(command, check=False, timeout=_ANSWERED)
+                subprocess.run(
+                    command, check=False, timeout=_ANSWERED, capture_output=True, start_new_session=True
+                )
 
     def _wait_with(self, task: Task, told: Told, error: str) -> None:
         if not self._waiting:

@@ -10,32 +10,34 @@ from types import FrameType
 
 
 @contextmanager
-def uninterrupted() -> Iterator[list[int]]:
+def uninterrupted() -> Iterator[None]:
     """Ctrl-C, or the signal to terminate, is answered after this; the second of them at once.
 
-    Gives a list of the signals that came. Processes that are started meanwhile hear them, too.
+    Processes that are started meanwhile hear them, too.
     """
-    heard, due = list[int](), list[int]()
+    heard, due = 0, list[int]()
     if threading.current_thread() is not threading.main_thread():
-        yield heard  # no signal is answered here
+        yield  # no signal is answered here
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
 
     def answer() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+            signal.signal(number, handler)
         while due:
             signal.raise_signal(due.pop(0))
 
     def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
+        nonlocal heard
+        heard += 1
         due.append(number)
-        if len(heard) > 1:
+        if heard > 1:
             answer()
 
     for number in before:
         signal.signal(number, hear)
     try:
-        yield heard
+        yield
     finally:
         answer()

@@ -57,17 +57,17 @@ def search(
 
     record, score, found = searched(out, query or [], image or [], run, domain, selector, top, device)
     about = _about(record, score)
-    if to is not None:
-        write_found(to, named(record), about, found)
     if json_:
         content = {"run": record.folder.name, **about, "queries": [_as_json(one) for one in found]}
         print_json(content)
-        return
-    print("\n".join([named(record), *(f"  {name}: {printable(value)}" for name, value in about.items())]))
-    for one in found:
-        print("\n".join(_lines(one)))
+    else:
+        print("\n".join([named(record), *(f"  {name}: {printable(value)}" for name, value in about.items())]))
+        for one in found:
+            print("\n".join(_lines(one)))
     if to is not None:
-        print(f"written to {to}")
+        write_found(to, named(record), about, found)
+        if not json_:
+            print(f"written to {to}")
 
 
 def _about(record: Record, score: ScoreRecord) -> dict[str, str]:

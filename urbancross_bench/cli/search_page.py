@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from urbancross_bench.errors import cut
+from urbancross_bench.errors import UsageError, cut
 from urbancross_bench.interfaces.renderer import printable
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _MADE_BY, _SOFTWARE = "urbancross-bench search", 0x0131  # the tag of EXIF for w
 _GENERATOR, _HEAD = f'<meta name="generator" content="{_MADE_BY}">', 1000  # characters that hold it
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SIDE, _GAP, _COLUMNS, _LINE = 192, 16, 5, 18  # pixels of the sheet
+_HIGHEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels that a format takes
 _WORDS = 30  # characters below a picture
 
 
@@ -64,9 +65,14 @@ def write_found(to: Path, title: str, about: Mapping[str, str], found: Sequence[
 
     from PIL import Image
 
-    said = Image.Exif()
+    said, picture = Image.Exif(), sheet(title, about, found)
     said[_SOFTWARE] = _MADE_BY
-    sheet(title, about, found).save(to, exif=said)
+    if picture.height > (most := _HIGHEST.get(to.suffix.lower(), picture.height)):
+        raise UsageError(
+            f"--to {to}: {picture.height:,} pixels high, and {to.suffix} takes {most:,}; name a .html or a .png, "
+            "or ask for less at once"
+        )
+    picture.save(to, exif=said)
 
 
 def page(title: str, about: Mapping[str, str], found: Sequence[Found]) -> str:

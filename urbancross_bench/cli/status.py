@@ -48,7 +48,9 @@ def _as_lines(out: Path, found: list[Session], runs: dict[str, Known]) -> list[s
             f"  stages: {', '.join(part for part in (stages_of(standing), rate_of(standing, now)) if part)}"
         )
         for one in standing.running.values():
-            details = ", ".join(part for part in details_of(one, now) if part)
+            details = ", ".join(
+                part for part in details_of(one, now if session.state == "alive" else None) if part
+            )
             lines.append(f"  {'' if session.state == 'alive' else 'was at '}{one.kind} of {one.label}: {details}")
         lines += [f"  warning: {warning}" for warning in standing.warnings]
     lines.append(f"runs: {counts_of(_states(runs)) or 'none'}")

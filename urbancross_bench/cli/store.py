@@ -215,6 +215,7 @@ def _collected_text(found: Collection, dry_run: bool, limit: str | None, missed:
 def _sorts(rubbish: Iterable[Rubbish]) -> list[str]:
     from collections import Counter
 
-    words = {"damaged": "damaged", "half-written": "half-written", "log": "old logs"}
+    words = {"damaged": "damaged", "half-written": "half-written", "saved": "old saved trainings"}
+    words["log"] = "old logs"
     counts = Counter(piece.sort for piece in rubbish)
     return [f"{count} {words[sort]}" for sort, count in counts.items()]

@@ -47,9 +47,12 @@ def stages_of(standing: Standing) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what in ("done", "left"))
 
 
-def details_of(running: Running, now: float) -> list[str]:
-    """How far a stage is, the time it will still take, its last loss and the device memory it takes."""
-    left = running.left(now)
+def details_of(running: Running, now: float | None) -> list[str]:
+    """How far a stage is, the time it will still take, its last loss and the device memory it takes.
+
+    now: None for one that runs no more.
+    """
+    left = None if now is None else running.left(now)
     return [
         f"{running.fraction:.0%}",
         "" if left is None else f"about {duration(left)} left",

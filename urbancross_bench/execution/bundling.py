@@ -8,7 +8,8 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ from urbancross_bench.execution.bundle import DATA, ENVIRONMENT, GRIDS, MADE_BY,
 from urbancross_bench.execution.keeping import KeptGrid, asked_for, kept_grids
 from urbancross_bench.execution.provenance import plugin_distributions
 from urbancross_bench.files import keep_others, write_json
-from urbancross_bench.identity import DISTRIBUTION, canonical_json
+from urbancross_bench.identity import DISTRIBUTION, canonical_json, file_digest
 from urbancross_bench.leaderboard.committed import write_committed
 from urbancross_bench.records import Record, read_records
 from urbancross_bench.registry import Registry
@@ -80,7 +81,8 @@ def _lacking(grids: Sequence[KeptGrid], records: Sequence[Record]) -> list[str]:
         missing = sum(key not in well for key in kept.runs)
         if missing:
             remarks.append(f"{missing} of {len(kept.runs)} runs of grid {kept.grid.name!r} have not ended well")
-    return remarks
+    lost = Counter(name for record in records for score in record.scores for name in score.content["failed"])
+    return remarks + [f"metric {name} failed in {count} scores" for name, count in sorted(lost.items())]
 
 
 def _write_grids(grids: Sequence[KeptGrid], folder: Path) -> list[str]:
@@ -90,8 +92,10 @@ def _write_grids(grids: Sequence[KeptGrid], folder: Path) -> list[str]:
     for kept in grids:
         content, name = as_json(kept.grid), kept.grid.name
         beside = folder / f"{name}-files"
-        content["plugins"] = [_brought(Path(file), beside) for file in content["plugins"]]
-        content["exclusions"] = {d: _brought(Path(file), beside) for d, file in content["exclusions"].items()}
+        content["plugins"] = [_brought(file, beside, kept.files) for file in content["plugins"]]
+        content["exclusions"] = {
+            d: _brought(file, beside, kept.files) for d, file in content["exclusions"].items()
+        }
         for domain, place in content["segments"].items():
             remarks.append(f"grid {name!r} takes segments of {domain!r} from {place}, which is not in the bundle")
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -99,12 +103,19 @@ def _write_grids(grids: Sequence[KeptGrid], folder: Path) -> list[str]:
     return remarks
 
 
-def _brought(file: Path, folder: Path) -> str:
-    """Copy a file that a grid names; what the grid calls it from now on. Raises DataError if it is gone."""
+def _brought(named: str, folder: Path, digests: Mapping[str, str]) -> str:
+    """Copy a file that a grid names; what the grid calls it from now on. Raises DataError if it is gone, or is not
+    what it was when the grid was run: its digest is among these.
+    """
     folder.mkdir(exist_ok=True)
+    file = Path(named)
     place, number = folder / file.name, 1
     try:
         content = file.read_bytes()
+        if (found := file_digest(file)) != digests.get(named, found):
+            raise DataError(
+                f"{file} has changed since the grid was run: run that again with the same --out, or bring it back"
+            )
         while place.exists() and place.read_bytes() != content:
             number += 1
             place = folder / f"{file.stem}-{number}{file.suffix}"

@@ -13,7 +13,7 @@ from typing import Literal
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.store import KEPT, Entry, Store
 
-Sort = Literal["damaged", "half-written", "log"]
+Sort = Literal["damaged", "half-written", "saved", "log"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Held:
 
 @dataclass(frozen=True)
 class Rubbish:
-    """What no stage needs: set aside as damaged, left by a killed process, or of a stage that is no more."""
+    """What no stage needs: set aside as damaged, left by a killed process, how far a training was that is stored,
+    or that nobody has gone on with, or of a stage that is no more.
+    """
 
     sort: Sort
     path: Path
@@ -144,8 +146,10 @@ def rubbish(store: Store, stored: set[str], gone: set[str], now: float) -> list[
     """
     root = store.root
     partial, saved = (sorted(root.glob(f"{name}/*")) for name in (".partial", ".saved"))
-    needed = stored | {path.name for path in saved}
+    old = [path for path in saved if path.name in stored | gone or now - path.stat().st_mtime > KEPT]
+    needed = stored | {path.name for path in saved if path not in old}
     found = [Rubbish("damaged", path, _size(path)) for path in sorted(root.glob(".damaged/*"))]
+    found += [Rubbish("saved", path, _size(path)) for path in old if not _busy(store, path.name)]
     found += [Rubbish("half-written", path, _size(path)) for path in partial if not _busy(store, _key(path))]
     logs = [path for path in sorted(root.glob("logs/*.log")) if _key(path) not in needed]
     logs = [path for path in logs if _key(path) in gone or now - path.stat().st_mtime > KEPT]

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from urbancross_bench.errors import DataError
 from urbancross_bench.execution.plan import Plan
 from urbancross_bench.files import alone_in, read_object, replacing, write_json
+from urbancross_bench.identity import file_digest
 from urbancross_bench.names import are_called_alike, keep_names
 from urbancross_bench.records import Record
 from urbancross_bench.specs import Grid, as_json
@@ -27,16 +28,22 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class KeptGrid:
-    """A grid, cells of its ablation among its entries. `runs`: the key of each run → those of its scores."""
+    """A grid, cells of its ablation among its entries. `runs`: the key of each run → those of its scores.
+
+    files: the plugins and exclusions that it names → their SHA-256 when it was run; empty where older code ran it.
+    """
 
     grid: Grid
     runs: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, str]
 
 
 def keep_grid(plan: Plan, out: Path) -> None:
     """Write the grid of a plan below its output folder, in the place of an older form of that name."""
     runs = {run.key: [score.key for score in run.scores] for run in plan.runs if not run.skipped}
-    content = {"schema": _SCHEMA, "grid": as_json(plan.grid), "runs": runs}
+    grid = as_json(plan.grid)
+    files = {file: file_digest(Path(file)) for file in (*grid["plugins"], *grid["exclusions"].values())}
+    content = {"schema": _SCHEMA, "grid": grid, "runs": runs, "files": files}
     with alone_in(out):
         (out / FOLDER).mkdir(exist_ok=True)
         with replacing(out / FOLDER / f"{plan.grid.name}.json") as fresh:
@@ -81,7 +88,7 @@ def _kept(file: Path) -> KeptGrid:
         if content["schema"] != _SCHEMA:
             raise ValueError(f"it has schema {content['schema']}; this version reads {_SCHEMA}")
         runs = {key: tuple(scores) for key, scores in content["runs"].items()}
-        return KeptGrid(Grid.model_validate(content["grid"]), runs)
+        return KeptGrid(Grid.model_validate(content["grid"]), runs, content.get("files", {}))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
             f"grid {file} cannot be read: {error}; run the grid again with the same --out, which redoes nothing"

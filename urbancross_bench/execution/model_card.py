@@ -116,6 +116,9 @@ def _protocol(record: Record, scores: Sequence[ScoreRecord]) -> Iterator[str]:
         yield f"- Ties `{name}`: {_TIES[name]}."
     for name in sorted(settings):
         yield f"- Setting `{name}`: {_seen(name)}."
+    if any(score.content["calibration"] for score in scores):
+        name = _code(record.spec["adaptation"]["name"])
+        yield f"- The numbers are of cosines that `{name}` has changed; it is not in the weights."
     if _seen_as_source(record.spec):
         yield "- The target is one of the sources, so training saw its training pairs, whatever the setting is."
     share = record.spec["shown"]["share"]

@@ -41,9 +41,9 @@ class Limits:
     def of(cls, save_seconds: float, seconds: float | None, gib: float | None, retries: int) -> Self:
         """The same with memory in GiB, as users give it. Raises UsageError for a limit that would be none."""
         memory = None if gib is None else gib * 2**30
-        for name, limit, least in (("time", seconds, 0), ("memory", memory, 1)):
+        for name, given, limit, least in (("time", seconds, seconds, 0), ("memory", gib, memory, 1)):
             if limit is not None and not least < limit < math.inf:
-                raise UsageError(f"a {name} limit of {limit:g} is none: give a number above 0, or leave it out")
+                raise UsageError(f"a {name} limit of {given:g} is none: give a number above 0, or leave it out")
         return cls(save_seconds, seconds, None if memory is None else round(memory), retries)
 
 

@@ -82,6 +82,8 @@ def searched(
         raise UsageError("there is nothing to search for; give a text or an image")
     if any(not text.strip() for text in texts):
         raise UsageError("a query is blank")
+    if top < 1:
+        raise UsageError(f"top {top}: ask for at least one")
     record = chosen_run(out, run)
     score = chosen_score(record, domain, selector)
     try:

@@ -72,9 +72,7 @@ def read_all(places: Sequence[Path]) -> list[Record]:
     """Like `records.read_records`, of committed records too; raises DataError as `check_shape` does, too."""
     for place in places:
         _check_form(runs_of(place))
-    records = read_records(places)
-    for record in records:
-        check_shape(record)
+    records = read_records(places, check_shape)
     return [replace(record, scores=tuple(map(_compact, record.scores))) for record in records]
 
 
@@ -153,13 +151,18 @@ def _write_said(file: Path, content: Mapping[str, Any], place: Path) -> None:
 
 def _write_score(score: ScoreRecord, place: Path) -> None:
     place.mkdir(parents=True)
-    _write_said(score.folder / "score.json", score.content, place / "score.json")
+    _write_said(score.folder / "score.json", _public(score.content), place / "score.json")
     sums: dict[str, NDArray[Any]] = {}
     counts: dict[str, NDArray[Any]] = {}
     for name, array in _without_tops(score).items():
         (sums if name.startswith(IMAGE_SUMS) else counts)[name] = array
     (place / _SUMS).write_bytes(lzma.compress(save(sums)))
     (place / _COUNTS).write_bytes(lzma.compress(save(counts)))
+
+
+def _public(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a score says; of metrics that failed the kind of error alone: its words may name files and images."""
+    return {**content, "failed": {name: why.partition("(")[0].strip() for name, why in content["failed"].items()}}
 
 
 def _without_tops(score: ScoreRecord) -> dict[str, NDArray[Any]]:
@@ -249,12 +252,12 @@ def broken_seals(place: Path, *, whole: bool = True) -> list[str]:
 
 def content_of(score: ScoreRecord) -> str:
     """A hash of what a score says: of its facts, and of its arrays but for top lists."""
-    return _hash(score.content, _without_tops(score))
+    return _hash(_public(score.content), _without_tops(score))
 
 
 def completes(score: ScoreRecord, there: ScoreRecord) -> bool:
     """Whether a score is the one that is there, but that metrics which had failed have values now."""
-    before, now = there.content, score.content
+    before, now = _public(there.content), _public(score.content)
     new = now["metrics"].keys() - before["metrics"].keys()
     if not new or not now["failed"].items() < before["failed"].items():
         return False

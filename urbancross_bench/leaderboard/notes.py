@@ -117,15 +117,20 @@ def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str = "") 
         "of the table).",
         "Worst scenario: its interval leaves out that it was chosen as the worst.",
         *_on_lacking(rows, by),
-        *_on_uneven(rows),
+        *_on_uneven(rows, by),
         *detectable(compared, view.metric),
         *_on_few(rows),
         *_on_data(rows),
     ]
 
 
+def _groups(rows: Sequence[Row], by: str) -> list[list[Row]]:
+    """The rows that each line of a table of means is made of."""
+    return groups_of(rows, attrgetter(by)) if by else groups_of(rows)
+
+
 def _on_lacking(rows: Sequence[Row], by: str) -> list[str]:
-    groups = groups_of(rows, attrgetter(by)) if by else groups_of(rows)
+    groups = _groups(rows, by)
     lacks: dict[tuple[str, ...], list[Row]] = {}
     for group, missing in zip(groups, lacking(groups, by), strict=True):
         if missing:
@@ -134,8 +139,8 @@ def _on_lacking(rows: Sequence[Row], by: str) -> list[str]:
     return [f"No mean where a scenario is missing that was run: {some(said, _NAMED, '; ')}."] if said else []
 
 
-def _on_uneven(rows: Sequence[Row]) -> list[str]:
-    uneven = [group for group in groups_of(rows) if len({row.numbers for row in group}) > 1]
+def _on_uneven(rows: Sequence[Row], by: str) -> list[str]:
+    uneven = [group for group in _groups(rows, by) if len({row.numbers for row in group}) > 1]
     if not uneven:
         return []
     return [f"No mean is taken over scenarios of other seeds: {_named(group[0] for group in uneven)}."]

@@ -316,22 +316,25 @@ def make_rows(records: Iterable[Record], weights: Sequence[str]) -> list[Row]:
     """Group the scores of finished runs by everything but the seed, in an order that depends on content alone.
 
     A row is complete if it has every seed that any run of the same comparison has. Raises DataError if one seed of
-    one row has two scores: then they differ in something no key tells.
+    one row has two scores (then they differ in something no key tells), and naming a record that lacks a fact.
     """
     groups: dict[str, list[SeedScore]] = defaultdict(list)
     seeds: dict[str, set[int]] = defaultdict(set)
     failed: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:
-        comparison = comparison_of(record.spec)
-        # A failed run has no score, but its seed is one that its rows lack, and so is its scenario.
-        seeds[comparison].add(record.spec["seed"])
-        if not record.ok and is_shifted(record.spec["scenario"]):
-            what = canonical_json([record.spec[name] for name in ("scenario", "adaptation", "search")])
-            failed[recipe_of(record.spec)][what] = record.spec
-        if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
-            continue
-        for score in record.scores:
-            groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
+        try:
+            comparison = comparison_of(record.spec)
+            # A failed run has no score, but its seed is one that its rows lack, and so is its scenario.
+            seeds[comparison].add(record.spec["seed"])
+            if not record.ok and is_shifted(record.spec["scenario"]):
+                what = canonical_json([record.spec[name] for name in ("scenario", "adaptation", "search")])
+                failed[recipe_of(record.spec)][what] = record.spec
+            if not record.ok or record.spec["encoder"]["weights"]["status"] not in weights:
+                continue
+            for score in record.scores:
+                groups[cell_of(comparison, record.spec, score.content)].append(SeedScore(record.spec, score))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise DataError(f"record {record.folder} cannot be used: {error!r}") from error
     rows = []
     for group in taken_once([*groups.values()]):
         ordered = tuple(sorted(group, key=lambda s: s.run["seed"]))

@@ -17,7 +17,9 @@ _Types = Mapping[str, type | tuple[type, ...]]
 # Optional parts are there, and null.
 _OBJECTS = ("scenario", "encoder", "adaptation", "shown", "pretraining", "budget", "domains")
 _RUN: _Types = {
-    **dict.fromkeys(("seed", "threads", "ranks", "test_images_in_training"), int),
+    **dict.fromkeys(
+        ("seed", "steps", "threads", "ranks", "test_images_in_training", "target_images_in_sources"), int
+    ),
     **dict.fromkeys(("status", "key", "precision", "code"), str),
     **dict.fromkeys(_OBJECTS, dict),
     **dict.fromkeys(("search", "segments"), (dict, NoneType)),
@@ -27,8 +29,9 @@ _SCORE: _Types = {
     **dict.fromkeys(("key", "selector", "domain", "setting", "test", "protocol", "ties", "precision"), str),
     **dict.fromkeys(("items", "segments"), str),
     **dict.fromkeys(("selected_by", "measured_by", "metrics", "failed", "floors"), dict),
-    "calibration": (dict, NoneType),
+    **dict.fromkeys(("calibration", "drift"), (dict, NoneType)),
 }
+_NAMED = ("encoder", "adaptation")
 _WITHIN = {
     "scenario": ("source", "target", "kind"),
     "encoder": ("label", "name", "weights"),
@@ -42,8 +45,7 @@ _WITHIN = {
 def check_shape(record: Record) -> None:
     """Raise DataError naming a file of the record that lacks a fact, or holds one of another type."""
     _check(record.folder / "run.json", record.spec, _RUN)
-    if missing := {*domains_of(record.spec["scenario"])} - record.spec["domains"].keys():
-        raise DataError(f"record {record.folder / 'run.json'} lacks the domain {min(missing)} among its domains")
+    _check_names(record.folder / "run.json", record.spec)
     for score in record.scores:
         file = score.folder / "score.json"
         _check(file, score.content, _SCORE)
@@ -58,6 +60,16 @@ def _check(file: Path, content: Mapping[str, Any], types: _Types) -> None:
             raise DataError(f"record {file} holds {content[name]!r} as its {name}")
         if missing := [within for within in _WITHIN.get(name, ()) if within not in content[name]]:
             raise DataError(f"record {file} lacks {', '.join(missing)} in its {name}")
+
+
+def _check_names(file: Path, spec: Mapping[str, Any]) -> None:
+    names = [*domains_of(spec["scenario"]), *(spec[part][of] for part in _NAMED for of in ("label", "name"))]
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"record {file} holds {names!r} as names")
+    if missing := {*domains_of(spec["scenario"])} - spec["domains"].keys():
+        raise DataError(f"record {file} lacks the domain {min(missing)} among its domains")
+    if not (isinstance(spec["encoder"]["weights"], dict) and "status" in spec["encoder"]["weights"]):
+        raise DataError(f"record {file} lacks the status of its encoder's weights")
 
 
 def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:

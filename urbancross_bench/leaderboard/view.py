@@ -53,7 +53,7 @@ class Filters(BaseModel):
     scenario: tuple[str, ...] = Field(default=(), description="`a + b -> c`, as in the tables")
     protocol: tuple[str, ...] = ()
     selector: tuple[str, ...] = ()
-    # Last: what these say depends on how the rows are labelled that the others leave.
+    # Last: what these say depends on how the rows are labelled that those before leave.
     encoder: tuple[str, ...] = Field(default=(), description="labels; plugins, where no row is labelled so")
     adaptation: tuple[str, ...] = Field(default=(), description="labels; plugins, where no row is labelled so")
 
@@ -147,7 +147,10 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
             ]
         else:
             # As in `compare`: what a row is labelled is meant first, lest a plugin's variants come along.
-            labels = {_of_run(record, field)[0] for record in chosen if record.ok and record.scores}
+            rows = [
+                r for r in chosen if r.ok and r.scores and r.spec["encoder"]["weights"]["status"] in view.weights
+            ]
+            labels = {_of_run(record, field)[0] for record in rows}
             exact, others = labels.intersection(patterns), [one for one in patterns if one not in labels]
             chosen = [r for r in chosen if _of_run(r, field)[0] in exact or _passing(_of_run(r, field), others)]
     return chosen

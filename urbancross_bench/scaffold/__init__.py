@@ -123,14 +123,24 @@ def _check_called(kind: str, name: str, words: Mapping[str, str]) -> None:
     called = words["name"] if kind == "command" else words["cls"]
     apart = {word: f"{text}__" for word, text in words.items()} | {"kind": kind, "base": words["base"]}
     modules = [text for file, text in _files(kind, apart).items() if file.endswith(".py")]
-    if keyword.iskeyword(called) or any(called in _used(module) for module in modules):
+    if keyword.iskeyword(called) or any(called in _names(module) for module in modules):
         raise UsageError(f"{name!r} would call your code {called}, which has a meaning there; choose another name")
 
 
-def _used(source: str) -> Iterator[str]:
-    """The names that a module has from others, and the builtin ones that it uses."""
-    for node in ast.walk(ast.parse(source)):
+def _names(source: str) -> Iterator[str]:
+    """The names that a module has, of others and its own, builtin ones that it uses, and fixtures of its tests."""
+    module = ast.parse(source)
+    for node in ast.walk(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Name) and node.id in dir(builtins):
+        elif isinstance(node, ast.Name) and (node.id in dir(builtins) or node in _assigned(module)):
             yield node.id
+    for node in module.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            yield from (argument.arg for argument in node.args.args)
+
+
+def _assigned(module: ast.Module) -> list[ast.expr]:
+    return [target for node in module.body if isinstance(node, ast.Assign) for target in node.targets]
