@@ -208,7 +208,7 @@ def test_no_oracle_is_ranked_unless_the_view_allows_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="would rank what has seen labels of the target, a → b · small · oracle"):
         make_board(read_all([tmp_path]), view, {})
     hidden = view.model_copy(update={"weights": ("pretrained",)})
-    assert all(table.rows == [] for table in make_board(read_all([tmp_path]), hidden, {}).tables)
+    assert not any(table.rows for table in make_board(read_all([tmp_path]), hidden, {}).tables)
     allowed = view.model_copy(update={"allow": ("ranked_oracle",)})
     [summary, *_] = make_board(read_all([tmp_path]), allowed, {}).tables
     assert cells(summary, "verdict")["oracle"] == ("better",)
