@@ -222,7 +222,8 @@ def test_a_process_that_dies_says_how(executor: LocalExecutor, task: TaskMaker) 
 
 
 def test_a_process_that_dies_before_a_word(executor: LocalExecutor, task: TaskMaker, tmp_path: Path) -> None:
-    [over] = told(executor, task("easy", log=str(tmp_path / "no such folder" / "log")))
+    (tmp_path / "no folder").touch()
+    [over] = told(executor, task("easy", log=str(tmp_path / "no folder" / "log")))
     assert (over.kind, over.outcome) == ("over", "failed")
     assert over.error == "the process died without a word (exit status 1)"
 
