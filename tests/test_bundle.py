@@ -19,6 +19,7 @@ from conftest import Outcome, Result, tree
 from made_up_records import edit, write_runs
 from safetensors.numpy import load_file, save_file
 
+from urbancross_bench.execution import verifying
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.keeping import asked_for, keep_grid, kept_grids
 from urbancross_bench.execution.plan import make_plan
@@ -119,7 +120,7 @@ def test_files_that_a_grid_names_come_along(
         (tmp_path / name).write_text(f"{before}\n")
         refused = cli("export", "bundle", out, tmp_path / "b.zip")
         assert (refused.status, (tmp_path / "b.zip").exists()) == (2, False)
-        assert f"{name} has changed since the grid was run" in refused.err
+        assert f"{name} has changed since grid 'tiny' was run" in refused.err
         (tmp_path / name).write_text(before)
     result = cli("export", "bundle", out, tmp_path / "b.zip")
     assert "note: 1 of 4 runs of grid 'tiny' have not ended well" in result.err
@@ -138,15 +139,17 @@ def test_of_metrics_that_failed_the_bundle_says_no_more_than_the_kind_of_error(
     outcome: Outcome, cli: Cli, tmp_path: Path
 ) -> None:
     out = shutil.copytree(outcome.out, tmp_path / "out", symlinks=True)
-    for number, file in enumerate(sorted(out.glob("runs/*/scores/*/score.json"))):
-        if number < 2:
-            edit(file, failed={"mine": "OSError('cannot read /home/alice/dark_002.png')"})
+    files = sorted(out.glob("runs/*/scores/*/score.json"))
+    for file in files[:2]:
+        edit(file, failed={"mine": "OSError('cannot read /home/alice/dark_002.png')"})
+    edit(files[2], failed={"own": "metric 'own' of /home/alice/own.py (it) has words", "no": "1 error at alice's"})
     result = cli("export", "bundle", out, tmp_path / "b.zip")
     assert "note: metric mine failed in 2 scores" in result.err
     with zipfile.ZipFile(tmp_path / "b.zip") as opened:
         contents = b"".join(opened.read(name) for name in opened.namelist())
     assert b"alice" not in contents
     assert contents.count(b'"mine": "OSError"') == 2
+    assert [contents.count(said) for said in (b'"own": "error"', b'"no": "error"')] == [1, 1]
 
 
 def test_a_plugin_that_no_index_has_is_to_be_known_of(
@@ -400,6 +403,17 @@ def moved(by: float, metric: str = "mR", of: str = "value") -> Callable[[Path], 
     return change
 
 
+def swapped(folder: Path) -> None:
+    """One query gains, another loses: an equal value of other images, with an interval of its own."""
+    moved(5.0, "i2t_R@1", of="low")(folder)
+    file = next(folder.glob("scores/*/queries.safetensors"))
+    arrays = load_file(file)
+    sums, greater = arrays["image_sums.i2t_R@1"].copy(), arrays["i2t.greater"].copy()
+    hit, miss = np.flatnonzero(sums[:, 0])[0], np.flatnonzero(sums[:, 0] == 0)[0]
+    sums[[hit, miss]], greater[[hit, miss]] = sums[[miss, hit]], greater[[hit, miss]] + 1
+    save_file(arrays | {"image_sums.i2t_R@1": sums, "i2t.greater": greater}, file)
+
+
 def without_metric(folder: Path) -> None:
     file = next(folder.glob("scores/*/score.json"))
     metrics = json.loads(file.read_text())["metrics"]
@@ -454,6 +468,7 @@ def without_scores(folder: Path) -> None:
         (moved(5.0, of="low"), {}, "different", ("metric mR: low",)),
         (moved(5.0, of="chance"), {}, "different", ("metric mR: chance 5.0 → 10.0",)),
         (moved(1e-12, of="high"), {}, "same", ()),
+        (swapped, {}, "within drift", ("ranks i2t: 2 of 30 queries",)),
     ],
 )
 def test_what_differs_is_said(
@@ -466,6 +481,13 @@ def test_what_differs_is_said(
     text = "\n".join(one.where)
     assert [part for part in where if part not in text] == []
     assert bool(one.where) == bool(where)
+
+
+def test_options_that_are_called_as_versions_are_none() -> None:
+    for path in ("adaptation.options.version", "search.space.version", "measured_by.metrics.0.options.code"):
+        assert not verifying._is_version(path)
+    for path in ("code", "adaptation.version", "adaptation.base.version", "measured_by.metrics.0.version"):
+        assert verifying._is_version(path)
 
 
 def test_versions_and_machines_are_told_and_judge_nothing(tmp_path: Path) -> None:

@@ -490,6 +490,7 @@ def with_metric(**changes: object) -> Callable[[Path], None]:
             r"score\.json holds None as its floors",
         ),
         (with_metric(value=float("nan")), r"score\.json holds .* as its metric mR"),
+        (lambda r: edit(next(r.glob("scores/*/score.json")), failed={"own": None}), r"holds .* as its failed"),
         (with_metric(value=10**400), r"score\.json holds .* as its metric mR"),
         (with_metric(value="30"), r"score\.json holds .* as its metric mR"),
         (with_metric(low=float("inf")), r"score\.json holds .* as its metric mR"),

@@ -113,8 +113,9 @@ def _brought(named: str, folder: Path, digests: Mapping[str, str]) -> str:
     try:
         content = file.read_bytes()
         if (found := file_digest(file)) != digests.get(named, found):
+            grid = folder.name.removesuffix("-files")
             raise DataError(
-                f"{file} has changed since the grid was run: run that again with the same --out, or bring it back"
+                f"{file} has changed since grid {grid!r} was run: run it again with the same --out, or bring it back"
             )
         while place.exists() and place.read_bytes() != content:
             number += 1

@@ -146,14 +146,21 @@ def rubbish(store: Store, stored: set[str], gone: set[str], now: float) -> list[
     """
     root = store.root
     partial, saved = (sorted(root.glob(f"{name}/*")) for name in (".partial", ".saved"))
-    old = [path for path in saved if path.name in stored | gone or now - path.stat().st_mtime > KEPT]
+    old = [path for path in saved if path.name in stored | gone or _age(path, now) > KEPT]
     needed = stored | {path.name for path in saved if path not in old}
     found = [Rubbish("damaged", path, _size(path)) for path in sorted(root.glob(".damaged/*"))]
     found += [Rubbish("saved", path, _size(path)) for path in old if not _busy(store, path.name)]
     found += [Rubbish("half-written", path, _size(path)) for path in partial if not _busy(store, _key(path))]
     logs = [path for path in sorted(root.glob("logs/*.log")) if _key(path) not in needed]
-    logs = [path for path in logs if _key(path) in gone or now - path.stat().st_mtime > KEPT]
+    logs = [path for path in logs if _key(path) in gone or _age(path, now) > KEPT]
     return found + [Rubbish("log", path, _size(path)) for path in logs if not _busy(store, _key(path))]
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since it was written to; none of what another process has removed meanwhile."""
+    with contextlib.suppress(FileNotFoundError):
+        return now - path.stat().st_mtime
+    return 0.0
 
 
 def _key(path: Path) -> str:

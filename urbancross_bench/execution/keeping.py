@@ -88,7 +88,7 @@ def _kept(file: Path) -> KeptGrid:
         if content["schema"] != _SCHEMA:
             raise ValueError(f"it has schema {content['schema']}; this version reads {_SCHEMA}")
         runs = {key: tuple(scores) for key, scores in content["runs"].items()}
-        return KeptGrid(Grid.model_validate(content["grid"]), runs, content.get("files", {}))
+        return KeptGrid(Grid.model_validate(content["grid"]), runs, dict(content.get("files", {})))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ValidationError) as error:
         raise DataError(
             f"grid {file} cannot be read: {error}; run the grid again with the same --out, which redoes nothing"

@@ -20,7 +20,7 @@ from urbancross_bench.errors import cut
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.explaining import ABSENT, compared
-from urbancross_bench.records import Record, ScoreRecord, called_as
+from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, called_as
 
 Verdict = Literal["same", "within drift", "different", "missing"]
 VERDICTS: tuple[Verdict, ...] = ("same", "within drift", "different", "missing")
@@ -133,7 +133,14 @@ def _differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> Iterator[tup
 
 
 def _are_close(one: Any, two: Any) -> bool:
-    return isinstance(one, float) and isinstance(two, float) and math.isclose(one, two, rel_tol=_DIGITS)
+    both = isinstance(one, int | float) and isinstance(two, int | float)
+    return both and math.isclose(one, two, rel_tol=_DIGITS, abs_tol=_DIGITS)
+
+
+def _equal_sums(metric: Mapping[str, Any], name: str, arrays: tuple[Arrays, Arrays]) -> bool:
+    """Whether two scores have the same sums per image of a metric, or of its parts."""
+    sums = [tuple(of.get(IMAGE_SUMS + part) for of in arrays) for part in metric["parts"] or [name]]
+    return all(one is not None and two is not None and np.array_equal(one, two) for one, two in sums)
 
 
 def _held(
@@ -152,12 +159,11 @@ def _held(
     moves = {name: values[1][name] - values[0][name] for name in sorted(values[0].keys() & values[1].keys())}
     # What is no finite number has moved: records hold none.
     moved = [n for n, move in moves.items() if not abs(move) <= _DIGITS * max(1.0, abs(values[0][n])) < math.inf]
-    # Of equal values: what follows from them is the same on every machine.
+    # What follows from equal sums per image is the same on every machine, and chance from the gallery.
     where += [
         f"metric {name}: {part} {a} → {b}"
         for name in moves
-        if name not in moved
-        for part in ("low", "high", "chance")
+        for part in (("low", "high", "chance") if _equal_sums(one["metrics"][name], name, arrays) else ("chance",))
         for a, b in [(one["metrics"][name][part], two["metrics"][name][part])]
         if a != b and not _are_close(a, b)
     ]
@@ -206,7 +212,7 @@ def _spec(record: Record) -> dict[str, Any]:
 def _is_version(path: str) -> bool:
     """Whether a path leads to what the code is, and to no option that is called so."""
     *within, last = path.split(".")
-    return last in _VERSIONS and "options" not in within
+    return last in _VERSIONS and "options" not in within and within[:1] != ["search"]
 
 
 def _place(path: str) -> str:

@@ -19,6 +19,7 @@ import hashlib
 import json
 import lzma
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,7 +163,8 @@ def _write_score(score: ScoreRecord, place: Path) -> None:
 
 def _public(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a score says; of metrics that failed the kind of error alone: its words may name files and images."""
-    return {**content, "failed": {name: why.partition("(")[0].strip() for name, why in content["failed"].items()}}
+    kinds = {name: re.match(r"[A-Za-z_]\w*(?=\(|$)", why) for name, why in content["failed"].items()}
+    return {**content, "failed": {name: kind[0] if kind else "error" for name, kind in kinds.items()}}
 
 
 def _without_tops(score: ScoreRecord) -> dict[str, NDArray[Any]]:

@@ -50,6 +50,8 @@ def check_shape(record: Record) -> None:
         file = score.folder / "score.json"
         _check(file, score.content, _SCORE)
         _check_metrics(file, score.content["metrics"])
+        if not all(isinstance(why, str) for why in score.content["failed"].values()):
+            raise DataError(f"record {file} holds {score.content['failed']!r} as its failed")
 
 
 def _check(file: Path, content: Mapping[str, Any], types: _Types) -> None:
