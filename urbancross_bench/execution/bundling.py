@@ -115,7 +115,7 @@ def _brought(named: str, folder: Path, digests: Mapping[str, str]) -> str:
         if (found := file_digest(file)) != digests.get(named, found):
             grid = folder.name.removesuffix("-files")
             raise DataError(
-                f"{file} has changed since grid {grid!r} was run: run it again with the same --out, or bring it back"
+                f"{file} has changed since grid {grid!r} was run: run that again with its --out, or bring it back"
             )
         while place.exists() and place.read_bytes() != content:
             number += 1
