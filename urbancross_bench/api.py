@@ -254,8 +254,7 @@ def search(
 
     from urbancross_bench.execution.searching import searched
 
-    files = [Path(image) for image in _several(images)]
-    asked = [text for one in texts for text in _several(one)]
+    asked, files = [text for one in texts for text in _several(one)], [*map(Path, _several(images))]
     _, _, found = searched(Path(out), asked, files, run, domain, selector, top, device)
     return pd.DataFrame(
         {
