@@ -215,7 +215,6 @@ def _collected_text(found: Collection, dry_run: bool, limit: str | None, missed:
 def _sorts(rubbish: Iterable[Rubbish]) -> list[str]:
     from collections import Counter
 
-    words = {"damaged": "damaged", "half-written": "half-written", "saved": "old saved trainings"}
-    words["log"] = "old logs"
+    words = {"saved": "old saved trainings", "log": "old logs"}
     counts = Counter(piece.sort for piece in rubbish)
-    return [f"{count} {words[sort]}" for sort, count in counts.items()]
+    return [f"{count} {words.get(sort, sort)}" for sort, count in counts.items()]

@@ -34,9 +34,7 @@ def check_board(board: Board, registry: Registry) -> list[str]:
         records = read_all(board.records)
         problems += moved(records)
         shown = make_board(records, board.view, columns_of(board.view, registry))
-        made = list[str]()
-        problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}", made)
-        problems += _of_other_views(made, shown.tables, board.out)
+        problems += _stale(shown, renderers, board.out, f"leaderboard build {board.file}", of_view=True)
     except UrbanCrossError as error:
         return [*problems, str(error)]
     return problems
@@ -49,18 +47,20 @@ def check_published(file: Path, registry: Registry) -> list[str]:
     except UrbanCrossError as error:
         return [str(error)]
     shown = BoardContent(table.title, [table])
-    return list(_stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}", []))
+    return list(
+        _stale(shown, [published_renderer(registry)], file.parent, f"leaderboard build {file}", of_view=False)
+    )
 
 
 def _stale(
-    shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str, names: list[str]
+    shown: BoardContent, renderers: Sequence[Renderer], out: Path, command: str, *, of_view: bool
 ) -> Iterator[str]:
-    """The files of a board that are missing, not what it gives, or of a format no longer asked for.
-
-    names: gets those of all that it gives.
+    """The files of a board that are missing, not what it gives, or of a format no longer asked for; of a view's
+    board those that another view has left, too.
     """
+    names = set()
     for made in make_files(shown, renderers):
-        names.append(made.name)
+        names.add(made.name)
         file = out / made.name
         try:
             written = file.read_bytes()
@@ -69,7 +69,9 @@ def _stale(
             continue
         if not made.same(written, made.content):
             yield f"{file} is stale{_difference(file, written, made.content)}: urbancross-bench {command}"
-    yield from _surplus({*names}, shown.tables, out)
+    yield from _surplus(names, shown.tables, out)
+    if of_view:
+        yield from _of_other_views(names, shown.tables, out)
 
 
 def _surplus(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:

@@ -65,7 +65,9 @@ def read_published(file: Path) -> Table:
         seen[facts] = number
     ordered = sorted(
         (line for _, line in lines),
-        key=lambda line: [line[name] for name in ("dataset", "protocol", "metric", "method", "source", *_FIGURE)],
+        key=lambda line: [
+            line[name] for name in ("dataset", "protocol", "metric", "method", "source", "checkpoint")
+        ],
     )
     names = ["dataset", "protocol", "metric", *(n for n in COLUMNS if n not in ("dataset", "protocol", "metric"))]
     rows = [[_cell(name, line[name]) for name in names] for line in ordered]

@@ -133,14 +133,12 @@ def _names(source: str) -> Iterator[str]:
     for node in ast.walk(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.Name) and (node.id in dir(builtins) or node in _assigned(module)):
+        elif isinstance(node, ast.Name) and node.id in dir(builtins):
             yield node.id
     for node in module.body:
+        if isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             yield node.name
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             yield from (argument.arg for argument in node.args.args)
-
-
-def _assigned(module: ast.Module) -> list[ast.expr]:
-    return [target for node in module.body if isinstance(node, ast.Assign) for target in node.targets]
