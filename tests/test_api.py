@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,8 @@ from conftest import Outcome, Result, tree
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.evaluation import evaluate_retrieval
+from urbancross_bench.frames import frame_of_table
+from urbancross_bench.interfaces import Estimate, Table
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
 from urbancross_bench.records import read_records
 
@@ -221,6 +224,38 @@ def test_one_needs_no_list(outcome: Outcome, tmp_path: Path) -> None:
         api.compare("urbancross", "source_only", outcome.out, selector="last", scenarios="a -> b")
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"save_every": -1.0}, "cannot be saved every -1.0 seconds"),
+        ({"save_every": math.nan}, "cannot be saved every nan seconds"),
+        ({"retries": -1}, "cannot be tried -1 times more"),
+        ({"retries": 1.5}, "cannot be tried 1.5 times more"),
+        ({"track_patience": -1.0}, "cannot be given -1.0 seconds"),
+    ],
+)
+def test_limits_are_those_of_the_command(
+    limit: dict[str, Any], said: str, outcome: Outcome, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        api.run(outcome.file, tmp_path / "out", **limit)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("read", [api.records, api.leaderboard, api.rescore])
+def test_no_folder_is_an_error_not_an_empty_frame(read: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match="name a folder"):
+        read()
+
+
+def test_an_end_of_an_interval_is_no_other_column() -> None:
+    """A domain `urban low` beside `urban`."""
+    columns = ["→ urban", "→ urban low"]
+    frame = frame_of_table(Table("matrix", "t", columns, [[Estimate(50.0, 40.0, 60.0), 10.0]]))
+    assert [*frame.columns] == ["→ urban", "→ urban [low]", "→ urban [high]", "→ urban low"]
+    assert [*frame.iloc[0]] == [50.0, 40.0, 60.0, 10.0]
+
+
 def test_a_device_that_cannot_be_is_refused_before_anything_is_begun(outcome: Outcome, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no device 'gpu'; known: auto, cpu, cuda, cuda:N"):
         api.run(outcome.file, tmp_path / "out", device="gpu")
@@ -260,7 +295,10 @@ def test_other_metrics_are_those_of_the_command(outcome: Outcome, cli: Callable[
     assert [*frame["score"]] == [score["score"] for score in said]
     assert [*frame["mR"]] == [score["metrics"]["mR"]["value"] for score in said]
     assert {*frame["ties"]} == {"optimistic"}
-    recorded = api.records(outcome.out).set_index("score")["mR"]
+    records = api.records(outcome.out)
+    same = [name for name in records if name not in ("ties", *frame.filter(regex="^mR|@"))]
+    assert frame[same].equals(records[same])  # `current`, `version`, `setting` … are there as well
+    recorded = records.set_index("score")["mR"]
     assert (frame.set_index("score")["mR"] >= recorded - 1e-9).all()  # of the same runs
     with pytest.raises(UsageError, match="unknown tie rule 'lucky'"):
         api.rescore(outcome.out, ties="lucky")

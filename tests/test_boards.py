@@ -465,6 +465,8 @@ def test_a_view_says_where_its_records_and_files_are(runs: Path, tmp_path: Path,
     assert 'Did you mean "encoder"' in wrong.err
     assert "holds none" in cli("leaderboard", "build", runs).err
     assert "--view needs --out" in cli("leaderboard", "build", runs, "--view", view).err
+    given = cli("leaderboard", "build", view, "--out", tmp_path / "there").err
+    assert "is a file: with --out name folders of records, and a view by --view" in given
 
 
 def test_all_boards_of_a_folder_are_built_and_checked(board: Path, cli: Cli) -> None:

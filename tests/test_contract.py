@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(["specs", "modelling"], 3),
     "records": 4,
     **dict.fromkeys(["execution", "leaderboard"], 5),
-    **dict.fromkeys(["cli", "api", "testing"], 6),
+    **dict.fromkeys(["cli", "api", "frames", "testing"], 6),
 }
 PUBLIC_KIT = (
     "interfaces",

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,15 @@ def test_a_sheet_shows_the_pictures_in_order() -> None:
     columns = np.flatnonzero((pixels == (10, 200, 30)).all(axis=2).any(axis=0))
     assert len(columns) == columns[-1] - columns[0] + 1 == 192
     assert columns[0] == 16  # the first place; the second has no picture
+
+
+def test_a_long_query_ends_within_the_sheet() -> None:
+    short, long = (
+        sheet("t", {}, [replace(one, query=query) for one in made_up()]) for query in ("a " * 40, "a " * 999)
+    )
+    dark = [(np.asarray(picture.convert("L"))[20:60] < 100).any(axis=0) for picture in (short, long)]
+    assert np.flatnonzero(dark[1]).max() < long.width - 16
+    assert dark[1].sum() >= dark[0].sum()
 
 
 def test_a_sheet_that_its_format_does_not_take_is_told_after_what_was_found(

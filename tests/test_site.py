@@ -38,11 +38,14 @@ from urbancross_bench.interfaces import (
 )
 from urbancross_bench.leaderboard.build import make_files, write_files
 from urbancross_bench.leaderboard.gallery import _methods
+from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.leaderboard.stored import _unrolled
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
 from urbancross_bench.records import read_records
 from urbancross_renderers.csv import Csv
 from urbancross_renderers.html.forest import forests
 from urbancross_renderers.html.heatmap import heatmaps
+from urbancross_renderers.html.maps import tile_map
 from urbancross_renderers.html.runs import listed, run_list
 from urbancross_renderers.html.site import Html
 from urbancross_renderers.html.tables import filtered, labels, shown_table
@@ -108,6 +111,13 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their site, made without torch and network. Look, do not touch."""
     return build(output, tmp_path_factory.mktemp("site"))
+
+
+def built(out: Path, cli: Cli, *places: Path) -> Path:
+    """The site of some folders, made in this process."""
+    done = cli("leaderboard", "build", *places, "--out", out, "--format", "html")
+    assert done.status == 0, done.err
+    return out / "site"
 
 
 def build(output: Path, out: Path, seed: str = "0") -> Path:
@@ -209,8 +219,99 @@ def test_a_gallerys_baseline_has_seen_no_labels_where_there_is_one(output: Path)
     said = honest.content
     best = {view.metric: said["metrics"][view.metric] | {"value": 99.0}}
     told = said | {"selector": "target_oracle", "setting": "oracle", "metrics": said["metrics"] | best}
+    told |= {"selected_by": {"name": "target_oracle", "options": {}}}
     for known in ([honest, replace(honest, content=told)], [replace(honest, content=told)]):
-        assert _methods([(run, score) for score in known], view)[0].score == known[0]
+        rows = make_rows([replace(run, scores=tuple(known))], view.weights)
+        assert len(rows) == len(known)
+        assert _methods(rows, view)[0].seeds[0].score == known[0]
+
+
+def test_a_gallery_keeps_methods_apart_that_have_one_name(cli: Cli, tmp_path: Path) -> None:
+    """Shares, recipes: each has its own lists; none stands for another because it scored higher."""
+    places = [tmp_path / name for name in "abcd"]
+    for place, share in zip(places[:2], (0.25, 0.5), strict=True):
+        shown = {"setting": "few_shot", "share": share, "share_seed": 0, "disjoint_halves": False}
+        write_output(place, methods=["ours"], pairs=[("a", "b")], shown=shown)
+    for place, steps in zip(places[2:], (20, 30), strict=True):
+        more = {"steps": steps, "epochs": None}
+        write_output(place, methods=["source_only", "theirs"], pairs=[("a", "b")], pretraining=more)
+    # Behind the baseline of one recipe stands its rival of that recipe.
+    rows = make_rows(read_records(places), ["trained here"])
+    first, rival, *others = _methods(rows, load_view(DEFAULT))
+    assert [row.run["adaptation"]["label"] for row in (first, rival)] == ["source_only", "theirs"]
+    assert first.run["pretraining"] == rival.run["pretraining"]
+    assert len(others) == 4
+    site = built(tmp_path / "board", cli, *places)
+    [room] = site.glob("gallery/*.html")
+    text = Seen(room.read_text(encoding="utf-8")).text
+    for name in (
+        "ours · from a · small · last · 25 % of the pairs",
+        "ours · from a · small · last · 50 % of the pairs",
+    ):
+        assert f"{name} · seed 0" in text
+    for name in ("source_only", "theirs"):
+        for steps in (20, 30):
+            assert f"{name} · from a · small · last · {steps} steps, 5 steps · seed 0" in text
+    # Their runs are told apart in the list, and each row leads to its own.
+    listed = Seen((site / "runs.html").read_text(encoding="utf-8"))
+    assert {"few_shot, 25 % of the pairs", "few_shot, 50 % of the pairs"} <= {*listed.texts}
+    links = [
+        link for link in Seen((site / "scenarios.html").read_text(encoding="utf-8")).links if "#filter" in link
+    ]
+    assert len(links) == len({*links}) == 6
+    for link in links:
+        [row] = re.findall(r'^"([0-9a-f]{8})"$', unquote(link.partition("#filter=")[2]))
+        assert listed.texts.count(row) == 3  # seeds
+
+
+def test_a_run_shows_the_scores_that_count(cli: Cli, tmp_path: Path) -> None:
+    """Not those that stand there once more with further metrics."""
+    out = write_output(tmp_path / "out", methods=["source_only"], pairs=[("a", "b")], seeds=[0])
+    [score] = out.glob("runs/*/scores/*")
+    edit(score / "score.json", measured_by={"metrics": ["recall"], "code": "1"})
+    more = score.with_name("more")
+    shutil.copytree(score, more)
+    said = json.loads((more / "score.json").read_text(encoding="utf-8"))
+    extra = said["metrics"] | {"i2t_mAP@R": said["metrics"]["i2t_R@1"]}
+    edit(more / "score.json", key="more", measured_by={"metrics": ["recall", "map"], "code": "1"}, metrics=extra)
+    [page] = built(tmp_path / "board", cli, out).glob("runs/*.html")
+    seen = Seen(page.read_text(encoding="utf-8"))
+    assert seen.texts.count("last") == 1
+    assert "i2t_mAP@R" in seen.texts
+
+
+def test_pictures_come_from_whichever_folder_has_them(output: Path, cli: Cli, tmp_path: Path) -> None:
+    """Copies of the records without a store, before or after the output; all of them, or the first alone."""
+    usual = tree(built(tmp_path / "usual", cli, output))
+    every, one = tmp_path / "every", tmp_path / "one"
+    shutil.copytree(output / "runs", every / "runs")
+    first = min((output / "runs").iterdir())
+    shutil.copytree(first, one / "runs" / first.name)
+    for copies in (every, one):
+        for number, places in enumerate(([copies, output], [output, copies])):
+            assert tree(built(tmp_path / f"{copies.name}{number}", cli, *places)) == usual
+    rest = tmp_path / "rest"
+    shutil.copytree(output, rest)
+    shutil.rmtree(rest / "runs" / first.name)
+    assert tree(built(tmp_path / "parts", cli, rest, one)) == usual
+
+
+@pytest.mark.parametrize(
+    ("easts", "ends"),
+    [
+        ([-120.0, -3.0, 2.0, 140.0], ("120.00° W", "140.00° E")),  # around half the globe and more
+        ([170.0, -170.0], ("170.00° E", "170.00° W")),
+        ([-10.0, 30.0], ("10.00° W", "30.00° E")),
+    ],
+)
+def test_a_map_goes_along_the_shortest_arc(easts: list[float], ends: tuple[str, str]) -> None:
+    drawn = tile_map(_unrolled([("test", 10.0 + i, east) for i, east in enumerate(easts)]))
+    assert drawn is not None
+    assert (drawn.west, drawn.east) == ends
+    at = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn.drawing)]
+    west = easts[0]
+    away = [east - west if east >= west else east - west + 360 for east in easts]
+    assert at == pytest.approx([at[0] + (at[-1] - at[0]) * one / away[-1] for one in away], abs=0.1)
 
 
 def test_the_gallery_marks_right_answers_and_copies(output: Path, site: Path) -> None:
@@ -335,15 +436,15 @@ def scored(number: int, *scores: tuple[str, str, str, float]) -> ShownRun:
         "scenario": {"source": ["a"], "target": "b", "kind": "cross_domain"},
         "encoder": {"label": "small", "weights": {"status": "pretrained"}},
         "adaptation": {"label": "ours"},
-        "shown": {"setting": "unsupervised"},
         "seed": number,
         "status": "ok",
     }
+    given = {"setting": "unsupervised", "pre-training": "5 steps", "steps": 3, "trials": 1}
     said = [
         {"domain": "b", "protocol": one, "ties": two, "selector": name, "metrics": {"mR": {"value": value}}}
         for one, two, name, value in scores
     ]
-    return ShownRun(spec, said)
+    return ShownRun(spec, said, row="0", given=given)
 
 
 def test_the_list_of_runs_keeps_protocols_and_tie_rules_apart() -> None:
@@ -373,9 +474,9 @@ def test_the_list_of_runs_keeps_protocols_and_tie_rules_apart() -> None:
 
 
 def test_a_filter_asks_for_whole_cells_whatever_they_hold() -> None:
-    place, _, asked = filtered("runs.html", "a → b", 'm[words=["a b", "c"]]', '"').partition("#filter=")
+    place, _, asked = filtered("runs.html", 'm[words=["a b", "c"]]').partition("#filter=")
     assert place == "runs.html"
-    assert unquote(asked) == '"a → b" "m[words=[""a b"", ""c""]]" """"'
+    assert unquote(asked) == '"m[words=[""a b"", ""c""]]"'
 
 
 def test_lines_of_an_ablation_are_read_by_what_they_change() -> None:

@@ -54,6 +54,11 @@ def test_scenario_kinds_come_from_membership() -> None:
     ("change", "expected"),
     [
         (("  steps: 5", "  stpes: 5"), ["g.yaml:9: budget: unknown key 'stpes'. Did you mean \"steps\"?"]),
+        (
+            ("[a, b]", '{"a → b": a, b: b}'),
+            ["g.yaml:2: domains: 'a → b'", "no domain's name has '→', '->', ' + '"],
+        ),
+        (("[a, b]", "[a + b, c]"), ["g.yaml:2: domains", "a scenario reads `a + b → c`"]),
         (("adaptations", "adaptation"), ["g.yaml:5: unknown key 'adaptation'. Did you mean \"adaptations\"?"]),
         (("{steps: 10}", "{steps: ten}"), ["g.yaml:4: pretraining.steps", "integer"]),
         (("{steps: 10}", "{steps: .nan}"), ["g.yaml:4: pretraining.steps"]),

@@ -10,16 +10,13 @@ Light to import: torch and pandas come with the first call that needs them.
 
 from __future__ import annotations
 
-import math
 import sys
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from urbancross_bench.evaluation import Ranking, evaluate_retrieval
-from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.specs import Grid
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
     from urbancross_bench.execution.plan import Plan
     from urbancross_bench.leaderboard.view import View
-    from urbancross_bench.records import Record, ScoreRecord
+    from urbancross_bench.records import ScoreRecord
     from urbancross_bench.registry import Registry
 
 __all__ = [
@@ -95,6 +92,7 @@ def run(
     """
     from urbancross_bench.cli.run import run_plan
     from urbancross_bench.execution.scheduler import Limits
+    from urbancross_bench.frames import frame_of_records
     from urbancross_bench.records import read_records
 
     made, registry, folder = _planned(grid, _path(out))
@@ -111,7 +109,8 @@ def run(
             track_patience=track_patience,
         )
     keys = set(_several(only)) or {planned.key for planned in made.runs}
-    return _frame_of([record for record in read_records([folder]) if record.folder.name in keys], [folder])
+    records = [record for record in read_records([folder]) if record.folder.name in keys]
+    return frame_of_records(records, [folder])
 
 
 def records(*places: str | Path) -> pd.DataFrame:
@@ -122,12 +121,14 @@ def records(*places: str | Path) -> pd.DataFrame:
     `mR high`; NaN where they are not known. `current`: whether a grid of the folder, as it was last run there,
     asks for the row, as none does for what an earlier grid or earlier code left; <NA> where no grid is kept, or
     one cannot be read, of which a warning tells.
-    Raises DataError for a folder without records, and for committed ones that were edited.
+    Raises UsageError where no folder is named, DataError for one without records, and for committed ones that were
+    edited.
     """
+    from urbancross_bench.frames import frame_of_records
     from urbancross_bench.leaderboard.committed import read_unbroken
 
-    folders = [Path(place) for place in places]
-    return _frame_of(read_unbroken(folders), folders)
+    folders = _folders(places)
+    return frame_of_records(read_unbroken(folders), folders)
 
 
 def leaderboard(
@@ -141,21 +142,22 @@ def leaderboard(
     view: one, or the file of one; by default that of `run`. out: a folder to write them to as well, in the view's
     formats. An estimate takes three columns: `mR`, `mR low`, `mR high`. plugins: one-file plugins with columns or
     renderers that the view names.
-    Raises DataError for a folder without records, and for committed ones that were edited, UsageError for what is
-    wrong with a view, PluginError for a file that cannot be registered.
+    Raises DataError for a folder without records, and for committed ones that were edited, UsageError where no
+    folder is named and for what is wrong with a view, PluginError for a file that cannot be registered.
     """
+    from urbancross_bench.frames import frame_of_table
     from urbancross_bench.leaderboard.build import build, columns_of, make_board
     from urbancross_bench.leaderboard.committed import read_unbroken
     from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
     from urbancross_bench.registry import Registry
 
     shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
-    folders, registry = [Path(place) for place in places], Registry.discover(_several(plugins))
+    folders, registry = _folders(places), Registry.discover(_several(plugins))
     if out is None:
         tables = [*make_board(read_unbroken(folders), shown, columns_of(shown, registry)).tables]
     else:
         tables = build(folders, Path(out), shown, registry)
-    return {table.name: _frame(table) for table in tables}
+    return {table.name: frame_of_table(table) for table in tables}
 
 
 def rescore(
@@ -168,26 +170,30 @@ def rescore(
 
     places: output folders of grids. metrics: as a grid names them, `ndcg[k=20]`; plugins: one-file plugins with
     metrics. Trains and writes nothing; what a metric needs and the folders lack makes NaN.
-    Raises UsageError for what is wrong with a metric or a tie rule, DataError for a folder without records.
+    Raises UsageError where no folder is named and for what is wrong with a metric or a tie rule, DataError for a
+    folder without records.
     """
-    import pandas as pd
+    from dataclasses import replace
 
     from urbancross_bench.execution.rescoring import rescored
+    from urbancross_bench.frames import frame_of_records
+    from urbancross_bench.leaderboard.committed import read_all
 
+    folders = _folders(places)
     scores = rescored(
-        [Path(place) for place in places],
+        folders,
         _several(metrics),
         ties,
         _several(plugins),
         warn=lambda message: print(f"warning: {message}", file=sys.stderr),
     )
-    names = ("encoder", "adaptation", "seed", "domain", "selector", "protocol", "ties")
-    return pd.DataFrame(
-        {"run": score["run"], "score": score["score"], **_route(score["scenario"])}
-        | {name: score[name] for name in names}
-        | _of_metrics(score["metrics"])
-        for score in scores
-    )
+    anew = {(score["run"], score["score"]): score for score in scores}
+    records = [
+        replace(record, scores=tuple(_as_rescored(score, anew) for score in record.scores))
+        for record in read_all(folders)
+        if record.scores
+    ]
+    return frame_of_records(records, folders)
 
 
 def compare(
@@ -206,13 +212,14 @@ def compare(
     not be compared is in the frame's `attrs["not_compared"]`, remarks in `attrs["notes"]`.
     Raises UsageError where nothing can be compared, DataError for a folder without records, or with edited ones.
     """
+    from urbancross_bench.frames import frame_of_table
     from urbancross_bench.leaderboard import comparing
     from urbancross_bench.leaderboard.pairing import Wanted, sides_of
 
     wanted = Wanted(metric, protocol, selector, _several(scenarios))
     sides = sides_of(str(a), str(b), [Path(place) for place in places], wanted)
     found = comparing.compare(sides, str(a), str(b), wanted)
-    frame = _frame(comparing.table_of(found))
+    frame = frame_of_table(comparing.table_of(found))
     frame.attrs |= {"notes": [*found.notes], "not_compared": [*found.refused]}
     return frame
 
@@ -279,6 +286,14 @@ def _planned(grid: Grid | Mapping[str, Any] | str | Path, out: Path | None) -> t
     return plan_grid(grid_of(grid) if isinstance(grid, Mapping) else grid, out, verify=False)
 
 
+def _folders(places: Sequence[str | Path]) -> list[Path]:
+    from urbancross_bench.errors import UsageError
+
+    if not places:
+        raise UsageError("name a folder: the output of a grid, a board or an unpacked bundle")
+    return [Path(place) for place in places]
+
+
 def _several(values: str | Path | Collection[Any]) -> tuple[Any, ...]:
     """Several, or one that is not in a list: a string's letters are never meant."""
     return (values,) if isinstance(values, (str, Path)) else tuple(values)
@@ -286,6 +301,14 @@ def _several(values: str | Path | Collection[Any]) -> tuple[Any, ...]:
 
 def _path(place: str | Path | None) -> Path | None:
     return None if place is None else Path(place)
+
+
+def _as_rescored(score: ScoreRecord, anew: Mapping[tuple[str, str], Mapping[str, Any]]) -> ScoreRecord:
+    """A score with the metrics and the tie rule that it was given anew, found by the keys of run and score."""
+    from dataclasses import replace
+
+    found = anew[score.folder.parents[1].name, score.folder.name]
+    return replace(score, content={**score.content, "ties": found["ties"], "metrics": found["metrics"]})
 
 
 @contextmanager
@@ -301,100 +324,3 @@ def _main_left_out() -> Iterator[None]:
         yield
     finally:
         main.update(kept)
-
-
-def _frame_of(found: Iterable[Record], places: Sequence[Path]) -> pd.DataFrame:
-    """A row per score of some records, which were read from these places."""
-    import pandas as pd
-
-    current = _current(places)
-    frame = pd.DataFrame([row for record in found for row in _rows(record, current)])
-    return frame.astype({"current": "boolean"}) if len(frame) else frame
-
-
-def _current(places: Sequence[Path]) -> Callable[[str, str], bool | None]:
-    """Whether a run with a score (an empty one stands for none) is asked for by a grid as it was last run."""
-    from urbancross_bench.errors import DataError
-    from urbancross_bench.execution.keeping import kept_grids
-    from urbancross_bench.records import runs_of
-
-    asked: set[tuple[str, str]] = set()
-    judged: list[Path] = []  # where the runs lie of folders that know
-    for place in places:
-        runs = runs_of(place.absolute())
-        output = runs.parent if runs_of(runs.parent) == runs else place
-        try:
-            grids = kept_grids(output)
-        except DataError as error:  # of another version: the records can be read all the same
-            warnings.warn(f"which records of {place} are current is not known: {error}", stacklevel=4)
-            continue
-        asked |= {(run, score) for kept in grids for run, scores in kept.runs.items() for score in (*scores, "")}
-        judged += [runs] if grids else []
-
-    def current(run: str, score: str) -> bool | None:
-        return (run, score) in asked or (False if any((runs / run).is_dir() for runs in judged) else None)
-
-    return current
-
-
-def _rows(record: Record, current: Callable[[str, str], bool | None]) -> list[dict[str, Any]]:
-    from urbancross_bench.records import versions_of
-
-    spec = record.spec
-    of_run = {
-        "run": spec["key"],
-        "status": spec["status"],
-        "current": current(spec["key"], ""),
-        **_route(spec["scenario"]),
-        "kind": spec["scenario"]["kind"],
-        "encoder": spec["encoder"]["label"],
-        "weights": spec["encoder"]["weights"]["status"],
-        "adaptation": spec["adaptation"]["label"],
-        "version": " on ".join(versions_of(spec["adaptation"])),
-        "seed": spec["seed"],
-        "steps": spec["steps"],
-    }
-    return [
-        of_run | {"current": current(spec["key"], score.content["key"])} | _of_score(score)
-        for score in record.scores
-    ] or [of_run]
-
-
-def _of_score(score: ScoreRecord) -> dict[str, Any]:
-    content = score.content
-    names = ("domain", "setting", "selector", "protocol", "ties", "images", "texts")
-    return {"score": content["key"]} | {name: content[name] for name in names} | _of_metrics(content["metrics"])
-
-
-def _route(scenario: Mapping[str, Any]) -> dict[str, str]:
-    from urbancross_bench.records import sources
-
-    return {"source": sources(scenario), "target": scenario["target"]}
-
-
-def _of_metrics(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
-    row: dict[str, float | None] = {}
-    for name, entry in metrics.items():
-        row |= {name: entry["value"], f"{name} low": _number(entry["low"]), f"{name} high": _number(entry["high"])}
-    return row
-
-
-def _frame(table: Table) -> pd.DataFrame:
-    """A table with numbers as they are, unrounded."""
-    import pandas as pd
-
-    columns: dict[str, list[Cell]] = {}
-    for number, name in enumerate(table.columns):
-        cells = [row[number] for row in table.rows]
-        if any(isinstance(cell, Estimate) for cell in cells):
-            columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
-            columns[f"{name} low"] = [_number(getattr(cell, "low", None)) for cell in cells]
-            columns[f"{name} high"] = [_number(getattr(cell, "high", None)) for cell in cells]
-        else:
-            columns[name] = cells
-    return pd.DataFrame(columns)
-
-
-def _number(value: float | None) -> float:
-    """What is missing as pandas has it, so that a column of nothing else is one of numbers, too."""
-    return math.nan if value is None else value

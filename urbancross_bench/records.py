@@ -281,18 +281,27 @@ def _merged(copies: Sequence[tuple[tuple[int, str], Record]]) -> Record:
         return copies[0][1]
     _, namer = min(copies, key=lambda copy: (copy[0], canonical_json(copy[1].spec)))
     records = [called_as(record, namer.spec) for _, record in copies]
-    best = min(records, key=lambda record: (not record.ok, canonical_json(record.spec)))
+    best = min(records, key=_rank_of_copy)
     scores: dict[str, list[ScoreRecord]] = {}
     for record in records:
         for score in record.scores if record.ok == best.ok else ():
             scores.setdefault(score.folder.name, []).append(score)
-    chosen = [min(scores[key], key=_rank_of_copy) for key in sorted(scores)]
+    chosen = [min(scores[key], key=_rank_of_score) for key in sorted(scores)]
     return Record(best.folder, best.spec, tuple(chosen))
 
 
-def _rank_of_copy(score: ScoreRecord) -> tuple[int, str]:
-    """Of several copies of a score, the one where the fewest metrics failed counts."""
-    return len(score.content["failed"]), canonical_json(score.content)
+def _rank_of_copy(record: Record) -> tuple[bool, str, bool]:
+    """Of several copies of a run, one that ended well counts; of equal ones, one whose images are at hand."""
+    return not record.ok, canonical_json(record.spec), not _has_packs(record.folder.absolute().parents[1])
+
+
+def _rank_of_score(score: ScoreRecord) -> tuple[int, str, bool]:
+    """Of several copies of a score, one where the fewest metrics failed; of equal ones as with runs."""
+    return len(score.content["failed"]), canonical_json(score.content), not _has_packs(score.output)
+
+
+def _has_packs(output: Path) -> bool:
+    return (output / "store" / "pack").is_dir()
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from urbancross_bench.interfaces import Cell, Estimate, Table
-from urbancross_bench.interfaces.renderer import printable
+from urbancross_bench.interfaces.renderer import interval_ends, printable
 
 Value = str | int | float | None
 DECIMALS = 4
@@ -40,7 +40,7 @@ def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
     names = [
         name
         for column, is_wide in zip(columns, wide, strict=True)
-        for name in ([column, *_ends(column, columns)] if is_wide else [column])
+        for name in ([column, *interval_ends(column, columns)] if is_wide else [column])
     ]
     rows = [
         [
@@ -51,14 +51,6 @@ def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
         for row in table.rows
     ]
     return names, rows
-
-
-def _ends(column: str, others: Sequence[str]) -> list[str]:
-    """What the ends of an interval are called: as no other column is, such as that of a domain `urban low`."""
-    ends, left, right = [f"{column} low", f"{column} high"], " [", "]"
-    while {*ends} & {*others}:
-        ends, left, right = [f"{column}{left}{end}{right}" for end in ("low", "high")], f"{left}[", f"{right}]"
-    return ends
 
 
 def typed(table: Table) -> dict[str, list[Value]]:

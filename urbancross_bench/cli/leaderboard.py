@@ -54,6 +54,8 @@ def build(
 
     registry = Registry.discover(plugin or [])
     if out is not None:
+        if views := [place for place in places if place.is_file()]:
+            raise UsageError(f"{views[0]} is a file: with --out name folders of records, and a view by --view")
         chosen = _in_formats(load_view(view or DEFAULT), format_)
         tables = build_leaderboard(places, out, chosen, registry)
         print(f"{sum(len(table.rows) for table in tables)} rows in {len(tables)} tables written to {out}")

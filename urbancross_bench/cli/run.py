@@ -114,6 +114,8 @@ def run_plan(
 
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):  # whether it is there is seen where runs are carried out
         raise UsageError(f"there is no device {device!r}; known: auto, cpu, cuda, cuda:N")
+    if not track_patience >= 0:
+        raise UsageError(f"trackers cannot be given {track_patience} seconds: give a number from 0")
     if all(planned.skipped for planned in plan.runs):
         raise UsageError(f"no run of the grid can be run: {', '.join(sorted({p.skipped for p in plan.runs}))}")
     display = make_display(folder)

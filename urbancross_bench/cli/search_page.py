@@ -41,7 +41,7 @@ _GENERATOR, _HEAD = f'<meta name="generator" content="{_MADE_BY}">', 1000  # cha
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _SIDE, _GAP, _COLUMNS, _LINE = 192, 16, 5, 18  # pixels of the sheet
 _HIGHEST = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels that a format takes
-_WORDS = 30  # characters below a picture
+_WORDS, _QUERY = 30, 90  # characters below a picture, and above all of them
 
 
 def is_ours(file: Path) -> bool:
@@ -108,7 +108,7 @@ def sheet(title: str, about: Mapping[str, str], found: Sequence[Found]) -> Image
     for number, line in enumerate(heads):
         draw.text((_GAP, _GAP + number * _LINE), printable(line), "#4c5866", small)
     for one, count in zip(found, rows, strict=True):
-        draw.text((_GAP, top + _GAP), printable(one.query), "black", large)
+        draw.text((_GAP, top + _GAP), cut(printable(one.query), _QUERY), "black", large)
         top += 2 * _LINE + _GAP
         for place, hit in enumerate(one.hits):
             left, upper = _GAP + place % _COLUMNS * (_SIDE + _GAP), top + place // _COLUMNS * cell

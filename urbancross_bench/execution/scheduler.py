@@ -39,7 +39,13 @@ class Limits:
 
     @classmethod
     def of(cls, save_seconds: float, seconds: float | None, gib: float | None, retries: int) -> Self:
-        """The same with memory in GiB, as users give it. Raises UsageError for a limit that would be none."""
+        """The same with memory in GiB, as users give it. Raises UsageError for what is no such number, and for a
+        limit that would be none.
+        """
+        if not save_seconds >= 0:
+            raise UsageError(f"trainings cannot be saved every {save_seconds} seconds: give a number from 0")
+        if retries != int(retries) or retries < 0:
+            raise UsageError(f"a stage cannot be tried {retries} times more: give a whole number from 0")
         memory = None if gib is None else gib * 2**30
         for name, given, limit, least in (("time", seconds, seconds, 0), ("memory", gib, memory, 1)):
             if limit is not None and not least < limit < math.inf:

@@ -15,7 +15,8 @@ class ShownRun:
     """A run: the content of its `run.json`, of the `score.json` of each score, and of what stands beside them.
 
     `curves`: training → a mapping of values per pass, `provenance`: training → facts, `failure`: what went wrong.
-    Each is empty where the record has none.
+    Each is empty where the record has none. `row` names the runs of one row of `scenarios`, of all its seeds;
+    `given`: what tells it from rows of the same names, as in tables: a name → a cell.
     """
 
     spec: Mapping[str, Any]
@@ -23,6 +24,8 @@ class ShownRun:
     curves: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     provenance: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failure: Mapping[str, Any] = field(default_factory=dict)
+    row: str = ""
+    given: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +43,10 @@ class ShownDomain:
     """A domain by one content of its test split, whose fingerprint is `test`.
 
     `tested`: how many images and captions of it were ranked. `facts`: what records say of it. `card`: as
-    `data show` prints it, `places`: split, latitude and longitude of images; both empty where the runs' own output
-    is not there. `floors`: a name of protocol and tie rule → floors and ceilings, each metric → percent.
-    `samples`: images with a caption each, of domains that may be shown.
+    `data show` prints it, `places`: split, latitude and longitude of images, beyond 180 degrees where the domain
+    crosses the antimeridian; both empty where the runs' own output is not there. `floors`: a name of protocol and
+    tie rule → floors and ceilings, each metric → percent. `samples`: images with a caption each, of domains that
+    may be shown.
     """
 
     name: str

@@ -47,6 +47,9 @@ class Table:
 
     `best` and `tied` are cells, as (row, column): the highest of those that may be ranked among each other, and
     what cannot be told apart from it. Both are empty where the table has no test that says so.
+
+    `behind`: for each row the name of its runs, `ShownRun.row`; empty where rows stand for more than one method in
+    one scenario.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Table:
     notes: Sequence[str] = ()
     best: frozenset[tuple[int, int]] = frozenset()
     tied: frozenset[tuple[int, int]] = frozenset()
+    behind: Sequence[str] = ()
 
     @classmethod
     def of_lines(
@@ -69,6 +73,7 @@ class Table:
         object.__setattr__(self, "rows", tuple(map(tuple, self.rows)))
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "notes", tuple(self.notes))
+        object.__setattr__(self, "behind", tuple(self.behind))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,17 @@ class Renderer(ABC):
         A format whose bytes depend on the version of a library compares contents instead.
         """
         return written == made
+
+
+def interval_ends(column: str, columns: Sequence[str]) -> tuple[str, str]:
+    """What columns of the ends of an estimate's interval are called: `mR low` and `mR high`, or as no other column
+    of the table is, such as that of a domain `urban low`.
+    """
+    low, high, left, right = f"{column} low", f"{column} high", " [", "]"
+    while {low, high} & {*columns}:
+        low, high = f"{column}{left}low{right}", f"{column}{left}high{right}"
+        left, right = f"{left}[", f"{right}]"
+    return low, high
 
 
 # A spreadsheet would run a cell that starts like a formula; those of some languages take wide signs, too.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from urbancross_bench.identity import canonical_json
+from urbancross_bench.identity import canonical_json, key_of
 
 
 def recipe_of(run: Mapping[str, Any]) -> str:
@@ -47,6 +47,13 @@ def averaged_of(run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 def cell_of(comparison: str, run: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     """What the seeds of one row have in common."""
     return canonical_json([comparison, method_of(run, score), run["shown"], measure_of(score)])
+
+
+def seeds_of(run: Mapping[str, Any]) -> str:
+    """A name, of eight digits, for the runs of one method in one scenario, whichever their seed."""
+    tested = run["domains"][run["scenario"]["target"]]["splits"]["test"]
+    method = [_unlabelled(run["adaptation"]), run["search"], run["shown"]]
+    return key_of([comparison_of(run), tested, method])[:8]
 
 
 def measure_of(score: Mapping[str, Any]) -> str:

@@ -11,8 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from urbancross_bench.interfaces.evidence import Evidence, ShownDomain, ShownQuery, ShownRun
+from urbancross_bench.leaderboard.comparable import seeds_of
 from urbancross_bench.leaderboard.gallery import queries_of, samples_of
-from urbancross_bench.leaderboard.stored import Exhibits
+from urbancross_bench.leaderboard.rows import Row, make_rows
+from urbancross_bench.leaderboard.spent import given
+from urbancross_bench.leaderboard.stored import Exhibit, Exhibits
 from urbancross_bench.leaderboard.view import View
 from urbancross_bench.records import Record, ScoreRecord
 
@@ -27,7 +30,10 @@ class RecordedEvidence(Evidence):
         self._exhibits = Exhibits()
 
     def runs(self) -> Iterator[ShownRun]:
-        """The runs in order of their keys; what stands beside a record is read one by one."""
+        """The runs in order of their keys, with the scores that count; what stands beside a record is read one by
+        one.
+        """
+        counted = {seed.score.folder for row in self._rows for seed in row.seeds}
         for record in sorted(self._records, key=lambda one: one.folder.name):
             provenance = {
                 training: {name: value for name, value in facts.items() if name not in _PRIVATE}
@@ -35,17 +41,19 @@ class RecordedEvidence(Evidence):
             }
             yield ShownRun(
                 record.spec,
-                [score.content for score in record.scores],
+                [score.content for score in record.scores if score.folder in counted],
                 record.beside("curve.json"),
                 provenance,
                 record.beside("failure.json"),
+                seeds_of(record.spec),
+                given(record.spec),
             )
 
     def domains(self) -> Iterator[ShownDomain]:
         """The domains that were tested on, by name and content of their test split."""
         for (name, test), scores in self._tested.items():
             record, score = scores[0]
-            exhibit = self._exhibits.of(score)
+            exhibit = self._exhibit(scores)
             yield ShownDomain(
                 name,
                 test,
@@ -60,9 +68,24 @@ class RecordedEvidence(Evidence):
     def queries(self) -> Iterator[ShownQuery]:
         """Some queries of each test split whose domain may be shown."""
         for (name, test), scores in self._tested.items():
-            exhibit = self._exhibits.of(scores[0][1])
+            exhibit = self._exhibit(scores)
             if exhibit is not None and exhibit.shareable:
-                yield from queries_of(name, test, scores, exhibit, self._view)
+                tested = [row for row in self._rows if (row.score["domain"], row.score["test"]) == (name, test)]
+                yield from queries_of(name, test, tested, exhibit, self._view)
+
+    def _exhibit(self, scores: Sequence[tuple[Record, ScoreRecord]]) -> Exhibit | None:
+        """Of one test split, from the store of whichever score has one; with its pictures, if any has those."""
+        first = None
+        for _, score in scores:
+            found = self._exhibits.of(score)
+            if found is not None and found.pack:
+                return found
+            first = first or found
+        return first
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        return make_rows(self._records, self._view.weights)
 
     @cached_property
     def _tested(self) -> Mapping[tuple[str, str], list[tuple[Record, ScoreRecord]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.protocols import PROTOCOLS
 from urbancross_bench.evaluation.ties import TIES
 from urbancross_bench.interfaces.evidence import Hit, Item, ShownQuery, TopList
+from urbancross_bench.leaderboard.comparable import seeds_of
+from urbancross_bench.leaderboard.rows import Row
+from urbancross_bench.leaderboard.spent import length
 from urbancross_bench.leaderboard.stored import Exhibit
 from urbancross_bench.leaderboard.view import View
-from urbancross_bench.records import Record, ScoreRecord, sources
+from urbancross_bench.records import ScoreRecord
 
 QUERIES = 8  # of each direction and test split
 METHODS = 8  # of each test split: the baseline and the best
@@ -25,7 +29,6 @@ _SIDE = 96  # pixels of a thumbnail
 _QUALITY = 88
 
 Ints = NDArray[np.int64]
-Scored = tuple[Record, ScoreRecord]
 
 
 def samples_of(exhibit: Exhibit) -> list[tuple[Item, Item]]:
@@ -38,9 +41,7 @@ def samples_of(exhibit: Exhibit) -> list[tuple[Item, Item]]:
     return [(show.image(image), show.text(first[image])) for image in _spread(len(split.images), _SAMPLES)]
 
 
-def queries_of(
-    domain: str, test: str, scores: Sequence[Scored], exhibit: Exhibit, view: View
-) -> Iterator[ShownQuery]:
+def queries_of(domain: str, test: str, rows: Sequence[Row], exhibit: Exhibit, view: View) -> Iterator[ShownQuery]:
     """Captions, then images, evenly over the split, each with the top lists of the methods of one protocol.
 
     Nothing where the store has lost the split. Raises DataError for a record whose top lists do not fit it.
@@ -49,63 +50,59 @@ def queries_of(
     if split is None:
         return
     show = _Shower(exhibit)
-    protocols = sorted({score.content["protocol"] for _, score in scores})
-    for protocol in protocols:
-        chosen = _methods([one for one in scores if one[1].content["protocol"] == protocol], view)
-        lists = [_Lists(one.label, one.score, one.score.arrays()) for one in chosen]
+    for protocol in sorted({row.score["protocol"] for row in rows}):
+        chosen = _methods([row for row in rows if row.score["protocol"] == protocol], view)
+        lowest = [row.seeds[0].score for row in chosen]
+        lists = [
+            _Lists(label, score, score.arrays()) for label, score in zip(_labels(chosen), lowest, strict=True)
+        ]
         for direction in ("t2i", "i2t"):
             with_lists = [one for one in lists if f"{direction}.top" in one.arrays]
             if with_lists:
                 yield from _asked(domain, test, protocol, direction, with_lists, show)
 
 
-@dataclass(frozen=True, eq=False)
-class _Method:
-    """A method's score of its lowest seed."""
+def _methods(rows: Sequence[Row], view: View) -> list[Row]:
+    """Up to `METHODS`: a baseline, the best ranked row it may be compared with, then the best of the others."""
 
-    run: Mapping[str, Any]
-    score: ScoreRecord
-    value: float
+    def reference(row: Row) -> bool:
+        return view.is_reference(row.setting)
 
-    @property
-    def name(self) -> tuple[str, str, str, str]:
-        """What tells it from others on this test split."""
-        source = sources(self.run["scenario"])
-        labels = (self.run[kind]["label"] for kind in ("adaptation", "encoder"))
-        return (source, *labels, self.score.content["selector"])
+    def baseline(row: Row) -> bool:
+        return bool(row.run["adaptation"]["label"] == view.baseline)
 
-    @property
-    def label(self) -> str:
-        """The same in words."""
-        source, adaptation, encoder, selector = self.name
-        return f"{adaptation} · from {source} · {encoder} · {selector} · seed {self.run['seed']}"
+    def value(row: Row) -> float:
+        found = row.seeds[0].value(view.metric)
+        return -math.inf if found is None else found
 
-
-def _methods(scores: Sequence[Scored], view: View) -> list[_Method]:
-    """Up to `METHODS`: a baseline, the best ranked method of the same source, then the best of all the others."""
-    of: dict[tuple[str, ...], _Method] = {}
-    for record, score in scores:
-        metric = score.content["metrics"].get(view.metric)
-        one = _Method(record.spec, score, metric["value"] if metric else 0.0)
-        known = of.get(one.name)
-        order = (one.run["seed"], -one.value, score.folder.name)
-        if known is None or order < (known.run["seed"], -known.value, known.score.folder.name):
-            of[one.name] = one
-    best = sorted(of.values(), key=lambda one: (-one.value, one.name))
-
-    def reference(one: _Method) -> bool:
-        return view.is_reference(one.score.content["setting"])
-
-    first = [one for one in best if one.run["adaptation"]["label"] == view.baseline]
-    first = sorted(first, key=lambda one: (reference(one), one.run["scenario"]["kind"] == "in_domain"))[:1]
-    rivals = [
-        one
-        for one in best
-        if not reference(one)
-        and [one.name[0]] == [other.name[0] for other in first]
-        and one.run["adaptation"]["label"] != view.baseline
-    ]
+    best = sorted(rows, key=lambda row: -value(row))  # of equal ones the first in the order of rows
+    first = sorted(filter(baseline, best), key=lambda row: (reference(row), row.kind == "in_domain"))[:1]
+    ranked = [row for row in best if not (reference(row) or baseline(row))]
+    rivals = [row for row in ranked if [row.peers] == [other.peers for other in first]]
     return [*dict.fromkeys([*first, *rivals[:1], *best])][:METHODS]
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """What each of some rows of one test split is called, with its lowest seed: no two alike."""
+    names = [" · ".join(_called(row)) for row in rows]
+    names = _told_apart(names, [f"{length(row.run['pretraining'])}, {row.run['steps']} steps" for row in rows])
+    names = _told_apart(names, [f"ties {row.score['ties']}" for row in rows])
+    names = _told_apart(names, [f"row {seeds_of(row.run)}" for row in rows])
+    return [f"{name} · seed {row.numbers[0]}" for name, row in zip(names, rows, strict=True)]
+
+
+def _called(row: Row) -> Iterator[str]:
+    encoder, adaptation, selector, shown = row.method
+    yield from (adaptation, f"from {row.source}", encoder, selector)
+    if shown:
+        yield shown
+
+
+def _told_apart(names: Sequence[str], further: Sequence[str]) -> list[str]:
+    """Names, with something more where several are the same."""
+    return [
+        f"{name} · {more}" if names.count(name) > 1 else name for name, more in zip(names, further, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)

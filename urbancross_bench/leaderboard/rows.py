@@ -124,14 +124,7 @@ class Row:
     @property
     def extent(self) -> str:
         """Of `shown`, how much of the target that was."""
-        shown, parts = self.run["shown"], []
-        if shown["disjoint_halves"]:
-            parts.append("disjoint halves")
-        elif shown["setting"] == "few_shot":
-            parts.append(f"{100 * shown['share']:g} % of the pairs")
-        if self.score["calibration"]:
-            parts.append("transductive")
-        return ", ".join(parts)
+        return ", ".join(filter(None, [extent_of(self.run), "transductive" if self.score["calibration"] else ""]))
 
     @property
     def trials(self) -> int:
@@ -352,6 +345,14 @@ def _order(row: Row) -> str:
     scenario = row.run["scenario"]
     cell = cell_of(comparison_of(row.run), row.run, row.score)
     return canonical_json([scenario["source"], scenario["target"], row.method, cell])
+
+
+def extent_of(run: Mapping[str, Any]) -> str:
+    """How much of the target a run was shown, where its setting does not say it."""
+    shown = run["shown"]
+    if shown["disjoint_halves"]:
+        return "disjoint halves"
+    return f"{100 * shown['share']:g} % of the pairs" if shown["setting"] == "few_shot" else ""
 
 
 def method_cells(row: Row) -> dict[str, Cell]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from urbancross_bench.interfaces.renderer import Cell
-from urbancross_bench.leaderboard.rows import Row
+from urbancross_bench.leaderboard.rows import Row, extent_of
 
 VARIES = "varies"
 
@@ -20,6 +20,16 @@ def spent(rows: Sequence[Row]) -> dict[str, Cell]:
         "trials": [row.trials for row in rows],
     }
     return {name: cells[0] if len(set(cells)) == 1 else VARIES for name, cells in given.items()}
+
+
+def given(run: Mapping[str, Any]) -> dict[str, str | int]:
+    """Of one run what tells it from others with the same names."""
+    return {
+        "setting": ", ".join(filter(None, [run["shown"]["setting"], extent_of(run)])),
+        "pre-training": length(run["pretraining"]),
+        "steps": run["steps"],
+        "trials": len(run["search"]["trials"]) if run["search"] else 1,
+    }
 
 
 def length(recipe: Mapping[str, Any]) -> str:

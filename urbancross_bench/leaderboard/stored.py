@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from urbancross_bench.data.card import CARD
+from urbancross_bench.data.geo import span
 from urbancross_bench.data.packed import PackedSplit
 from urbancross_bench.errors import DataError
 from urbancross_bench.records import ScoreRecord
@@ -92,8 +93,16 @@ class Exhibits:
 def _card(file: Path) -> tuple[Mapping[str, Any], Sequence[tuple[str, float, float]]]:
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-        places = [(str(split), float(north), float(east)) for split, north, east in said["places"]]
+        places = _unrolled([(str(split), float(north), float(east)) for split, north, east in said["places"]])
         card: Mapping[str, Any] = dict(said["card"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return card, places
+
+
+def _unrolled(places: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """The same with longitudes that run on beyond 180 degrees, where their arc crosses the antimeridian."""
+    if not places:
+        return []
+    west, _ = span(np.array([east for *_, east in places]))
+    return [(split, north, east if east >= west else east + 360) for split, north, east in places]

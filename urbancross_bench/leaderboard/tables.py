@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from operator import attrgetter
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
 from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
+from urbancross_bench.leaderboard.comparable import seeds_of
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Field, Standing, standings, verdicts
 from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.means import are_whole
@@ -54,15 +56,25 @@ def make_tables(records: Sequence[Record], view: View, columns: Mapping[str, Col
     resample_rows(everywhere, view.metric, view.details)
     peers, shifted = Peers(rows), [row for row in rows if row.shifted]
 
-    def table(name: str, about: str, lines: Sequence[Line], of: Sequence[Row], notes: Sequence[str] = ()) -> Table:
+    def table(
+        name: str,
+        about: str,
+        lines: Sequence[Line],
+        of: Sequence[Row],
+        notes: Sequence[str] = (),
+        behind: Sequence[str] = (),
+    ) -> Table:
         notes = notes_of(notes, of, records, view) if lines else notes_of([], [], records, view)
-        return Table.of_lines(name, f"{view.title}: {about}", lines, notes)
+        made = Table.of_lines(name, f"{view.title}: {about}", lines, notes)
+        return replace(made, behind=behind)
 
     def means(name: str, about: str, by: str = "") -> Table:
         lines, compared = _means(shifted, peers, view, by)
         return table(name, about, lines, shifted, on_means(shifted, compared, view, by))
 
-    scenarios, compared = _scenarios(rows, peers, view, columns)
+    ordered = sorted(rows, key=lambda row: (row.scenario, view.is_reference(row.setting)))
+    scenarios, compared = _scenarios(ordered, peers, view, columns)
+    behind = [seeds_of(row.run) for row in ordered]
     matrix = matrix_lines(rows, view)
     return [
         means("summary", "scenarios with a shift"),
@@ -71,7 +83,7 @@ def make_tables(records: Sequence[Record], view: View, columns: Mapping[str, Col
             for by in view.grouping
             if any(len(group) > 1 for group in groups_of(shifted, attrgetter(by)))
         ),
-        table("scenarios", "every scenario", scenarios, rows, on_scenarios(rows, compared, view)),
+        table("scenarios", "every scenario", scenarios, rows, on_scenarios(rows, compared, view), behind),
         *([table("matrix", f"{view.metric} from source to target", matrix, rows)] if matrix else []),
         table(
             "transfer",
@@ -85,10 +97,9 @@ def make_tables(records: Sequence[Record], view: View, columns: Mapping[str, Col
 
 
 def _scenarios(
-    rows: Sequence[Row], peers: Peers, view: View, columns: Mapping[str, Column]
+    ordered: Sequence[Row], peers: Peers, view: View, columns: Mapping[str, Column]
 ) -> tuple[list[Line], Compared]:
-    """One line per scenario, encoder, adaptation and selector, references after the ranked; and what is judged."""
-    ordered = sorted(rows, key=lambda row: (row.scenario, view.is_reference(row.setting)))
+    """One line per scenario, encoder, adaptation and selector; and what is judged."""
     differences = _differences([[row] for row in ordered], peers, view)
     ranked = _unless_reference(differences, ordered, view)
     lines: list[dict[str, Cell]] = [

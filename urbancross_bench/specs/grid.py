@@ -17,6 +17,7 @@ from urbancross_bench.specs.ablation import Ablation
 from urbancross_bench.specs.training import Budget, PlacedError, Pretraining, Spec
 
 _REFERENCES = "must be a list of references, or a mapping from names to references"
+_OF_ROUTES = ("→", "->", " + ")
 _SCENARIOS = "write all_ordered_pairs, or a list of mappings, such as [{source: a, target: b}]"
 
 
@@ -165,6 +166,15 @@ class Grid(Spec):
             elif key in value and not isinstance(entries, Mapping):
                 raise PlacedError(f"{key} {_REFERENCES}", key)
         return value
+
+    @field_validator("domains")
+    @classmethod
+    def _domains_are_no_routes(cls, domains: dict[str, str]) -> dict[str, str]:
+        for name in domains:
+            if any(mark in name for mark in _OF_ROUTES):
+                said = ", ".join(map(repr, _OF_ROUTES))
+                raise PlacedError(f"{name!r}: a scenario reads `a + b → c`, so no domain's name has {said}", name)
+        return domains
 
     @model_validator(mode="after")
     def _names_can_be_told_apart(self) -> Self:

@@ -38,9 +38,9 @@ class Forest:
 
 
 def forests(table: Table, rows: Sequence[Sequence[Cell]]) -> list[Forest]:
-    """Of some rows of a table: the first column of estimates, and that of differences. Filled: told from zero."""
+    """Of some rows of a table: the first column of estimates, and those of differences and of targets."""
     columns = [name for i, name in enumerate(table.columns) if any(isinstance(row[i], Estimate) for row in rows)]
-    wanted = dict.fromkeys([*columns[:1], *(name for name in columns if name.startswith("Δ"))])
+    wanted = dict.fromkeys([*columns[:1], *(name for name in columns if name.startswith(("Δ", "→")))])
     return [plot for name in wanted if (plot := _forest(table, rows, name)) is not None]
 
 
@@ -58,7 +58,7 @@ def _forest(table: Table, rows: Sequence[Sequence[Cell]], column: str) -> Forest
         return None
     axis = Axis.over([one for _, one, _ in known[:MOST]], zero=signed)
     lines = [Line(label, one, _drawn(one, axis, sure)) for label, one, sure in known[:MOST]]
-    title = f"{column}: filled where it is told from zero" if signed else column
+    title = f"{column}: filled where the verdict is better or worse" if signed else column
     return Forest(title, axis.drawn(), lines, len(known) - len(lines))
 
 

@@ -34,19 +34,17 @@ def tile_map(places: Sequence[Place]) -> TileMap | None:
     """Of some tiles' splits, latitudes and longitudes; None of none. Of many, some are drawn, evenly chosen."""
     if not places:
         return None
-    around = max(east for *_, east in places) - min(east for *_, east in places) > 180
-    moved = [(split, north, east % 360 if around else east) for split, north, east in places]
-    norths, easts = [north for _, north, _ in moved], [east for *_, east in moved]
+    norths, easts = [north for _, north, _ in places], [east for *_, east in places]
     south, north, west, east = min(norths), max(norths), min(easts), max(easts)
     narrowing = math.cos(math.radians((south + north) / 2))
     wide, high = max((east - west) * narrowing, 1e-9), max(north - south, 1e-9)
     scale = (_WIDE - 2 * _EDGE) / max(wide, high)
     box = (min(_WIDE, wide * scale + 2 * _EDGE), min(_WIDE, high * scale + 2 * _EDGE))
-    splits = [*dict.fromkeys(split for split, *_ in moved)]
-    every = max(1, -(-len(moved) // MOST))
+    splits = [*dict.fromkeys(split for split, *_ in places)]
+    every = max(1, -(-len(places) // MOST))
     dots = [
         _dot(splits.index(split), _EDGE + (e - west) * narrowing * scale, _EDGE + (north - n) * scale)
-        for split, n, e in moved[::every]
+        for split, n, e in places[::every]
     ]
     ends = _degrees(south, "NS"), _degrees(north, "NS"), _degrees(west, "EW"), _degrees(east, "EW")
     said = f"{len(places)} tiles between {ends[0]} and {ends[1]}, {ends[2]} and {ends[3]}."
@@ -59,7 +57,7 @@ def tile_map(places: Sequence[Place]) -> TileMap | None:
         role="img",
         class_="map",
     )
-    counts = [(split, sum(one == split for one, *_ in moved)) for split in splits]
+    counts = [(split, sum(one == split for one, *_ in places)) for split in splits]
     return TileMap(drawing, *ends, counts, len(dots), len(places))
 
 

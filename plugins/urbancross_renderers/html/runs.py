@@ -14,7 +14,9 @@ from urbancross_renderers.html.curves import Curve, curves
 from urbancross_renderers.html.markup import file_name, page
 from urbancross_renderers.html.tables import Column, ShownCell, ShownTable, filtered
 
-_HEAD = ("scenario", "kind", "encoder", "adaptation", "setting", "seed", "status", "weights")
+_GIVEN = ("setting", "pre-training", "steps", "trials")
+_HEAD = ("scenario", "kind", "encoder", "adaptation", *_GIVEN, "seed", "status", "weights", "row")
+_NUMBERS = ("steps", "trials", "seed")
 _FIRST = ("scenario", "adaptation", "seed")  # of these, what stands before the numbers
 _MOST_MEASURES = 6  # columns of the list
 _PLAIN = (str, int, float, bool, type(None))
@@ -41,10 +43,11 @@ def listed(run: ShownRun, metric: str) -> Listed:
         "kind": spec["scenario"]["kind"],
         "encoder": spec["encoder"]["label"],
         "adaptation": spec["adaptation"]["label"],
-        "setting": spec["shown"]["setting"],
+        **run.given,
         "seed": spec["seed"],
         "status": spec["status"],
         "weights": spec["encoder"]["weights"]["status"],
+        "row": run.row,
     }
     values: dict[_Measure, float] = {}
     for score in run.scores:
@@ -72,9 +75,9 @@ def run_list(runs: Sequence[Listed], metric: str, title: str) -> ShownTable:
     ]
     columns = [
         Column("run", False),
-        *(Column(name, name == "seed") for name in _FIRST),
+        *(Column(name, name in _NUMBERS) for name in _FIRST),
         *(Column(_heading(metric, measure, every), True) for measure in measures),
-        *(Column(name, False) for name in rest),
+        *(Column(name, name in _NUMBERS) for name in rest),
     ]
     return ShownTable("table-runs", f"{title}: runs", columns, rows)
 
@@ -107,17 +110,17 @@ class _Scored:
 def run_page(run: ShownRun, **frame: Any) -> str:
     """The page of a run; `frame` is what the skeleton takes."""
     spec = run.spec
-    words = (scenario(spec), str(spec["encoder"]["label"]), str(spec["adaptation"]["label"]))
     return page(
         "run.html",
         spec=spec,
         scenario=scenario(spec),
+        given=run.given,
         scored=_scored(run),
         trainings=_trainings(run),
         failure=run.failure,
         provenance=_provenance(run.provenance),
         command=_command(spec),
-        alike=filtered("../runs.html", *words),
+        alike=filtered("../runs.html", run.row),
         everything=json.dumps(spec, indent=1, ensure_ascii=False).split("\n"),
         **frame,
     )

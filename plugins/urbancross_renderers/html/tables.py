@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -11,12 +11,11 @@ from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.interfaces.renderer import printable
 
 # What a reader looks for in a row: these, a number with its interval, and by what it was chosen and measured.
-_HEAD, _NEXT = ("adaptation", "change", "scenario"), ("selector", "protocol")
+_HEAD, _NEXT = ("adaptation", "change", "scenario", "source", "target"), ("selector", "protocol")
 # What may tell rows apart, the most telling first.
 _NAMES = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training", "steps", "data")
 # Of these, what a method has in common over its scenarios.
 _SHARED = ("adaptation", "encoder", "selector", "protocol", "ties", "setting", "pre-training")
-_OF_RUNS = ("scenario", "encoder", "adaptation")  # what names the runs of a row
 
 
 @dataclass(frozen=True)
@@ -51,12 +50,12 @@ class ShownTable:
 def shown_table(table: Table, *, runs: str = "") -> ShownTable:
     """A table of the board; `runs` is the address of the page that lists the runs, if rows are to lead there."""
     order = _order(table)
-    linked = bool(runs) and all(name in table.columns for name in _OF_RUNS)
+    linked = bool(runs and table.behind)
     columns = [Column(table.columns[k], _is_numeric([row[k] for row in table.rows])) for k in order]
     rows = [
         [
             *(ShownCell(row[k], kind=_kind(table, i, k)) for k in order),
-            *([ShownCell("runs", _runs_of(dict(zip(table.columns, row, strict=True)), runs))] if linked else []),
+            *([ShownCell("runs", filtered(runs, table.behind[i]))] if linked else []),
         ]
         for i, row in enumerate(table.rows)
     ]
@@ -93,11 +92,10 @@ def _text(cell: Cell) -> str:
     return "" if cell is None else printable(str(cell))
 
 
-def filtered(address: str, *words: str) -> str:
-    """The address of a page whose table is to show only the rows that have cells with these texts."""
-    cells = (printable(word).replace('"', '""') for word in words)
-    said = " ".join(f'"{cell}"' for cell in cells)
-    return f"{address}#filter={quote(said, safe='')}"
+def filtered(address: str, text: str) -> str:
+    """The address of a page whose table is to show only the rows that have a cell with this text."""
+    cell = '"{}"'.format(printable(text).replace('"', '""'))
+    return f"{address}#filter={quote(cell, safe='')}"
 
 
 def _order(table: Table) -> list[int]:
@@ -110,10 +108,6 @@ def _order(table: Table) -> list[int]:
 def _estimated(table: Table) -> Iterator[int]:
     """The columns of numbers with intervals."""
     return (k for k in range(len(table.columns)) if any(isinstance(row[k], Estimate) for row in table.rows))
-
-
-def _runs_of(row: Mapping[str, Cell], runs: str) -> str:
-    return filtered(runs, *(str(row[name]) for name in _OF_RUNS))
 
 
 def _kind(table: Table, row: int, column: int) -> str:
