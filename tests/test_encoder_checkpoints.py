@@ -19,11 +19,14 @@ import pytest
 import torch
 from conftest import Result
 from encoder_files import TINY, layouts, load, resolve, state_of, theirs, under
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from urbancross_bench.errors import RunError, UsageError
-from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint
+from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
+from urbancross_bench.modelling.formats import origin_of
+from urbancross_bench.records import read_records
 from urbancross_encoders.options import OWN_ARCHITECTURES
 from urbancross_encoders.preprocessing import IMAGENET, OPENAI
 
@@ -346,7 +349,7 @@ def test_the_name_of_a_file_is_no_part_of_the_identity_and_its_content_is(file: 
 def test_what_a_grid_trained_is_loaded_as_the_model_that_was_trained(
     grid: Callable[..., Path], cli: Callable[..., Result], file: Path, tmp_path: Path
 ) -> None:
-    """The store says how images were normalised and what the architecture was: neither shows in the tensors."""
+    """Its header says how images were normalised and what the architecture was: neither shows in the tensors."""
     save_file(STATE, file)
     first = grid(
         encoders={"tiny": f"openclip[architecture={TINY},checkpoint={file},normalisation=imagenet]"},
@@ -356,33 +359,99 @@ def test_what_a_grid_trained_is_loaded_as_the_model_that_was_trained(
     assert cli("run", first, "--out", tmp_path / "one").status == 0
     store = tmp_path / "one" / "store"
     [adapted], [pretrained] = (list(store.glob(f"{kind}/*/*.safetensors")) for kind in ("adapt", "pretrain"))
-    for trained in (adapted, pretrained):
+    alone = tmp_path / "alone" / "mine.safetensors"
+    alone.parent.mkdir()
+    shutil.copy(adapted, alone)
+    shutil.rmtree(pretrained.parent)  # as `store gc` may have it: what was trained says all itself
+    for trained in (adapted, alone):
         reference = f"openclip[architecture={TINY},checkpoint={trained}]"
         assert load(reference).mean == IMAGENET[0]
         named = reference.replace("]", ",normalisation=openai]")
         assert resolve(named).options.preprocessing.mean == OPENAI[0]
-        # A tag of OpenAI's weights would have trained it with QuickGELU.
-        manifest = pretrained.parent / "stage.json"
-        said = json.loads(manifest.read_text())
-        for architecture, told in (
-            (
-                hashed(TINY, quick_gelu=True),
-                f"{trained} .*another architecture than .*; take the architecture that its grid names",
-            ),
-            (hashed("urbancross-s"), f"{trained} .*; take architecture=urbancross-s"),
-        ):
-            options = said["facts"]["encoder"]["options"] | {"architecture": architecture}
-            manifest.write_text(json.dumps(said | {"facts": {"encoder": {"options": options}}}))
-            with pytest.raises(UsageError, match=told):
-                resolve(reference).identity()
-            with pytest.raises(UsageError, match=told):
-                load(reference)
-        manifest.write_text(json.dumps(said))
-    alone = tmp_path / "alone" / adapted.name
-    alone.parent.mkdir()
-    shutil.copy(adapted, alone)
-    shutil.copy(adapted.parent / "stage.json", alone.parent)
-    assert load(f"openclip[architecture={TINY},checkpoint={alone}]").mean == OPENAI[0]
+        assert resolve(reference).options.weights().status == "trained here"
+    # A tag of OpenAI's weights would have trained it with QuickGELU.
+    origin = origin_of(alone)
+    for architecture, told in (
+        (
+            hashed(TINY, quick_gelu=True),
+            f"{alone} .*another architecture than .*; take the architecture that its grid names",
+        ),
+        (hashed("urbancross-s"), f"{alone} .*; take architecture=urbancross-s"),
+    ):
+        options = origin["encoder"] | {"architecture": architecture}
+        save_weights(load_file(alone), alone, origin | {"encoder": options})
+        with pytest.raises(UsageError, match=told):
+            resolve(reference).identity()
+        with pytest.raises(UsageError, match=told):
+            load(reference)
+
+
+def test_what_was_not_trained_is_untrained_by_any_way(
+    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Random weights that went through a grid without a step are random weights."""
+    nothing = {"pretraining": {"steps": 0}, "budget": {"steps": 0}}
+    scenarios = [{"source": "plain", "target": "dark"}]
+    reference = f"openclip[architecture={TINY}]"
+    for number in range(2):
+        out = tmp_path / f"{number}"
+        file = grid(
+            encoders={"tiny": reference}, scenarios=scenarios, adaptations=["source_only"], seeds=[0], **nothing
+        )
+        assert cli("run", file, "--out", out).status == 0
+        [record] = read_records([out])
+        assert record.spec["encoder"]["weights"]["status"] == "untrained"
+        [left] = (out / "store" / "adapt").glob("*/candidate-*.safetensors")
+        reference = f"openclip[architecture={TINY},checkpoint={left}]"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_weights_that_saw_the_targets_pairs_make_oracles(
+    copied: bool, grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Of an oracle, directly and by a further training; of a source that is the target now. Not of the source."""
+    ways = [{"source": "plain", "target": "dark"}]
+    first = grid(
+        encoders={"tiny": f"openclip[architecture={TINY}]"}, scenarios=ways, adaptations=["source_only", "oracle"]
+    )
+    assert cli("run", first, "--out", tmp_path / "one").status == 0
+    left = {
+        record.spec["adaptation"]["label"]: next(
+            (tmp_path / "one" / "store" / "adapt" / record.spec["stages"]["adapt"][0]).glob(
+                "candidate-*.safetensors"
+            )
+        )
+        for record in read_records([tmp_path / "one"])
+    }
+    if copied:
+        left = {name: Path(shutil.copy(file, tmp_path / f"{name}.safetensors")) for name, file in left.items()}
+    encoders = {name: f"openclip[architecture={TINY},checkpoint={file}]" for name, file in left.items()}
+    ways = [{"source": "plain", "target": "dark"}, {"source": "dark", "target": "plain"}]
+    again = grid(
+        encoders=encoders, scenarios=ways, adaptations=["source_only"], pretraining={"steps": 0}, seeds=[0]
+    )
+    said = cli("plan", again, "--out", tmp_path / "two")
+    assert "encoder 'oracle': its weights were trained on pairs of 'dark'" in said.out + said.err
+    assert "encoder 'source_only': its weights were trained on pairs of 'dark'" not in said.out + said.err
+    assert cli("run", again, "--out", tmp_path / "two").status == 0
+    settings = {
+        (record.spec["encoder"]["label"], record.spec["scenario"]["target"]): {
+            score.content["setting"] for score in record.scores if score.content["selector"] == "last"
+        }
+        for record in read_records([tmp_path / "two"])
+    }
+    assert settings == {
+        ("source_only", "dark"): {"source_only"},
+        ("source_only", "plain"): {"oracle"},
+        ("oracle", "dark"): {"oracle"},
+        ("oracle", "plain"): {"oracle"},
+    }
+    for row in make_rows(read_records([tmp_path / "two"]), ["trained here"]):
+        saw = row.target == "plain" or row.run["encoder"]["label"] == "oracle"
+        assert ("weights that saw the target" in row.marks) == saw
+    # What goes on from them has seen what they have.
+    seen = [{*origin_of(file)["pairs"]} for file in (tmp_path / "two" / "store" / "adapt").glob("*/candidate-*")]
+    assert sorted(map(len, seen)) == [1, 2, 2, 2]  # of the source alone where that is the source once more
 
 
 def hashed(architecture: str, **changes: Any) -> str:

@@ -661,3 +661,22 @@ def test_a_list_that_the_check_writes_is_taken_where_splits_overlap(
     for file in lists:
         planned = grid(domains=domains, exclusions={"finland": str(file)}, scenarios="all_ordered_pairs")
         assert cli("plan", planned).status == 0, cli("plan", planned).err
+
+
+def test_captions_that_the_text_tower_cuts_are_told(
+    grid: GridWriter, domains: dict[str, str], cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "plain" / "dataset.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    tested = [entry for entry in content["images"] if entry["split"] == "test"]
+    for entry in tested[:2]:
+        entry["sentences"][0]["raw"] += " road" * 99
+    file.write_text(json.dumps(content), encoding="utf-8")
+    written = grid(scenarios=[{"source": "dark", "target": "plain"}], adaptations=["source_only"], seeds=[0])
+    assert cli("run", written, "--out", tmp_path / "out").status == 0
+    [record] = read_records([tmp_path / "out"])
+    assert {score.content["captions_cut"] for score in record.scores} == {2}
+    said = (tmp_path / "out" / "leaderboard" / "scenarios.csv").read_text(encoding="utf-8")
+    assert "2 test captions are longer than the text tower reads" in said
+    logs = [log.read_text(encoding="utf-8") for log in (tmp_path / "out" / "store" / "logs").glob("*.log")]
+    assert any(f"2 of {2 * len(tested)} captions are longer than the text tower reads" in log for log in logs)

@@ -358,7 +358,9 @@ def test_two_scores_for_one_seed_are_refused(outcome: Outcome, tmp_path: Path) -
     score = sorted((run / "scores").iterdir())[0]
     shutil.copytree(score, run / "scores" / ("0" * 32))
     edit(run / "scores" / ("0" * 32) / "score.json", key="0" * 32)
-    with pytest.raises(DataError, match=r"several scores stand for seed 1 of one row: .*0{32}, [^,]*; keep one"):
+    seed = json.loads((run / "run.json").read_text())["seed"]
+    said = rf"several scores stand for seed {seed} of one row: .*0{{32}}, [^,]*; keep one"
+    with pytest.raises(DataError, match=said):
         build([runs], tmp_path / "board", load_view(DEFAULT), Registry.discover())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip import SimpleTokenizer
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -22,7 +24,7 @@ from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import derive_seed, digest
 from urbancross_bench.modelling.augment import AUGMENTATIONS, drawn, few_at_once
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
-from urbancross_bench.modelling.embed import embed_images, embed_texts
+from urbancross_bench.modelling.embed import cut_texts, embed_images, embed_texts
 from urbancross_bench.modelling.feeds import Feed, Stream
 from urbancross_bench.modelling.losses import (
     hinge,
@@ -288,6 +290,34 @@ def test_a_model_meets_texts_in_an_order_that_tells_nothing_of_their_images(
     assert torch.equal(found[0], found[1])
 
 
+@pytest.mark.parametrize("architecture", ["urbancross-tiny", "urbancross-s"])
+def test_captions_are_cut_where_their_tokens_are_more_than_fit(architecture: str) -> None:
+    """As open_clip's own tokenizer counts them; those that just fit are whole."""
+    model = Registry.discover().resolve("encoder", f"openclip[architecture={architecture}]").build().load()
+    tokenizer = SimpleTokenizer()
+    room = model.tokenize(["a"]).shape[1] - 2  # beside start and end
+    generator = np.random.default_rng(0)
+    words = ["plane", "road", "multistorey", "parking-lots", "the", "St.", "3", "42,", "a"]
+    texts = [" ".join(generator.choice(words, size=size)) for size in range(2 * room)]
+    texts += [" ".join(["road"] * size) for size in (room - 1, room, room + 1)] + ["", "  ", "road " * room + " "]
+    wanted = [len(tokenizer.encode(text)) > room for text in texts]
+    assert 3 < sum(wanted) < len(texts) - 3
+    assert [cut_texts(model, [text]) for text in texts] == [*map(int, wanted)]
+    assert cut_texts(model, [*texts, *texts]) == 2 * sum(wanted)
+
+
+def test_tokens_of_any_width_are_no_cut_captions(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as the longest text of a call, as those of stored features are."""
+
+    def wide(texts: Sequence[str]) -> torch.Tensor:
+        rows = [[*map(ord, text)] for text in texts]
+        return torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
+
+    monkeypatch.setattr(tiny, "tokenize", wide)
+    assert cut_texts(tiny, ["a", "a road " * 40, "b."]) == 0
+    assert cut_texts(tiny, []) == 0
+
+
 def test_equal_captions_get_equal_bits(tiny) -> None:  # type: ignore[no-untyped-def]
     texts = [f"text number {i}" for i in range(300)]
     features = embed_texts(tiny, [*texts, texts[7], texts[299].upper()], CPU)  # the tokenizer knows no case
@@ -362,7 +392,7 @@ def test_unknown_architectures_and_tags_are_named() -> None:
 
 
 def test_weights_survive_saving(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    save_weights(tiny, tmp_path / "w.safetensors")
+    save_weights(tiny.state_dict(), tmp_path / "w.safetensors")
     other = Registry.discover().resolve("encoder", "openclip[architecture=urbancross-tiny]").build().load()
     assert weights_digest(other) != weights_digest(tiny)
     load_weights(other, tmp_path / "w.safetensors")

@@ -15,12 +15,11 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
-from urbancross_bench.modelling.formats import kind_of
+from urbancross_bench.modelling.formats import kind_of, origin_of
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
 from urbancross_encoders.weight_files import (
     config_digest,
     digests_of,
-    encoder_of,
     hub_file,
     hub_folder,
     json_digest,
@@ -284,9 +283,14 @@ class OpenClipOptions(ClipOptions):
         return of_architecture(self.architecture)
 
     @cached_property
+    def _origin(self) -> Mapping[str, Any]:
+        """What the checkpoint says of itself, if a grid trained it; empty where nothing does."""
+        return origin_of(data_path(self.checkpoint)) if self.checkpoint else {}
+
+    @property
     def _trained_as(self) -> Mapping[str, Any]:
-        """What the checkpoint's encoder was when a grid trained it; empty where nothing says so."""
-        return encoder_of(data_path(self.checkpoint)) if self.checkpoint else {}
+        """What the checkpoint's encoder was when a grid trained it."""
+        return dict(self._origin.get("encoder", {}))
 
     def check_files(self) -> None:
         """Also for one that a grid trained as another model, whose tensors may fit all the same."""
@@ -310,16 +314,20 @@ class OpenClipOptions(ClipOptions):
         if not self.weight_files:
             return Weights("untrained", "random")
         [path] = self.weight_files
-        source, stage = path.name, stage_of(path)
-        if stage:
-            partial = bool(self.allow_missing)
-            return Weights("trained here", f"{stage}/{path.name}", self.hashed[path], partial=partial)
+        source, partial = path.name, bool(self.allow_missing)
+        if self._origin:
+            status: Literal["trained here", "untrained"] = (
+                "trained here" if self._origin["trained"] else "untrained"
+            )
+            stage = stage_of(path)
+            source = f"{stage}/{path.name}" if stage else path.name
+            return Weights(status, source, self.hashed[path], partial, tuple(self._origin["pairs"]))
         if self.pretrained:
             source = f"open_clip:{self.architecture}/{self.pretrained}"
         elif self.folder is not None and not self.checkpoint:
             hub = self.architecture.startswith("hf-hub:")
             source = self.architecture if hub else f"{self.folder.name}/{path.name}"
-        return Weights("pretrained", source, self.hashed[path], partial=bool(self.allow_missing))
+        return Weights("pretrained", source, self.hashed[path], partial)
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""

@@ -56,21 +56,6 @@ def stage_of(path: Path) -> str | None:
         return None
 
 
-def encoder_of(path: Path) -> dict[str, Any]:
-    """What the options of the encoder said of themselves, by `identity`, that a grid trained and left in a file.
-
-    Empty for a file of another origin, and for one that was copied without the pre-training that it went on from.
-    """
-    folder = path.absolute().parent
-    try:
-        said = _manifest(folder)
-        if said["kind"] == "adapt":  # it says where it started, and pre-training which encoder that was
-            said = _manifest(folder.parents[1] / "pretrain" / said["inputs"]["start"])
-        return dict(said["facts"]["encoder"]["options"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return {}
-
-
 def _manifest(stage: Path) -> Any:
     return json.loads((stage / "stage.json").read_text(encoding="utf-8"))
 

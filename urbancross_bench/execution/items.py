@@ -81,13 +81,17 @@ def read_items(folder: Path) -> SplitItems:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A split's features by one candidate; `exact`: those of sampled images in float32, where features are not."""
+    """A split's features by one candidate; `exact`: those of sampled images in float32, where features are not.
+
+    cut: how many captions are longer than the text tower reads.
+    """
 
     step: int
     name: str
     scale: float
     features: Features
     exact: Features | None
+    cut: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +116,7 @@ def write_embedded(folder: Path, embedded: Sequence[Embedded | Lost], diverged: 
         if isinstance(one, Lost):
             said[-1]["lost"] = one.why
             continue
+        said[-1]["cut"] = one.cut
         arrays |= {f"images.{number}": one.features.images, f"texts.{number}": one.features.texts}
         arrays["image_of_text"] = one.features.image_of_text
         if one.exact is not None:
@@ -150,7 +155,7 @@ def read_embedded(folder: Path, number: int) -> Embedded:
             return Features(*(file.get_tensor(name) for name in names))
 
         exact = features("exact_") if f"exact_images.{number}" in file.keys() else None  # noqa: SIM118
-        return Embedded(said["step"], said["name"], said["scale"], features(""), exact)
+        return Embedded(said["step"], said["name"], said["scale"], features(""), exact, said.get("cut", 0))
 
 
 def rank_features(

@@ -18,7 +18,6 @@ from urbancross_bench.execution.methods import (
     refuse_alike,
     refuse_idle,
     refuse_idle_search,
-    setting_of,
 )
 from urbancross_bench.execution.remarks import remarks
 from urbancross_bench.execution.skipping import reason_to_skip
@@ -28,7 +27,7 @@ from urbancross_bench.execution.supply import PlannedEncoder, Supply
 from urbancross_bench.execution.versions import core
 from urbancross_bench.identity import canonical_json, key_of
 from urbancross_bench.interfaces.dataset import SPLITS
-from urbancross_bench.interfaces.settings import SETTINGS, union
+from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.registry import Registry, Resolved
 from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json, row_key
 
@@ -172,8 +171,9 @@ class _Planner:
         trials = {name: len(self._methods[name].trials) for name in grid.adaptations if name in searched}
         trained = [run for run in runs if run.trainings and self._methods[run.adaptation].trains]
         oracles = {r.scenario for r in trained if self._methods[r.adaptation].trained_setting == "oracle"}
-        told = tuple(remarks(grid, self._domains, trials, {run.scenario for run in trained}, oracles))
-        return Plan(grid, tuple(runs), self._stages, modules, told, ablation)
+        told = [*remarks(grid, self._domains, trials, {run.scenario for run in trained}, oracles)]
+        told += self._said.remarks(self._encoders.values())
+        return Plan(grid, tuple(runs), self._stages, modules, tuple(told), ablation)
 
     def _run(self, scenario: Scenario, name: str, adaptation: str, seed: int) -> Run:
         encoder, method = self._encoders[name], self._methods[adaptation]
@@ -228,6 +228,7 @@ class _Planner:
         inputs = {"start": start.key} | given("source", scenario.source, "train")
         if method.access.anything:
             inputs |= given("target", [scenario.target], "train")
+        origin = self._said.origin(scenario, encoder, trial.budget, pairs=method.access.pairs)
         return self._add(
             Stage(
                 "adapt",
@@ -239,7 +240,7 @@ class _Planner:
                     **self._numerics(seed, trains=trial.budget.trains),
                 },
                 inputs,
-                work={**encoder.work, "adaptation": str(trial.resolved.reference)},
+                work={**encoder.work, "adaptation": str(trial.resolved.reference), "origin": origin},
                 label=f"{trial.resolved.reference}, {' + '.join(scenario.source)}"
                 + (f" → {scenario.target}" if method.access.anything else "")
                 + f", seed {seed}",
@@ -272,6 +273,7 @@ class _Planner:
     def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
         recipe = self._said.recipe(encoder)
         segments = encoder.pretrains_on_segments(recipe["segment_weight"])
+        origin = self._said.origin(scenario, encoder)
         return self._add(
             Stage(
                 "pretrain",
@@ -281,7 +283,7 @@ class _Planner:
                     **self._numerics(seed, trains=self._grid.pretraining.trains),
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
-                work=encoder.work,
+                work=encoder.work | {"origin": origin},
                 label=f"{encoder.name}, {' + '.join(scenario.source)}, seed {seed}",
             )
         )
@@ -332,7 +334,7 @@ class _Planner:
                     "selector": name,
                     "calibration": str(method.resolved.reference),
                     "trials": len(trainings),
-                    "setting": union(method.setting, setting_of(selector)),
+                    "setting": self._said.setting(scenario, encoder, method, selector),
                     "precision": self._grid.evaluation_precision,
                     "segments": test.segments_fingerprint if encoder.at_retrieval else "",
                     "metrics": [str(metric.reference) for metric in self._metrics],

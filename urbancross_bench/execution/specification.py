@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from urbancross_bench.data.views import Shown
 from urbancross_bench.execution.domains import Domains
-from urbancross_bench.execution.methods import PlannedMethod
+from urbancross_bench.execution.methods import PlannedMethod, setting_of
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import core
-from urbancross_bench.interfaces.settings import SETTINGS
-from urbancross_bench.specs import Grid, Scenario, as_json
+from urbancross_bench.interfaces.settings import SETTINGS, union
+from urbancross_bench.registry import Resolved
+from urbancross_bench.specs import Budget, Grid, Scenario, as_json
 
 
 class Specification:
@@ -63,6 +64,47 @@ class Specification:
                 "pretrain": trainings[0].inputs["start"],
             },
         }
+
+    def origin(
+        self, scenario: Scenario, encoder: PlannedEncoder, budget: Budget | None = None, *, pairs: bool = False
+    ) -> dict[str, Any]:
+        """What weights say of themselves that pre-training leaves, and with a budget a method; see
+        `modelling.formats.origin_of`.
+
+        pairs: whether the method is shown any of the target's.
+        """
+        further = budget is not None and budget.trains
+        trained = further or self._grid.pretraining.trains
+        names = [*(scenario.source if trained else ()), *([scenario.target] if pairs and further else ())]
+        seen = {self._domains[name].splits["train"].fingerprint for name in names}
+        return {
+            "encoder": encoder.identity["options"],
+            "trained": trained or encoder.weights.status != "untrained",
+            "pairs": sorted({*encoder.weights.pairs, *seen}),
+        }
+
+    def remarks(self, encoders: Iterable[PlannedEncoder]) -> Iterator[str]:
+        """Of encoders whose first weights have seen what an adaptation is meant not to."""
+        for encoder in encoders:
+            known = [s.target for s in self._domains.scenarios if self.have_seen_target(s, encoder)]
+            for target in dict.fromkeys(known):
+                yield (
+                    f"encoder {encoder.name!r}: its weights were trained on pairs of {target!r}, so where that is "
+                    "the target its rows are oracles, whatever the method"
+                )
+
+    def setting(
+        self, scenario: Scenario, encoder: PlannedEncoder, method: PlannedMethod, selector: Resolved
+    ) -> str:
+        """What was seen of the target by method, selector and first weights, together."""
+        if self.have_seen_target(scenario, encoder):
+            return "oracle"
+        return union(method.setting, setting_of(selector))
+
+    def have_seen_target(self, scenario: Scenario, encoder: PlannedEncoder) -> bool:
+        """Whether the first weights were trained on the target's pairs, where it is none of the sources."""
+        train = self._domains[scenario.target].splits["train"]
+        return scenario.target not in scenario.source and train.fingerprint in encoder.weights.pairs
 
     def segments(self, scenario: Scenario, encoder: PlannedEncoder) -> dict[str, Any] | None:
         """What a record says of the segments: how they are used, and those of each domain that has some."""

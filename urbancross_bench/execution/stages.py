@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from urbancross_bench.data.packed import PackedSplit
@@ -39,7 +38,8 @@ from urbancross_bench.interfaces.selector import Features
 from urbancross_bench.modelling.answers import extended
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.curve import DivergedError
-from urbancross_bench.modelling.embed import embed_images, embed_texts
+from urbancross_bench.modelling.embed import cut_texts, embed_images, embed_texts
+from urbancross_bench.modelling.formats import origin_of
 from urbancross_bench.modelling.runtime import configure
 
 
@@ -50,12 +50,13 @@ def embed(job: Job) -> None:
     model = extended(method, job.model())
     model.to(job.device)
     [split], precision = job.packed("split"), job.facts["precision"]
+    if cut := cut_texts(model, split.captions):
+        print(f"{cut} of {len(split.captions)} captions are longer than the text tower reads, and are cut")
     embedded: list[Embedded | Lost] = []
     candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
     for number, file in enumerate(candidates):
         load_weights(model, file)
-        with safe_open(file, framework="numpy") as opened:
-            name = opened.metadata()["name"]
+        name = origin_of(file)["candidate"]
         step, scale, exact = int(file.name.split("-")[1]), float(model.logit_scale.detach().exp()), None
         try:
             features = _features(job, model, split, precision)
@@ -64,7 +65,7 @@ def embed(job: Job) -> None:
         except DivergedError as error:  # with finite losses; what it means is for who chooses among them
             embedded.append(Lost(step, name, scale, f"{error}, at step {step}"))
         else:
-            embedded.append(Embedded(step, name, scale, features, exact))
+            embedded.append(Embedded(step, name, scale, features, exact, cut))
         job.say((number + 1) / len(candidates))
     write_embedded(job.out, embedded, diverged_as(job.inputs["model"]))
 
@@ -94,6 +95,7 @@ def rank(job: Job) -> None:
     score, arrays = score_ranking(ranking, metrics, draws=derive_seed("resampled images", job.facts["test"]))
     score |= {"floors": items.floors(ranking), "step": test.step, "candidate": test.name, "trial": choice.trial}
     score |= {"precision": job.work["precision"], "drift": drifted, "segments": job.work["segments"]}
+    score |= {"captions_cut": test.cut}
     score |= {"calibration": None if calibration is None else {"queries": calibration.queries}}
     score |= {"candidates": choice.as_json(), "number": choice.number}
     score |= {"features": job.stage.inputs[f"test.{choice.trial}"], "items": job.stage.inputs["items"]}

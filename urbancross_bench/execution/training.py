@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from safetensors.torch import save_file
 from torch import nn
 
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
@@ -20,7 +19,7 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling import answers
-from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
+from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations, compile_blocks
@@ -47,13 +46,13 @@ def pretrain(job: Job) -> None:
     weight = recipe.segment_weight if job.group("source_segments") else 0.0
     method = Supervised(PairLoss(recipe.loss, model), weight)
     for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
-        save_weights(model, job.out / "weights.safetensors")
+        save_weights(model.state_dict(), job.out / "weights.safetensors", job.work["origin"])
 
 
 def adapt(job: Job) -> None:
     """Train the pre-trained encoder further, by the adaptation, on what its setting shows.
 
-    Leaves `candidate-STEP-NUMBER.safetensors`, the candidate's name in the header. A training that diverges leaves
+    Leaves `candidate-STEP-NUMBER.safetensors`, its name and origin in the header. A training that diverges leaves
     none, but how it did: that is a result, too, which a search passes over and which need not be tried again.
     """
     seed, shown = job.facts["seed"], Shown(**job.facts["shown"])
@@ -117,7 +116,7 @@ def _adapt(
         for number, (name, state) in enumerate(answers.candidates(method, model).items()):
             if Ranks.current().first:
                 with saves.writing(f"candidate-{step:09d}-{number:06d}.safetensors") as file:
-                    save_file(plain(state), file, metadata={"name": name})
+                    save_weights(state, file, job.work["origin"] | {"candidate": name})
 
 
 def _arrange(model: DualEncoder, recipe: Training) -> None:

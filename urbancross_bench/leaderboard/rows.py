@@ -154,7 +154,7 @@ class Row:
         if self.run["target_images_in_sources"]:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"
-        marks |= self._marks_of_segments()
+        marks |= self._marks_of_weights() | self._marks_of_segments()
         if drift := self.score["drift"]:
             drifts = [seed.score.content["drift"] for seed in self.seeds]
             most = max((one["mr"] - one["mr_float32"] for one in drifts), key=abs)
@@ -169,6 +169,17 @@ class Row:
             if out := facts["excluded"]:
                 said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
                 marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
+        return marks
+
+    def _marks_of_weights(self) -> dict[str, str]:
+        weights, target, marks = self.run["encoder"]["weights"], self.target, {}
+        train = self.run["domains"][target]["splits"]["train"]
+        if target not in self.run["scenario"]["source"] and train in weights.get("pairs", ()):
+            marks["weights that saw the target"] = f"the first weights were trained on pairs of {target}"
+        if weights.get("partial"):
+            marks["weights in part"] = "some of the first weights were allowed to be missing"
+        if cut := self.score.get("captions_cut"):
+            marks["captions cut"] = f"{cut} test captions are longer than the text tower reads"
         return marks
 
     def _marks_of_segments(self) -> dict[str, str]:

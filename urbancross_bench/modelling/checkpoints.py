@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from urbancross_bench.errors import UsageError, some
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.foreign import read_content
+from urbancross_bench.modelling.formats import ORIGIN
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # What nn.parallel's, torch.compile's and our own wrappers put before every name.
@@ -22,9 +25,10 @@ _PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
 _SHOWN = 3
 
 
-def save_weights(model: DualEncoder, path: Path) -> None:
-    """Write every parameter and buffer."""
-    save_file(plain(model.state_dict()), path)
+def save_weights(state: Mapping[str, Tensor], path: Path, origin: Mapping[str, Any] | None = None) -> None:
+    """Write every parameter and buffer; `origin` is what `formats.origin_of` reads."""
+    said = json.dumps(origin, sort_keys=True)
+    save_file(plain(state), path, metadata=None if origin is None else {ORIGIN: said})
 
 
 def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from xxhash import xxh3_128_digest
 
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken, sorted_places
@@ -123,6 +124,25 @@ def embed_texts(
             inputs = cut(block, model) if features is None else block
             parts.append(model.encode_text(inputs.to(device)).float())
     return _finite("text", torch.cat(parts).cpu())[rows]
+
+
+def cut_texts(model: DualEncoder, texts: Sequence[str]) -> int:
+    """How many of M texts are longer than the model reads: its tokens are the same without their last character,
+    and with all that they say once more.
+    """
+    kept = sorted({text.strip() for text in texts} - {""})
+    for changed in (lambda text: text[:-1], lambda text: f"{text} {text}"):
+        same = _same_rows(model.tokenize(kept), model.tokenize([*map(changed, kept)])) if kept else []
+        kept = [text for text, is_same in zip(kept, same, strict=True) if is_same]
+    cut = {*kept}
+    return sum(text.strip() in cut for text in texts)
+
+
+def _same_rows(tokens: Tensor, others: Tensor) -> list[bool]:
+    """Of (B, L) and (B, L') tokens; what one has beyond the other must be zeros."""
+    width = max(tokens.shape[1], others.shape[1])
+    one, other = (pad(rows, (0, width - rows.shape[1])) for rows in (tokens, others))
+    return (one == other).all(dim=1).tolist()
 
 
 def _blocks(rows: Rows, batch: int) -> Iterator[np.ndarray]:

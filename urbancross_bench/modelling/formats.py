@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from urbancross_bench.errors import UsageError
 
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+
+ORIGIN = "origin"  # the one entry of our files' headers: of several the order would differ from file to file
 
 Kind = Literal["safetensors", "torch", "torchscript", "pickle"]
 
@@ -51,6 +54,19 @@ def names_in(path: Path) -> list[str]:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged or cut short: {error}; fetch it again") from error
+
+
+def origin_of(path: Path) -> dict[str, Any]:
+    """What a grid says of weights that it trained, in the header of their file; empty for those of another origin.
+
+    `encoder`: what its options said of themselves; `trained`: whether any step was taken, there or before;
+    `pairs`: the fingerprints of all splits whose pairs they were trained on; `candidate`: of a method, its name.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(json.loads((file.metadata() or {}).get(ORIGIN, "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return {}
 
 
 def instead(unsafe_pickle: bool | None) -> str:
