@@ -14,7 +14,10 @@ from data_files import encoded, read, write_csv, write_files, write_json, zip_wi
 from hypothesis import given
 from hypothesis import strategies as st
 
+from urbancross_bench.errors import RunError
+from urbancross_bench.execution.captioning import CaptionMaker, Source
 from urbancross_bench.references import Reference
+from urbancross_bench.registry import Registry
 from urbancross_captioners.from_tags import caption
 from urbancross_captioners.tags import Told, read_tags
 
@@ -314,6 +317,17 @@ def test_every_image_gets_the_caption_of_its_own_pixels(cli: Cli, pictures: tupl
     result = cli(*command)
     assert result.status == 0, result.err
     assert rows(Path(out)) == expected()
+
+
+def test_a_captioner_that_changes_meanwhile_describes_nothing(
+    colours: Path, pictures: tuple[str, list[str]]
+) -> None:
+    source = Source(domain=pictures[1][2], plugins=(str(colours),))
+    identity = Registry.discover([colours]).resolve("captioner", "colours").identity()
+    assert callable(CaptionMaker(source, "colours", identity, 0, "").build("cpu"))
+    before = identity | {"version": "another"}
+    with pytest.raises(RunError, match="has changed since the command began; run it again"):
+        CaptionMaker(source, "colours", before, 0, "").build("cpu")
 
 
 @pytest.mark.parametrize(

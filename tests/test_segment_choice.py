@@ -267,3 +267,11 @@ def test_masks_that_look_the_same_get_the_same_score(encoders: list[str]) -> Non
     found = similarity.scores(pixels, regions, ["a road", "trees"])
     assert found[9] == found[2]
     assert len({*found.tolist()}) == 9
+
+
+def test_an_encoder_that_knows_nothing_is_told(choose: Choosing, tmp_path: Path) -> None:
+    """Its choice of segments is random, and so are rows that use them."""
+    reference = write_tiles(tmp_path / "tiles", CAPTIONS)
+    result = choose(reference, "store", f"openclip[architecture={TINY}]")
+    assert result.status == 0, result.err
+    assert "warning: the encoder's weights are random, so its choice of segments is: name weights" in result.err

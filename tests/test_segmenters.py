@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from segment_models import original, write_original
 from transformers import SamConfig, SamModel
 
 from urbancross_bench.data.segments import read_store
-from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.errors import PluginError, RunError, UsageError
+from urbancross_bench.execution.segmenting import Choice, Segmenting
 from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import Mask
+from urbancross_bench.registry import Registry
 from urbancross_bench.testing.fixtures.sam import CONFIG, write_tiny_sam
 from urbancross_segmenters.options import SamOptions
 from urbancross_segmenters.original import SegmentAnything, built
@@ -295,3 +298,29 @@ def test_the_command_gives_the_same_with_any_number_of_processes(
     )
     assert result.status == 0, result.err
     assert "warning: the segmenter's weights are random" in result.err
+
+
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_weights_that_are_replaced_meanwhile_make_nothing(
+    when: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process loads the model anew, maybe hours after the command has hashed it."""
+    for name in (weights.name, "config.json"):
+        shutil.copy(weights.with_name(name), tmp_path / name)
+    file, domain = tmp_path / weights.name, f"karpathy[file={write_karpathy(tmp_path / 'tiles', images=6)}]"
+    segmenter = f"sam[checkpoint={file},architecture={tmp_path / 'config.json'}]"
+    identity = Registry.discover().resolve("segmenter", segmenter).identity()
+    work = Segmenting(domain, segmenter, [], Choice(), {}, {"segmenter": identity})
+    assert callable(work.build("cpu"))
+
+    def replace() -> None:
+        state = torch.load(file, weights_only=True)
+        torch.save({name: value + 1 for name, value in state.items()}, tmp_path / "new.pth")
+        (tmp_path / "new.pth").replace(file)
+
+    loaded = Sam.load
+    monkeypatch.setattr(Sam, "load", lambda self, device: (loaded(self, device), when == "amid" and replace()))
+    if when == "before":
+        replace()
+    with pytest.raises(RunError, match=r"'sam' .*has changed since the command began; run it again"):
+        work.build("cpu")

@@ -103,6 +103,9 @@ def _say(store: SegmentStore, out: Path) -> None:
     weights = store.making["weights"]
     if (weights["status"], weights["source"]) == ("untrained", "random"):
         print("warning: the segmenter's weights are random, so its masks are: name a checkpoint", file=sys.stderr)
+    if store.making.get("encoder_weights", {}).get("status") == "untrained":
+        said = "the encoder's weights are random, so its choice of segments is: name weights"
+        print(f"warning: {said}", file=sys.stderr)
     failures = store.failures
     if failures:
         said = some([f"FAILED {name}: {reason}" for name, reason in failures.items()], _SHOWN, "\n")

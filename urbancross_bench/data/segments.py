@@ -79,11 +79,11 @@ def captions_key(captions: Sequence[str]) -> str:
 
 
 def making_identity(making: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a making counts: not the names of files, which tell a reader where the weights came from."""
+    """What of a making counts: not what tells a reader where the weights came from, such as names of files."""
     counts = dict(making)
     for name in ("weights", "encoder_weights"):
         if isinstance(said := making.get(name), Mapping):
-            counts[name] = {fact: value for fact, value in said.items() if fact != "source"}
+            counts[name] = {fact: value for fact, value in said.items() if fact not in ("source", "pairs")}
     return counts
 
 

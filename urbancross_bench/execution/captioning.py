@@ -23,7 +23,7 @@ from urbancross_bench.data.images import digest_or_nothing, list_files, open_ima
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
-from urbancross_bench.execution.making import Made, Work, forget, holding, make, tidy_unless_told
+from urbancross_bench.execution.making import Made, Work, as_planned, forget, holding, make, tidy_unless_told
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
@@ -72,21 +72,23 @@ class Source:
 
 @dataclass(frozen=True)
 class CaptionMaker:
-    """See `making.Maker`."""
+    """See `making.Maker`. `identity`: of the captioner, as it must still be."""
 
     source: Source
     captioner: str
+    identity: Mapping[str, Any]
     seed: int
     data: str
 
     def build(self, device: str) -> Work:
         """Load the captioner, and find the images again."""
         os.environ["URBANCROSS_DATA"] = self.data  # relative paths, in whatever folder this process was born
-        resolved = Registry.discover(self.source.plugins).resolve("captioner", self.captioner)
-        captioner, sees = cast(Captioner, resolved.build()), _options(resolved).sees_pixels
         pictures = self.source.open()
         position = {name: index for index, name in enumerate(pictures.names)}
-        captioner.load(device)
+        registry = Registry.discover(self.source.plugins)
+        with as_planned(registry, "captioner", self.captioner, self.identity) as resolved:
+            captioner, sees = cast(Captioner, resolved.build()), _options(resolved).sees_pixels
+            captioner.load(device)
 
         def subject(name: str) -> Subject:
             index = position[name]
@@ -151,7 +153,7 @@ def caption(
     journal = out.resolve().with_name(f"{out.name}.partial")
     with holding(journal):
         made = make(
-            CaptionMaker(source, str(captioner.reference), seed, str(data_folder())),
+            CaptionMaker(source, str(captioner.reference), captioner.identity(), seed, str(data_folder())),
             items,
             journal,
             identity=facts,

@@ -28,6 +28,7 @@ from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.processes import redirect_output, said_exit, servers_environment, take_environment
+from urbancross_bench.registry import Registry, Resolved
 
 PARTIAL, _LOG = ".partial", "log"
 
@@ -67,6 +68,23 @@ class Earlier:
     items: Mapping[str, str]
     groups: Mapping[str, str]
     texts: Mapping[str, str]
+
+
+@contextmanager
+def as_planned(registry: Registry, kind: str, reference: str, identity: Mapping[str, Any]) -> Iterator[Resolved]:
+    """A plugin to load: before and after, its code and its files are what they were when the command began.
+
+    Raises RunError if not.
+    """
+    yield _planned(registry, kind, reference, identity)
+    _planned(registry, kind, reference, identity)
+
+
+def _planned(registry: Registry, kind: str, reference: str, identity: Mapping[str, Any]) -> Resolved:
+    resolved = registry.resolve(kind, reference)
+    if resolved.identity() != identity:
+        raise RunError(f"{resolved.plugin} or a file of its has changed since the command began; run it again")
+    return resolved
 
 
 @contextmanager

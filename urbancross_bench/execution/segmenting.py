@@ -27,7 +27,7 @@ from urbancross_bench.data.segments import (
 )
 from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, UsageError, did_you_mean
 from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.making import Earlier, Work, holding, make, tidy
+from urbancross_bench.execution.making import Earlier, Work, as_planned, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import decoders
 from urbancross_bench.identity import canonical_json, key_of, library_versions
@@ -79,20 +79,24 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Segmenting:
-    """A `making.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say."""
+    """A `making.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say.
+
+    identities: of the segmenter and of the chooser's encoder, if there is one, as they must still be.
+    """
 
     domain: str
     segmenter: str
     plugins: Sequence[str]
     choice: Choice
     contents: Mapping[str, Mapping[str, str]]
+    identities: Mapping[str, Mapping[str, Any]]
 
     def build(self, device: str) -> Work:
         """Read the domain, load the segmenter and, where captions have a say, then the encoder."""
         registry = Registry.discover(self.plugins)
         domain, _ = read_domain(registry.resolve("dataset", self.domain))
-        resolved = registry.resolve("segmenter", self.segmenter)
-        with _loading(resolved.plugin):
+        said = self.identities["segmenter"]
+        with as_planned(registry, "segmenter", self.segmenter, said) as resolved, _loading(resolved.plugin):
             segmenter: Segmenter = resolved.build()
             segmenter.load(device)
         captions = captions_of(domain) if self.choice.by_caption else None
@@ -122,12 +126,13 @@ class Segmenting:
         from urbancross_bench.modelling.answers import load_model
         from urbancross_bench.modelling.similarity import Similarity, parts_of
 
-        encoder = _encoder(registry, self.choice.encoder)
-        assert encoder.format is not None
-        with _loading(encoder.resolved.plugin):
-            model = load_model(encoder.resolved)
+        reference, said = self.choice.encoder, self.identities["encoder"]
+        with as_planned(registry, "encoder", reference, said) as resolved, _loading(resolved.plugin):
+            model = load_model(resolved)
             model.to(device)
-        similarity = Similarity(model, encoder.format, torch.device(device))
+        image_format = _encoder(registry, reference).format
+        assert image_format is not None
+        similarity = Similarity(model, image_format, torch.device(device))
 
         def choose(pixels: NDArray[np.uint8], captions: Sequence[str]) -> Chooser:
             parts = parts_of(captions)
@@ -176,6 +181,7 @@ def segment(
     """
     contents = _contents(domain, splits, choice)
     making = making_of(segmenter, registry, choice, sizing)
+    identities: dict[str, Any] = {role: making[role] for role in ("segmenter", "encoder") if role in making}
     with holding(folder):
         complete_writing(folder)
         stored = read_store(folder) if (folder / MANIFEST).exists() else None
@@ -194,7 +200,7 @@ def segment(
             tidy(folder)
             return stored
         made = make(
-            Segmenting(domain_reference, segmenter, list(plugins), choice, contents),
+            Segmenting(domain_reference, segmenter, list(plugins), choice, contents, identities),
             {name: key_of(content) for name, content in contents.items()},
             folder,
             identity=making_identity(making),

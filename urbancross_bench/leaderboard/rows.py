@@ -192,9 +192,10 @@ class Row:
             if bare := of_scored["images_without"]["test"]:
                 marks["images without segments"] = f"{name}: {bare} test images have no segments"
         making = [(name, facts["making"]) for name, facts in used["domains"].items()] if used else []
-        drawn = [name for name, said in making if (said.get("weights") or {}).get("status") == "untrained"]
-        if drawn:
-            marks["segments of an untrained model"] = f"{', '.join(drawn)}: cut by random weights"
+        for role, what in (("weights", "cut"), ("encoder_weights", "chosen")):
+            drawn = [name for name, said in making if (said.get(role) or {}).get("status") == "untrained"]
+            if drawn:
+                marks[f"segments {what} by an untrained model"] = f"{', '.join(drawn)}: {what} by random weights"
         return marks
 
     @property
