@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint
 from urbancross_encoders.options import OWN_ARCHITECTURES
 from urbancross_encoders.preprocessing import IMAGENET, OPENAI
@@ -141,6 +143,7 @@ FAULTS = {
     "a pointer": "is a Git LFS pointer",
     "text": "is neither safetensors nor a file of torch.save",
     "half a zip": "is damaged or cut short",
+    "a hole": r"is damaged: its member w/data/\d+ is not what was saved; fetch it again",
     "half an old file": "is damaged, cut short, or not weights",
     "half a safetensors": "is damaged or cut short",
     "a header alone": "is damaged or cut short",
@@ -157,6 +160,10 @@ def faulty(fault: str, file: Path) -> bytes:
     match fault:
         case "half a zip":
             return torch_bytes(STATE, file)[:9000]
+        case "a hole":
+            content = bytearray(torch_bytes(STATE, file))
+            content[len(content) // 3 : len(content) // 3 + 20000] = bytes(20000)
+            return bytes(content)
         case "half an old file":
             return torch_bytes(STATE, file, zipped=False)[:9000]
         case "half a safetensors" | "a header alone":
@@ -237,6 +244,30 @@ def test_flipped_bytes_are_no_weights(file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(UsageError, match=r"w\.pt is"):
         load(REFERENCE)
+
+
+def test_a_file_is_looked_through_once_unless_it_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(STATE, file)
+    times, testzip = [], zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: times.append(1) or testzip(archive))
+    monkeypatch.setattr(formats, "signature", lambda path: f"{path.stat().st_mtime_ns}")
+    for _ in range(2):
+        resolve(REFERENCE).options.weights()
+        read_checkpoint(file)
+    assert len(times) == 1
+    file.write_bytes(faulty("a hole", file))
+    with pytest.raises(UsageError, match=r"w\.pt is damaged: its member"):
+        read_checkpoint(file)
+
+
+def test_a_file_that_was_saved_without_checksums_is_read(file: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, file)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert same(loaded(), STATE)
 
 
 def refused(state: dict[str, Tensor], file: Path, reference: str = REFERENCE) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
+from urbancross_bench.data.index import signature
 from urbancross_bench.errors import UsageError
 
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
@@ -20,8 +23,8 @@ def kind_of(path: Path, *, unsafe_pickle: bool | None = False) -> Kind:
 
     unsafe_pickle: whether a program may be opened; None where a user has no such option, and so is not told of it.
     Raises UsageError naming the file for one that is absent, empty, truncated, a web page, a pointer, no weights
-    at all, or a program. What is told by a table of contents is told; the tensors themselves, and all of a
-    pickle, are not looked at.
+    at all, or a program, and for a zip with a member whose content is not the one that was saved. What is told by
+    a table of contents is told; the tensors of safetensors, and all of a pickle, are not looked at.
     """
     try:
         with path.open("rb") as file:
@@ -70,8 +73,31 @@ def _archive(path: Path, unsafe_pickle: bool | None) -> Kind:
             raise UsageError(
                 f"{path} is a TorchScript archive, a program beside its weights; {instead(unsafe_pickle)}"
             )
+        _expect_sound(path)
         return "torchscript"
     if any(name.endswith("/data.pkl") for name in names):
+        _expect_sound(path)
         return "torch"
     what = "numpy arrays" if any(name.endswith(".npy") for name in names) else "other files"
     raise UsageError(f"{path} is a zip of {what}, not a file of torch.save")
+
+
+def _expect_sound(path: Path) -> None:
+    """Raise UsageError for a zip with a damaged member: torch itself looks at no checksum."""
+    sign = signature(path)
+    damaged = _damaged_member(path, sign) if sign else _damaged_member.__wrapped__(path, sign)
+    if damaged is not None:
+        raise UsageError(f"{path} is damaged: its member {damaged} is not what was saved; fetch it again")
+
+
+@lru_cache(maxsize=256)
+def _damaged_member(path: Path, _sign: str) -> str | None:
+    """The first whose content has another checksum, looked for once for as long as the file's times stay."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch may be told to save without checksums, and writes zeros; then there is nothing to hold to.
+            if not any(member.CRC for member in archive.infolist()):
+                return None
+            return archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        raise UsageError(f"{path} is damaged or cut short ({error}); fetch it again") from error
