@@ -313,6 +313,63 @@ def test_weights_that_are_no_numbers_are_refused(file: Path) -> None:
     assert fitting(unlimited, unlimited, "here").keys() == unlimited.keys()
 
 
+PROJECTION = STATE["visual.proj"]
+UNFIT: dict[str, tuple[str, Callable[[], Tensor], str]] = {
+    "infinite": (
+        "visual.proj",
+        lambda: PROJECTION.index_fill(0, torch.tensor([0]), -torch.inf),
+        r"1 with values that are infinite, or too large .*\(visual\.proj\); .* take others",
+    ),
+    "too large": (
+        "visual.proj",
+        lambda: PROJECTION.double() * 1e300,
+        r"1 with values that are infinite, or too large for the model's numbers \(visual\.proj\)",
+    ),
+    "quantised": (
+        "visual.proj",
+        lambda: (PROJECTION * 100).to(torch.int8),
+        r"1 that are no real floating-point numbers \(visual\.proj is int8\); save the weights as float32",
+    ),
+    "complex": (
+        "visual.proj",
+        lambda: PROJECTION.to(torch.complex64),
+        r"1 that are no real floating-point numbers \(visual\.proj is complex64\)",
+    ),
+    "sparse": (
+        "visual.proj",
+        PROJECTION.to_sparse,
+        r"1 that are not dense \(visual\.proj is sparse_coo\); save them after `to_dense\(\)`",
+    ),
+    "meta": ("visual.proj", lambda: PROJECTION.to("meta"), r"1 that are not dense \(visual\.proj is meta\)"),
+    "a factor": (
+        "logit_scale",
+        lambda: torch.tensor(100.0),
+        r"1 whose exponential is infinite \(logit_scale is 100\); .* logarithm of the factor: save that",
+    ),
+    "a sparse factor": (
+        "logit_scale",
+        lambda: torch.tensor([4.6]).to_sparse(),
+        r"1 of another shape \(logit_scale is 1, the model wants a scalar\)",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize("fault", UNFIT)
+def test_a_tensor_is_refused_whose_numbers_the_model_cannot_take(fault: str, file: Path) -> None:
+    name, value, told = UNFIT[fault]
+    words = refused(STATE | {name: value()}, file)
+    assert re.search(told, words), words
+    assert "w.pt" in words
+
+
+def test_a_mask_may_be_infinite_where_the_model_has_it_so() -> None:
+    mask = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]])
+    assert fitting({"mask": mask.double()}, {"mask": mask}, "here").keys() == {"mask"}
+    with pytest.raises(UsageError, match=r"1 with values that are infinite, .* \(mask\)"):
+        fitting({"mask": mask.T.contiguous()}, {"mask": mask}, "here")
+
+
 def test_other_shapes_are_refused_whatever_is_allowed(file: Path) -> None:
     longer = STATE | {"positional_embedding": torch.ones(99, 32)}
     words = refused(longer, file, REFERENCE.replace("]", ',allow_missing="*",allow_surplus="*"]'))
