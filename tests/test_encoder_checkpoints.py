@@ -80,6 +80,12 @@ def test_what_else_a_released_checkpoint_holds_is_surplus_under_its_full_name(fi
     assert same(loaded(REFERENCE.replace("]", ",allow_surplus=discriminator.*]")), STATE)
 
 
+def test_a_tensor_of_the_model_that_stands_twice_is_refused(file: Path) -> None:
+    torch.save({"model": under("clip_model.", STATE) | {"visual.proj": torch.zeros(2)}}, file)
+    with pytest.raises(UsageError, match=r"w\.pt holds both 'clip_model\.visual\.proj' and 'visual\.proj'"):
+        load(REFERENCE.replace("]", ",allow_surplus=visual.proj]"))
+
+
 def test_safetensors_is_known_by_content_whatever_the_suffix(file: Path) -> None:
     save_file(STATE, file)
     assert same(loaded(), STATE)

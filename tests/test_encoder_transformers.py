@@ -283,6 +283,42 @@ def test_weights_are_strict_hashed_and_of_any_file_layout(copied: Path) -> None:
         resolve(reference).options.weights()
 
 
+def test_shards_hold_what_their_index_says_and_no_more(copied: Path) -> None:
+    reference = f"transformers[model={copied}]"
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    index, names = copied / "model.safetensors.index.json", sorted(state)
+    files = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    mapped = {name: files[name in names[40:]] for name in names}
+
+    def written_as(first: list[str], second: list[str], weight_map: Any) -> None:
+        for name, held in zip(files, (first, second), strict=True):
+            save_file({n: state[n] for n in held}, copied / name)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    for first, second, weight_map, told in (
+        (names[:40], [names[0], *names[40:]], mapped, rf"{files[1]} holds '{names[0]}', .* has in {files[0]}"),
+        (names[:39], names[39:], mapped, rf"{files[1]} holds '{names[39]}', .* has in {files[0]}"),
+        (
+            names[:40],
+            names[40:],
+            dict([*mapped.items()][1:]),
+            rf"{files[0]} holds '{names[0]}', .* has in no file",
+        ),
+    ):
+        written_as(first, second, weight_map)
+        with pytest.raises(UsageError, match=told):
+            load(reference)
+    for weight_map, told in (
+        (None, r"index\.json has no weight_map"),
+        ({}, r"index\.json has no weight_map"),
+        (mapped | {names[0]: "../a.safetensors"}, r"names '\.\./a\.safetensors', which is no file beside it"),
+    ):
+        written_as(names[:40], names[40:], weight_map)
+        with pytest.raises(UsageError, match=told):
+            resolve(reference).options.weights()
+
+
 def test_configs_in_half_precision_make_models_in_single(copied: Path) -> None:
     content = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(content | {"dtype": "float16", "transformers_version": "4.0"}))

@@ -111,6 +111,11 @@ class ClipOptions(EncoderOptions):
         """The files of the first weights; empty for random ones. Raises UsageError where they are not there."""
         raise NotImplementedError
 
+    @property
+    def weight_map(self) -> Mapping[str, str]:
+        """Of weights in several files, the name of the file that their index has each tensor in; else empty."""
+        return {}
+
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What the weights were trained with, unless `normalisation` or `interpolation` names another."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,26 @@ class TransformersOptions(ClipOptions):
     @cached_property
     def weight_files(self) -> list[Path]:
         """One file, or the shards that an index names."""
+        file = self._weights_or_index
+        if not file.name.endswith(_INDEX):
+            return [file]
+        shards = [self.folder / name for name in sorted({*self.weight_map.values()})]
+        absent = [shard.name for shard in shards if not shard.is_file()]
+        if absent:
+            raise UsageError(f"encoder 'transformers': {file} names {absent[0]}, which is not there")
+        return shards
+
+    @cached_property
+    def weight_map(self) -> Mapping[str, str]:
+        """See `ClipOptions`. Raises UsageError for an index without one."""
+        file = self._weights_or_index
+        return _mapped(file) if file.name.endswith(_INDEX) else {}
+
+    @property
+    def _weights_or_index(self) -> Path:
         for name in _WEIGHTS:
-            path = self.folder / name
-            if not path.is_file():
-                continue
-            if not name.endswith(_INDEX):
-                return [path]
-            shards = [
-                self.folder / Path(name).name for name in sorted({*read_config(path)["weight_map"].values()})
-            ]
-            absent = [shard.name for shard in shards if not shard.is_file()]
-            if absent:
-                raise UsageError(f"encoder 'transformers': {path} names {absent[0]}, which is not there")
-            return shards
+            if (self.folder / name).is_file():
+                return self.folder / name
         raise UsageError(f"encoder 'transformers': {self.folder} holds none of {', '.join(_WEIGHTS)}")
 
     def vision(self, name: str, default: int) -> int:
@@ -158,6 +166,17 @@ def _is_complete(folder: Path) -> bool:
     small = (folder / "config.json").is_file() and bool(tokenizer_files(folder))
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            shards = read_config(folder / name)["weight_map"].values() if name.endswith(_INDEX) else [name]
-            return small and all((folder / Path(shard).name).is_file() for shard in shards)
+            shards = _mapped(folder / name).values() if name.endswith(_INDEX) else [name]
+            return small and all((folder / shard).is_file() for shard in shards)
     return False
+
+
+def _mapped(index: Path) -> dict[str, str]:
+    """The `weight_map` of an index: the name of each tensor, and of the file beside the index that it is in."""
+    names = read_config(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UsageError(f"{index} has no weight_map, which says what each file holds; fetch it again")
+    for file in names.values():
+        if not isinstance(file, str) or file != Path(file).name:
+            raise UsageError(f"{index}: its weight_map names {file!r}, which is no file beside it")
+    return names

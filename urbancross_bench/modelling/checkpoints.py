@@ -93,6 +93,8 @@ def read_checkpoint(path: Path, *, unsafe_pickle: bool | None = False) -> ReadCh
         layout.append(_SEGMENTS)
     # Whatever else was saved (a discriminator, say) stays, under its full name, for the user to allow or not.
     rest = {name: value for name, value in state.items() if not name.startswith((_PAIRS, _SEGMENTS))}
+    for name in sorted(pairs.keys() & rest.keys()):
+        raise UsageError(f"{path} holds both {_PAIRS + name!r} and {name!r}; save the one that is meant, alone")
     return ReadCheckpoint(pairs | rest, segments or None, ", ".join(layout))
 
 
