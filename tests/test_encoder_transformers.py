@@ -17,6 +17,7 @@ from encoder_files import HUB, TEXTS, cached, load, resolve, state_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessorPil,
     PreTrainedTokenizerFast,
     Siglip2ImageProcessorPil,
@@ -33,6 +34,7 @@ from urbancross_encoders import transformers_models
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
 CPU = torch.device("cpu")
+WORDS_OF_TEXT = "text_model.embeddings.token_embedding.weight"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,10 @@ def test_siglip_is_loaded_with_the_tokenizer_that_it_comes_with(
     )
     tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"), model_max_length=12)
     tokenizer.save_pretrained(folder)
+    content, state = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    content["text_config"]["vocab_size"] = 24
+    (folder / "config.json").write_text(json.dumps(content))
+    save_file(state | {WORDS_OF_TEXT: torch.randn(24, 16)}, folder / "model.safetensors")
     ours = load(f"transformers[model={folder}]").train(False)
     shown = ["A Red Roof", "a red roof"]
     tokens = ours.tokenize(shown)
@@ -136,6 +142,45 @@ def test_a_tokenizer_that_lacks_a_library_is_named(copied: Path, monkeypatch: py
     monkeypatch.setattr(transformers_models.AutoTokenizer, "from_pretrained", lacking)
     with pytest.raises(UsageError, match=r"cannot build .*requires the sentencepiece library"):
         load(f"transformers[model={copied}]")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_are_padded_and_cut_at_their_end_whatever_the_tokenizer_says(
+    family: str, written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(written[family][0], tmp_path / "m"))
+    file = folder / "tokenizer_config.json"
+    left = json.loads(file.read_text()) | {"padding_side": "left", "truncation_side": "left"}
+    file.write_text(json.dumps(left))
+    ours, sound = (load(f"transformers[model={place}]") for place in (folder, written[family][0]))
+    texts = [*TEXTS, " ".join(["a red roof"] * 9)]
+    assert torch.equal(ours.tokenize(texts), sound.tokenize(texts))
+
+
+def test_a_tokenizer_and_a_model_that_do_not_belong_together_are_told(
+    written: dict[str, tuple[Path, Any]], copied: Path, tmp_path: Path
+) -> None:
+    file = copied / "config.json"
+    content = json.loads(file.read_text())
+    for end, told in ((11, "11"), (None, "None")):
+        content["text_config"]["eos_token_id"] = end
+        file.write_text(json.dumps(content))
+        with pytest.raises(
+            UsageError,
+            match=rf"by {copied}/tokenizer\.json texts end with .* 12, by {file} \(eos_token_id\) with {told};",
+        ):
+            load(f"transformers[model={copied}]")
+    for family in FAMILIES:
+        folder = Path(shutil.copytree(written[family][0], tmp_path / family, dirs_exist_ok=True))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        count = len(tokenizer)
+        assert load(f"transformers[model={folder}]").tokenize(TEXTS).max() < count
+        tokenizer.add_tokens(["sea"])
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(
+            UsageError, match=rf"tokenizer\.json has a token {count}, and by {folder}.* a vocabulary of {count};"
+        ):
+            load(f"transformers[model={folder}]")
 
 
 @pytest.mark.parametrize("end", [None, 2])
