@@ -239,6 +239,12 @@ def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any
     for change, words in (
         ({"rescale_factor": 0.1}, "pixels are scaled by 0.1"),
         ({"resample": 0}, "images are resized by PIL's filter 0"),
+        ({"resample": None}, rf"{copied / name}: images are resized by PIL's filter None"),
+        ({"rescale_factor": None}, rf"{copied / name}: pixels are scaled by None, not by 1/255"),
+        ({"rescale_factor": float("nan")}, "pixels are scaled by nan"),
+        ({"do_rescale": False}, "pixels are scaled by 1, not by 1/255"),
+        ({"image_std": [0.2, 0.0, 0.2]}, rf"{copied / name}: image_std is \[0\.2, 0\.0, 0\.2\]; .* above 0"),
+        ({"image_mean": [123, 116, 103]}, rf"{copied / name}: image_mean is \[123, 116, 103\]; .* in \[0, 1\]"),
     ):
         (copied / name).write_text(json.dumps(found | change))
         with pytest.raises(UsageError, match=words):

@@ -114,28 +114,29 @@ class TransformersOptions(ClipOptions):
         """The square the image tower wants. SigLIP 2 of any resolution gets the largest of patches."""
         size = self.vision("image_size", _SIZE)
         if self.family == "siglip2":
-            patches = int(self._processor.get("max_num_patches", self.vision("num_patches", _PATCHES)))
+            patches = int(self._processor[1].get("max_num_patches", self.vision("num_patches", _PATCHES)))
             size = math.isqrt(patches) * self.vision("patch_size", _PATCH)
         return ImageFormat(size, self.preprocessing.interpolation)
 
     @cached_property
-    def _processor(self) -> dict[str, Any]:
-        """What the image processor's file says; since transformers 5 it may stand inside the processor's."""
+    def _processor(self) -> tuple[Path, dict[str, Any]]:
+        """The image processor's file, which since transformers 5 may be the processor's, and what it says."""
         for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
             if (self.folder / name).is_file():
                 found = read_config(self.folder / name)
                 found = found if inside is None else found.get(inside) or {}
                 if found:
-                    return found
-        return {}
+                    return self.folder / name, found
+        return self.folder, {}
 
     def _preprocessing_of_weights(self) -> Preprocessing:
-        if not self._processor and self.normalisation == "weights":
+        file, said = self._processor
+        if not said and self.normalisation == "weights":
             raise UsageError(
                 f"encoder 'transformers': {self.folder} holds no preprocessor_config.json, so nothing says how "
                 "images are normalised; save the processor there, or name a normalisation"
             )
-        return of_transformers(self._processor, self.family, f"encoder 'transformers': {self.folder}")
+        return of_transformers(said, self.family, f"encoder 'transformers': {file}")
 
     @cached_property
     def tokenizer_files(self) -> list[Path]:

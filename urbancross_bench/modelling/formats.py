@@ -1,12 +1,13 @@
-"""What a file of weights is, as far as its first bytes and its table of contents say. No torch."""
+"""What a file of weights is, as far as its bytes say, and what stands in the configs beside it. No torch."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +17,7 @@ from urbancross_bench.errors import UsageError
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
 
 Kind = Literal["safetensors", "torch", "torchscript", "pickle"]
+Colour = tuple[float, float, float]
 
 
 def kind_of(path: Path, *, unsafe_pickle: bool | None = False) -> Kind:
@@ -60,6 +62,37 @@ def instead(unsafe_pickle: bool | None) -> str:
     """What to do with a file that may run code."""
     trusting = "" if unsafe_pickle is None else ", or give unsafe_pickle=true if you trust where it comes from"
     return f"save its state dict as safetensors{trusting}"
+
+
+def mean_of_pixels(value: Any, what: str) -> Colour:
+    """What is subtracted from pixels in [0, 1], per channel; one number is that of all three.
+
+    Raises UsageError that starts with `what`, the file and what it calls the value.
+    """
+    mean = _channels(value, what)
+    if not all(0 <= part <= 1 for part in mean):
+        raise UsageError(
+            f"{what} is {value!r}; it is a mean of pixels in [0, 1] (divide by 255 if they went to 255)"
+        )
+    return mean
+
+
+def deviation_of_pixels(value: Any, what: str) -> Colour:
+    """What pixels are divided by. Raises UsageError as `mean_of_pixels` does."""
+    deviation = _channels(value, what)
+    if not all(0 < part < math.inf for part in deviation):
+        raise UsageError(f"{what} is {value!r}; pixels are divided by it, so it is finite and above 0")
+    return deviation
+
+
+def _channels(value: Any, what: str) -> Colour:
+    if isinstance(value, (int, float)):
+        value = [value] * 3
+    try:
+        red, green, blue = map(float, () if isinstance(value, str) else value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what} is {value!r}, not three numbers") from error
+    return red, green, blue
 
 
 def _archive(path: Path, unsafe_pickle: bool | None) -> Kind:
