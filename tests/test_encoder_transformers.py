@@ -34,6 +34,7 @@ from urbancross_encoders import transformers_models
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
 CPU = torch.device("cpu")
+PARTS = ("text_config", "vision_config")
 WORDS_OF_TEXT = "text_model.embeddings.token_embedding.weight"
 
 
@@ -288,7 +289,7 @@ def test_sizes_that_an_old_config_keeps_in_its_second_place_are_those_of_the_mod
     written: dict[str, tuple[Path, Any]], copied: Path
 ) -> None:
     content = json.loads((copied / "config.json").read_text())
-    for part in ("text_config", "vision_config"):
+    for part in PARTS:
         content[f"{part}_dict"], content[part] = content[part], {}
     (copied / "config.json").write_text(json.dumps(content))
     options = resolve(f"transformers[model={copied}]").options
@@ -383,6 +384,12 @@ def test_identity_follows_content_alone(written: dict[str, tuple[Path, Any]], co
     content = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(content | {"transformers_version": "9", "dtype": "float16"}))
     assert resolve(f"transformers[model={copied}]").identity() == one.identity()
+    parts = {name: content[name] | {"transformers_version": "9", "dtype": "float16"} for name in PARTS}
+    (copied / "config.json").write_text(json.dumps(content | parts))
+    assert resolve(f"transformers[model={copied}]").identity() == one.identity()
+    parts["text_config"]["hidden_act"] = "gelu"
+    (copied / "config.json").write_text(json.dumps(content | parts))
+    assert resolve(f"transformers[model={copied}]").identity() != one.identity()
     (copied / "config.json").write_text(json.dumps(content | {"projection_dim": 4}))
     assert resolve(f"transformers[model={copied}]").identity() != one.identity()
 

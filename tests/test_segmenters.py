@@ -135,6 +135,23 @@ def test_a_folder_of_transformers_brings_its_architecture(tmp_path: Path) -> Non
         misplaced.load("cpu")
 
 
+def test_a_folder_that_another_transformers_saved_is_the_same_model(tmp_path: Path) -> None:
+    folder = write_tiny_sam(tmp_path / "saved")
+    before = SamOptions(checkpoint=str(folder)).identity()
+    content = json.loads((folder / "config.json").read_text())
+    history = {"transformers_version": "4.0", "dtype": "float16"}
+    parts = {name: value | history for name, value in content.items() if isinstance(value, dict)}
+    (folder / "config.json").write_text(json.dumps(content | parts | history | {"architectures": ["SamModel"]}))
+    changed = SamOptions(checkpoint=str(folder))
+    assert changed.identity() == before
+    sam = Sam(changed)
+    sam.load("cpu")
+    assert {parameter.dtype for parameter in sam._model.parameters()} == {torch.float32}
+    parts["vision_config"]["qkv_bias"] = False
+    (folder / "config.json").write_text(json.dumps(content | parts))
+    assert SamOptions(checkpoint=str(folder)).identity() != before
+
+
 class _Trap:
     def __reduce__(self) -> tuple[Any, ...]:
         return (exec, ("raise SystemExit('a pickle was run')",))

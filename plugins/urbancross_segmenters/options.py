@@ -14,7 +14,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.identity import digest, file_digest
 from urbancross_bench.interfaces import SegmenterOptions, Weights
-from urbancross_bench.modelling.formats import kind_of
+from urbancross_bench.modelling.formats import kind_of, without_history
 
 VISION = {  # width, layers, heads and layers that see the whole image
     "vit_b": (768, 12, 12, [2, 5, 8, 11]),
@@ -113,7 +113,10 @@ class SamOptions(SegmenterOptions):
     def identity(self) -> dict[str, Any]:
         """Of checkpoint and architecture, the contents."""
         said = {**super().identity(), "checkpoint": self.weights().sha256}
-        return {**said, "architecture": digest([json.dumps(self.config, sort_keys=True).encode()])}
+        return {
+            **said,
+            "architecture": digest([json.dumps(without_history(self.config), sort_keys=True).encode()]),
+        }
 
 
 class OriginalOptions(SamOptions):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ from urbancross_bench.data.index import signature
 from urbancross_bench.errors import UsageError
 
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+
+# What a config says of its file's history, not of the model.
+_HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 
 Kind = Literal["safetensors", "torch", "torchscript", "pickle"]
 Colour = tuple[float, float, float]
@@ -62,6 +66,13 @@ def instead(unsafe_pickle: bool | None) -> str:
     """What to do with a file that may run code."""
     trusting = "" if unsafe_pickle is None else ", or give unsafe_pickle=true if you trust where it comes from"
     return f"save its state dict as safetensors{trusting}"
+
+
+def without_history(config: Any) -> Any:
+    """What a config.json of transformers says of the model, and of the models that it is made of, alone."""
+    if isinstance(config, Mapping):
+        return {name: without_history(value) for name, value in config.items() if name not in _HISTORY}
+    return [without_history(value) for value in config] if isinstance(config, list) else config
 
 
 def mean_of_pixels(value: Any, what: str) -> Colour:
