@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
-from urbancross_bench.modelling.formats import kind_of
+from urbancross_bench.modelling.formats import kind_of, read_config
 from urbancross_encoders.preprocessing import (
     NAMED,
     Preprocessing,
@@ -31,7 +31,6 @@ from urbancross_encoders.weight_files import (
     hub_folder,
     json_digest,
     one_digest,
-    read_config,
     stage_of,
     tokenizer_files,
 )

@@ -14,6 +14,7 @@ from pydantic import Field
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
+from urbancross_bench.modelling.formats import image_processor_in, read_config
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
@@ -21,7 +22,6 @@ from urbancross_encoders.weight_files import (
     digests_of,
     hub_folder,
     one_digest,
-    read_config,
     tokenizer_files,
 )
 
@@ -120,14 +120,7 @@ class TransformersOptions(ClipOptions):
 
     @cached_property
     def _processor(self) -> tuple[Path, dict[str, Any]]:
-        """The image processor's file, which since transformers 5 may be the processor's, and what it says."""
-        for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            if (self.folder / name).is_file():
-                found = read_config(self.folder / name)
-                found = found if inside is None else found.get(inside) or {}
-                if found:
-                    return self.folder / name, found
-        return self.folder, {}
+        return image_processor_in(self.folder)
 
     def _preprocessing_of_weights(self) -> Preprocessing:
         file, said = self._processor

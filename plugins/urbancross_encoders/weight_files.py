@@ -101,17 +101,6 @@ def _compare(hashed: Mapping[Path, str]) -> None:
             raise RunError(f"{path} is not the file that was hashed when the run was planned; run the grid again")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """What stands in a json file of transformers. Raises UsageError where that is no object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no json object")
-    return found
-
-
 def config_digest(config: Mapping[str, Any]) -> str:
     """Of what a config.json of transformers says of the model; not of its file's history."""
     return json_digest(without_history(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 import zlib
@@ -66,6 +67,31 @@ def instead(unsafe_pickle: bool | None) -> str:
     """What to do with a file that may run code."""
     trusting = "" if unsafe_pickle is None else ", or give unsafe_pickle=true if you trust where it comes from"
     return f"save its state dict as safetensors{trusting}"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What stands in a json file of transformers. Raises UsageError where that is no object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no json object")
+    return found
+
+
+def image_processor_in(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file of a folder's image processor, which since transformers 5 may be the processor's, and what it says.
+
+    The folder itself, and nothing, where there is none. Raises UsageError for a file that cannot be read.
+    """
+    for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        if (folder / name).is_file():
+            found = read_config(folder / name)
+            found = found if inside is None else found.get(inside) or {}
+            if found:
+                return folder / name, found
+    return folder, {}
 
 
 def without_history(config: Any) -> Any:
