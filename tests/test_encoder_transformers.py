@@ -256,6 +256,9 @@ def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any
     (copied / "processor_config.json").write_text(json.dumps(inside))
     assert resolve(f"transformers[model={copied}]").options.preprocessing.mean == (0.1, 0.2, 0.3)
     assert resolve(f"transformers[model={copied}]").identity() != before
+    (copied / "processor_config.json").write_text(json.dumps({"image_processor": "of CLIP"}))
+    with pytest.raises(UsageError, match="nothing says how images are normalised"):
+        resolve(f"transformers[model={copied}]").identity()
     inside["image_processor"]["do_normalize"] = False
     (copied / "processor_config.json").write_text(json.dumps(inside))
     assert resolve(f"transformers[model={copied}]").options.preprocessing.std == (1.0, 1.0, 1.0)

@@ -87,11 +87,9 @@ class SamOptions(SegmenterOptions):
     @cached_property
     def preprocessing(self) -> dict[str, Any]:
         """What a folder's image processor does otherwise than the authors' code; see `preprocessing.of_folder`."""
-        return (
-            of_folder(self.folder, int(self.config["vision_config"].get("image_size", _SIDE)))
-            if self.folder
-            else {}
-        )
+        if self.folder is None:
+            return {}
+        return of_folder(self.folder, int(self.config["vision_config"].get("image_size", _SIDE)))
 
     @property
     def weights_file(self) -> Path | None:
@@ -125,10 +123,8 @@ class SamOptions(SegmenterOptions):
         """Of checkpoint and architecture, the contents; how a folder has images prepared, where not as usual."""
         said = {**super().identity(), "checkpoint": self.weights().sha256}
         said |= {"preprocessing": self.preprocessing} if self.preprocessing else {}
-        return {
-            **said,
-            "architecture": digest([json.dumps(without_history(self.config), sort_keys=True).encode()]),
-        }
+        model = json.dumps(without_history(self.config), sort_keys=True)
+        return {**said, "architecture": digest([model.encode()])}
 
 
 class OriginalOptions(SamOptions):

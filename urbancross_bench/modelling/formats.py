@@ -88,9 +88,9 @@ def image_processor_in(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
         if (folder / name).is_file():
             found = read_config(folder / name)
-            found = found if inside is None else found.get(inside) or {}
-            if found:
-                return folder / name, found
+            said = found if inside is None else found.get(inside)
+            if isinstance(said, dict) and said:
+                return folder / name, said
     return folder, {}
 
 
