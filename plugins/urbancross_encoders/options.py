@@ -16,13 +16,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
 from urbancross_bench.modelling.formats import kind_of, read_config
-from urbancross_encoders.preprocessing import (
-    NAMED,
-    Preprocessing,
-    of_architecture,
-    of_open_clip,
-    of_open_clip_config,
-)
+from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_config, of_open_clip
 from urbancross_encoders.weight_files import (
     config_digest,
     digests_of,
@@ -290,7 +284,7 @@ class OpenClipOptions(ClipOptions):
         if found := self._trained_as.get("preprocessing"):
             return of_open_clip(found, f"encoder 'openclip', checkpoint {self.checkpoint}")
         if self.folder is not None:
-            return of_open_clip_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
+            return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
         return of_architecture(self.architecture)
 
     @cached_property

@@ -66,7 +66,7 @@ def of_open_clip(facts: Mapping[str, Any], where: str) -> Preprocessing:
     )
 
 
-def of_open_clip_config(facts: Any, where: str) -> Preprocessing:
+def of_config(facts: Any, where: str) -> Preprocessing:
     """What the `preprocess_cfg` of a folder says, which has nothing else beside it."""
     if not isinstance(facts, Mapping):
         raise UsageError(f"{where}: preprocess_cfg is {facts!r}, no json object")
