@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.leaderboard.rows import make_rows
+from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
 from urbancross_bench.modelling.formats import origin_of
 from urbancross_bench.records import read_records
@@ -79,6 +81,12 @@ def test_what_else_a_released_checkpoint_holds_is_surplus_under_its_full_name(fi
     with pytest.raises(UsageError, match=r"1 surplus \(discriminator\.weight\)"):
         load(REFERENCE)
     assert same(loaded(REFERENCE.replace("]", ",allow_surplus=discriminator.*]")), STATE)
+
+
+def test_a_tensor_of_the_model_that_stands_twice_is_refused(file: Path) -> None:
+    torch.save({"model": under("clip_model.", STATE) | {"visual.proj": torch.zeros(2)}}, file)
+    with pytest.raises(UsageError, match=r"w\.pt holds both 'clip_model\.visual\.proj' and 'visual\.proj'"):
+        load(REFERENCE.replace("]", ",allow_surplus=visual.proj]"))
 
 
 def test_safetensors_is_known_by_content_whatever_the_suffix(file: Path) -> None:
@@ -144,6 +152,7 @@ FAULTS = {
     "a pointer": "is a Git LFS pointer",
     "text": "is neither safetensors nor a file of torch.save",
     "half a zip": "is damaged or cut short",
+    "a hole": r"is damaged: its member w/data/\d+ is not what was saved; fetch it again",
     "half an old file": "is damaged, cut short, or not weights",
     "half a safetensors": "is damaged or cut short",
     "a header alone": "is damaged or cut short",
@@ -160,6 +169,10 @@ def faulty(fault: str, file: Path) -> bytes:
     match fault:
         case "half a zip":
             return torch_bytes(STATE, file)[:9000]
+        case "a hole":
+            content = bytearray(torch_bytes(STATE, file))
+            content[len(content) // 3 : len(content) // 3 + 20000] = bytes(20000)
+            return bytes(content)
         case "half an old file":
             return torch_bytes(STATE, file, zipped=False)[:9000]
         case "half a safetensors" | "a header alone":
@@ -242,6 +255,30 @@ def test_flipped_bytes_are_no_weights(file: Path) -> None:
         load(REFERENCE)
 
 
+def test_a_file_is_looked_through_once_unless_it_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(STATE, file)
+    times, testzip = [], zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: times.append(1) or testzip(archive))
+    monkeypatch.setattr(formats, "signature", lambda path: f"{path.stat().st_mtime_ns}")
+    for _ in range(2):
+        resolve(REFERENCE).options.weights()
+        read_checkpoint(file)
+    assert len(times) == 1
+    file.write_bytes(faulty("a hole", file))
+    with pytest.raises(UsageError, match=r"w\.pt is damaged: its member"):
+        read_checkpoint(file)
+
+
+def test_a_file_that_was_saved_without_checksums_is_read(file: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, file)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert same(loaded(), STATE)
+
+
 def refused(state: dict[str, Tensor], file: Path, reference: str = REFERENCE) -> str:
     """What is said of a state dict that does not fit."""
     torch.save(state, file)
@@ -283,6 +320,63 @@ def test_weights_that_are_no_numbers_are_refused(file: Path) -> None:
     assert "w.pt" in words
     unlimited = {"mask": torch.full((2, 2), -torch.inf), "steps": torch.tensor(1)}
     assert fitting(unlimited, unlimited, "here").keys() == unlimited.keys()
+
+
+PROJECTION = STATE["visual.proj"]
+UNFIT: dict[str, tuple[str, Callable[[], Tensor], str]] = {
+    "infinite": (
+        "visual.proj",
+        lambda: PROJECTION.index_fill(0, torch.tensor([0]), -torch.inf),
+        r"1 with values that are infinite, or too large .*\(visual\.proj\); .* take others",
+    ),
+    "too large": (
+        "visual.proj",
+        lambda: PROJECTION.double() * 1e300,
+        r"1 with values that are infinite, or too large for the model's numbers \(visual\.proj\)",
+    ),
+    "quantised": (
+        "visual.proj",
+        lambda: (PROJECTION * 100).to(torch.int8),
+        r"1 that are no real floating-point numbers \(visual\.proj is int8\); save the weights as float32",
+    ),
+    "complex": (
+        "visual.proj",
+        lambda: PROJECTION.to(torch.complex64),
+        r"1 that are no real floating-point numbers \(visual\.proj is complex64\)",
+    ),
+    "sparse": (
+        "visual.proj",
+        PROJECTION.to_sparse,
+        r"1 that are not dense \(visual\.proj is sparse_coo\); save them after `to_dense\(\)`",
+    ),
+    "meta": ("visual.proj", lambda: PROJECTION.to("meta"), r"1 that are not dense \(visual\.proj is meta\)"),
+    "a factor": (
+        "logit_scale",
+        lambda: torch.tensor(100.0),
+        r"1 whose exponential is infinite \(logit_scale is 100\); .* logarithm of the factor: save that",
+    ),
+    "a sparse factor": (
+        "logit_scale",
+        lambda: torch.tensor([4.6]).to_sparse(),
+        r"1 of another shape \(logit_scale is 1, the model wants a scalar\)",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize("fault", UNFIT)
+def test_a_tensor_is_refused_whose_numbers_the_model_cannot_take(fault: str, file: Path) -> None:
+    name, value, told = UNFIT[fault]
+    words = refused(STATE | {name: value()}, file)
+    assert re.search(told, words), words
+    assert "w.pt" in words
+
+
+def test_a_mask_may_be_infinite_where_the_model_has_it_so() -> None:
+    mask = torch.tensor([[0.0, -torch.inf], [0.0, 0.0]])
+    assert fitting({"mask": mask.double()}, {"mask": mask}, "here").keys() == {"mask"}
+    with pytest.raises(UsageError, match=r"1 with values that are infinite, .* \(mask\)"):
+        fitting({"mask": mask.T.contiguous()}, {"mask": mask}, "here")
 
 
 def test_other_shapes_are_refused_whatever_is_allowed(file: Path) -> None:

@@ -17,6 +17,7 @@ from encoder_files import HUB, TEXTS, cached, load, resolve, state_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessorPil,
     PreTrainedTokenizerFast,
     Siglip2ImageProcessorPil,
@@ -33,6 +34,8 @@ from urbancross_encoders import transformers_models
 FAMILIES = ("clip", "siglip", "siglip2")
 SIZES = {"clip": 32, "siglip": 32, "siglip2": 48}
 CPU = torch.device("cpu")
+PARTS = ("text_config", "vision_config")
+WORDS_OF_TEXT = "text_model.embeddings.token_embedding.weight"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,10 @@ def test_siglip_is_loaded_with_the_tokenizer_that_it_comes_with(
     )
     tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"), model_max_length=12)
     tokenizer.save_pretrained(folder)
+    content, state = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    content["text_config"]["vocab_size"] = 24
+    (folder / "config.json").write_text(json.dumps(content))
+    save_file(state | {WORDS_OF_TEXT: torch.randn(24, 16)}, folder / "model.safetensors")
     ours = load(f"transformers[model={folder}]").train(False)
     shown = ["A Red Roof", "a red roof"]
     tokens = ours.tokenize(shown)
@@ -136,6 +143,45 @@ def test_a_tokenizer_that_lacks_a_library_is_named(copied: Path, monkeypatch: py
     monkeypatch.setattr(transformers_models.AutoTokenizer, "from_pretrained", lacking)
     with pytest.raises(UsageError, match=r"cannot build .*requires the sentencepiece library"):
         load(f"transformers[model={copied}]")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_are_padded_and_cut_at_their_end_whatever_the_tokenizer_says(
+    family: str, written: dict[str, tuple[Path, Any]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(written[family][0], tmp_path / "m"))
+    file = folder / "tokenizer_config.json"
+    left = json.loads(file.read_text()) | {"padding_side": "left", "truncation_side": "left"}
+    file.write_text(json.dumps(left))
+    ours, sound = (load(f"transformers[model={place}]") for place in (folder, written[family][0]))
+    texts = [*TEXTS, " ".join(["a red roof"] * 9)]
+    assert torch.equal(ours.tokenize(texts), sound.tokenize(texts))
+
+
+def test_a_tokenizer_and_a_model_that_do_not_belong_together_are_told(
+    written: dict[str, tuple[Path, Any]], copied: Path, tmp_path: Path
+) -> None:
+    file = copied / "config.json"
+    content = json.loads(file.read_text())
+    for end, told in ((11, "11"), (None, "None")):
+        content["text_config"]["eos_token_id"] = end
+        file.write_text(json.dumps(content))
+        with pytest.raises(
+            UsageError,
+            match=rf"by {copied}/tokenizer\.json texts end with .* 12, by {file} \(eos_token_id\) with {told};",
+        ):
+            load(f"transformers[model={copied}]")
+    for family in FAMILIES:
+        folder = Path(shutil.copytree(written[family][0], tmp_path / family, dirs_exist_ok=True))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        count = len(tokenizer)
+        assert load(f"transformers[model={folder}]").tokenize(TEXTS).max() < count
+        tokenizer.add_tokens(["sea"])
+        tokenizer.save_pretrained(folder)
+        with pytest.raises(
+            UsageError, match=rf"tokenizer\.json has a token {count}, and by {folder}.* a vocabulary of {count};"
+        ):
+            load(f"transformers[model={folder}]")
 
 
 @pytest.mark.parametrize("end", [None, 2])
@@ -194,6 +240,12 @@ def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any
     for change, words in (
         ({"rescale_factor": 0.1}, "pixels are scaled by 0.1"),
         ({"resample": 0}, "images are resized by PIL's filter 0"),
+        ({"resample": None}, rf"{copied / name}: images are resized by PIL's filter None"),
+        ({"rescale_factor": None}, rf"{copied / name}: pixels are scaled by None, not by 1/255"),
+        ({"rescale_factor": float("nan")}, "pixels are scaled by nan"),
+        ({"do_rescale": False}, "pixels are scaled by 1, not by 1/255"),
+        ({"image_std": [0.2, 0.0, 0.2]}, rf"{copied / name}: image_std is \[0\.2, 0\.0, 0\.2\]; .* above 0"),
+        ({"image_mean": [123, 116, 103]}, rf"{copied / name}: image_mean is \[123, 116, 103\]; .* in \[0, 1\]"),
     ):
         (copied / name).write_text(json.dumps(found | change))
         with pytest.raises(UsageError, match=words):
@@ -204,6 +256,9 @@ def test_images_are_prepared_as_the_files_say(written: dict[str, tuple[Path, Any
     (copied / "processor_config.json").write_text(json.dumps(inside))
     assert resolve(f"transformers[model={copied}]").options.preprocessing.mean == (0.1, 0.2, 0.3)
     assert resolve(f"transformers[model={copied}]").identity() != before
+    (copied / "processor_config.json").write_text(json.dumps({"image_processor": "of CLIP"}))
+    with pytest.raises(UsageError, match="nothing says how images are normalised"):
+        resolve(f"transformers[model={copied}]").identity()
     inside["image_processor"]["do_normalize"] = False
     (copied / "processor_config.json").write_text(json.dumps(inside))
     assert resolve(f"transformers[model={copied}]").options.preprocessing.std == (1.0, 1.0, 1.0)
@@ -237,7 +292,7 @@ def test_sizes_that_an_old_config_keeps_in_its_second_place_are_those_of_the_mod
     written: dict[str, tuple[Path, Any]], copied: Path
 ) -> None:
     content = json.loads((copied / "config.json").read_text())
-    for part in ("text_config", "vision_config"):
+    for part in PARTS:
         content[f"{part}_dict"], content[part] = content[part], {}
     (copied / "config.json").write_text(json.dumps(content))
     options = resolve(f"transformers[model={copied}]").options
@@ -283,6 +338,42 @@ def test_weights_are_strict_hashed_and_of_any_file_layout(copied: Path) -> None:
         resolve(reference).options.weights()
 
 
+def test_shards_hold_what_their_index_says_and_no_more(copied: Path) -> None:
+    reference = f"transformers[model={copied}]"
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    index, names = copied / "model.safetensors.index.json", sorted(state)
+    files = [f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)]
+    mapped = {name: files[name in names[40:]] for name in names}
+
+    def written_as(first: list[str], second: list[str], weight_map: Any) -> None:
+        for name, held in zip(files, (first, second), strict=True):
+            save_file({n: state[n] for n in held}, copied / name)
+        index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    for first, second, weight_map, told in (
+        (names[:40], [names[0], *names[40:]], mapped, rf"{files[1]} holds '{names[0]}', .* has in {files[0]}"),
+        (names[:39], names[39:], mapped, rf"{files[1]} holds '{names[39]}', .* has in {files[0]}"),
+        (
+            names[:40],
+            names[40:],
+            dict([*mapped.items()][1:]),
+            rf"{files[0]} holds '{names[0]}', .* has in no file",
+        ),
+    ):
+        written_as(first, second, weight_map)
+        with pytest.raises(UsageError, match=told):
+            load(reference)
+    for weight_map, told in (
+        (None, r"index\.json has no weight_map"),
+        ({}, r"index\.json has no weight_map"),
+        (mapped | {names[0]: "../a.safetensors"}, r"names '\.\./a\.safetensors', which is no file beside it"),
+    ):
+        written_as(names[:40], names[40:], weight_map)
+        with pytest.raises(UsageError, match=told):
+            resolve(reference).options.weights()
+
+
 def test_configs_in_half_precision_make_models_in_single(copied: Path) -> None:
     content = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(content | {"dtype": "float16", "transformers_version": "4.0"}))
@@ -296,6 +387,12 @@ def test_identity_follows_content_alone(written: dict[str, tuple[Path, Any]], co
     content = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(content | {"transformers_version": "9", "dtype": "float16"}))
     assert resolve(f"transformers[model={copied}]").identity() == one.identity()
+    parts = {name: content[name] | {"transformers_version": "9", "dtype": "float16"} for name in PARTS}
+    (copied / "config.json").write_text(json.dumps(content | parts))
+    assert resolve(f"transformers[model={copied}]").identity() == one.identity()
+    parts["text_config"]["hidden_act"] = "gelu"
+    (copied / "config.json").write_text(json.dumps(content | parts))
+    assert resolve(f"transformers[model={copied}]").identity() != one.identity()
     (copied / "config.json").write_text(json.dumps(content | {"projection_dim": 4}))
     assert resolve(f"transformers[model={copied}]").identity() != one.identity()
 

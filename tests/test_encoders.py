@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,13 +17,14 @@ import pytest
 import torch
 from encoder_files import TEXTS, TINY, cached, load, resolve, state_of, theirs, write_local_dir
 from open_clip.pretrained import _PRETRAINED
+from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
 from torch import nn
 from transformers import BertConfig
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.testing.fixtures.clip import word_tokenizer
-from urbancross_encoders.preprocessing import of_architecture, of_open_clip
+from urbancross_encoders.preprocessing import OPEN_CLIP_KEYS, OPENAI, of_architecture, of_open_clip
 
 SMALL = open_clip.get_model_config(TINY)
 LONG = ["many long words " * 40]
@@ -218,6 +220,35 @@ def test_a_bare_file_is_normalised_as_the_tags_of_its_architecture_say() -> None
         else:
             assert architecture == "ViT-L-14"
             assert of_architecture(architecture) in said
+
+
+WRONG_CONFIGS: dict[str, tuple[Any, str]] = {
+    "no deviation": ({"std": [0.2, 0, 0.2]}, r"std is \[0\.2, 0, 0\.2\]; .* finite and above 0"),
+    "no number": ({"std": float("nan")}, "std is nan; .* finite and above 0"),
+    "to 255": ({"mean": [123.0, 116.0, 103.0]}, r"mean is \[123\.0, .* of pixels in \[0, 1\] \(divide by 255"),
+    "below 0": ({"mean": [-0.1, 0.5, 0.5]}, r"mean is \[-0\.1, "),
+    "a text": ({"mean": "111"}, "mean is '111', not three numbers"),
+    "two": ({"mean": [0.5, 0.5]}, r"mean is \[0\.5, 0\.5\], not three numbers"),
+    "misspelt": ({"Mean": [0.5] * 3}, "open_clip knows no 'Mean' in a preprocess_cfg. Did you mean \"mean\""),
+    "another mode": ({"mode": "BGR"}, "images are of mode BGR; only RGB is supported"),
+    "a list": (["mean"], r"preprocess_cfg is \['mean'\], no json object"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONFIGS)
+def test_a_config_that_cannot_be_right_is_told_with_its_file(name: str, tmp_path: Path) -> None:
+    content, told = WRONG_CONFIGS[name]
+    write_local_dir(tmp_path, SMALL, content, {"a": torch.ones(1)})
+    with pytest.raises(UsageError, match=rf"{tmp_path}/open_clip_config\.json: {told}"):
+        resolve(f"openclip[architecture=local-dir:{tmp_path}]").identity()
+
+
+def test_all_that_open_clip_may_say_of_pixels_is_known(tmp_path: Path) -> None:
+    assert set(OPEN_CLIP_KEYS) == {field.name for field in dataclasses.fields(PreprocessCfg)}
+    said = dataclasses.asdict(PreprocessCfg()) | {"mean": 0, "std": None}
+    write_local_dir(tmp_path, SMALL, said, {"a": torch.ones(1)})
+    found = resolve(f"openclip[architecture=local-dir:{tmp_path}]").options.preprocessing
+    assert (found.mean, found.std) == ((0, 0, 0), OPENAI[1])
 
 
 def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import transformers
 from conftest import Result, tree, write_karpathy
 from segment_anything import sam_model_registry
 from segment_models import original, write_original
-from transformers import SamConfig, SamModel
+from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.data.segments import read_store
 from urbancross_bench.errors import PluginError, RunError, UsageError
@@ -39,6 +39,9 @@ LOW: dict[str, Any] = {
     "stability_score_offset": 0.3,
     "box_nms_thresh": 1,
 }
+
+
+DROPPING_NONE: dict[str, Any] = {"pred_iou_thresh": 0, "stability_score_thresh": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,6 +139,82 @@ def test_a_folder_of_transformers_brings_its_architecture(tmp_path: Path) -> Non
     misplaced = SegmentAnything(SamOptions(checkpoint=str(folder)))
     with pytest.raises(UsageError, match="which segmenter 'sam' reads"):
         misplaced.load("cpu")
+
+
+def test_a_folder_that_another_transformers_saved_is_the_same_model(tmp_path: Path) -> None:
+    folder = write_tiny_sam(tmp_path / "saved")
+    before = SamOptions(checkpoint=str(folder)).identity()
+    content = json.loads((folder / "config.json").read_text())
+    history = {"transformers_version": "4.0", "dtype": "float16"}
+    parts = {name: value | history for name, value in content.items() if isinstance(value, dict)}
+    (folder / "config.json").write_text(json.dumps(content | parts | history | {"architectures": ["SamModel"]}))
+    changed = SamOptions(checkpoint=str(folder))
+    assert changed.identity() == before
+    sam = Sam(changed)
+    sam.load("cpu")
+    assert {parameter.dtype for parameter in sam._model.parameters()} == {torch.float32}
+    parts["vision_config"]["qkv_bias"] = False
+    (folder / "config.json").write_text(json.dumps(content | parts))
+    assert SamOptions(checkpoint=str(folder)).identity() != before
+
+
+def prepared_as(folder: Path, **said: Any) -> SamOptions:
+    """The folder's options after its image processor was saved so."""
+    pad = {"height": 64, "width": 64}
+    usual = {"size": {"longest_edge": 64}, "pad_size": pad, "image_processor_type": "SamImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(usual | said))
+    return SamOptions.model_validate(LOW | {"checkpoint": str(folder)} | DROPPING_NONE)
+
+
+def test_images_are_prepared_as_the_image_processor_of_a_folder_says(tmp_path: Path) -> None:
+    folder = write_tiny_sam(tmp_path / "saved")
+    bare = SamOptions.model_validate(LOW | {"checkpoint": str(folder)} | DROPPING_NONE).identity()
+    processor = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    processor.save_pretrained(folder)
+    assert prepared_as(folder).identity() == bare  # as the authors prepare them
+    seen = {json.dumps(bare)}
+    for said in (
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+        {"do_normalize": False},
+        {"size": {"longest_edge": 48}},
+        {"resample": 0},
+    ):
+        options = prepared_as(folder, **said)
+        seen.add(json.dumps(options.identity()))
+        sam = Sam(options)
+        sam.load("cpu")
+        shown, theirs = pictures(), SamImageProcessorPil.from_pretrained(folder)
+        made = [p(images=shown, input_data_format="channels_last") for p in (sam._processor, theirs)]
+        for one, other in zip(*(found["pixel_values"] for found in made), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+        assert {mask.pixels.shape for mask in sam.segment(shown[:1])[0]} == {shown[0].shape[:2]}
+    assert len(seen) == 5
+    # Since transformers 5 the image processor's file may be a part of the processor's.
+    inside = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": inside}))
+    assert SamOptions.model_validate(options.model_dump()).identity() == options.identity()
+    with pytest.raises(UsageError, match=r"saved says otherwise \(resample\), which segmenter 'sam' heeds"):
+        SegmentAnything(options).load("cpu")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"image_std": [0.2, 0, 0.2]}, r"image_std is \[0\.2, 0, 0\.2\]"),
+        ({"image_mean": [123, 116, 103]}, r"image_mean is \[123, 116, 103\]"),
+        ({"rescale_factor": 1}, "pixels are scaled by 1, not by 1/255"),
+        ({"resample": "bicubic"}, "images are resized by bicubic, which is no filter of PIL"),
+        ({"do_pad": False}, "says do_pad=False, and the model wants True"),
+        ({"pad_size": {"height": 1024, "width": 1024}}, "says pad_size=.*1024.*, and the model wants .*64"),
+        ({"size": {"longest_edge": 65}}, "says size=.*65.*, and the model takes up to 64"),
+        ({"size": 64}, "says size=64; its longest_edge is"),
+    ],
+)
+def test_an_image_processor_that_is_not_the_models_is_told(said: Any, told: str, tmp_path: Path) -> None:
+    folder = write_tiny_sam(tmp_path / "saved")
+    with pytest.raises(UsageError, match=rf"{folder}/preprocessor_config\.json.* ?{told}"):
+        prepared_as(folder, **said).identity()
 
 
 class _Trap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -148,13 +148,28 @@ class ClipModel(nn.Module, ABC):
 def read_weights(options: ClipOptions) -> ReadCheckpoint | None:
     """The first weights, out of one file or several shards; None for random ones.
 
-    Raises UsageError for files that cannot be read, and RunError where they are not those that were hashed.
+    Raises UsageError for files that cannot be read, and for shards that are not as their index says.
     """
     if not options.weight_files:
         return None
     parts = [read_checkpoint(path, unsafe_pickle=options.unsafe_pickle) for path in options.weight_files]
+    for path, part in zip(options.weight_files, parts, strict=True) if options.weight_map else ():
+        _expect_mapped(path, part, options.weight_map)
     state = {name: value for part in parts for name, value in part.state.items()}
     return ReadCheckpoint(state, parts[0].segment_state, parts[0].layout)
+
+
+def _expect_mapped(shard: Path, part: ReadCheckpoint, weight_map: Mapping[str, str]) -> None:
+    """Raise UsageError for a tensor that the index has in another file, so that no two files hold the same."""
+    taken_off = "".join(found for found in part.layout.split(", ") if found.endswith("."))
+    for name in part.state:
+        there = weight_map.get(taken_off + name)
+        if there != shard.name:
+            said = f"in {there}" if there else "in no file"
+            raise UsageError(
+                f"{shard} holds {taken_off + name!r}, which the index beside it has {said}; fetch index and files "
+                "again, of one revision"
+            )
 
 
 def named(files: Sequence[Path]) -> str:

@@ -178,7 +178,9 @@ def _take(clip: Any, read: ReadCheckpoint, options: OpenClipOptions, where: str)
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:
     """One number is one number, whether or not it is kept as a vector of length one."""
-    return value.reshape(wanted.shape) if wanted is not None and value.numel() == wanted.numel() == 1 else value
+    if wanted is None or value.layout != wanted.layout or not value.numel() == wanted.numel() == 1:
+        return value
+    return value.reshape(wanted.shape)
 
 
 def _encode_cut_text(text: Any, tokens: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
-from urbancross_bench.modelling.formats import kind_of, origin_of
-from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_open_clip
+from urbancross_bench.modelling.formats import kind_of, origin_of, read_config
+from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_config, of_open_clip
 from urbancross_encoders.weight_files import (
     config_digest,
     digests_of,
@@ -24,7 +24,6 @@ from urbancross_encoders.weight_files import (
     hub_folder,
     json_digest,
     one_digest,
-    read_config,
     stage_of,
     tokenizer_files,
 )
@@ -109,6 +108,11 @@ class ClipOptions(EncoderOptions):
     def weight_files(self) -> list[Path]:
         """The files of the first weights; empty for random ones. Raises UsageError where they are not there."""
         raise NotImplementedError
+
+    @property
+    def weight_map(self) -> Mapping[str, str]:
+        """Of weights in several files, the name of the file that their index has each tensor in; else empty."""
+        return {}
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -279,7 +283,7 @@ class OpenClipOptions(ClipOptions):
         if found := self._trained_as.get("preprocessing"):
             return of_open_clip(found, f"encoder 'openclip', checkpoint {self.checkpoint}")
         if self.folder is not None:
-            return of_open_clip(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
+            return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
         return of_architecture(self.architecture)
 
     @cached_property

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.modelling.formats import Colour, deviation_of_pixels, mean_of_pixels
 
 Interpolation = Literal["bicubic", "bilinear"]
-Colour = tuple[float, float, float]
 
 # Means and deviations in use, of pixels in [0, 1], by the names open_clip gives them.
 OPENAI = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -17,6 +17,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INCEPTION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 NONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 NAMED: Mapping[str, tuple[Colour, Colour]] = {"openai": OPENAI, "imagenet": IMAGENET, "inception": INCEPTION}
+# All that a `preprocess_cfg` of open_clip may say.
+OPEN_CLIP_KEYS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
 # PIL's numbers for its filters, as transformers writes them.
 _FILTERS: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 
@@ -55,40 +57,44 @@ def of_architecture(name: str) -> Preprocessing:
 
 
 def of_open_clip(facts: Mapping[str, Any], where: str) -> Preprocessing:
-    """What a `preprocess_cfg` of open_clip says; what it leaves out is open_clip's default."""
-    mean, std = facts.get("mean") or OPENAI[0], facts.get("std") or OPENAI[1]
+    """What a tag of open_clip says beside other things; what it leaves out is open_clip's default."""
+    found = {name: value for name, value in facts.items() if value is not None}
     return Preprocessing(
-        _colour(mean, "mean", where),
-        _colour(std, "std", where),
-        _interpolation(facts.get("interpolation") or "bicubic", where),
+        mean_of_pixels(found.get("mean", OPENAI[0]), f"{where}: mean"),
+        deviation_of_pixels(found.get("std", OPENAI[1]), f"{where}: std"),
+        _interpolation(found.get("interpolation", "bicubic"), where),
     )
+
+
+def of_config(facts: Any, where: str) -> Preprocessing:
+    """What the `preprocess_cfg` of a folder says, which has nothing else beside it."""
+    if not isinstance(facts, Mapping):
+        raise UsageError(f"{where}: preprocess_cfg is {facts!r}, no json object")
+    for key in sorted(facts.keys() - OPEN_CLIP_KEYS):
+        hint = did_you_mean(key, OPEN_CLIP_KEYS)
+        raise UsageError(f"{where}: open_clip knows no {key!r} in a preprocess_cfg.{hint}")
+    if facts.get("mode") not in (None, "RGB"):
+        raise UsageError(f"{where}: images are of mode {facts['mode']}; only RGB is supported")
+    return of_open_clip(facts, where)
 
 
 def of_transformers(facts: Mapping[str, Any], family: str, where: str) -> Preprocessing:
     """What an image processor of transformers says; what it leaves out is that family's default."""
     mean, std = OPENAI if family == "clip" else INCEPTION
-    factor = facts.get("rescale_factor", 1 / 255)
-    if not facts.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
+    factor = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1
+    if not isinstance(factor, (int, float)) or not abs(factor * 255 - 1) <= 1e-6:
         raise UsageError(f"{where}: pixels are scaled by {factor}, not by 1/255; such weights are not supported")
-    mean, std = facts.get("image_mean") or mean, facts.get("image_std") or std
+    found = {name: value for name, value in facts.items() if value is not None}
+    mean, std = found.get("image_mean", mean), found.get("image_std", std)
     if not facts.get("do_normalize", True):
         mean, std = NONE
     filter_ = facts.get("resample", 2 if family == "siglip2" else 3)
+    named = _FILTERS.get(filter_) if isinstance(filter_, int) else None
     return Preprocessing(
-        _colour(mean, "image_mean", where),
-        _colour(std, "image_std", where),
-        _interpolation(_FILTERS.get(filter_, f"PIL's filter {filter_}"), where),
+        mean_of_pixels(mean, f"{where}: image_mean"),
+        deviation_of_pixels(std, f"{where}: image_std"),
+        _interpolation(named or f"PIL's filter {filter_}", where),
     )
-
-
-def _colour(value: Any, name: str, where: str) -> Colour:
-    if isinstance(value, (int, float)):
-        value = [value] * 3
-    try:
-        red, green, blue = map(float, value)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {name} is {value!r}, not three numbers") from error
-    return red, green, blue
 
 
 def _interpolation(value: Any, where: str) -> Interpolation:

@@ -52,6 +52,9 @@ class Transformers(Encoder):
             tokenizer = AutoTokenizer.from_pretrained(options.folder, local_files_only=True)
         except (RuntimeError, OSError, KeyError, ValueError, TypeError, AttributeError, ImportError) as error:
             raise UsageError(f"encoder 'transformers' cannot build {options.model}: {error}") from error
+        _expect_fit(tokenizer, clip.config.text_config, options)
+        # As all of them were trained, whatever a tokenizer's file says: words have their places from the left.
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
         with unchanged(options.hashed):
             read = read_weights(options)
             assert read is not None, "there are no random weights here"
@@ -137,6 +140,24 @@ class PatchedModel(TransformersModel):
                 pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int32, device=images.device),
                 spatial_shapes=torch.tensor([[down, across]] * count, device=images.device),
             )
+        )
+
+
+def _expect_fit(tokenizer: Any, config: Any, options: TransformersOptions) -> None:
+    """Hold that the text tower has an embedding of every token, and pools where the tokenizer ends a text."""
+    file, said = options.tokenizer_files[0], options.folder / "config.json"
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= config.vocab_size:
+        raise UsageError(
+            f"encoder 'transformers': {file} has a token {highest}, and by {said} the model has a vocabulary of "
+            f"{config.vocab_size}; take both from the same revision"
+        )
+    # Of a text without the model's end token the first place is pooled, which is the same of all texts.
+    end = tokenizer("")["input_ids"][-1:]
+    if options.family == "clip" and config.eos_token_id not in (_OLD_END, *end):
+        raise UsageError(
+            f"encoder 'transformers': by {file} texts end with the token {end[0] if end else None}, by {said} "
+            f"(eos_token_id) with {config.eos_token_id}; take both from the same revision"
         )
 
 

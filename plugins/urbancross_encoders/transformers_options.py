@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import Field
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
+from urbancross_bench.modelling.formats import image_processor_in, read_config
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
@@ -20,7 +22,6 @@ from urbancross_encoders.weight_files import (
     digests_of,
     hub_folder,
     one_digest,
-    read_config,
     tokenizer_files,
 )
 
@@ -74,19 +75,26 @@ class TransformersOptions(ClipOptions):
     @cached_property
     def weight_files(self) -> list[Path]:
         """One file, or the shards that an index names."""
+        file = self._weights_or_index
+        if not file.name.endswith(_INDEX):
+            return [file]
+        shards = [self.folder / name for name in sorted({*self.weight_map.values()})]
+        absent = [shard.name for shard in shards if not shard.is_file()]
+        if absent:
+            raise UsageError(f"encoder 'transformers': {file} names {absent[0]}, which is not there")
+        return shards
+
+    @cached_property
+    def weight_map(self) -> Mapping[str, str]:
+        """See `ClipOptions`. Raises UsageError for an index without one."""
+        file = self._weights_or_index
+        return _mapped(file) if file.name.endswith(_INDEX) else {}
+
+    @property
+    def _weights_or_index(self) -> Path:
         for name in _WEIGHTS:
-            path = self.folder / name
-            if not path.is_file():
-                continue
-            if not name.endswith(_INDEX):
-                return [path]
-            shards = [
-                self.folder / Path(name).name for name in sorted({*read_config(path)["weight_map"].values()})
-            ]
-            absent = [shard.name for shard in shards if not shard.is_file()]
-            if absent:
-                raise UsageError(f"encoder 'transformers': {path} names {absent[0]}, which is not there")
-            return shards
+            if (self.folder / name).is_file():
+                return self.folder / name
         raise UsageError(f"encoder 'transformers': {self.folder} holds none of {', '.join(_WEIGHTS)}")
 
     def vision(self, name: str, default: int) -> int:
@@ -106,28 +114,22 @@ class TransformersOptions(ClipOptions):
         """The square the image tower wants. SigLIP 2 of any resolution gets the largest of patches."""
         size = self.vision("image_size", _SIZE)
         if self.family == "siglip2":
-            patches = int(self._processor.get("max_num_patches", self.vision("num_patches", _PATCHES)))
+            patches = int(self._processor[1].get("max_num_patches", self.vision("num_patches", _PATCHES)))
             size = math.isqrt(patches) * self.vision("patch_size", _PATCH)
         return ImageFormat(size, self.preprocessing.interpolation)
 
     @cached_property
-    def _processor(self) -> dict[str, Any]:
-        """What the image processor's file says; since transformers 5 it may stand inside the processor's."""
-        for name, inside in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            if (self.folder / name).is_file():
-                found = read_config(self.folder / name)
-                found = found if inside is None else found.get(inside) or {}
-                if found:
-                    return found
-        return {}
+    def _processor(self) -> tuple[Path, dict[str, Any]]:
+        return image_processor_in(self.folder)
 
     def _preprocessing_of_weights(self) -> Preprocessing:
-        if not self._processor and self.normalisation == "weights":
+        file, said = self._processor
+        if not said and self.normalisation == "weights":
             raise UsageError(
                 f"encoder 'transformers': {self.folder} holds no preprocessor_config.json, so nothing says how "
                 "images are normalised; save the processor there, or name a normalisation"
             )
-        return of_transformers(self._processor, self.family, f"encoder 'transformers': {self.folder}")
+        return of_transformers(said, self.family, f"encoder 'transformers': {file}")
 
     @cached_property
     def tokenizer_files(self) -> list[Path]:
@@ -158,6 +160,17 @@ def _is_complete(folder: Path) -> bool:
     small = (folder / "config.json").is_file() and bool(tokenizer_files(folder))
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            shards = read_config(folder / name)["weight_map"].values() if name.endswith(_INDEX) else [name]
-            return small and all((folder / Path(shard).name).is_file() for shard in shards)
+            shards = _mapped(folder / name).values() if name.endswith(_INDEX) else [name]
+            return small and all((folder / shard).is_file() for shard in shards)
     return False
+
+
+def _mapped(index: Path) -> dict[str, str]:
+    """The `weight_map` of an index: the name of each tensor, and of the file beside the index that it is in."""
+    names = read_config(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UsageError(f"{index} has no weight_map, which says what each file holds; fetch it again")
+    for file in names.values():
+        if not isinstance(file, str) or file != Path(file).name:
+            raise UsageError(f"{index}: its weight_map names {file!r}, which is no file beside it")
+    return names

@@ -14,6 +14,7 @@ from typing import Any
 from urbancross_bench.data.readers import signature
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import file_digest
+from urbancross_bench.modelling.formats import without_history
 
 # What a tokenizer of Hugging Face may consist of; whichever are there count.
 TOKENIZER_FILES = (
@@ -30,8 +31,6 @@ TOKENIZER_FILES = (
 )
 _VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"}
 _VOCABULARIES |= {"tokenizer.model"}
-# What a config says of its file's history, not of the model.
-_HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 
 
 def digest_of(path: Path) -> str:
@@ -87,20 +86,9 @@ def _compare(hashed: Mapping[Path, str]) -> None:
             raise RunError(f"{path} is not the file that was hashed when the run was planned; run the grid again")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """What stands in a json file of transformers. Raises UsageError where that is no object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no json object")
-    return found
-
-
 def config_digest(config: Mapping[str, Any]) -> str:
     """Of what a config.json of transformers says of the model; not of its file's history."""
-    return json_digest({key: value for key, value in config.items() if key not in _HISTORY})
+    return json_digest(without_history(config))
 
 
 def json_digest(content: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.identity import digest, file_digest
 from urbancross_bench.interfaces import SegmenterOptions, Weights
-from urbancross_bench.modelling.formats import kind_of
+from urbancross_bench.modelling.formats import kind_of, without_history
+from urbancross_segmenters.preprocessing import of_folder
 
 VISION = {  # width, layers, heads and layers that see the whole image
     "vit_b": (768, 12, 12, [2, 5, 8, 11]),
@@ -22,6 +23,7 @@ VISION = {  # width, layers, heads and layers that see the whole image
     "vit_h": (1280, 32, 16, [7, 15, 23, 31]),
 }
 _DEFAULT = "vit_b"
+_SIDE = 1024  # of images, where a config does not say
 _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -82,6 +84,13 @@ class SamOptions(SegmenterOptions):
             raise UsageError(f"segmenter: there is no architecture {name!r}.{did_you_mean(name, VISION)}")
         return _read_config(data_path(name))
 
+    @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a folder's image processor does otherwise than the authors' code; see `preprocessing.of_folder`."""
+        if self.folder is None:
+            return {}
+        return of_folder(self.folder, int(self.config["vision_config"].get("image_size", _SIDE)))
+
     @property
     def weights_file(self) -> Path | None:
         """The file that holds the weights. Raises UsageError if it does not exist."""
@@ -111,9 +120,11 @@ class SamOptions(SegmenterOptions):
         return file_digest(path) if path else ""
 
     def identity(self) -> dict[str, Any]:
-        """Of checkpoint and architecture, the contents."""
+        """Of checkpoint and architecture, the contents; how a folder has images prepared, where not as usual."""
         said = {**super().identity(), "checkpoint": self.weights().sha256}
-        return {**said, "architecture": digest([json.dumps(self.config, sort_keys=True).encode()])}
+        said |= {"preprocessing": self.preprocessing} if self.preprocessing else {}
+        model = json.dumps(without_history(self.config), sort_keys=True)
+        return {**said, "architecture": digest([model.encode()])}
 
 
 class OriginalOptions(SamOptions):

@@ -32,8 +32,16 @@ class SegmentAnything(Segmenter):
     options_type = OriginalOptions
 
     def load(self, device: str) -> None:
-        """Raises UsageError where the weights cannot be read, are not the authors', or do not fit."""
+        """Raises UsageError where the weights cannot be read, are not the authors', or do not fit.
+
+        Also for a folder that has images prepared otherwise than its authors do.
+        """
         options = cast(OriginalOptions, self.options)
+        if options.preprocessing:
+            raise UsageError(
+                f"segmenter 'segment_anything' prepares images as its authors do, and {options.folder} says "
+                f"otherwise ({', '.join(options.preprocessing)}), which segmenter 'sam' heeds"
+            )
         try:
             model = built(SamConfig(**options.config))
         except (TypeError, ValueError, RuntimeError) as error:

@@ -83,10 +83,9 @@ class Sam(Segmenter):
             state = as_transformers(read_weights(options.weights_file))
             fill(self._model, state, options.weights_file, options.asked)
         self._model.to(device).eval()
-        self._side = int(self._model.config.vision_config.image_size)
-        self._processor = SamImageProcessorPil(
-            size={"longest_edge": self._side}, pad_size={"height": self._side, "width": self._side}
-        )
+        side = int(self._model.config.vision_config.image_size)
+        pixels = {"size": {"longest_edge": side}, "pad_size": {"height": side, "width": side}}
+        self._processor = SamImageProcessorPil(**(pixels | options.preprocessing))
 
     @torch.inference_mode()
     @deterministic_but_for_sums()

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,6 +24,17 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "clip.", "base.")
 _PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
 _SHOWN = 3
+_SPOILT = "; such weights are damaged or of a training that diverged: take others"
+_INFINITE = "with values that are infinite, or too large for the model's numbers"
+# What may be wrong with a tensor that has the right name, and what to do about it.
+_FAULTS = {
+    "of another shape": "; is it another architecture?",
+    "that are not dense": "; save them after `to_dense()`",
+    "that are no real floating-point numbers": "; save the weights as float32, not quantised or complex",
+    "with values that are no numbers": _SPOILT,
+    _INFINITE: _SPOILT,
+    "whose exponential is infinite": "; the model takes the logarithm of the factor: save that",
+}
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, origin: Mapping[str, Any] | None = None) -> None:
@@ -85,6 +97,8 @@ def read_checkpoint(path: Path, *, unsafe_pickle: bool | None = False) -> ReadCh
         layout.append(_SEGMENTS)
     # Whatever else was saved (a discriminator, say) stays, under its full name, for the user to allow or not.
     rest = {name: value for name, value in state.items() if not name.startswith((_PAIRS, _SEGMENTS))}
+    for name in sorted(pairs.keys() & rest.keys()):
+        raise UsageError(f"{path} holds both {_PAIRS + name!r} and {name!r}; save the one that is meant, alone")
     return ReadCheckpoint(pairs | rest, segments or None, ", ".join(layout))
 
 
@@ -100,8 +114,10 @@ def fitting(
 
     `allow_missing` and `allow_surplus` are fnmatch patterns of names that may be absent from either side; None
     where a user has no such options, and so is not told of them. Raises UsageError that starts with `where`, lists
-    the first names of each kind, and counts them. Other shapes and NaN are never allowed, nor is a state that has
-    no name in common with the model.
+    the first names of each kind, and counts them. Never allowed are other shapes, sparse tensors, integers or
+    complex numbers where the model has floating point, NaN, values that are infinite in the model's dtype (but for
+    those of its own masks), a logit_scale whose exponential is, and a state that has no name in common with the
+    model.
     """
     missing = [name for name in expected if name not in state]
     surplus = [name for name in state if name not in expected]
@@ -112,27 +128,18 @@ def fitting(
             f"{where}: none of its {len(state)} tensors has a name of this model; "
             f"it holds {has!r} and such, the model wants {wants!r} and such"
         )
-    problems = []
-    other = [name for name in common if state[name].shape != expected[name].shape]
-    if other:
-        shown = [f"{name} is {_size(state[name])}, the model wants {_size(expected[name])}" for name in other]
-        problems.append(f"{len(other)} of another shape ({some(shown, _SHOWN)})")
+    problems, advice = _told(_fault(name, state[name], expected[name]) for name in common)
     refused = [name for name in missing if not _matches(name, allow_missing or ())]
     beyond = [name for name in surplus if not _matches(name, allow_surplus or ())]
-    spoilt = [name for name in common if state[name].is_floating_point() and state[name].isnan().any()]
-    if spoilt:
-        problems.append(f"{len(spoilt)} with values that are no numbers ({some(spoilt, _SHOWN)})")
     if refused:
         problems.append(f"{len(refused)} missing ({some(refused, _SHOWN)})")
     if beyond:
         problems.append(f"{len(beyond)} surplus ({some(beyond, _SHOWN)})")
     if problems:
-        advice = _renamed(refused, beyond, state, expected)
-        if not advice and (refused or beyond) and not (allow_missing is allow_surplus is None):
-            advice = "; allow_missing and allow_surplus take patterns of names that may differ"
-        if other:
-            advice += "; is it another architecture?"
-        raise UsageError(f"{where}: of {len(expected)} tensors, {', '.join(problems)}{advice}")
+        naming = _renamed(refused, beyond, state, expected)
+        if not naming and (refused or beyond) and not (allow_missing is allow_surplus is None):
+            naming = "; allow_missing and allow_surplus take patterns of names that may differ"
+        raise UsageError(f"{where}: of {len(expected)} tensors, {', '.join(problems)}{naming}{advice}")
     return {name: state[name] for name in common}
 
 
@@ -152,6 +159,41 @@ def freeze(model: DualEncoder | nn.Module, patterns: Iterable[str]) -> list[str]
     for name in frozen:
         parameters[name].requires_grad_(False)
     return list(frozen)
+
+
+def _fault(name: str, value: Tensor, wanted: Tensor) -> tuple[str, str] | None:
+    """What makes a tensor unfit for the place of another, one of `_FAULTS`, and its name with the facts."""
+    if value.shape != wanted.shape:
+        return "of another shape", f"{name} is {_size(value)}, the model wants {_size(wanted)}"
+    if value.layout != torch.strided or value.is_meta:
+        return "that are not dense", f"{name} is {'meta' if value.is_meta else _plainly(value.layout)}"
+    if not wanted.is_floating_point():
+        return None
+    if not value.is_floating_point():
+        return "that are no real floating-point numbers", f"{name} is {_plainly(value.dtype)}"
+    held = value.to(wanted.dtype)
+    if not (finite := held.isfinite()).all():
+        if held.isnan().any():
+            return "with values that are no numbers", name
+        # A mask over attention is a buffer of some models, and of minus infinities.
+        return None if (finite | (held == wanted)).all() else (_INFINITE, name)
+    if name.rpartition(".")[2] == "logit_scale" and not held.exp().isfinite().all():
+        return "whose exponential is infinite", f"{name} is {held.max().item():g}"
+    return None
+
+
+def _told(faults: Iterable[tuple[str, str] | None]) -> tuple[list[str], str]:
+    """The faults of each kind, counted, and what to do about them all."""
+    found: dict[str, list[str]] = {kind: [] for kind in _FAULTS}
+    for kind, shown in filter(None, faults):
+        found[kind].append(shown)
+    said = {kind: shown for kind, shown in found.items() if shown}
+    problems = [f"{len(shown)} {kind} ({some(shown, _SHOWN)})" for kind, shown in said.items()]
+    return problems, "".join(dict.fromkeys(_FAULTS[kind] for kind in said))
+
+
+def _plainly(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
