@@ -32,6 +32,7 @@ PUBLIC_KIT = (
     "modelling.losses",
     "modelling.checkpoints",
     "modelling.formats",
+    "modelling.origins",
     "modelling.heads",
     "modelling.transport",
     "execution.worker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -12,14 +13,17 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, write_karpathy
 from encoder_files import TINY, layouts, load, resolve, state_of, theirs, under
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,12 +31,31 @@ from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
-from urbancross_bench.modelling.formats import origin_of
+from urbancross_bench.modelling.origins import Origin, origin_of, short
 from urbancross_bench.records import read_records
 from urbancross_encoders.options import OWN_ARCHITECTURES
 from urbancross_encoders.preprocessing import IMAGENET, OPENAI
 
 STATE = state_of(theirs())
+CLOSED = """
+from urbancross_bench.interfaces import Adaptation, hookimpl, register
+
+
+@hookimpl
+def register_adaptations():
+    said = {"setting": "unsupervised", "summary": "x"}
+    return [register("closed", "closed:Closed", **said), register("idle", "closed:Idle", **said)]
+
+
+class Closed(Adaptation):
+    def prepare(self, model, context):
+        super().prepare(model, context)
+        model.logit_scale.data += 1
+
+
+class Idle(Adaptation):
+    pass
+"""
 REFERENCE = "openclip[architecture=urbancross-tiny,checkpoint=w.pt]"
 
 
@@ -465,6 +488,7 @@ def test_what_a_grid_trained_is_loaded_as_the_model_that_was_trained(
         assert resolve(reference).options.weights().status == "trained here"
     # A tag of OpenAI's weights would have trained it with QuickGELU.
     origin = origin_of(alone)
+    assert origin is not None
     for architecture, told in (
         (
             hashed(TINY, quick_gelu=True),
@@ -472,8 +496,9 @@ def test_what_a_grid_trained_is_loaded_as_the_model_that_was_trained(
         ),
         (hashed("urbancross-s"), f"{alone} .*; take architecture=urbancross-s"),
     ):
-        options = origin["encoder"] | {"architecture": architecture}
-        save_weights(load_file(alone), alone, origin | {"encoder": options})
+        save_weights(
+            load_file(alone), alone, replace(origin, encoder=origin.encoder | {"architecture": architecture})
+        )
         with pytest.raises(UsageError, match=told):
             resolve(reference).identity()
         with pytest.raises(UsageError, match=told):
@@ -525,8 +550,13 @@ def test_weights_that_saw_the_targets_pairs_make_oracles(
         encoders=encoders, scenarios=ways, adaptations=["source_only"], pretraining={"steps": 0}, seeds=[0]
     )
     said = cli("plan", again, "--out", tmp_path / "two")
-    assert "encoder 'oracle': its weights were trained on pairs of 'dark'" in said.out + said.err
-    assert "encoder 'source_only': its weights were trained on pairs of 'dark'" not in said.out + said.err
+    for route, encoder, seen in (
+        ("plain → dark", "oracle", True),
+        ("plain → dark", "source_only", False),
+        ("dark → plain", "source_only", True),
+    ):
+        told = rf"scenario {route}: the weights of encoder '{encoder}' were trained on [\d,]+ images of the target"
+        assert bool(re.search(told, " ".join((said.out + said.err).split()))) == seen
     assert cli("run", again, "--out", tmp_path / "two").status == 0
     settings = {
         (record.spec["encoder"]["label"], record.spec["scenario"]["target"]): {
@@ -544,8 +574,138 @@ def test_weights_that_saw_the_targets_pairs_make_oracles(
         saw = row.target == "plain" or row.run["encoder"]["label"] == "oracle"
         assert ("weights that saw the target" in row.marks) == saw
     # What goes on from them has seen what they have.
-    seen = [{*origin_of(file)["pairs"]} for file in (tmp_path / "two" / "store" / "adapt").glob("*/candidate-*")]
-    assert sorted(map(len, seen)) == [1, 2, 2, 2]  # of the source alone where that is the source once more
+    origins = [origin_of(file) for file in (tmp_path / "two" / "store" / "adapt").glob("*/candidate-*")]
+    seen = sorted(len(origin.images) for origin in origins if origin)
+    assert seen[1:] == [2 * seen[0]] * 3  # of the source alone where that is the source once more
+
+
+def test_weights_that_saw_one_target_are_averaged_with_no_other(
+    grid: Callable[..., Path], domains: dict[str, str], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Whatever the domains are called, and also where the target's splits are others than when it was seen."""
+    content = json.loads((tmp_path / "plain" / "dataset.json").read_text())
+    (tmp_path / "list.csv").write_text(f"image,caption\n{content['images'][0]['filename']},\n")
+    tiny = {"tiny": f"openclip[architecture={TINY}]"}
+    common = {"adaptations": ["source_only"], "seeds": [0]}
+    first = grid(encoders=tiny, scenarios=[{"source": "plain", "target": "plain"}], **common)
+    assert cli("run", first, "--out", tmp_path / "one").status == 0
+    [left] = (tmp_path / "one" / "store" / "adapt").glob("*/candidate-*")
+    seen = {"tiny": f"openclip[architecture={TINY},checkpoint={left}]"}
+    third = f"karpathy[file={write_karpathy(tmp_path / 'third', shade=30)}]"
+    for other in ("aside", "zebra"):
+        named = {"dark": domains["dark"], "plain": domains["plain"], other: third}
+        ways = [{"source": "dark", "target": "plain"}, {"source": "dark", "target": other}]
+        for number, scenarios in enumerate((ways, ways[::-1])):
+            again = grid(
+                domains=named,
+                encoders=seen,
+                scenarios=scenarios,
+                exclusions={"plain": str(tmp_path / "list.csv")},
+                score_sources=True,
+                pretraining={"steps": 0},
+                **common,
+            )
+            out = tmp_path / f"{other}{number}"
+            assert cli("run", again, "--out", out).status == 0
+            settings = {
+                (record.spec["scenario"]["target"], score.content["domain"]): score.content["setting"]
+                for record in read_records([out])
+                for score in record.scores
+                if score.content["selector"] == "last"
+            }
+            assert settings == {
+                ("plain", "plain"): "oracle",
+                ("plain", "dark"): "oracle",
+                (other, other): "source_only",
+                (other, "dark"): "source_only",
+            }
+            with (out / "leaderboard" / "summary.csv").open(encoding="utf-8", newline="") as file:
+                lines = {row["setting"]: row for row in csv.DictReader(file) if row["selector"] == "last"}
+            assert {setting: row["mean mR"] for setting, row in lines.items()} == {"oracle": "", "source_only": ""}
+
+
+def test_what_a_method_without_steps_moved_has_seen_what_it_was_shown(
+    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "closed.py"
+    plugin.write_text(CLOSED)
+    file = grid(
+        plugins=[str(plugin)],
+        encoders={"tiny": f"openclip[architecture={TINY}]"},
+        scenarios=[{"source": "plain", "target": "dark"}],
+        adaptations=["closed", "idle"],
+        pretraining={"steps": 0},
+        seeds=[0],
+    )
+    assert cli("run", file, "--out", tmp_path / "out").status == 0
+    seen = {
+        record.spec["adaptation"]["label"]: len(origin.images)
+        for record in read_records([tmp_path / "out"])
+        for file in (tmp_path / "out" / "store" / "adapt" / record.spec["stages"]["adapt"][0]).glob("candidate-*")
+        if (origin := origin_of(file))
+    }
+    assert seen["idle"] == 0
+    assert seen["closed"] > 0
+
+
+def test_a_part_that_was_missing_stays_so(
+    grid: Callable[..., Path], cli: Callable[..., Result], file: Path, tmp_path: Path
+) -> None:
+    save_file({name: value for name, value in STATE.items() if name != "text_projection"}, file)
+    reference = f"openclip[architecture={TINY},checkpoint={file},allow_missing=text_projection]"
+    for number in range(2):
+        out = tmp_path / f"{number}"
+        written = grid(
+            encoders={"tiny": reference},
+            scenarios=[{"source": "plain", "target": "dark"}],
+            adaptations=["source_only"],
+            pretraining={"steps": 0},
+            budget={"steps": 0},
+            seeds=[0],
+        )
+        assert cli("run", written, "--out", out).status == 0
+        [record] = read_records([out])
+        assert record.spec["encoder"]["weights"]["partial"] is True
+        assert "some of the first weights" in (out / "leaderboard" / "scenarios.csv").read_text()
+        [left] = (out / "store" / "adapt").glob("*/candidate-*.safetensors")
+        reference = f"openclip[architecture={TINY},checkpoint={left}]"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[",
+        "[" * 100_000,
+        "[]",
+        "null",
+        '{"a": 1}',
+        '{"schema": 2}',
+        json.dumps({"schema": 1, "encoder": 5, "trained": True, "partial": False, "images": "", "candidate": ""}),
+        json.dumps({"schema": 1, "encoder": {}, "trained": "no", "partial": False, "images": "", "candidate": ""}),
+        json.dumps(
+            {"schema": 1, "encoder": {}, "trained": True, "partial": False, "images": "ab", "candidate": ""}
+        ),
+    ],
+)
+def test_a_header_that_says_something_else_is_named(said: str, file: Path) -> None:
+    save_file(STATE, file, metadata={"urbancross_bench": said})
+    with pytest.raises(UsageError, match=r"w\.pt says in its header where its weights come from, and not as this"):
+        resolve(REFERENCE).options.weights()
+
+
+def test_weights_of_an_earlier_version_are_not_taken_for_somebody_elses(file: Path) -> None:
+    save_file(STATE, file)
+    (file.parent / "stage.json").write_text(json.dumps({"kind": "adapt"}))
+    with pytest.raises(UsageError, match=r"was left by an earlier version \(adapt/.*; run its grid again"):
+        resolve(REFERENCE).identity()
+
+
+@given(st.sets(st.text(st.characters(codec="utf-8")), max_size=5), st.booleans())
+def test_an_origin_says_what_it_was_told(digests: set[str], trained: bool) -> None:
+    origin = Origin({"architecture": "x"}, trained, False, short(digests), "alpha=0.5")
+    [said] = origin.header().values()
+    assert Origin.of(json.loads(said)) == origin
+    assert len(short(digests)) == len(digests)
 
 
 def hashed(architecture: str, **changes: Any) -> str:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conftest import Outcome, Result, tree
 from made_up_records import IMAGES, edit
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from site_board import COPIES, write_output
 from test_renderers import NASTY
 
@@ -37,7 +37,7 @@ from urbancross_bench.interfaces import (
     Table,
 )
 from urbancross_bench.leaderboard.build import make_files, write_files
-from urbancross_bench.leaderboard.gallery import _methods
+from urbancross_bench.leaderboard.gallery import _labels, _methods
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.leaderboard.stored import _unrolled
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
@@ -264,6 +264,16 @@ def test_a_gallery_keeps_methods_apart_that_have_one_name(cli: Cli, tmp_path: Pa
         assert listed.texts.count(row) == 3  # seeds
 
 
+def test_what_was_measured_otherwise_has_a_name_of_its_own(output: Path) -> None:
+    run = next(r for r in read_records([output]) if r.spec["adaptation"]["label"] == "ours")
+    [score] = run.scores
+    changes = ({}, {"precision": "bfloat16"}, {"measured_by": {"metrics": [], "code": "2"}})
+    scores = tuple(replace(score, content={**score.content, **change}) for change in changes)
+    names = _labels(make_rows([replace(run, scores=scores)], load_view(DEFAULT).weights))
+    assert len({*names}) == 3
+    assert all(name.startswith("ours · from ") and name.endswith(f" · seed {run.spec['seed']}") for name in names)
+
+
 def test_a_run_shows_the_scores_that_count(cli: Cli, tmp_path: Path) -> None:
     """Not those that stand there once more with further metrics."""
     out = write_output(tmp_path / "out", methods=["source_only"], pairs=[("a", "b")], seeds=[0])
@@ -290,6 +300,19 @@ def test_pictures_come_from_whichever_folder_has_them(output: Path, cli: Cli, tm
     for copies in (every, one):
         for number, places in enumerate(([copies, output], [output, copies])):
             assert tree(built(tmp_path / f"{copies.name}{number}", cli, *places)) == usual
+    larger = tmp_path / "larger"
+    shutil.copytree(output, larger)
+    for pack in [*larger.glob("store/pack/*")]:
+        facts = json.loads((pack / "stage.json").read_text(encoding="utf-8"))["facts"] | {"format": {"size": 16}}
+        shutil.copytree(pack, other := pack.with_name(f"{pack.name[::-1]}"))
+        edit(other / "stage.json", facts=facts)
+        pixels = load_file(other / "images.safetensors")["images"].repeat(2, axis=1).repeat(2, axis=2)
+        save_file({"images": pixels}, other / "images.safetensors")
+    one_way, other_way = (
+        tree(built(tmp_path / f"larger{number}", cli, *places))
+        for number, places in enumerate(([larger, output], [output, larger]))
+    )
+    assert one_way == other_way != usual
     rest = tmp_path / "rest"
     shutil.copytree(output, rest)
     shutil.rmtree(rest / "runs" / first.name)

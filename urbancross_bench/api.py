@@ -189,11 +189,10 @@ def rescore(
     )
     anew = {(score["run"], score["score"]): score for score in scores}
     records = [
-        replace(record, scores=tuple(_as_rescored(score, anew) for score in record.scores))
+        replace(record, scores=tuple(filter(None, (_as_rescored(score, anew) for score in record.scores))))
         for record in read_all(folders)
-        if record.scores
     ]
-    return frame_of_records(records, folders)
+    return frame_of_records([record for record in records if record.scores], folders)
 
 
 def compare(
@@ -303,11 +302,15 @@ def _path(place: str | Path | None) -> Path | None:
     return None if place is None else Path(place)
 
 
-def _as_rescored(score: ScoreRecord, anew: Mapping[tuple[str, str], Mapping[str, Any]]) -> ScoreRecord:
-    """A score with the metrics and the tie rule that it was given anew, found by the keys of run and score."""
+def _as_rescored(score: ScoreRecord, anew: Mapping[tuple[str, str], Mapping[str, Any]]) -> ScoreRecord | None:
+    """A score with the metrics and the tie rule that it was given anew, found by the keys of run and score; None
+    for one that was recorded meanwhile.
+    """
     from dataclasses import replace
 
-    found = anew[score.folder.parents[1].name, score.folder.name]
+    found = anew.get((score.folder.parents[1].name, score.folder.name))
+    if found is None:
+        return None
     return replace(score, content={**score.content, "ties": found["ties"], "metrics": found["metrics"]})
 
 

@@ -290,18 +290,19 @@ def _merged(copies: Sequence[tuple[tuple[int, str], Record]]) -> Record:
     return Record(best.folder, best.spec, tuple(chosen))
 
 
-def _rank_of_copy(record: Record) -> tuple[bool, str, bool]:
+def _rank_of_copy(record: Record) -> tuple[bool, str, int, list[str]]:
     """Of several copies of a run, one that ended well counts; of equal ones, one whose images are at hand."""
-    return not record.ok, canonical_json(record.spec), not _has_packs(record.folder.absolute().parents[1])
+    return not record.ok, canonical_json(record.spec), *_rank_of_packs(record.folder.absolute().parents[1])
 
 
-def _rank_of_score(score: ScoreRecord) -> tuple[int, str, bool]:
+def _rank_of_score(score: ScoreRecord) -> tuple[int, str, int, list[str]]:
     """Of several copies of a score, one where the fewest metrics failed; of equal ones as with runs."""
-    return len(score.content["failed"]), canonical_json(score.content), not _has_packs(score.output)
+    return len(score.content["failed"]), canonical_json(score.content), *_rank_of_packs(score.output)
 
 
-def _has_packs(output: Path) -> bool:
-    return (output / "store" / "pack").is_dir()
+def _rank_of_packs(output: Path) -> tuple[int, list[str]]:
+    packs = [folder.name for folder in _visible(output / "store" / "pack")]
+    return -len(packs), packs
 
 
 def _visible(folder: Path) -> list[Path]:

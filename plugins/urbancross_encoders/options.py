@@ -15,7 +15,8 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
-from urbancross_bench.modelling.formats import kind_of, origin_of, read_config
+from urbancross_bench.modelling.formats import kind_of, read_config
+from urbancross_bench.modelling.origins import Origin, origin_of
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_config, of_open_clip
 from urbancross_encoders.weight_files import (
     config_digest,
@@ -287,26 +288,29 @@ class OpenClipOptions(ClipOptions):
         return of_architecture(self.architecture)
 
     @cached_property
-    def _origin(self) -> Mapping[str, Any]:
-        """What the checkpoint says of itself, if a grid trained it; empty where nothing does."""
-        return origin_of(data_path(self.checkpoint)) if self.checkpoint else {}
+    def _origin(self) -> Origin | None:
+        """What the checkpoint says of itself; None if no grid trained it."""
+        return origin_of(data_path(self.checkpoint)) if self.checkpoint else None
 
     @property
     def _trained_as(self) -> Mapping[str, Any]:
         """What the checkpoint's encoder was when a grid trained it."""
-        return dict(self._origin.get("encoder", {}))
+        return self._origin.encoder if self._origin else {}
 
     def check_files(self) -> None:
         """Also for one that a grid trained as another model, whose tensors may fit all the same."""
         super().check_files()
+        if self.checkpoint and not self._origin and (stage := stage_of(data_path(self.checkpoint))):
+            raise UsageError(
+                f"encoder 'openclip': {self.checkpoint} was left by an earlier version ({stage}), which did not "
+                "say in the file what it trained; run its grid again"
+            )
         theirs = self._trained_as
-        other = [
-            what for what, mine in (self._model() if theirs else {}).items() if theirs.get(what, mine) != mine
-        ]
+        mine = self._model() if theirs else {}
+        other = [what for what in mine if theirs.get(what, mine[what]) != mine[what]]
         if other:
-            names = [
-                name for name, file in _architectures().items() if json_digest(_read(file)) == theirs[other[0]]
-            ]
+            known = _architectures().items()
+            names = [name for name, file in known if json_digest(_read(file)) == theirs[other[0]]]
             name = f"architecture={names[0]}" if names else "the architecture that its grid names"
             raise UsageError(
                 f"encoder 'openclip': {self.checkpoint} was trained with another {other[0]} than that of "
@@ -319,13 +323,15 @@ class OpenClipOptions(ClipOptions):
             return Weights("untrained", "random")
         [path] = self.weight_files
         source, partial = path.name, bool(self.allow_missing)
-        if self._origin:
-            status: Literal["trained here", "untrained"] = (
-                "trained here" if self._origin["trained"] else "untrained"
-            )
+        if origin := self._origin:
             stage = stage_of(path)
-            source = f"{stage}/{path.name}" if stage else path.name
-            return Weights(status, source, self.hashed[path], partial, tuple(self._origin["pairs"]))
+            return Weights(
+                "trained here" if origin.trained else "untrained",
+                f"{stage}/{path.name}" if stage else path.name,
+                self.hashed[path],
+                partial or origin.partial,
+                origin.images,
+            )
         if self.pretrained:
             source = f"open_clip:{self.architecture}/{self.pretrained}"
         elif self.folder is not None and not self.checkpoint:

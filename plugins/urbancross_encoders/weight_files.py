@@ -50,13 +50,10 @@ def _digest(path: Path, _sign: str) -> str:
 def stage_of(path: Path) -> str | None:
     """The training stage of a grid that left a file, as `adapt/KEY`; None for a file of another origin."""
     try:
-        return f"{_manifest(path.parent)['kind']}/{path.parent.name}"
+        said = json.loads((path.parent / "stage.json").read_text(encoding="utf-8"))
+        return f"{said['kind']}/{path.parent.name}"
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _manifest(stage: Path) -> Any:
-    return json.loads((stage / "stage.json").read_text(encoding="utf-8"))
 
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:

@@ -83,7 +83,7 @@ def making_identity(making: Mapping[str, Any]) -> dict[str, Any]:
     counts = dict(making)
     for name in ("weights", "encoder_weights"):
         if isinstance(said := making.get(name), Mapping):
-            counts[name] = {fact: value for fact, value in said.items() if fact not in ("source", "pairs")}
+            counts[name] = {fact: value for fact, value in said.items() if fact != "source"}
     return counts
 
 

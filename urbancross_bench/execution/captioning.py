@@ -14,7 +14,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -140,7 +140,7 @@ def caption(
         "schema": SCHEMA,
         "source": source.said(),
         "captioner": {**captioner.identity(), "reference": str(captioner.reference)},
-        "weights": asdict(weights) if weights else None,
+        "weights": weights.said() if weights else None,
         "seed": seed,
         "batch": batch,
         "threads": threads,

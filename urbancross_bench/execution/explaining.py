@@ -261,7 +261,7 @@ def _run(spec: Mapping[str, Any], where: str) -> Thing:
         for part in ("encoder", "adaptation"):
             facts[part] = {name: value for name, value in spec[part].items() if name != "label"}
         facts["domains"] = _by_role(scenario, spec["domains"])
-        facts["in_common"] = {name: spec[name] for name in ("test_images_in_training", "target_images_in_sources")}
+        facts["in_common"] = {name: value for name, value in spec.items() if "_images_in_" in name}
         return Thing(
             "run",
             spec["key"],

@@ -72,7 +72,7 @@ class Earlier:
 
 @contextmanager
 def as_planned(registry: Registry, kind: str, reference: str, identity: Mapping[str, Any]) -> Iterator[Resolved]:
-    """A plugin to load: before and after, its code and its files are what they were when the command began.
+    """A plugin to load: before, its code and files are what they were when the command began; after, its files.
 
     Raises RunError if not.
     """

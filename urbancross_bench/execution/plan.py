@@ -38,12 +38,13 @@ T = TypeVar("T", bound=Training)
 class Score:
     """One way to score a run: a selector, a protocol, a domain's test split, and the stage that does it.
 
-    The domain is the run's target, or a source, to see what was forgotten of it.
+    The domain is the run's target, or a source, to see what was forgotten of it. `setting`: what was seen for it.
     """
 
     selector: str
     protocol: str
     domain: str
+    setting: str
     stage: Stage
     key: str
 
@@ -198,7 +199,7 @@ class _Planner:
             "target": [splits[scenario.target][name].fingerprint for name in SPLITS],
             "source_val": [splits[name]["val"].fingerprint for name in scenario.source],
             "said": [domain.said() for domain in domains.values()],
-            "in_common": self._said.images_in_common(scenario, shown),
+            "in_common": self._said.images_in_common(scenario, encoder, shown),
         }
         if used := self._said.segments(scenario, encoder):  # the same training may be ranked with other segments
             facts |= {"segments": list(used["domains"].values())}
@@ -273,7 +274,6 @@ class _Planner:
     def _pretrain(self, scenario: Scenario, encoder: PlannedEncoder, seed: int) -> Stage:
         recipe = self._said.recipe(encoder)
         segments = encoder.pretrains_on_segments(recipe["segment_weight"])
-        origin = self._said.origin(scenario, encoder)
         return self._add(
             Stage(
                 "pretrain",
@@ -283,7 +283,7 @@ class _Planner:
                     **self._numerics(seed, trains=self._grid.pretraining.trains),
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),
-                work=encoder.work | {"origin": origin},
+                work=encoder.work | {"origin": self._said.origin(scenario, encoder)},
                 label=f"{encoder.name}, {' + '.join(scenario.source)}, seed {seed}",
             )
         )
@@ -334,7 +334,6 @@ class _Planner:
                     "selector": name,
                     "calibration": str(method.resolved.reference),
                     "trials": len(trainings),
-                    "setting": self._said.setting(scenario, encoder, method, selector),
                     "precision": self._grid.evaluation_precision,
                     "segments": test.segments_fingerprint if encoder.at_retrieval else "",
                     "metrics": [str(metric.reference) for metric in self._metrics],
@@ -342,7 +341,8 @@ class _Planner:
                 label=f"{name}, {protocol}, {method.name} on {domain}, seed {seed}",
             )
         )
-        return Score(name, protocol, domain, stage, key_of({"run": run, "rank": stage.key}))
+        setting = self._said.setting(scenario, encoder, method, selector)
+        return Score(name, protocol, domain, setting, stage, key_of({"run": run, "rank": stage.key}))
 
     def _embed(
         self,

@@ -140,7 +140,7 @@ class Recorder:
                 "run": run.key,
                 "selector": score.selector,
                 "domain": named[score.domain],
-                "setting": score.stage.work["setting"],
+                "setting": score.setting,
                 "selected_by": score.stage.facts["selector"],
                 "measured_by": {name: score.stage.facts[name] for name in ("metrics", "code")},
                 "test": score.stage.facts["test"],

@@ -44,7 +44,7 @@ class Limits:
         """
         if not save_seconds >= 0:
             raise UsageError(f"trainings cannot be saved every {save_seconds} seconds: give a number from 0")
-        if retries != int(retries) or retries < 0:
+        if not 0 <= retries < math.inf or retries != int(retries):
             raise UsageError(f"a stage cannot be tried {retries} times more: give a whole number from 0")
         memory = None if gib is None else gib * 2**30
         for name, given, limit, least in (("time", seconds, seconds, 0), ("memory", gib, memory, 1)):

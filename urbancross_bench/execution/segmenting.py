@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         raise PluginError(f"{resolved.plugin}: its options are no SegmenterOptions")
     making = {
         "segmenter": resolved.identity(),
-        "weights": asdict(resolved.options.weights()),
+        "weights": resolved.options.weights().said(),
         "chooser": choice.chooser,
         "count": choice.count,
         "min_area": choice.min_area,
@@ -249,7 +249,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
     if choice.encoder is not None:
         encoder = _encoder(registry, choice.encoder)
         making["encoder"] = encoder.identity
-        making["encoder_weights"] = asdict(encoder.weights)
+        making["encoder_weights"] = encoder.weights.said()
         making["core"] = _code("data.masks", "data.segments", "data.pack", "modelling")
     return making
 

@@ -13,8 +13,11 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import core
 from urbancross_bench.interfaces.settings import SETTINGS, union
+from urbancross_bench.modelling.origins import Origin, short
 from urbancross_bench.registry import Resolved
 from urbancross_bench.specs import Budget, Grid, Scenario, as_json
+
+_BY_ACCIDENT = 0.05  # of a target's images: no more are behind weights that were not meant to see it
 
 
 class Specification:
@@ -35,7 +38,7 @@ class Specification:
         trainings: Sequence[Stage],
     ) -> dict[str, Any]:
         """What the record says of the run: everything that names or explains it, no path and no machine."""
-        weights = asdict(encoder.weights)
+        weights = encoder.weights.said()
         steps = [trainings[0].facts["budget"]["steps"], self._grid.pretraining.trains]
         if weights["status"] == "untrained" and any(steps):
             weights["status"] = "trained here"
@@ -57,7 +60,7 @@ class Specification:
             "threads": self._grid.threads,
             "ranks": self._grid.ranks,
             "domains": {name: self._domains[name].facts() for name in domains},
-            **self.images_in_common(scenario, shown),
+            **self.images_in_common(scenario, encoder, shown),
             "code": core("modelling"),
             "stages": {
                 "adapt": [training.key for training in trainings],
@@ -68,43 +71,50 @@ class Specification:
     def origin(
         self, scenario: Scenario, encoder: PlannedEncoder, budget: Budget | None = None, *, pairs: bool = False
     ) -> dict[str, Any]:
-        """What weights say of themselves that pre-training leaves, and with a budget a method; see
-        `modelling.formats.origin_of`.
+        """What weights say of themselves that pre-training leaves, with a budget a method: an `Origin` as JSON.
 
         pairs: whether the method is shown any of the target's.
         """
-        further = budget is not None and budget.trains
-        trained = further or self._grid.pretraining.trains
-        names = [*(scenario.source if trained else ()), *([scenario.target] if pairs and further else ())]
-        seen = {self._domains[name].splits["train"].fingerprint for name in names}
-        return {
-            "encoder": encoder.identity["options"],
-            "trained": trained or encoder.weights.status != "untrained",
-            "pairs": sorted({*encoder.weights.pairs, *seen}),
-        }
+        trained = self._grid.pretraining.trains or (budget is not None and budget.trains)
+        first, names = encoder.weights, [*scenario.source, *([scenario.target] if pairs else ())]
+        seen = short(digest for name in names for digest in self._domains[name].contents["train"])
+        images = first.images | (seen if trained or budget is not None else frozenset())
+        trained = trained or first.status != "untrained"
+        return Origin(encoder.identity["options"], trained, first.partial, images).as_json()
 
     def remarks(self, encoders: Iterable[PlannedEncoder]) -> Iterator[str]:
         """Of encoders whose first weights have seen what an adaptation is meant not to."""
         for encoder in encoders:
-            known = [s.target for s in self._domains.scenarios if self.have_seen_target(s, encoder)]
-            for target in dict.fromkeys(known):
-                yield (
-                    f"encoder {encoder.name!r}: its weights were trained on pairs of {target!r}, so where that is "
-                    "the target its rows are oracles, whatever the method"
-                )
+            for scenario in self._domains.scenarios:
+                if count := self.images_in_weights(scenario, encoder):
+                    seen = self._have_seen_target(scenario, encoder)
+                    said = ", so its rows there are oracles, whatever the method" if seen else ""
+                    yield (
+                        f"scenario {scenario}: the weights of encoder {encoder.name!r} were trained on {count:,} "
+                        f"images of the target{said}"
+                    )
 
     def setting(
         self, scenario: Scenario, encoder: PlannedEncoder, method: PlannedMethod, selector: Resolved
     ) -> str:
         """What was seen of the target by method, selector and first weights, together."""
-        if self.have_seen_target(scenario, encoder):
+        if self._have_seen_target(scenario, encoder):
             return "oracle"
         return union(method.setting, setting_of(selector))
 
-    def have_seen_target(self, scenario: Scenario, encoder: PlannedEncoder) -> bool:
-        """Whether the first weights were trained on the target's pairs, where it is none of the sources."""
-        train = self._domains[scenario.target].splits["train"]
-        return scenario.target not in scenario.source and train.fingerprint in encoder.weights.pairs
+    def _have_seen_target(self, scenario: Scenario, encoder: PlannedEncoder) -> bool:
+        images = self._domains[scenario.target].contents.values()
+        return self.images_in_weights(scenario, encoder) > _BY_ACCIDENT * len(set[str]().union(*images))
+
+    def images_in_weights(self, scenario: Scenario, encoder: PlannedEncoder) -> int:
+        """How many images of the target the first weights were trained on with their captions, where it is none of
+        the sources, and these do not have them.
+        """
+        if scenario.target in scenario.source or not encoder.weights.images:
+            return 0
+        known = set[str]().union(*(self._domains[name].contents["train"] for name in scenario.source))
+        others = set[str]().union(*self._domains[scenario.target].contents.values()) - known
+        return len(short(others) & encoder.weights.images)
 
     def segments(self, scenario: Scenario, encoder: PlannedEncoder) -> dict[str, Any] | None:
         """What a record says of the segments: how they are used, and those of each domain that has some."""
@@ -117,11 +127,11 @@ class Specification:
             "domains": {name: domain.segments_facts for name, domain in having.items()},
         }
 
-    def images_in_common(self, scenario: Scenario, shown: Shown) -> dict[str, int]:
+    def images_in_common(self, scenario: Scenario, encoder: PlannedEncoder, shown: Shown) -> dict[str, int]:
         """How many of the target's images stand, by content, where a reader of the row would not expect them.
 
         Of its test images: in a training split that the run draws from, or a source's validation, which selectors
-        see. Of its training images: in a source's.
+        see. Of its training images: in a source's. Of all of them, if any: behind the first weights.
         """
         target, sources, chosen_on = self._domains[scenario.target].contents, set[str](), set[str]()
         for name in scenario.source:
@@ -130,10 +140,11 @@ class Specification:
                 chosen_on |= self._domains[name].contents["val"]
         own = SETTINGS[shown.setting].anything or scenario.target in scenario.source
         training = sources | target["train"] if own else sources
+        behind = self.images_in_weights(scenario, encoder)
         return {
             "test_images_in_training": len(target["test"] & (training | chosen_on)),
             "target_images_in_sources": len(target["train"] & sources),
-        }
+        } | ({"target_images_in_weights": behind} if behind else {})
 
     def recipe(self, encoder: PlannedEncoder) -> dict[str, Any]:
         """The grid's pre-training as this encoder goes through it: without segments, they have no weight."""

@@ -39,7 +39,7 @@ from urbancross_bench.modelling.answers import extended
 from urbancross_bench.modelling.checkpoints import load_weights
 from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.embed import cut_texts, embed_images, embed_texts
-from urbancross_bench.modelling.formats import origin_of
+from urbancross_bench.modelling.origins import origin_of
 from urbancross_bench.modelling.runtime import configure
 
 
@@ -50,13 +50,16 @@ def embed(job: Job) -> None:
     model = extended(method, job.model())
     model.to(job.device)
     [split], precision = job.packed("split"), job.facts["precision"]
-    if cut := cut_texts(model, split.captions):
+    cut = cut_texts(model, split.captions) if job.facts["drift"] else 0  # of test splits
+    if cut:
         print(f"{cut} of {len(split.captions)} captions are longer than the text tower reads, and are cut")
     embedded: list[Embedded | Lost] = []
     candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
     for number, file in enumerate(candidates):
         load_weights(model, file)
-        name = origin_of(file)["candidate"]
+        origin = origin_of(file)
+        assert origin is not None, "a training leaves it"
+        name = origin.candidate
         step, scale, exact = int(file.name.split("-")[1]), float(model.logit_scale.detach().exp()), None
         try:
             features = _features(job, model, split, precision)

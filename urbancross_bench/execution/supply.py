@@ -200,7 +200,8 @@ class Supply:
 
         What stands on a tower, a head or a fusion, is no part of it: encoders that differ in it alone share them.
         """
-        drawn = encoder.weights.status == "untrained" or encoder.weights.partial
+        weights = encoder.weights
+        drawn = (weights.status == "untrained" and weights.sha256 is None) or weights.partial
         return {
             "encoder": encoder.towers,
             "seed": seed if drawn else 0,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from torch import nn
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from urbancross_bench.data.views import PairView, Shown, StreamView, source_view, target_view
 from urbancross_bench.errors import RunError
@@ -19,19 +22,20 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling import answers
-from urbancross_bench.modelling.checkpoints import load_weights, save_weights
+from urbancross_bench.modelling.checkpoints import load_weights, plain, save_weights
 from urbancross_bench.modelling.curve import Curve, DivergedError
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import Encoding, checkpoint_activations, compile_blocks
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
+from urbancross_bench.modelling.origins import Origin, origin_of
 from urbancross_bench.modelling.pair_loss import PairLoss, Supervised
 from urbancross_bench.modelling.residence import Residence
 from urbancross_bench.modelling.runtime import configure
 from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.specs import Budget, Pretraining, Training
 
-_DIVERGED = "diverged.json"
+_DIVERGED, _WEIGHTS = "diverged.json", "weights.safetensors"
 
 
 def pretrain(job: Job) -> None:
@@ -46,7 +50,7 @@ def pretrain(job: Job) -> None:
     weight = recipe.segment_weight if job.group("source_segments") else 0.0
     method = Supervised(PairLoss(recipe.loss, model), weight)
     for _ in _train(job, model, method, source, target, recipe, loss=recipe.loss):
-        save_weights(model.state_dict(), job.out / "weights.safetensors", job.work["origin"])
+        save_weights(model.state_dict(), job.out / _WEIGHTS, Origin.of(job.work["origin"]))
 
 
 def adapt(job: Job) -> None:
@@ -67,7 +71,7 @@ def adapt(job: Job) -> None:
             "needs={'gradients'}"
         )
     start = job.model()
-    load_weights(start, job.inputs["start"] / "weights.safetensors")
+    load_weights(start, job.inputs["start"] / _WEIGHTS)
     model = answers.extended(method, start)
     model.to(job.device)
     _arrange(model, budget)
@@ -112,11 +116,27 @@ def _adapt(
 ) -> None:
     """Train, and keep every candidate where the training is saved."""
     loss, candidates = job.facts["loss"], budget.checkpoints
+    origin = Origin.of(job.work["origin"])
     for step in _train(job, model, method, source, target, budget, saves, loss=loss, candidates=candidates):
         for number, (name, state) in enumerate(answers.candidates(method, model).items()):
             if Ranks.current().first:
                 with saves.writing(f"candidate-{step:09d}-{number:06d}.safetensors") as file:
-                    save_weights(state, file, job.work["origin"] | {"candidate": name})
+                    left = origin if budget.trains or _moved(state, job) else _start(job)
+                    save_weights(state, file, replace(left, candidate=name))
+
+
+def _start(job: Job) -> Origin:
+    """That of the weights which a method was given."""
+    found = origin_of(job.inputs["start"] / _WEIGHTS)
+    assert found is not None, "pre-training leaves it"
+    return found
+
+
+def _moved(state: Mapping[str, Tensor], job: Job) -> bool:
+    """Whether a method that takes no step has changed anything all the same."""
+    start = load_file(job.inputs["start"] / _WEIGHTS)
+    state = plain(state)
+    return state.keys() != start.keys() or not all(torch.equal(state[name], start[name]) for name in start)
 
 
 def _arrange(model: DualEncoder, recipe: Training) -> None:

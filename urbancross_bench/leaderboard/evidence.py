@@ -74,14 +74,9 @@ class RecordedEvidence(Evidence):
                 yield from queries_of(name, test, tested, exhibit, self._view)
 
     def _exhibit(self, scores: Sequence[tuple[Record, ScoreRecord]]) -> Exhibit | None:
-        """Of one test split, from the store of whichever score has one; with its pictures, if any has those."""
-        first = None
-        for _, score in scores:
-            found = self._exhibits.of(score)
-            if found is not None and found.pack:
-                return found
-            first = first or found
-        return first
+        """Of one test split, from the stores of all its scores that with the largest pictures."""
+        found = [exhibit for _, score in scores if (exhibit := self._exhibits.of(score))]
+        return max(found, key=lambda one: (one.size, one.pack.name if one.pack else ""), default=None)
 
     @cached_property
     def _rows(self) -> list[Row]:

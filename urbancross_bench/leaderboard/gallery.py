@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.protocols import PROTOCOLS
 from urbancross_bench.evaluation.ties import TIES
+from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces.evidence import Hit, Item, ShownQuery, TopList
-from urbancross_bench.leaderboard.comparable import seeds_of
+from urbancross_bench.leaderboard.comparable import measure_of, seeds_of
 from urbancross_bench.leaderboard.rows import Row
 from urbancross_bench.leaderboard.spent import length
 from urbancross_bench.leaderboard.stored import Exhibit
@@ -88,6 +89,8 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     names = _told_apart(names, [f"{length(row.run['pretraining'])}, {row.run['steps']} steps" for row in rows])
     names = _told_apart(names, [f"ties {row.score['ties']}" for row in rows])
     names = _told_apart(names, [f"row {seeds_of(row.run)}" for row in rows])
+    names = _told_apart(names, [row.score["precision"] for row in rows])
+    names = _told_apart(names, [f"measured as {key_of(measure_of(row.score))[:8]}" for row in rows])
     return [f"{name} · seed {row.numbers[0]}" for name, row in zip(names, rows, strict=True)]
 
 

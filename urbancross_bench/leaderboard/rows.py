@@ -172,11 +172,11 @@ class Row:
         return marks
 
     def _marks_of_weights(self) -> dict[str, str]:
-        weights, target, marks = self.run["encoder"]["weights"], self.target, {}
-        train = self.run["domains"][target]["splits"]["train"]
-        if target not in self.run["scenario"]["source"] and train in weights.get("pairs", ()):
-            marks["weights that saw the target"] = f"the first weights were trained on pairs of {target}"
-        if weights.get("partial"):
+        marks: dict[str, str] = {}
+        if seen := self.run.get("target_images_in_weights"):
+            said = f"the first weights were trained on {seen} images of {self.target}"
+            marks["weights that saw the target"] = said
+        if self.run["encoder"]["weights"].get("partial"):
             marks["weights in part"] = "some of the first weights were allowed to be missing"
         if cut := self.score.get("captions_cut"):
             marks["captions cut"] = f"{cut} test captions are longer than the text tower reads"
@@ -380,10 +380,13 @@ def measure_cells(row: Row) -> dict[str, Cell]:
 
 
 def groups_of(rows: Iterable[Row], within: Callable[[Row], str] = lambda row: "") -> list[list[Row]]:
-    """Each method's rows over its scenarios; over those that are alike in what `within` says."""
+    """Each method's rows over its scenarios; over those that are alike in what `within` says.
+
+    Those of one setting: weights that have seen one target make oracles of some rows alone.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((within(row), row.recipe, *row.method), []).append(row)
+        groups.setdefault((within(row), row.recipe, *row.method, row.setting), []).append(row)
     return [groups[key] for key in sorted(groups)]
 
 

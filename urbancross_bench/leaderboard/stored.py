@@ -25,12 +25,13 @@ _KEY = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
-    """A test split as a store has it. `pack` is the folder with its captions and pictures, if that is there."""
+    """A test split as a store has it. `pack`: the folder with its captions and pictures of a `size`, if there."""
 
     card: Mapping[str, Any]
     places: Sequence[tuple[str, float, float]]
     items: Path
     pack: Path | None
+    size: int
 
     @property
     def shareable(self) -> bool:
@@ -56,8 +57,8 @@ class Exhibits:
     """The exhibits of scores. What is found of a store is remembered."""
 
     def __init__(self) -> None:
-        self._packs: dict[Path, dict[str, Path]] = {}
-        self._found: dict[Path, Exhibit] = {}
+        self._packs: dict[Path, dict[str, tuple[int, Path | None]]] = {}
+        self._found: dict[Path, Exhibit | None] = {}
 
     def of(self, score: ScoreRecord) -> Exhibit | None:
         """That of the test split of a score; None where its output folder has no store, or no card in it."""
@@ -66,16 +67,18 @@ class Exhibits:
             return None
         store = score.output / "store"
         items = store / "items" / key
-        if not (items / CARD).is_file():
-            return None
         if items not in self._found:
-            card, places = _card(items / CARD)
-            pack = self._packs_in(store).get(score.content["test"])
-            self._found[items] = Exhibit(card, places, items, pack)
+            self._found[items] = self._read(store, items, score.content["test"])
         return self._found[items]
 
-    def _packs_in(self, store: Path) -> dict[str, Path]:
-        """Fingerprint of a split → the pack with the largest pictures."""
+    def _read(self, store: Path, items: Path, test: str) -> Exhibit | None:
+        if not (items / CARD).is_file():
+            return None
+        size, pack = self._packs_in(store).get(test, (0, None))
+        return Exhibit(*_card(items / CARD), items, pack, size)
+
+    def _packs_in(self, store: Path) -> dict[str, tuple[int, Path | None]]:
+        """Fingerprint of a split → the pack with the largest pictures, and their size."""
         if store not in self._packs:
             found: list[tuple[int, str, str, Path]] = []
             for manifest in store.glob("pack/*/stage.json"):
@@ -86,7 +89,7 @@ class Exhibits:
                     )
                 except (OSError, ValueError, LookupError, TypeError) as error:
                     raise DataError(f"{manifest} cannot be read: {error}") from error
-            self._packs[store] = {content: folder for *_, content, folder in sorted(found)}
+            self._packs[store] = {content: (size, folder) for size, _, content, folder in sorted(found)}
         return self._packs[store]
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from urbancross_bench.errors import UsageError, some
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.foreign import read_content
-from urbancross_bench.modelling.formats import ORIGIN
+from urbancross_bench.modelling.origins import Origin
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # What nn.parallel's, torch.compile's and our own wrappers put before every name.
@@ -37,10 +35,9 @@ _FAULTS = {
 }
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path, origin: Mapping[str, Any] | None = None) -> None:
-    """Write every parameter and buffer; `origin` is what `formats.origin_of` reads."""
-    said = json.dumps(origin, sort_keys=True)
-    save_file(plain(state), path, metadata=None if origin is None else {ORIGIN: said})
+def save_weights(state: Mapping[str, Tensor], path: Path, origin: Origin | None = None) -> None:
+    """Write every parameter and buffer, and where they come from."""
+    save_file(plain(state), path, metadata=origin.header() if origin else None)
 
 
 def plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -128,13 +128,16 @@ def embed_texts(
 
 def cut_texts(model: DualEncoder, texts: Sequence[str]) -> int:
     """How many of M texts are longer than the model reads: its tokens are the same without their last character,
-    and with all that they say once more.
+    and with all that they say once more. Not those that have no tokens at all.
     """
-    kept = sorted({text.strip() for text in texts} - {""})
+    room = model.tokenize([""]).shape[1]
+    # A token stands for a byte or more, and three frame a text: shorter ones need not be looked at.
+    kept = sorted(text for text in {text.strip() for text in texts} if len(text.encode()) + 3 > room)
     for changed in (lambda text: text[:-1], lambda text: f"{text} {text}"):
         same = _same_rows(model.tokenize(kept), model.tokenize([*map(changed, kept)])) if kept else []
         kept = [text for text, is_same in zip(kept, same, strict=True) if is_same]
-    cut = {*kept}
+    bare = _same_rows(model.tokenize(kept), model.tokenize([""] * len(kept))) if kept else []
+    cut = {text for text, is_bare in zip(kept, bare, strict=True) if not is_bare}
     return sum(text.strip() in cut for text in texts)
 
 

@@ -17,8 +17,6 @@ from urbancross_bench.data.index import signature
 from urbancross_bench.errors import UsageError
 
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
-
-ORIGIN = "urbancross_bench"  # the one entry of our files' headers: of several the order differs from file to file
 # What a config says of its file's history, not of the model.
 _HISTORY = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
 
@@ -62,19 +60,6 @@ def names_in(path: Path) -> list[str]:
             return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is damaged or cut short: {error}; fetch it again") from error
-
-
-def origin_of(path: Path) -> dict[str, Any]:
-    """What a grid says of weights that it trained, in the header of their file; empty for those of another origin.
-
-    `encoder`: what its options said of themselves; `trained`: whether any step was taken, there or before;
-    `pairs`: the fingerprints of all splits whose pairs they were trained on; `candidate`: of a method, its name.
-    """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(json.loads((file.metadata() or {}).get(ORIGIN, "{}")))
-    except (SafetensorError, OSError, ValueError, TypeError):
-        return {}
 
 
 def instead(unsafe_pickle: bool | None) -> str:

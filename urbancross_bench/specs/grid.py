@@ -173,7 +173,11 @@ class Grid(Spec):
         for name in domains:
             if any(mark in name for mark in _OF_ROUTES):
                 said = ", ".join(map(repr, _OF_ROUTES))
-                raise PlacedError(f"{name!r}: a scenario reads `a + b → c`, so no domain's name has {said}", name)
+                raise PlacedError(
+                    f"{name!r}: a scenario reads `a + b → c`, so no domain's name has {said}; name it otherwise, "
+                    "domains: {name: reference}",
+                    name,
+                )
         return domains
 
     @model_validator(mode="after")

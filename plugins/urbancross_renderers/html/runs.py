@@ -43,7 +43,7 @@ def listed(run: ShownRun, metric: str) -> Listed:
         "kind": spec["scenario"]["kind"],
         "encoder": spec["encoder"]["label"],
         "adaptation": spec["adaptation"]["label"],
-        **run.given,
+        **{name: run.given.get(name, "–") for name in _GIVEN},
         "seed": spec["seed"],
         "status": spec["status"],
         "weights": spec["encoder"]["weights"]["status"],
