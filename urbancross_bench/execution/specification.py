@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from urbancross_bench.data.views import Shown
@@ -26,6 +27,9 @@ class Specification:
     def __init__(self, grid: Grid, domains: Domains) -> None:
         self._grid = grid
         self._domains = domains
+        # Of many stages and scores the same is asked.
+        self._origin = cache(self._origin_of)
+        self.images_in_weights = cache(self._images_in_weights)
 
     def spec(
         self,
@@ -75,12 +79,15 @@ class Specification:
 
         pairs: whether the method is shown any of the target's.
         """
-        trained = self._grid.pretraining.trains or (budget is not None and budget.trains)
-        first, names = encoder.weights, [*scenario.source, *([scenario.target] if pairs else ())]
+        trains = self._grid.pretraining.trains or (budget is not None and budget.trains)
+        names = (*scenario.source, *((scenario.target,) if pairs else ()))
+        return self._origin(encoder, names if trains or budget is not None else (), trains)
+
+    def _origin_of(self, encoder: PlannedEncoder, names: Sequence[str], trains: bool) -> dict[str, Any]:
+        first = encoder.weights
         seen = short(digest for name in names for digest in self._domains[name].contents["train"])
-        images = first.images | (seen if trained or budget is not None else frozenset())
-        trained = trained or first.status != "untrained"
-        return Origin(encoder.identity["options"], trained, first.partial, images).as_json()
+        trained = trains or first.status != "untrained"
+        return Origin(encoder.identity["options"], trained, first.partial, first.images | seen).as_json()
 
     def remarks(self, encoders: Iterable[PlannedEncoder]) -> Iterator[str]:
         """Of encoders whose first weights have seen what an adaptation is meant not to."""
@@ -106,7 +113,7 @@ class Specification:
         images = self._domains[scenario.target].contents.values()
         return self.images_in_weights(scenario, encoder) > _BY_ACCIDENT * len(set[str]().union(*images))
 
-    def images_in_weights(self, scenario: Scenario, encoder: PlannedEncoder) -> int:
+    def _images_in_weights(self, scenario: Scenario, encoder: PlannedEncoder) -> int:
         """How many images of the target the first weights were trained on with their captions, where it is none of
         the sources, and these do not have them.
         """
