@@ -45,7 +45,9 @@ def make_stage(kind: str, number: int, *inputs: Stage, **more: Any) -> Stage:
 def make_run(number: int, trainings: Sequence[Stage], ranks: Sequence[Stage]) -> Run:
     """A run of these trainings, with a score of each rank."""
     key = f"{number:032x}"
-    scores = tuple(Score("last", "classic", "b", rank, f"{key}-{n}") for n, rank in enumerate(ranks))
+    scores = tuple(
+        Score("last", "classic", "b", "source_only", rank, f"{key}-{n}") for n, rank in enumerate(ranks)
+    )
     scenario = {"source": [*SCENARIO.source], "target": SCENARIO.target}
     labels = {"encoder": {"label": "tiny"}, "adaptation": {"label": "dann"}}
     spec = {"key": key, "seed": number, "scenario": scenario, **labels}

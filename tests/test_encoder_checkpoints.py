@@ -33,6 +33,7 @@ from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
 from urbancross_bench.modelling.origins import Origin, origin_of, short
 from urbancross_bench.records import read_records
+from urbancross_bench.registry import Registry
 from urbancross_encoders.options import OWN_ARCHITECTURES
 from urbancross_encoders.preprocessing import IMAGENET, OPENAI
 
@@ -624,6 +625,80 @@ def test_weights_that_saw_one_target_are_averaged_with_no_other(
             assert {setting: row["mean mR"] for setting, row in lines.items()} == {"oracle": "", "source_only": ""}
 
 
+def test_test_images_behind_the_weights_count_as_trained_on(
+    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Where the splits are others: in the domain itself, from another one, and from a folder of open_clip's."""
+    first = grid(
+        encoders={"tiny": f"openclip[architecture={TINY}]"},
+        scenarios=[{"source": "plain", "target": "plain"}],
+        adaptations=["source_only"],
+        seeds=[0],
+    )
+    assert cli("run", first, "--out", tmp_path / "one").status == 0
+    [left] = (tmp_path / "one" / "store" / "adapt").glob("*/candidate-*")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(left, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": json.loads((OWN_ARCHITECTURES / f"{TINY}.json").read_text()), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    content = json.loads((tmp_path / "plain" / "dataset.json").read_text())
+    turned = {"train": "test", "test": "train"}
+    for entry in content["images"]:
+        entry["split"] = turned.get(entry["split"], entry["split"])
+    (tmp_path / "plain" / "turned.json").write_text(json.dumps(content))
+    tested = sum(entry["split"] == "test" for entry in content["images"])
+    again = grid(
+        domains={
+            "dark": f"karpathy[file={tmp_path / 'dark' / 'dataset.json'}]",
+            "turned": f"karpathy[file={tmp_path / 'plain' / 'turned.json'}]",
+        },
+        encoders={
+            "file": f"openclip[architecture={TINY},checkpoint={left}]",
+            "folder": f"openclip[architecture=local-dir:{folder},orientations=8]",
+        },
+        scenarios=[{"source": source, "target": "turned"} for source in ("dark", "turned")],
+        adaptations=["source_only"],
+        pretraining={"steps": 0},
+        seeds=[0],
+    )
+    assert cli("run", again, "--out", tmp_path / "two").status == 0
+    for record in read_records([tmp_path / "two"]):
+        assert record.spec["encoder"]["weights"]["status"] == "trained here"
+        assert record.spec["test_images_in_training"] == tested
+        assert {score.content["setting"] for score in record.scores} == {"oracle"}
+    refused = cli("leaderboard", "add", tmp_path / "two", "--to", tmp_path / "board")
+    assert refused.status == 1
+    assert "test split" in refused.err
+
+
+def test_of_a_few_shots_the_weights_have_seen_the_share(
+    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    way = {"source": "plain", "target": "dark"}
+    file = grid(
+        encoders={"tiny": f"openclip[architecture={TINY}]"},
+        scenarios=[way, way | {"share": 0.25}],
+        adaptations=["source_only", "few_shot"],
+        seeds=[0],
+    )
+    assert cli("run", file, "--out", tmp_path / "out").status == 0
+    seen = {}
+    for record in read_records([tmp_path / "out"]):
+        [left] = (tmp_path / "out" / "store" / "adapt" / record.spec["stages"]["adapt"][0]).glob("candidate-*")
+        origin = origin_of(left)
+        assert origin is not None
+        seen[record.spec["adaptation"]["label"]] = origin.images
+    shots = seen["few_shot"] - seen["source_only"]
+    assert seen["source_only"] < seen["few_shot"]
+    assert len(shots) == -(-len(seen["source_only"]) // 4)  # the two domains are of one size
+    content = json.loads((tmp_path / "dark" / "dataset.json").read_text())
+    domain = Registry.discover().resolve("dataset", f"karpathy[file={tmp_path / 'dark' / 'dataset.json'}]")
+    images = domain.build().read(None).images
+    trained = [i for i, entry in enumerate(content["images"]) if entry["split"] == "train"]
+    assert shots < short(images.digest(i) for i in trained)
+
+
 def test_what_a_method_without_steps_moved_has_seen_what_it_was_shown(
     grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -665,7 +740,8 @@ def test_a_part_that_was_missing_stays_so(
         )
         assert cli("run", written, "--out", out).status == 0
         [record] = read_records([out])
-        assert record.spec["encoder"]["weights"]["partial"] is True
+        weights = record.spec["encoder"]["weights"]
+        assert (weights["partial"], weights.get("was_partial", False)) == (number == 0, number == 1)
         assert "some of the first weights" in (out / "leaderboard" / "scenarios.csv").read_text()
         [left] = (out / "store" / "adapt").glob("*/candidate-*.safetensors")
         reference = f"openclip[architecture={TINY},checkpoint={left}]"

@@ -151,6 +151,20 @@ def test_what_the_store_has_lost_and_nobody_measured_is_not_made_up(cli: Cli, tm
     assert "training or selection saw pairs of the target, a share of them" in text
 
 
+def test_what_the_first_weights_saw_and_lacked_is_told(cli: Cli, tmp_path: Path) -> None:
+    out = made_up(tmp_path)
+    [record] = read_records([out])
+    weights = record.spec["encoder"]["weights"] | {"was_partial": True}
+    encoder = record.spec["encoder"] | {"weights": weights}
+    edit(record.folder / "run.json", encoder=encoder, target_images_in_weights=7)
+    [score] = (record.folder / "scores").glob("*/score.json")
+    edit(score, setting="oracle")
+    _, text = card_of(out, cli, tmp_path)
+    assert "The first weights had been trained on 7 images of the target, with their captions." in text
+    assert "Setting `oracle`: the first weights, training or selection saw pairs of the target." in text
+    assert "some of which were allowed to be missing" in text
+
+
 def test_the_card_is_printed_unless_it_is_to_be_written(cli: Cli, tmp_path: Path) -> None:
     out = made_up(tmp_path)
     run, text = card_of(out, cli, tmp_path)

@@ -282,15 +282,15 @@ class OpenClipOptions(ClipOptions):
         if self.pretrained:
             return of_open_clip(self._tag, f"encoder 'openclip', weights {self.pretrained}")
         if found := self._trained_as.get("preprocessing"):
-            return of_open_clip(found, f"encoder 'openclip', checkpoint {self.checkpoint}")
+            return of_open_clip(found, f"encoder 'openclip', weights {self.weight_files[0]}")
         if self.folder is not None:
             return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
         return of_architecture(self.architecture)
 
     @cached_property
     def _origin(self) -> Origin | None:
-        """What the checkpoint says of itself; None if no grid trained it."""
-        return origin_of(data_path(self.checkpoint)) if self.checkpoint else None
+        """What the file of weights says of itself; None if no grid trained it."""
+        return None if self.pretrained or not self.weight_files else origin_of(self.weight_files[0])
 
     @property
     def _trained_as(self) -> Mapping[str, Any]:
@@ -300,11 +300,10 @@ class OpenClipOptions(ClipOptions):
     def check_files(self) -> None:
         """Also for one that a grid trained as another model, whose tensors may fit all the same."""
         super().check_files()
-        if self.checkpoint and not self._origin and (stage := stage_of(data_path(self.checkpoint))):
-            raise UsageError(
-                f"encoder 'openclip': {self.checkpoint} was left by an earlier version ({stage}), which did not "
-                "say in the file what it trained; run its grid again"
-            )
+        file = self.weight_files[0] if self.weight_files else None
+        if file and not self._origin and (stage := stage_of(file)):
+            said = f"{file} was left by an earlier version ({stage}) and does not say what it is"
+            raise UsageError(f"encoder 'openclip': {said}; run its grid again")
         theirs = self._trained_as
         mine = self._model() if theirs else {}
         other = [what for what in mine if theirs.get(what, mine[what]) != mine[what]]
@@ -313,7 +312,7 @@ class OpenClipOptions(ClipOptions):
             names = [name for name, file in known if json_digest(_read(file)) == theirs[other[0]]]
             name = f"architecture={names[0]}" if names else "the architecture that its grid names"
             raise UsageError(
-                f"encoder 'openclip': {self.checkpoint} was trained with another {other[0]} than that of "
+                f"encoder 'openclip': {file} was trained with another {other[0]} than that of "
                 f"{self.architecture}; take {name}"
             )
 
@@ -329,7 +328,8 @@ class OpenClipOptions(ClipOptions):
                 "trained here" if origin.trained else "untrained",
                 f"{stage}/{path.name}" if stage else path.name,
                 self.hashed[path],
-                partial or origin.partial,
+                partial,
+                origin.partial,
                 origin.images,
             )
         if self.pretrained:

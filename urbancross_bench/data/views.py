@@ -105,8 +105,13 @@ def target_view(split: PackedSplit, shown: Shown, seed: int) -> PairView | Strea
 
 def _first(split: PackedSplit, shown: Shown) -> PackedSplit:
     """The share of a split that is shown with its pairs: at least one image."""
-    count = max(1, math.ceil(shown.share * len(split.images) - 1e-9))
-    return split.part(np.sort(_order("few shot", len(split.images), shown.share_seed)[:count])).without_others()
+    return split.part(shared(len(split.images), shown)).without_others()
+
+
+def shared(images: int, shown: Shown) -> Indices:
+    """Which of the images of a split are in the share that is shown with its pairs."""
+    count = max(1, math.ceil(shown.share * images - 1e-9))
+    return np.sort(_order("few shot", images, shown.share_seed)[:count])
 
 
 def _captions_by_content(split: PackedSplit, texts: Indices) -> Indices:

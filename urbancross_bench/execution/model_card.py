@@ -109,25 +109,28 @@ def _results(scores: Sequence[ScoreRecord]) -> str:
 
 
 def _protocol(record: Record, scores: Sequence[ScoreRecord]) -> Iterator[str]:
+    behind = record.spec.get("target_images_in_weights")
     protocols, ties, settings = ({s.content[what] for s in scores} for what in ("protocol", "ties", "setting"))
     for name in sorted(protocols):
         yield f"- Protocol `{name}`: {' '.join((inspect.getdoc(PROTOCOLS[name]) or '').split())}"
     for name in sorted(ties):
         yield f"- Ties `{name}`: {_TIES[name]}."
     for name in sorted(settings):
-        yield f"- Setting `{name}`: {_seen(name)}."
+        yield f"- Setting `{name}`: {_seen(name, by_weights=bool(behind))}."
     if any(score.content["calibration"] for score in scores):
         name = _code(record.spec["adaptation"]["name"])
         yield f"- The numbers are of cosines that `{name}` has changed; it is not in the weights."
     if _seen_as_source(record.spec):
         yield "- The target is one of the sources, so training saw its training pairs, whatever the setting is."
+    if behind:
+        yield f"- The first weights had been trained on {behind} images of the target, with their captions."
     share = record.spec["shown"]["share"]
     if share < 1:
         yield f"- Of the target's training pairs {100 * share:g} % were seen."
 
 
-def _seen(setting: str) -> str:
-    """What training and selection were shown of the target."""
+def _seen(setting: str, *, by_weights: bool) -> str:
+    """What training and selection were shown of the target, or the weights before."""
     access = SETTINGS[setting]
     if setting == "test_time":
         return "training saw nothing of the target; when it is tested, it uses all queries and the gallery at once"
@@ -138,7 +141,7 @@ def _seen(setting: str) -> str:
         what = "the target's images and captions, unpaired"
     if access.pairs:
         what = "pairs of the target" + (", a share of them" if access.share else "")
-    return f"training or selection saw {what}"
+    return f"{'the first weights, ' if by_weights else ''}training or selection saw {what}"
 
 
 def _data(record: Record) -> str:
@@ -152,12 +155,17 @@ def _data(record: Record) -> str:
     return _table(["domain", "role", "licence", "captions", "fingerprints of train, val, test"], rows)
 
 
+def _lacked(weights: Mapping[str, Any]) -> bool:
+    return bool(weights.get("partial") or weights.get("was_partial"))
+
+
 def _training(record: Record, out: Path, scores: Sequence[ScoreRecord]) -> Iterator[str]:
     spec, weights = record.spec, record.spec["encoder"]["weights"]
     recipe, budget = spec["pretraining"], spec["budget"]
     digest = f", sha256 `{weights['sha256']}`" if weights["sha256"] else ""
     options = ", ".join(f"{name}={value}" for name, value in spec["adaptation"]["options"].items())
-    yield f"- First weights: {_text(weights['source'])} ({weights['status']}){digest}"
+    lacking = ", some of which were allowed to be missing" if _lacked(weights) else ""
+    yield f"- First weights: {_text(weights['source'])} ({weights['status']}){digest}{lacking}"
     yield (
         f"- Pre-training on the source: {length(recipe)}, batches of {recipe['batch_size']}, learning rate "
         f"{recipe['learning_rate']:g}, loss `{recipe['loss']}`"

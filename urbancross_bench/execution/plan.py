@@ -229,7 +229,7 @@ class _Planner:
         inputs = {"start": start.key} | given("source", scenario.source, "train")
         if method.access.anything:
             inputs |= given("target", [scenario.target], "train")
-        origin = self._said.origin(scenario, encoder, trial.budget, pairs=method.access.pairs)
+        origin = self._said.origin(scenario, encoder, trial.budget, shown)
         return self._add(
             Stage(
                 "adapt",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from urbancross_bench.data.views import Shown
+from urbancross_bench.data.views import Shown, shared
 from urbancross_bench.execution.domains import Domains
 from urbancross_bench.execution.methods import PlannedMethod, setting_of
 from urbancross_bench.execution.stage import Stage
@@ -18,7 +18,16 @@ from urbancross_bench.modelling.origins import Origin, short
 from urbancross_bench.registry import Resolved
 from urbancross_bench.specs import Budget, Grid, Scenario, as_json
 
-_BY_ACCIDENT = 0.05  # of a target's images: no more are behind weights that were not meant to see it
+_BY_ACCIDENT = 0.05  # of a split of the target: no more is behind weights that were not meant to see it
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How many images of a target first weights were shown, whether that makes oracles, and which test images."""
+
+    images: int
+    too_many: bool
+    test: frozenset[str]
 
 
 class Specification:
@@ -29,7 +38,7 @@ class Specification:
         self._domains = domains
         # Of many stages and scores the same is asked.
         self._origin = cache(self._origin_of)
-        self.images_in_weights = cache(self._images_in_weights)
+        self._seen_of_target = cache(self._count_seen)
 
     def spec(
         self,
@@ -73,55 +82,69 @@ class Specification:
         }
 
     def origin(
-        self, scenario: Scenario, encoder: PlannedEncoder, budget: Budget | None = None, *, pairs: bool = False
+        self, scenario: Scenario, encoder: PlannedEncoder, budget: Budget | None = None, shown: Shown | None = None
     ) -> dict[str, Any]:
-        """What weights say of themselves that pre-training leaves, with a budget a method: an `Origin` as JSON.
+        """What weights say of themselves that pre-training leaves: an `Origin` as JSON.
 
-        pairs: whether the method is shown any of the target's.
+        budget, shown: of a method that goes on from there, and what it sees of the target.
         """
         trains = self._grid.pretraining.trains or (budget is not None and budget.trains)
-        names = (*scenario.source, *((scenario.target,) if pairs else ()))
-        return self._origin(encoder, names if trains or budget is not None else (), trains)
+        sources = tuple(scenario.source) if trains or budget is not None else ()
+        pairs = shown is not None and SETTINGS[shown.setting].pairs
+        return self._origin(encoder, trains, sources, scenario.target if pairs else None, shown if pairs else None)
 
-    def _origin_of(self, encoder: PlannedEncoder, names: Sequence[str], trains: bool) -> dict[str, Any]:
+    def _origin_of(
+        self,
+        encoder: PlannedEncoder,
+        trains: bool,
+        sources: Sequence[str],
+        target: str | None,
+        shown: Shown | None,
+    ) -> dict[str, Any]:
         first = encoder.weights
-        seen = short(digest for name in names for digest in self._domains[name].contents["train"])
-        trained = trains or first.status != "untrained"
-        return Origin(encoder.identity["options"], trained, first.partial, first.images | seen).as_json()
+        seen = {digest for name in sources for digest in self._domains[name].contents["train"]}
+        if target is not None and shown is not None:
+            split = self._domains[target].splits["train"]
+            share = SETTINGS[shown.setting].share
+            members = split.members[shared(len(split.members), shown)] if share else split.members
+            seen |= {*map(self._domains[target].domain.images.digest, members.tolist())}
+        trained, lacked = trains or first.status != "untrained", first.partial or first.was_partial
+        return Origin(encoder.identity["options"], trained, lacked, first.images | short(seen)).as_json()
 
     def remarks(self, encoders: Iterable[PlannedEncoder]) -> Iterator[str]:
         """Of encoders whose first weights have seen what an adaptation is meant not to."""
         for encoder in encoders:
             for scenario in self._domains.scenarios:
-                if count := self.images_in_weights(scenario, encoder):
-                    seen = self._have_seen_target(scenario, encoder)
-                    said = ", so its rows there are oracles, whatever the method" if seen else ""
+                seen = self._seen_of_target(scenario, encoder)
+                if seen.images:
+                    said = ", so its rows there are oracles, whatever the method" if seen.too_many else ""
                     yield (
-                        f"scenario {scenario}: the weights of encoder {encoder.name!r} were trained on {count:,} "
-                        f"images of the target{said}"
+                        f"scenario {scenario}: the weights of encoder {encoder.name!r} were trained on "
+                        f"{seen.images:,} images of the target{said}"
                     )
 
     def setting(
         self, scenario: Scenario, encoder: PlannedEncoder, method: PlannedMethod, selector: Resolved
     ) -> str:
         """What was seen of the target by method, selector and first weights, together."""
-        if self._have_seen_target(scenario, encoder):
+        if self._seen_of_target(scenario, encoder).too_many:
             return "oracle"
         return union(method.setting, setting_of(selector))
 
-    def _have_seen_target(self, scenario: Scenario, encoder: PlannedEncoder) -> bool:
-        images = self._domains[scenario.target].contents.values()
-        return self.images_in_weights(scenario, encoder) > _BY_ACCIDENT * len(set[str]().union(*images))
-
-    def _images_in_weights(self, scenario: Scenario, encoder: PlannedEncoder) -> int:
-        """How many images of the target the first weights were trained on with their captions, where it is none of
-        the sources, and these do not have them.
+    def _count_seen(self, scenario: Scenario, encoder: PlannedEncoder) -> _Seen:
+        """Of the target's images, those that first weights were shown with their captions, and that the run's
+        sources do not show it anyway.
         """
-        if scenario.target in scenario.source or not encoder.weights.images:
-            return 0
+        if not encoder.weights.images:
+            return _Seen(0, False, frozenset())
         known = set[str]().union(*(self._domains[name].contents["train"] for name in scenario.source))
-        others = set[str]().union(*self._domains[scenario.target].contents.values()) - known
-        return len(short(others) & encoder.weights.images)
+        splits = self._domains[scenario.target].contents
+        seen = {
+            name: {digest for digest in digests - known if short([digest]) <= encoder.weights.images}
+            for name, digests in splits.items()
+        }
+        too_many = any(len(seen[name]) > _BY_ACCIDENT * len(digests) for name, digests in splits.items())
+        return _Seen(len(set[str]().union(*seen.values())), too_many, frozenset(seen["test"]))
 
     def segments(self, scenario: Scenario, encoder: PlannedEncoder) -> dict[str, Any] | None:
         """What a record says of the segments: how they are used, and those of each domain that has some."""
@@ -137,8 +160,8 @@ class Specification:
     def images_in_common(self, scenario: Scenario, encoder: PlannedEncoder, shown: Shown) -> dict[str, int]:
         """How many of the target's images stand, by content, where a reader of the row would not expect them.
 
-        Of its test images: in a training split that the run draws from, or a source's validation, which selectors
-        see. Of its training images: in a source's. Of all of them, if any: behind the first weights.
+        Of its test images: in a training split that the run draws from, behind the first weights, or in a source's
+        validation, which selectors see. Of its training images: in a source's. Of all, if any: behind the weights.
         """
         target, sources, chosen_on = self._domains[scenario.target].contents, set[str](), set[str]()
         for name in scenario.source:
@@ -147,11 +170,11 @@ class Specification:
                 chosen_on |= self._domains[name].contents["val"]
         own = SETTINGS[shown.setting].anything or scenario.target in scenario.source
         training = sources | target["train"] if own else sources
-        behind = self.images_in_weights(scenario, encoder)
+        behind = self._seen_of_target(scenario, encoder)
         return {
-            "test_images_in_training": len(target["test"] & (training | chosen_on)),
+            "test_images_in_training": len(target["test"] & (training | chosen_on) | behind.test),
             "target_images_in_sources": len(target["train"] & sources),
-        } | ({"target_images_in_weights": behind} if behind else {})
+        } | ({"target_images_in_weights": behind.images} if behind.images else {})
 
     def recipe(self, encoder: PlannedEncoder) -> dict[str, Any]:
         """The grid's pre-training as this encoder goes through it: without segments, they have no weight."""

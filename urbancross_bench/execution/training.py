@@ -133,7 +133,7 @@ def _start(job: Job) -> Origin:
 
 
 def _moved(state: Mapping[str, Tensor], job: Job) -> bool:
-    """Whether a method that takes no step has changed anything all the same."""
+    """Whether a method that takes no step has changed anything all the same, or added a part of its own."""
     start = load_file(job.inputs["start"] / _WEIGHTS)
     state = plain(state)
     return state.keys() != start.keys() or not all(torch.equal(state[name], start[name]) for name in start)

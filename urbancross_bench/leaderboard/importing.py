@@ -118,7 +118,7 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
     if "ranked_oracle" not in view.allow:
         yield from _said(
             [in_words(record.spec) for record in ranked_oracles(records, view)],
-            "have seen labels of the target, by method or by selector, and the view would rank them",
+            "have seen labels of the target, by method, selector or first weights, and the view would rank them",
             "add `oracle` to the view's `reference_settings`, or allow `ranked_oracle` there",
         )
     if "test_images_in_training" not in view.allow:

@@ -176,7 +176,8 @@ class Row:
         if seen := self.run.get("target_images_in_weights"):
             said = f"the first weights were trained on {seen} images of {self.target}"
             marks["weights that saw the target"] = said
-        if self.run["encoder"]["weights"].get("partial"):
+        weights = self.run["encoder"]["weights"]
+        if weights.get("partial") or weights.get("was_partial"):
             marks["weights in part"] = "some of the first weights were allowed to be missing"
         if cut := self.score.get("captions_cut"):
             marks["captions cut"] = f"{cut} test captions are longer than the text tower reads"

@@ -46,6 +46,8 @@ def check_shape(record: Record) -> None:
     """Raise DataError naming a file of the record that lacks a fact, or holds one of another type."""
     _check(record.folder / "run.json", record.spec, _RUN)
     _check_names(record.folder / "run.json", record.spec)
+    if not isinstance(seen := record.spec.get("target_images_in_weights", 0), int):
+        raise DataError(f"record {record.folder / 'run.json'} holds {seen!r} as its target_images_in_weights")
     for score in record.scores:
         file = score.folder / "score.json"
         _check(file, score.content, _SCORE)

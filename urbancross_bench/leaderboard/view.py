@@ -157,7 +157,7 @@ def shown(records: Sequence[Record], view: View) -> list[Record]:
 
 
 def ranked_oracles(records: Iterable[Record], view: View) -> list[Record]:
-    """Those that have seen labels of the target, by method or by selector, where the view would rank them."""
+    """Those that have seen labels of the target, by method, selector or weights, and that the view would rank."""
     if view.is_reference("oracle"):
         return []
     return [record for record in records if any(s.content["setting"] == "oracle" for s in record.scores)]
