@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from urbancross_bench.errors import RunError, UsageError
+from urbancross_bench.execution.specification import Specification
+from urbancross_bench.interfaces import Weights
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
 from urbancross_bench.modelling.origins import Origin, origin_of, short
 from urbancross_bench.records import read_records
 from urbancross_bench.registry import Registry
+from urbancross_bench.specs import Scenario
 from urbancross_encoders.options import OWN_ARCHITECTURES
 from urbancross_encoders.preprocessing import IMAGENET, OPENAI
 
@@ -664,12 +668,40 @@ def test_test_images_behind_the_weights_count_as_trained_on(
     )
     assert cli("run", again, "--out", tmp_path / "two").status == 0
     for record in read_records([tmp_path / "two"]):
-        assert record.spec["encoder"]["weights"]["status"] == "trained here"
+        weights = record.spec["encoder"]["weights"]
+        assert weights["status"] == "trained here"
+        assert weights["source"] == {"folder": "folder/open_clip_model.safetensors"}.get(
+            record.spec["encoder"]["label"], weights["source"]
+        )
         assert record.spec["test_images_in_training"] == tested
         assert {score.content["setting"] for score in record.scores} == {"oracle"}
     refused = cli("leaderboard", "add", tmp_path / "two", "--to", tmp_path / "board")
     assert refused.status == 1
     assert "test split" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("seen", "images", "oracles", "tested"),
+    [
+        ({"train": 0, "val": 0, "test": 0}, 0, False, 0),
+        ({"train": 1, "val": 0, "test": 0}, 1, False, 0),  # of forty: by accident
+        ({"train": 2, "val": 0, "test": 0}, 2, True, 0),  # a twentieth
+        ({"train": 0, "val": 1, "test": 0}, 1, True, 0),  # of twenty: a fiftieth of all three
+        ({"train": 1, "val": 0, "test": 2}, 3, False, 2),  # of sixty
+        ({"train": 0, "val": 0, "test": 3}, 3, True, 3),
+    ],
+)
+def test_how_much_of_a_target_makes_oracles(seen: dict[str, int], images: int, oracles: bool, tested: int) -> None:
+    sizes = {"train": 40, "val": 20, "test": 60}
+    target = {part: {f"{part} {number}" for number in range(size)} for part, size in sizes.items()}
+    source = {"train": {"train 39", "other"}, "val": set[str](), "test": set[str]()}
+    domains: Any = {name: SimpleNamespace(contents=of) for name, of in (("a", source), ("b", target))}
+    known = {f"{part} {number}" for part, count in seen.items() for number in range(count)} | {"train 39", "other"}
+    encoder: Any = SimpleNamespace(weights=Weights("trained here", "x", "0", images=short(known)))
+    found = Specification(None, domains)._count_seen(Scenario(source=("a",), target="b"), encoder)  # type: ignore[arg-type]
+    assert (found.images, found.too_many, len(found.test)) == (images, oracles, tested)
+    encoder.weights = Weights("pretrained", "x", "0")
+    assert Specification(None, domains)._count_seen(Scenario(source=("a",), target="b"), encoder).images == 0  # type: ignore[arg-type]
 
 
 def test_of_a_few_shots_the_weights_have_seen_the_share(

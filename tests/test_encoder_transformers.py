@@ -28,6 +28,7 @@ from transformers import (
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.modelling.checkpoints import load_weights, save_weights
 from urbancross_bench.modelling.inputs import prepared
+from urbancross_bench.modelling.origins import Origin, short
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 from urbancross_encoders import transformers_models
 
@@ -372,6 +373,17 @@ def test_shards_hold_what_their_index_says_and_no_more(copied: Path) -> None:
         written_as(names[:40], names[40:], weight_map)
         with pytest.raises(UsageError, match=told):
             resolve(reference).options.weights()
+
+
+def test_weights_that_a_grid_left_say_so_in_a_folder_too(copied: Path) -> None:
+    """As somebody puts them there, to share them."""
+    file, reference = copied / "model.safetensors", f"transformers[model={copied}]"
+    assert resolve(reference).options.weights().status == "pretrained"
+    origin = Origin({}, trained=True, partial=True, images=short(["one image"]))
+    save_weights(load_file(file), file, origin)
+    weights = resolve(reference).options.weights()
+    assert (weights.status, weights.source) == ("trained here", copied.name)
+    assert (weights.images, weights.partial, weights.was_partial) == (origin.images, False, True)
 
 
 def test_configs_in_half_precision_make_models_in_single(copied: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_the_first_weights_saw_and_lacked_is_told(cli: Cli, tmp_path: Path)
     [score] = (record.folder / "scores").glob("*/score.json")
     edit(score, setting="oracle")
     _, text = card_of(out, cli, tmp_path)
-    assert "The first weights had been trained on 7 images of the target, with their captions." in text
+    assert "The first weights had been trained on 7 images of the target, with their captions, that" in text
     assert "Setting `oracle`: the first weights, training or selection saw pairs of the target." in text
     assert "some of which were allowed to be missing" in text
 

@@ -27,6 +27,7 @@ from urbancross_encoders.weight_files import (
     one_digest,
     stage_of,
     tokenizer_files,
+    weights_of,
 )
 
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
@@ -294,7 +295,7 @@ class OpenClipOptions(ClipOptions):
 
     @property
     def _trained_as(self) -> Mapping[str, Any]:
-        """What the checkpoint's encoder was when a grid trained it."""
+        """What the encoder of the weights was when a grid trained them."""
         return self._origin.encoder if self._origin else {}
 
     def check_files(self) -> None:
@@ -311,6 +312,7 @@ class OpenClipOptions(ClipOptions):
             known = _architectures().items()
             names = [name for name, file in known if json_digest(_read(file)) == theirs[other[0]]]
             name = f"architecture={names[0]}" if names else "the architecture that its grid names"
+            name += "" if self.checkpoint else f" with checkpoint={file}"
             raise UsageError(
                 f"encoder 'openclip': {file} was trained with another {other[0]} than that of "
                 f"{self.architecture}; take {name}"
@@ -321,23 +323,14 @@ class OpenClipOptions(ClipOptions):
         if not self.weight_files:
             return Weights("untrained", "random")
         [path] = self.weight_files
-        source, partial = path.name, bool(self.allow_missing)
-        if origin := self._origin:
-            stage = stage_of(path)
-            return Weights(
-                "trained here" if origin.trained else "untrained",
-                f"{stage}/{path.name}" if stage else path.name,
-                self.hashed[path],
-                partial,
-                origin.partial,
-                origin.images,
-            )
+        stage = stage_of(path)
+        source = f"{stage}/{path.name}" if stage else path.name
         if self.pretrained:
             source = f"open_clip:{self.architecture}/{self.pretrained}"
         elif self.folder is not None and not self.checkpoint:
             hub = self.architecture.startswith("hf-hub:")
             source = self.architecture if hub else f"{self.folder.name}/{path.name}"
-        return Weights("pretrained", source, self.hashed[path], partial)
+        return weights_of(self._origin, source, self.hashed[path], partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""

@@ -15,6 +15,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
 from urbancross_bench.modelling.formats import image_processor_in, read_config
+from urbancross_bench.modelling.origins import origin_of
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
@@ -23,6 +24,7 @@ from urbancross_encoders.weight_files import (
     hub_folder,
     one_digest,
     tokenizer_files,
+    weights_of,
 )
 
 FAMILIES = ("clip", "siglip", "siglip2")
@@ -145,7 +147,8 @@ class TransformersOptions(ClipOptions):
         source = (
             path.name if path.is_dir() else f"hub:{self.model}" + (f"@{self.revision}" if self.revision else "")
         )
-        return Weights("pretrained", source, one_digest(self.hashed), partial=bool(self.allow_missing))
+        origin = origin_of(self.weight_files[0])
+        return weights_of(origin, source, one_digest(self.hashed), partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""

@@ -9,12 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from urbancross_bench.data.readers import signature
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.identity import file_digest
+from urbancross_bench.interfaces import Weights
 from urbancross_bench.modelling.formats import without_history
+from urbancross_bench.modelling.origins import Origin
 
 # What a tokenizer of Hugging Face may consist of; whichever are there count.
 TOKENIZER_FILES = (
@@ -54,6 +56,14 @@ def stage_of(path: Path) -> str | None:
         return f"{said['kind']}/{path.parent.name}"
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def weights_of(origin: Origin | None, source: str, sha256: str, *, partial: bool) -> Weights:
+    """What a record says of weights in a file: that they are pretrained, unless a grid left them."""
+    if origin is None:
+        return Weights("pretrained", source, sha256, partial)
+    status: Literal["trained here", "untrained"] = "trained here" if origin.trained else "untrained"
+    return Weights(status, source, sha256, partial, origin.partial, origin.images)
 
 
 def digests_of(paths: Iterable[Path]) -> dict[Path, str]:

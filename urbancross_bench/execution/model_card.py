@@ -116,14 +116,17 @@ def _protocol(record: Record, scores: Sequence[ScoreRecord]) -> Iterator[str]:
     for name in sorted(ties):
         yield f"- Ties `{name}`: {_TIES[name]}."
     for name in sorted(settings):
-        yield f"- Setting `{name}`: {_seen(name, by_weights=bool(behind))}."
+        yield f"- Setting `{name}`: {_seen(name, by_weights=bool(behind) and name == 'oracle')}."
     if any(score.content["calibration"] for score in scores):
         name = _code(record.spec["adaptation"]["name"])
         yield f"- The numbers are of cosines that `{name}` has changed; it is not in the weights."
     if _seen_as_source(record.spec):
         yield "- The target is one of the sources, so training saw its training pairs, whatever the setting is."
     if behind:
-        yield f"- The first weights had been trained on {behind} images of the target, with their captions."
+        yield (
+            f"- The first weights had been trained on {behind} images of the target, with their captions, that "
+            "the sources do not train on."
+        )
     share = record.spec["shown"]["share"]
     if share < 1:
         yield f"- Of the target's training pairs {100 * share:g} % were seen."

@@ -15,6 +15,7 @@ def core(room: str) -> str:
     rooms = [room, "execution.stages", "execution.job", "execution.preparing"]
     if room == "modelling":
         rooms += ["execution.training", "execution.items", "data.views", "interfaces.adaptation"]
+        rooms += ["execution.specification"]  # what weights say of themselves
     if room == "evaluation":
         rooms += [f"execution.{name}" for name in ("items", "selection", "scoring", "drift")]
         rooms += ["data.floors", "data.domain", "interfaces.metric", "interfaces.selector"]

@@ -125,8 +125,8 @@ def _refused(records: Sequence[Record], there: Sequence[Record], view: View) -> 
         yield from _said(
             [in_words(r.spec) for r in records if r.spec["test_images_in_training"]],
             "were trained, or may have been chosen, on images of their test split",
-            "leave those out (`data check` writes a list), or allow `test_images_in_training` in the view; the "
-            "tables mark such rows",
+            "leave those out (`data check` writes a list), take weights that have not seen them, or allow "
+            "`test_images_in_training` in the view; the tables mark such rows",
         )
     yield from _other_content(records, there)
 

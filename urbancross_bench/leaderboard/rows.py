@@ -150,7 +150,9 @@ class Row:
             marks["overlapping splits"] = f"overlapping splits ({shared} test images)"
         if self.run["test_images_in_training"]:
             count = self.run["test_images_in_training"]
-            marks["test images in training"] = f"{count} test images stand in a training or validation split"
+            where = ", or behind the weights" if self.run.get("target_images_in_weights") else ""
+            said = f"{count} test images stand in a training or validation split{where}"
+            marks["test images in training"] = said
         if self.run["target_images_in_sources"]:
             count = self.run["target_images_in_sources"]
             marks["target images in sources"] = f"{count} training images of the target are the sources' too"
@@ -174,8 +176,7 @@ class Row:
     def _marks_of_weights(self) -> dict[str, str]:
         marks: dict[str, str] = {}
         if seen := self.run.get("target_images_in_weights"):
-            said = f"the first weights were trained on {seen} images of {self.target}"
-            marks["weights that saw the target"] = said
+            marks["weights that saw the target"] = f"first weights trained on {seen} images of {self.target}"
         weights = self.run["encoder"]["weights"]
         if weights.get("partial") or weights.get("was_partial"):
             marks["weights in part"] = "some of the first weights were allowed to be missing"
