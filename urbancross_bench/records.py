@@ -154,6 +154,12 @@ def typed_route(text: str) -> str:
     return f"{' + '.join(part.strip() for part in origins.split('+'))} → {target.strip()}" if arrow else text
 
 
+def weights_lacked(spec: Mapping[str, Any]) -> bool:
+    """Whether some of the first weights were allowed to be missing, when they were loaded or further back."""
+    weights = spec["encoder"]["weights"]
+    return bool(weights.get("partial") or weights.get("was_partial"))
+
+
 def versions_of(plugin: Mapping[str, Any]) -> list[str]:
     """Of a plugin's code, and of the method that it calibrates, given what a record says of the plugin."""
     return [str(one["version"]) for one in (plugin, plugin.get("base", {})) if "version" in one]

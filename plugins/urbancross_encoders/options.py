@@ -111,6 +111,11 @@ class ClipOptions(EncoderOptions):
         """The files of the first weights; empty for random ones. Raises UsageError where they are not there."""
         raise NotImplementedError
 
+    @cached_property
+    def origin(self) -> Origin | None:
+        """What the first file of weights says of itself; None if no grid trained them."""
+        return origin_of(self.weight_files[0]) if self.weight_files else None
+
     @property
     def weight_map(self) -> Mapping[str, str]:
         """Of weights in several files, the name of the file that their index has each tensor in; else empty."""
@@ -288,21 +293,16 @@ class OpenClipOptions(ClipOptions):
             return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
         return of_architecture(self.architecture)
 
-    @cached_property
-    def _origin(self) -> Origin | None:
-        """What the file of weights says of itself; None if no grid trained it."""
-        return None if self.pretrained or not self.weight_files else origin_of(self.weight_files[0])
-
     @property
     def _trained_as(self) -> Mapping[str, Any]:
         """What the encoder of the weights was when a grid trained them."""
-        return self._origin.encoder if self._origin else {}
+        return self.origin.encoder if self.origin else {}
 
     def check_files(self) -> None:
         """Also for one that a grid trained as another model, whose tensors may fit all the same."""
         super().check_files()
         file = self.weight_files[0] if self.weight_files else None
-        if file and not self._origin and (stage := stage_of(file)):
+        if file and not self.origin and (stage := stage_of(file)):
             said = f"{file} was left by an earlier version ({stage}) and does not say what it is"
             raise UsageError(f"encoder 'openclip': {said}; run its grid again")
         theirs = self._trained_as
@@ -330,7 +330,7 @@ class OpenClipOptions(ClipOptions):
         elif self.folder is not None and not self.checkpoint:
             hub = self.architecture.startswith("hf-hub:")
             source = self.architecture if hub else f"{self.folder.name}/{path.name}"
-        return weights_of(self._origin, source, self.hashed[path], partial=bool(self.allow_missing))
+        return weights_of(self.origin, source, self.hashed[path], partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""

@@ -15,7 +15,6 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
 from urbancross_bench.modelling.formats import image_processor_in, read_config
-from urbancross_bench.modelling.origins import origin_of
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
@@ -147,8 +146,7 @@ class TransformersOptions(ClipOptions):
         source = (
             path.name if path.is_dir() else f"hub:{self.model}" + (f"@{self.revision}" if self.revision else "")
         )
-        origin = origin_of(self.weight_files[0])
-        return weights_of(origin, source, one_digest(self.hashed), partial=bool(self.allow_missing))
+        return weights_of(self.origin, source, one_digest(self.hashed), partial=bool(self.allow_missing))
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""

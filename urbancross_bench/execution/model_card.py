@@ -21,7 +21,7 @@ from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.leaderboard.spent import length
-from urbancross_bench.records import Record, ScoreRecord, sources
+from urbancross_bench.records import Record, ScoreRecord, sources, weights_lacked
 
 _TASK = {"type": "image-text-retrieval", "name": "Cross-domain remote-sensing image-text retrieval"}
 _TAGS = ["remote-sensing", "image-text-retrieval", "domain-adaptation", "urbancross-bench"]
@@ -158,16 +158,12 @@ def _data(record: Record) -> str:
     return _table(["domain", "role", "licence", "captions", "fingerprints of train, val, test"], rows)
 
 
-def _lacked(weights: Mapping[str, Any]) -> bool:
-    return bool(weights.get("partial") or weights.get("was_partial"))
-
-
 def _training(record: Record, out: Path, scores: Sequence[ScoreRecord]) -> Iterator[str]:
     spec, weights = record.spec, record.spec["encoder"]["weights"]
     recipe, budget = spec["pretraining"], spec["budget"]
     digest = f", sha256 `{weights['sha256']}`" if weights["sha256"] else ""
     options = ", ".join(f"{name}={value}" for name, value in spec["adaptation"]["options"].items())
-    lacking = ", some of which were allowed to be missing" if _lacked(weights) else ""
+    lacking = ", some of which were allowed to be missing" if weights_lacked(spec) else ""
     yield f"- First weights: {_text(weights['source'])} ({weights['status']}){digest}{lacking}"
     yield (
         f"- Pre-training on the source: {length(recipe)}, batches of {recipe['batch_size']}, learning rate "

@@ -30,7 +30,7 @@ from urbancross_bench.leaderboard.comparable import (
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.superseding import taken_once
 from urbancross_bench.leaderboard.threads import shared_out
-from urbancross_bench.records import Record, is_shifted, route, sources
+from urbancross_bench.records import Record, is_shifted, route, sources, weights_lacked
 
 _AT_ONCE = 25  # rows, by each thread: bounds the memory of resampling
 
@@ -177,8 +177,7 @@ class Row:
         marks: dict[str, str] = {}
         if seen := self.run.get("target_images_in_weights"):
             marks["weights that saw the target"] = f"first weights trained on {seen} images of {self.target}"
-        weights = self.run["encoder"]["weights"]
-        if weights.get("partial") or weights.get("was_partial"):
+        if weights_lacked(self.run):
             marks["weights in part"] = "some of the first weights were allowed to be missing"
         if cut := self.score.get("captions_cut"):
             marks["captions cut"] = f"{cut} test captions are longer than the text tower reads"
