@@ -177,22 +177,19 @@ def rescore(
 
     from urbancross_bench.execution.rescoring import rescored
     from urbancross_bench.frames import frame_of_records
-    from urbancross_bench.leaderboard.committed import read_all
 
     folders = _folders(places)
-    scores = rescored(
+    found = rescored(
         folders,
         _several(metrics),
         ties,
         _several(plugins),
         warn=lambda message: print(f"warning: {message}", file=sys.stderr),
     )
-    anew = {(score["run"], score["score"]): score for score in scores}
     records = [
-        replace(record, scores=tuple(filter(None, (_as_rescored(score, anew) for score in record.scores))))
-        for record in read_all(folders)
+        replace(record, scores=tuple(map(_as_rescored, record.scores, anew))) for record, anew in found if anew
     ]
-    return frame_of_records([record for record in records if record.scores], folders)
+    return frame_of_records(records, folders)
 
 
 def compare(
@@ -302,16 +299,11 @@ def _path(place: str | Path | None) -> Path | None:
     return None if place is None else Path(place)
 
 
-def _as_rescored(score: ScoreRecord, anew: Mapping[tuple[str, str], Mapping[str, Any]]) -> ScoreRecord | None:
-    """A score with the metrics and the tie rule that it was given anew, found by the keys of run and score; None
-    for one that was recorded meanwhile.
-    """
+def _as_rescored(score: ScoreRecord, anew: Mapping[str, Any]) -> ScoreRecord:
+    """A score with the metrics and the tie rule that it was given anew."""
     from dataclasses import replace
 
-    found = anew.get((score.folder.parents[1].name, score.folder.name))
-    if found is None:
-        return None
-    return replace(score, content={**score.content, "ties": found["ties"], "metrics": found["metrics"]})
+    return replace(score, content={**score.content, "ties": anew["ties"], "metrics": anew["metrics"]})
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,29 +33,30 @@ def rescore(
         plugin or [],
         warn=lambda message: print(f"warning: {message}", file=sys.stderr),
     )
-    scores = [*found] if json_ else list(_shown(found))
+    every = []
+    for _, scores in found:
+        if not json_:
+            _print(scores)
+        every += scores
     if json_:
-        print_json(scores)
-    if any(score["failed"] for score in scores):
+        print_json(every)
+    if any(score["failed"] for score in every):
         raise typer.Exit(1)
 
 
-def _shown(scores: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same, each printed as it comes."""
+def _print(scores: list[dict[str, Any]]) -> None:
+    """The scores of one run."""
     from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.records import route
 
-    for _, group in groupby(scores, key=itemgetter("run")):
-        of_run = [*group]
-        names = ["encoder", "adaptation", "selector", "protocol", "ties"]
-        if len({score["domain"] for score in of_run}) > 1:
-            names.insert(2, "domain")
-        for score in of_run:
-            told = {name: score[name] for name in names} | {"domain": f"on {score['domain']}"}
-            head = [route(score["scenario"]), *(told[name] for name in names), f"seed {score['seed']}"]
-            print(printable(" · ".join(head)))
-            print("\n".join(f"  {line}" for line in value_lines(score, _lacking)))
-            yield score
+    names = ["encoder", "adaptation", "selector", "protocol", "ties"]
+    if len({score["domain"] for score in scores}) > 1:
+        names.insert(2, "domain")
+    for score in scores:
+        told = {name: score[name] for name in names} | {"domain": f"on {score['domain']}"}
+        head = [route(score["scenario"]), *(told[name] for name in names), f"seed {score['seed']}"]
+        print(printable(" · ".join(head)))
+        print("\n".join(f"  {line}" for line in value_lines(score, _lacking)))
 
 
 def _lacking(missing: str) -> str:

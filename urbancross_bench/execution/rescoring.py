@@ -26,9 +26,9 @@ def rescored(
     plugins: Sequence[str | Path],
     *,
     warn: Callable[[str], None],
-) -> Iterator[dict[str, Any]]:
-    """Each score of each run in some places anew: what was scored, and `metrics`, `lacking` and `failed` as in
-    `score.json`.
+) -> Iterator[tuple[Record, list[dict[str, Any]]]]:
+    """Each run in some places, and for each of its scores in turn what it is anew: what was scored, and `metrics`,
+    `lacking` and `failed` as in `score.json`.
 
     ties: another tie rule than the recorded one. The counts of the record are enough for metrics of ranks alone;
     those that need more are given the features of the store beside the records, if they are still there. `warn` is
@@ -50,29 +50,33 @@ def rescored(
 
 def _each(
     records: Sequence[Record], metrics: Sequence[Resolved], ties: str | None, warn: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Record, list[dict[str, Any]]]]:
     needy = any(metric.plugin.registration.needs for metric in metrics)
     for record in records:
         damaged: dict[str, None] = {}
+        anew = []
         for score in record.scores:
             content = score.content
             rule = ties or content["ties"]
             stored = _from_features(score, rule, damaged) if needy else None
             ranking = stored or recorded_ranking(content, score.arrays(), rule)
             found, _ = metric_values(ranking, metrics, draws=content["draws"])
-            yield {
-                "run": record.folder.name,
-                "score": score.folder.name,
-                "scenario": record.spec["scenario"],
-                "encoder": record.spec["encoder"]["label"],
-                "adaptation": record.spec["adaptation"]["label"],
-                "seed": record.spec["seed"],
-                "domain": content["domain"],
-                "selector": content["selector"],
-                "protocol": content["protocol"],
-                "ties": rule,
-                **found,
-            }
+            anew.append(
+                {
+                    "run": record.folder.name,
+                    "score": score.folder.name,
+                    "scenario": record.spec["scenario"],
+                    "encoder": record.spec["encoder"]["label"],
+                    "adaptation": record.spec["adaptation"]["label"],
+                    "seed": record.spec["seed"],
+                    "domain": content["domain"],
+                    "selector": content["selector"],
+                    "protocol": content["protocol"],
+                    "ties": rule,
+                    **found,
+                }
+            )
+        yield record, anew
         if damaged:
             warn(
                 f"{named(record)} ({record.folder.name[:12]}): {'; '.join(damaged)}; so it has no values that "
