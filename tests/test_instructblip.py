@@ -219,10 +219,12 @@ def to_shards(folder: Path, *, lose: bool = False) -> None:
     [
         (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text("[" * 200_000), "config.json cannot be read"),
         (lambda f: change_json(f / "config.json", model_type="blip-2"), "type 'blip-2', not 'instructblip'"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
         (to_pickle, "pickle alone (pytorch_model.bin)"),
         (lambda f: to_shards(f, lose=True), "model-2.safetensors is missing"),
+        (lambda f: (to_shards(f), (f / "model.safetensors.index.json").write_text("{}")), "has no weight_map"),
         (lambda f: (f / "processor_config.json").unlink(), "no processor_config.json"),
         (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
         (lambda f: (f / "qformer_tokenizer" / "tokenizer.json").unlink(), "qformer_tokenizer holds no tokenizer"),

@@ -167,7 +167,7 @@ def test_the_kit_catches_an_encoder_that_nobody_could_repeat(
         ("trained", "trains(self): return 'yes'", "says whether it can be trained by 'yes', which is no bool"),
         ("towered", "tower_identity(self): return None", "says what its towers are by None, which is no dict"),
         ("frozen_head", "frozen(self): return {'head'}", "frozen() names ['head']"),
-        ("weighed", "weights(self): return 1 / 0", "cannot say where its weights come from: ZeroDivisionError"),
+        ("weighed", "weights(self): return 1 / 0", "failed to say where its weights come from: ZeroDivisionError"),
     ],
 )
 def test_the_kit_asks_an_encoder_what_planning_asks(tmp_path: Path, name: str, answer: str, says: str) -> None:

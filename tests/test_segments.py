@@ -361,7 +361,7 @@ def test_what_a_killed_call_made_of_one_split_outlasts_a_call_for_another(
         (["--count", "0"], "", "at least 1"),
         (["--min-area", "-1"], "", "at least 0"),
         (["--device", "abacus"], "", "there is no device 'abacus'"),
-        ([], "fails_to_load=true", "failed to load: ValueError('no such stripes')"),
+        ([], "fails_to_load=true", "failed to load: ValueError: no such stripes ("),
         ([], "dies_loading=true", "a process died while it loaded the model (signal 9"),
         ([], "shades=9", "has no option 'shades'"),
     ],

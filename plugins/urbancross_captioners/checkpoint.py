@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError
 from urbancross_bench.identity import file_digest, key_of
+from urbancross_bench.modelling.formats import read_config, weight_map
 
 TYPE = "instructblip"
 _READ = (".json", ".jinja", ".model", ".safetensors", ".txt")  # what the loaders may open: no pickle, no code
@@ -40,7 +39,7 @@ def open_checkpoint(model: str, revision: str | None) -> Checkpoint:
     """The files of an InstructBLIP. Raises UsageError naming what is missing, and what to do."""
     folder, source = _found(model, revision)
     shards = _shards(folder)
-    config = _json(folder / "config.json")
+    config = read_config(folder / "config.json")
     if config.get("model_type") != TYPE:
         raise UsageError(f"{_TITLE}: {folder} holds a model of type {config.get('model_type')!r}, not {TYPE!r}")
     _expect_processor(folder)
@@ -83,15 +82,9 @@ def _shards(folder: Path) -> tuple[str, ...]:
     if (folder / _SINGLE).is_file():
         return (_SINGLE,)
     if (folder / _INDEX).is_file():
-        names = _json(folder / _INDEX).get("weight_map")
-        if not isinstance(names, dict) or not all(
-            isinstance(n, str) and n == Path(n).name for n in names.values()
-        ):
-            raise UsageError(f"{_TITLE}: {folder / _INDEX} has no weight_map of files beside it")
-        shards = tuple(sorted(set(names.values())))
-        absent = [name for name in shards if not (folder / name).is_file()]
-        if absent or not shards:
-            raise UsageError(f"{_TITLE}: weights file {folder / (absent or ['…'])[0]} is missing")
+        shards = tuple(sorted(set(weight_map(folder / _INDEX).values())))
+        if absent := [name for name in shards if not (folder / name).is_file()]:
+            raise UsageError(f"{_TITLE}: weights file {folder / absent[0]} is missing")
         return shards
     pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt")) + sorted(folder.glob("*.pth"))
     if pickles:
@@ -111,13 +104,3 @@ def _expect_processor(folder: Path) -> None:
             (place / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt")
         ):
             raise UsageError(f"{_TITLE}: {place} holds no tokenizer (tokenizer.json, a .model or a vocab.txt)")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{_TITLE}: {file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{_TITLE}: {file} holds no object")
-    return content

@@ -347,15 +347,15 @@ class OpenClipOptions(ClipOptions):
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    found = read_config(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         config = found["model_cfg"]
         if not all(isinstance(config[part], dict) for part in ("vision_cfg", "text_cfg")):
             raise TypeError("vision_cfg and text_cfg are no objects")
         int(config["embed_dim"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} describes no open_clip model: {error!r}") from error
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _has_tokenizer(folder: Path) -> bool:

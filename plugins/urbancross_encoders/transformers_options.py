@@ -14,7 +14,7 @@ from pydantic import Field
 from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
-from urbancross_bench.modelling.formats import image_processor_in, read_config
+from urbancross_bench.modelling.formats import image_processor_in, read_config, weight_map
 from urbancross_encoders.options import ClipOptions
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
@@ -89,7 +89,7 @@ class TransformersOptions(ClipOptions):
     def weight_map(self) -> Mapping[str, str]:
         """See `ClipOptions`. Raises UsageError for an index without one."""
         file = self._weights_or_index
-        return _mapped(file) if file.name.endswith(_INDEX) else {}
+        return weight_map(file) if file.name.endswith(_INDEX) else {}
 
     @property
     def _weights_or_index(self) -> Path:
@@ -161,17 +161,6 @@ def _is_complete(folder: Path) -> bool:
     small = (folder / "config.json").is_file() and bool(tokenizer_files(folder))
     for name in _WEIGHTS:
         if (folder / name).is_file():
-            shards = _mapped(folder / name).values() if name.endswith(_INDEX) else [name]
+            shards = weight_map(folder / name).values() if name.endswith(_INDEX) else [name]
             return small and all((folder / shard).is_file() for shard in shards)
     return False
-
-
-def _mapped(index: Path) -> dict[str, str]:
-    """The `weight_map` of an index: the name of each tensor, and of the file beside the index that it is in."""
-    names = read_config(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise UsageError(f"{index} has no weight_map, which says what each file holds; fetch it again")
-    for file in names.values():
-        if not isinstance(file, str) or file != Path(file).name:
-            raise UsageError(f"{index}: its weight_map names {file!r}, which is no file beside it")
-    return names

@@ -14,7 +14,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.identity import digest, file_digest
 from urbancross_bench.interfaces import SegmenterOptions, Weights
-from urbancross_bench.modelling.formats import kind_of, without_history
+from urbancross_bench.modelling.formats import kind_of, read_config, without_history
 from urbancross_segmenters.preprocessing import of_folder
 
 VISION = {  # width, layers, heads and layers that see the whole image
@@ -134,10 +134,7 @@ class OriginalOptions(SamOptions):
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"segmenter: architecture {file} cannot be read: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("vision_config"), dict):
+    config = read_config(file)
+    if not isinstance(config.get("vision_config"), dict):
         raise UsageError(f"segmenter: architecture {file} has no vision_config; is it of a SamModel?")
     return config

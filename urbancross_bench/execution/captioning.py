@@ -24,7 +24,7 @@ from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.domains import naming, read_domain
 from urbancross_bench.execution.making import Made, Work, as_planned, forget, holding, make, tidy_unless_told
-from urbancross_bench.files import write_json
+from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
 from urbancross_bench.interfaces.dataset import ImageSource
@@ -86,7 +86,8 @@ class CaptionMaker:
         pictures = self.source.open()
         position = {name: index for index, name in enumerate(pictures.names)}
         registry = Registry.discover(self.source.plugins)
-        with as_planned(registry, "captioner", self.captioner, self.identity) as resolved:
+        planned = as_planned(registry, "captioner", self.captioner, self.identity)
+        with planned as resolved, resolved.plugin.blamed("to load"):
             captioner, sees = cast(Captioner, resolved.build()), _options(resolved).sees_pixels
             captioner.load(device)
 
@@ -287,11 +288,10 @@ def _write(out: Path, names: Sequence[str], made: Made, making: Mapping[str, Any
     record = {**making, "counts": counts, "failures": made.failures, "sha256": _sha256(content)}
     # In this order a kill leaves no csv beside a record that is not its own; what it lacks is in the journal.
     out.unlink(missing_ok=True)
-    unfinished = out.with_name(f"{out.name}.tmp")
-    write_json(unfinished, record)
-    unfinished.replace(_side(out))
-    unfinished.write_bytes(content)
-    unfinished.replace(out)
+    with replacing(_side(out)) as place:
+        write_json(place, record)
+    with replacing(out) as place:
+        place.write_bytes(content)
     return Captioned(out, len(names), distinct, made.failures)
 
 

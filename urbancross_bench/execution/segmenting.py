@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from urbancross_bench.data.segments import (
     read_store,
     write_store,
 )
-from urbancross_bench.errors import DataError, PluginError, UrbanCrossError, UsageError, did_you_mean
+from urbancross_bench.errors import DataError, PluginError, UsageError, did_you_mean
 from urbancross_bench.execution.domains import read_domain
 from urbancross_bench.execution.making import Earlier, Work, as_planned, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
@@ -33,7 +32,7 @@ from urbancross_bench.execution.versions import decoders
 from urbancross_bench.identity import canonical_json, key_of, library_versions
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.interfaces.segmenter import Segmenter, SegmenterOptions
-from urbancross_bench.registry import Plugin, Registry
+from urbancross_bench.registry import Registry
 from urbancross_bench.sources import own_version
 
 _CHOOSERS = (*CHOOSERS, BY_CAPTION)
@@ -96,7 +95,10 @@ class Segmenting:
         registry = Registry.discover(self.plugins)
         domain, _ = read_domain(registry.resolve("dataset", self.domain))
         said = self.identities["segmenter"]
-        with as_planned(registry, "segmenter", self.segmenter, said) as resolved, _loading(resolved.plugin):
+        with (
+            as_planned(registry, "segmenter", self.segmenter, said) as resolved,
+            resolved.plugin.blamed("to load"),
+        ):
             segmenter: Segmenter = resolved.build()
             segmenter.load(device)
         captions = captions_of(domain) if self.choice.by_caption else None
@@ -127,7 +129,7 @@ class Segmenting:
         from urbancross_bench.modelling.similarity import Similarity, parts_of
 
         reference, said = self.choice.encoder, self.identities["encoder"]
-        with as_planned(registry, "encoder", reference, said) as resolved, _loading(resolved.plugin):
+        with as_planned(registry, "encoder", reference, said) as resolved, resolved.plugin.blamed("to load"):
             model = load_model(resolved)
             model.to(device)
         image_format = _encoder(registry, reference).format
@@ -263,16 +265,6 @@ def _encoder(registry: Registry, reference: str) -> PlannedEncoder:
     if encoder.format is None:
         raise UsageError(f"--encoder {reference} takes no pixels, so it cannot look at segments; choose another")
     return encoder
-
-
-@contextmanager
-def _loading(plugin: Plugin) -> Iterator[None]:
-    try:
-        yield
-    except UrbanCrossError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{plugin} failed to load: {error!r}") from error
 
 
 def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str, dict[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from types import NoneType
 from typing import Any
 
-from urbancross_bench.errors import DataError, PluginError, UrbanCrossError
+from urbancross_bench.errors import DataError, PluginError
 from urbancross_bench.execution.domains import Domains, PlannedDomain
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.versions import core, decoders
@@ -87,12 +87,8 @@ class PlannedEncoder:
 
     def _asked(self, what: str, question: Callable[[], Any], *kinds: type) -> Any:
         """The answer. Raises PluginError naming the plugin where there is none of these kinds."""
-        try:
+        with self.resolved.plugin.blamed(f"to say {what}"):
             answer = question()
-        except UrbanCrossError:
-            raise
-        except Exception as error:
-            raise PluginError(f"{self.resolved.plugin} cannot say {what}: {error!r}") from error
         if not isinstance(answer, kinds):
             names = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
             raise PluginError(f"{self.resolved.plugin} says {what} by {answer!r}, which is no {names}")

@@ -16,6 +16,7 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
+from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
 from urbancross_bench.leaderboard.comparable import seeds_of
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Field, Standing, standings, verdicts
@@ -134,12 +135,11 @@ def _scenarios(
 
 def _cell(name: str, column: Column, row: Row) -> Cell:
     """What a plugin says of a row. Raises PluginError where it fails, or gives what is no cell."""
-    try:
+    with blamed(
+        f"column {name!r}", type(column).__module__.partition(".")[0], f"on {row.scenario}, {row.method[1]}"
+    ):
         # Copies: what records have in common is held once.
         cell = column.cell(*deepcopy((row.run, [seed.score.content for seed in row.seeds])))
-    except (Exception, SystemExit) as error:
-        where = f"{row.scenario}, {row.method[1]}"
-        raise PluginError(f"column {name!r} failed on {where}: {type(error).__name__}: {error}") from error
     if why := no_cell(cell):
         raise PluginError(f"column {name!r} gave {why}")
     return cell

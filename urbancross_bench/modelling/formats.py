@@ -72,11 +72,25 @@ def read_config(path: Path) -> dict[str, Any]:
     """What stands in a json file of transformers. Raises UsageError where that is no object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} holds no json object")
     return found
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Of an index of several files: the name of each tensor, and that of the file beside the index that it is in.
+
+    Raises UsageError where it does not say that.
+    """
+    names = read_config(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise UsageError(f"{index} has no weight_map, which says what each file holds; fetch it again")
+    for file in names.values():
+        if not isinstance(file, str) or file != Path(file).name:
+            raise UsageError(f"{index}: its weight_map names {file!r}, which is no file beside it")
+    return names
 
 
 def image_processor_in(folder: Path) -> tuple[Path, dict[str, Any]]:
