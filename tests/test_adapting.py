@@ -184,6 +184,8 @@ def test_the_curve_says_what_happened(searched: Outcome) -> None:
             {"budget": {"epochs": 1, "batch_size": 12, "checkpoints": 9}},
             "9 checkpoints do not fit into the 1",
         ),
+        ({"budget": {"epochs": 0.1, "batch_size": 12}}, "budget: 0.1 epochs are no step in scenario"),
+        ({"pretraining": {"epochs": 0.1, "batch_size": 12}}, "pretraining: 0.1 epochs are no step in scenario"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -311,12 +311,15 @@ def test_targets_choose_matrices_and_frozen_ones_are_left_alone() -> None:
         return {name.partition(".parametrizations.")[0] for name in names if name.endswith(".0.a")}
 
     every = updated(TINY, 'targets="*"')
-    assert {name.rpartition(".")[2] for name in every} == {"attn", "out_proj", "c_fc", "c_proj"}
+    assert {name.rpartition(".")[2] for name in every} == {
+        *("attn", "out_proj", "c_fc", "c_proj"),
+        *("visual", "text"),  # their last projections
+    }
     assert {name.rpartition(".")[2] for name in updated(TINY, "")} == {"attn", "out_proj"}
     assert updated(TINY, 'targets="*.visual.*c_fc*,*.text.*c_fc*"') == {name for name in every if "c_fc" in name}
     text = updated(TINY.replace("]", ",frozen_towers=image]"), "")
     assert text == {name for name in updated(TINY, "") if ".text." in name}
-    with pytest.raises(UsageError, match=r"targets=\*conv\*; there are 8: clip\.visual.*…"):
+    with pytest.raises(UsageError, match=r"targets=\*conv\*; there are 10: clip\.visual.*…"):
         with_lora(TINY, 'targets="*conv*"')
     with pytest.raises(UsageError, match=r"no trainable matrix matches '\*typo\*' of targets"):
         with_lora(TINY, 'targets="*attn*,*typo*"')

@@ -17,10 +17,11 @@ from scipy.optimize import linear_sum_assignment, linprog
 
 from urbancross_adaptations.mean_teacher import consistency
 from urbancross_adaptations.pseudo_pairs import coupled_cross_entropy
+from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces import Progress
 from urbancross_bench.modelling.losses import info_nce
 from urbancross_bench.modelling.saving import method_state, restore_method
-from urbancross_bench.modelling.transport import mutual_nearest, plan, potentials
+from urbancross_bench.modelling.transport import log_plan, mutual_nearest, potentials
 from urbancross_bench.registry import Registry
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 
@@ -37,7 +38,7 @@ def unit(rows: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tens
 
 
 def coupled(images: torch.Tensor, texts: torch.Tensor, epsilon: float, iterations: int = 500) -> np.ndarray:
-    return plan(images, texts, *potentials(images, texts, epsilon, iterations), epsilon).numpy()
+    return log_plan(images, texts, *potentials(images, texts, epsilon, iterations), epsilon).exp().numpy()
 
 
 # Transport.
@@ -87,8 +88,8 @@ def test_costs_in_parts_give_the_same_and_a_part_of_a_plan_is_of_the_plan() -> N
         for whole, part in zip((f, g), potentials(images, texts, 0.1, 30, rows=rows), strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
     some, others = torch.tensor([3, 0, 9]), torch.tensor([6, 2])
-    found = plan(images[some], texts[others], f[some], g[others], 0.1)
-    torch.testing.assert_close(found, plan(images, texts, f, g, 0.1)[some][:, others])
+    found = log_plan(images[some], texts[others], f[some], g[others], 0.1)
+    torch.testing.assert_close(found, log_plan(images, texts, f, g, 0.1)[some][:, others])
 
 
 def test_a_small_epsilon_does_not_underflow_in_single_precision() -> None:
@@ -151,10 +152,10 @@ def test_the_coupled_loss_equals_a_loop_and_info_nce_at_its_end() -> None:
             to_text = math.exp(s[i][j]) / sum(map(math.exp, s[i]))
             to_image = math.exp(s[i][j]) / sum(math.exp(row[j]) for row in s)
             total -= float(p[i, j]) * (math.log(to_text) + math.log(to_image)) / 2
-    loss = coupled_cross_entropy(torch.tensor(s, dtype=torch.float64), p)
+    loss = coupled_cross_entropy(torch.tensor(s, dtype=torch.float64), p.log())
     assert loss.item() == pytest.approx(total / float(p.sum()))
     x, y = unit(4, 0), unit(4, 1)
-    alike = coupled_cross_entropy(3 * x @ y.T, 0.2 * torch.eye(4, dtype=torch.float64))
+    alike = coupled_cross_entropy(3 * x @ y.T, (0.2 * torch.eye(4, dtype=torch.float64)).log())
     assert alike.item() == pytest.approx(info_nce(x, y, torch.tensor(3.0)).item())
 
 
@@ -176,7 +177,7 @@ def test_transport_in_a_batch_is_by_present_features_and_its_plan_has_no_gradien
     losses = transport.loss(source, target, Progress(0, 10, 0, 0))
     coupling = torch.from_numpy(coupled(target.image_features.detach(), target.text_features.detach(), 0.1, 50))
     logits = model.logit_scale.exp() * target.image_features @ target.text_features.T
-    expected = 0.5 * coupled_cross_entropy(logits, coupling)
+    expected = 0.5 * coupled_cross_entropy(logits, coupling.log())
     assert losses["transport"].item() == pytest.approx(expected.item())
     assert losses["source_pairs"].item() == pytest.approx(told.pair_loss(source).item())
     shares = coupling / coupling.sum(dim=1, keepdim=True)
@@ -202,10 +203,31 @@ def test_transport_of_the_bank_couples_a_batch_as_the_whole_target_is() -> None:
     whole = torch.from_numpy(coupled(images, texts, 0.2, 100))
     part = whole[target.image_rows][:, target.text_rows]
     logits = model.logit_scale.exp() * target.image_features @ target.text_features.T
-    assert losses["transport"].item() == pytest.approx(coupled_cross_entropy(logits, part).item(), rel=1e-4)
+    assert losses["transport"].item() == pytest.approx(coupled_cross_entropy(logits, part.log()).item(), rel=1e-4)
     # What is kept of the whole target is saved with a training, and given back to one that goes on.
     state = method_state(transport, model)
     assert {*state} == {"f", "g"}
+
+
+def test_a_part_of_a_sharp_plan_without_one_pair_that_belongs_together_still_has_its_own_order() -> None:
+    """All of it is far below the least number of single precision."""
+    model = Small().eval()
+    images, texts = unit(40, 1, torch.float32), unit(40, 2, torch.float32)
+    pool = SimpleNamespace(reference_image_features=images, reference_text_features=texts)
+    transport = method("optimal_transport[plan=bank,epsilon=0.002,iterations=200]")
+    told, logged = context(model, target=pool)
+    transport.prepare(model, told)
+    exact = log_plan(images.double(), texts.double(), transport.f.double(), transport.g.double(), 0.002)
+    target: Any = Drawn(model, *vectors(6, 3))
+    target.image_rows, target.text_rows = torch.arange(6), exact[:6].max(dim=0).values.argsort()[:6]
+    part = exact[target.image_rows][:, target.text_rows]
+    assert part.max() < -104
+    target.reference_image_features = images[target.image_rows]
+    target.reference_text_features = texts[target.text_rows]
+    loss = transport.loss(target, target, Progress(0, 10, 0, 0))["transport"]
+    shares = part.softmax(dim=1).max(dim=1).values.mean().item()
+    assert float(logged["plan_confidence"]) == pytest.approx(shares, abs=1e-3)
+    assert any(gradient.abs().max() > 1e-6 for gradient in torch.autograd.grad(loss, [*model.parameters()][:2]))
 
 
 @pytest.mark.parametrize("features", ["current", "reference"])
@@ -243,6 +265,15 @@ def test_the_teacher_follows_the_student_by_its_decay() -> None:
         torch.testing.assert_close(teacher[name], value, rtol=1e-5, atol=1e-7)
     assert teacher["image_tower.1.num_batches_tracked"] == 5
     assert all(p.grad is None for p in training.method.teacher.parameters())
+
+
+def test_one_target_item_teaches_nothing_and_is_refused() -> None:
+    model = Small().eval()
+    several, one = Drawn(model, *vectors(5, 1)), Drawn(model, *vectors(1, 2))
+    teaching = method("mean_teacher")
+    teaching.prepare(model, context(model)[0])
+    with pytest.raises(RunError, match="a batch shows one item"):
+        teaching.loss(several, one, Progress(0, 10, 0, 0))
 
 
 def test_the_teacher_is_in_the_mode_of_its_student_layer_by_layer() -> None:

@@ -237,14 +237,14 @@ class Exploding(Adaptation):
     """A method whose loss grows without end."""
 
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
-        return {"growing": source.image_features.sum() * 0 + 10.0**progress.step}
+        return {"growing": source.image_features.sum() * 0 + 100.0**progress.step}
 
 
 @pytest.mark.parametrize(
     ("method", "message", "seen"),
     [
         (Losing, "diverged: 'bad' is nan at step 2", {"fine"}),
-        (Exploding, "diverged: the loss is 1000 at step 3, 1 at first", {"growing"}),
+        (Exploding, r"diverged: the loss is 1e\+06 at step 3, 1 at first", {"growing"}),
     ],
 )
 def test_a_training_that_diverges_fails_with_its_curve(
@@ -256,16 +256,30 @@ def test_a_training_that_diverges_fails_with_its_curve(
     assert seen <= training.curve.so_far()[-1].keys()
 
 
+class WeighedIn(Supervised):
+    """A loss with a second part that rises from next to nothing, as consistency losses do."""
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        return super().loss(source, target, progress) | {
+            "weighed": torch.tensor(500 * math.exp(5 * progress.fraction - 5))
+        }
+
+
+def test_a_loss_that_is_weighed_in_has_not_diverged() -> None:
+    training = Training(lambda model: WeighedIn(PairLoss("info_nce", model)))
+    assert list(training.steps())[-1] == 8
+
+
 def test_the_moving_average_is_its_definition() -> None:
     model = encoder()
     average = MovingAverage(model, 0.75)
     by_hand = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(3):
+    for step, kept in enumerate((1 / 2, 2 / 3, 3 / 4, 3 / 4)):  # the start must not be most of a short average
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(1.0)
-        average.update()
-        by_hand = {name: 0.75 * by_hand[name] + 0.25 * value for name, value in model.state_dict().items()}
+        average.update(step)
+        by_hand = {name: kept * by_hand[name] + (1 - kept) * value for name, value in model.state_dict().items()}
     own = {name: value.clone() for name, value in model.state_dict().items()}
     with average.applied():
         for name, value in model.state_dict().items():
@@ -344,6 +358,27 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
         list(training.steps())
     assert not training.reported
 
+    class Thawing(Supervised):
+        """In two phases: the towers stand still in the first."""
+
+        def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
+            groups = super().parameter_groups(model, learning_rate)
+            for parameter in groups[0]["params"]:
+                parameter.requires_grad_(parameter is model.logit_scale)
+            return groups
+
+        def select(self, source: Batch, target: Batch, progress: Progress) -> None:
+            thawing.model.train(progress.step >= 6)
+            for parameter in thawing.model.parameters():
+                parameter.requires_grad_(progress.step >= 6 or parameter is thawing.model.logit_scale)
+
+    thawing = Training(
+        lambda model: Thawing(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2
+    )
+    with pytest.raises(UsageError, match="leave out micro_batch"):
+        list(thawing.steps())
+    assert not thawing.reported
+
     class Quiet(Supervised):
         def select(self, source: Batch, target: Batch, progress: Progress) -> None:
             model.eval()
@@ -351,6 +386,14 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
     quiet = Training(lambda model: Quiet(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2)
     model = cast(nn.Module, quiet.model)
     assert [*quiet.steps()][-1] == 8
+
+
+def test_a_factor_that_is_not_trained_stays_above_the_bound_for_those_that_are() -> None:
+    training = Training(supervised)
+    with torch.no_grad():
+        training.model.logit_scale.fill_(math.log(117.33)).requires_grad_(False)
+    list(training.steps())
+    assert training.model.logit_scale.exp().item() == pytest.approx(117.33)
 
 
 def test_what_a_training_could_not_restore_or_scale_is_refused(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from urbancross_adaptations.supervised import SourceOnly
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Context, DualEncoder
 
-# What nn.MultiheadAttention and those made after it multiply with, beside the weights of linear layers.
-_IN_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# What nn.MultiheadAttention, those made after it, and CLIP's last projections multiply with, beside the weights of
+# linear layers.
+_BARE = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "proj", "text_projection")
 
 
 class LowRank(nn.Module):
@@ -79,7 +80,7 @@ class Lora(SourceOnly):
 def _matrices(model: DualEncoder) -> Iterator[tuple[str, nn.Module, str]]:
     """Name, module and attribute of each trainable matrix that features are multiplied by."""
     for name, module in cast(nn.Module, model).named_modules():
-        for own in _IN_ATTENTION + (("weight",) if isinstance(module, nn.Linear) else ()):
+        for own in _BARE + (("weight",) if isinstance(module, nn.Linear) else ()):
             matrix = getattr(module, own, None)
             if isinstance(matrix, nn.Parameter) and matrix.requires_grad:
                 yield f"{name}.{own}", module, own

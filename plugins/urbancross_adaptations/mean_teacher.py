@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from urbancross_adaptations.pseudo_pairs_options import MeanTeacherOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
+from urbancross_bench.modelling.losses import refuse_single
 
 
 class MeanTeacher(Adaptation):
@@ -48,7 +49,9 @@ class MeanTeacher(Adaptation):
         for own, follows in zip(cast(nn.Module, self.model).modules(), self.teacher.modules(), strict=True):
             follows.training = own.training
         with torch.no_grad():
-            believed = _logits(target.encoded_by(teacher), teacher)
+            taught = target.encoded_by(teacher)
+            refuse_single(taught.image_features, taught.text_features)
+            believed = _logits(taught, teacher)
         return {
             "source_pairs": self.pair_loss(source),
             "consistency": self._weight(progress.fraction) * consistency(_logits(target, self.model), believed),

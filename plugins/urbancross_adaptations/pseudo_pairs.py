@@ -14,7 +14,7 @@ from torch import Tensor
 from urbancross_adaptations.pseudo_pairs_options import MutualNearestOptions, OptimalTransportOptions
 from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder, Progress
 from urbancross_bench.modelling.losses import info_nce, refuse_single
-from urbancross_bench.modelling.transport import mutual_nearest, plan, potentials
+from urbancross_bench.modelling.transport import log_plan, mutual_nearest, potentials
 
 
 class OptimalTransport(Adaptation):
@@ -24,7 +24,8 @@ class OptimalTransport(Adaptation):
     to some image, so one that is near to all of them does not get all. Learning from pairs that are coupled so is
     the scheme of Courty et al. 2017 ("Joint distribution optimal transportation"), in which plan and model take
     turns. With `plan=bank` the dual variables are found once, for all of the target, by features of the start; a
-    batch then has its part of that plan, in which images whose texts were not drawn weigh little.
+    batch then has its part of that plan, divided by its total: beside images whose texts were drawn, others weigh
+    little.
     """
 
     options_type = OptimalTransportOptions
@@ -42,23 +43,22 @@ class OptimalTransport(Adaptation):
     def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
         """The recipe's loss on source pairs, and the coupled target."""
         refuse_single(target.image_features, target.text_features)
-        coupling = self._coupling(target)
-        shares = coupling / coupling.sum(dim=1, keepdim=True).clamp(min=1e-30)
-        self.context.log("plan_confidence", shares.max(dim=1).values.mean())
+        coupling = self._log_coupling(target)
+        self.context.log("plan_confidence", coupling.softmax(dim=1).max(dim=1).values.mean())
         logits = self.model.logit_scale.exp() * target.image_features @ target.text_features.T
         return {
             "source_pairs": self.context.pair_loss(source),
             "transport": self.o.weight * coupled_cross_entropy(logits, coupling),
         }
 
-    def _coupling(self, target: Batch) -> Tensor:
-        """(B, B') the plan between a batch's images and texts."""
+    def _log_coupling(self, target: Batch) -> Tensor:
+        """(B, B') logarithms of the plan between a batch's images and texts."""
         epsilon = self.o.epsilon
         if self.o.plan == "bank":
             images, texts = target.reference_image_features, target.reference_text_features
-            return plan(images, texts, self.f[target.image_rows], self.g[target.text_rows], epsilon)
+            return log_plan(images, texts, self.f[target.image_rows], self.g[target.text_rows], epsilon)
         images, texts = target.image_features.detach(), target.text_features.detach()
-        return plan(images, texts, *potentials(images, texts, epsilon, self.o.iterations), epsilon)
+        return log_plan(images, texts, *potentials(images, texts, epsilon, self.o.iterations), epsilon)
 
 
 class MutualNearest(Adaptation):
@@ -90,10 +90,10 @@ class MutualNearest(Adaptation):
         }
 
 
-def coupled_cross_entropy(logits: Tensor, coupling: Tensor) -> Tensor:
+def coupled_cross_entropy(logits: Tensor, log_coupling: Tensor) -> Tensor:
     """−½ Σ_ij P_ij (log softmax_j(s_i·) + log softmax_i(s_·j)), with P divided by its total.
 
-    logits: (B, B'); coupling: (B, B'), not negative, without gradient. InfoNCE where P is diagonal and constant.
+    logits: (B, B'); log_coupling: (B, B') log P, without gradient. InfoNCE where P is diagonal and constant.
     """
-    p = coupling / coupling.sum().clamp(min=1e-30)
+    p = log_coupling.flatten().softmax(dim=0).view_as(log_coupling)
     return -(p * (logits.log_softmax(dim=1) + logits.log_softmax(dim=0))).sum() / 2

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from urbancross_bench.errors import PluginError, UrbanCrossError, UsageError, di
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Registry, Resolved
-from urbancross_bench.specs import Grid, Scenario
+from urbancross_bench.specs import Budget, Grid, Scenario, Training
+
+T = TypeVar("T", bound=Training)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,28 @@ class Domains:
     def training_images(self, scenario: Scenario) -> int:
         """How many its sources have."""
         return sum(len(self.by_name[name].splits["train"].members) for name in scenario.source)
+
+    def in_steps(self, recipe: T, scenario: Scenario) -> T:
+        """A recipe with its length in steps of this scenario's sources.
+
+        Raises UsageError where epochs come to no step, or to fewer than there are checkpoints.
+        """
+        images = self.training_images(scenario)
+        found = recipe.in_steps(max(1, images // recipe.batch_size))
+        if recipe.epochs is None:
+            return found
+        if not found.steps:
+            raise UsageError(
+                f"{type(recipe).__name__.lower()}: {recipe.epochs:g} epochs are no step in scenario {scenario}, "
+                f"whose sources have {images:,} training images, in batches of {recipe.batch_size}; give more "
+                "epochs, or steps: 0 for none"
+            )
+        if isinstance(found, Budget) and found.checkpoints > found.steps:
+            raise UsageError(
+                f"budget: {found.checkpoints} checkpoints do not fit into the {found.steps} steps that "
+                f"{recipe.epochs:g} epochs are in scenario {scenario}"
+            )
+        return found
 
 
 def read_domain(

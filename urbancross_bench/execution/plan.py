@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from urbancross_bench.data.views import Shown
 from urbancross_bench.errors import UsageError
@@ -29,9 +29,7 @@ from urbancross_bench.identity import canonical_json, key_of
 from urbancross_bench.interfaces.dataset import SPLITS
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.registry import Registry, Resolved
-from urbancross_bench.specs import AblationView, Budget, Grid, Scenario, Training, as_json, row_key
-
-T = TypeVar("T", bound=Training)
+from urbancross_bench.specs import AblationView, Grid, Scenario, as_json, row_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +234,7 @@ class _Planner:
                 {
                     "adaptation": trial.resolved.identity(),
                     "shown": asdict(shown),
-                    "budget": as_json(self._in_steps(trial.budget, scenario)),
+                    "budget": as_json(self._domains.in_steps(trial.budget, scenario)),
                     "loss": self._grid.pretraining.loss,
                     **self._numerics(seed, trains=trial.budget.trains),
                 },
@@ -247,17 +245,6 @@ class _Planner:
                 + f", seed {seed}",
             )
         )
-
-    def _in_steps(self, recipe: T, scenario: Scenario) -> T:
-        """A recipe with its length in steps of this scenario's sources."""
-        images = self._domains.training_images(scenario)
-        found = recipe.in_steps(max(1, images // recipe.batch_size))
-        if isinstance(found, Budget) and found.steps and found.checkpoints > found.steps:
-            raise UsageError(
-                f"budget: {found.checkpoints} checkpoints do not fit into the {found.steps} steps that "
-                f"{recipe.epochs:g} epochs are in scenario {scenario}"
-            )
-        return found
 
     def _scored(self, scenario: Scenario) -> tuple[str, ...]:
         """The domains whose test splits a run is scored on."""
@@ -279,7 +266,7 @@ class _Planner:
                 "pretrain",
                 {
                     "encoder": encoder.identity,
-                    "recipe": recipe | self._in_steps(self._grid.pretraining, scenario).length(),
+                    "recipe": recipe | self._domains.in_steps(self._grid.pretraining, scenario).length(),
                     **self._numerics(seed, trains=self._grid.pretraining.trains),
                 },
                 self._supply.inputs("source", scenario.source, "train", encoder, seed, segments=segments),

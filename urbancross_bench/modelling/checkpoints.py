@@ -134,7 +134,9 @@ def fitting(
         problems.append(f"{len(beyond)} surplus ({some(beyond, _SHOWN)})")
     if problems:
         naming = _renamed(refused, beyond, state, expected)
-        if not naming and (refused or beyond) and not (allow_missing is allow_surplus is None):
+        if any(".parametrizations." in name for name in beyond):
+            naming = "; its low-rank updates are no part of the architecture, so it cannot be taken as that"
+        elif not naming and (refused or beyond) and not (allow_missing is allow_surplus is None):
             naming = "; allow_missing and allow_surplus take patterns of names that may differ"
         raise UsageError(f"{where}: of {len(expected)} tensors, {', '.join(problems)}{naming}{advice}")
     return {name: state[name] for name in common}

@@ -17,7 +17,9 @@ from urbancross_bench.modelling.answers import told
 # What is in it of every training.
 OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"})
 _MOST_SKIPPED = 24  # steps in a row: the loss is scaled by half as much after each, and by 65536 at first
-EXPLODED = 100.0  # times the first step's loss, or times 1 where that was less: training has diverged
+# Times the first step's loss, or times 1 where that was less: training has diverged. So much, because a loss that
+# a method weighs in over the first steps grows a hundredfold and more with nothing wrong.
+EXPLODED = 10_000.0
 
 
 class DivergedError(RunError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import MethodType
@@ -130,12 +130,17 @@ def statistics_kept(block: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def refuse_batch_statistics(model: DualEncoder) -> None:
-    """Raise UsageError for a model, as it is now, whose features of a batch are not those of its parts."""
+def refuse_batch_statistics(model: DualEncoder, trained: Iterable[nn.Parameter] | None = None) -> None:
+    """Raise UsageError for a model whose features of a batch are not those of its parts.
+
+    As it is now or, with `trained`, as it is while these are trained.
+    """
+    ids = None if trained is None else {id(parameter) for parameter in trained}
     for name, module in cast(nn.Module, model).named_modules():
-        if isinstance(module, _BatchNorm) and module.training:
+        if isinstance(module, _BatchNorm) and (module.training if ids is None else id(module.weight) in ids):
             raise UsageError(
                 f"{name} is a {type(module).__name__}, which normalises by the statistics of a whole batch, and "
                 "the batch would be encoded in parts; leave out micro_batch and ranks (there SyncBatchNorm is not "
-                "put to use), freeze the tower, or take an encoder without batch normalisation"
+                "put to use), freeze the tower or its statistics (frozen_statistics), or take an encoder without "
+                "batch normalisation"
             )

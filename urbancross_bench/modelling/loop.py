@@ -93,7 +93,7 @@ def train(
         losses, share = training.losses(progress)
         norm = training.descend(losses)
         method.after_step(model, progress)
-        training.average.update()
+        training.average.update(step)
         curve.add(step, losses, logged, share, {"gradient_norm": norm}, may_overflow=training.scaler.is_enabled())
         if (step + 1) % source.steps_per_pass == 0 or step + 1 == recipe.steps:
             curve.close_pass(step + 1, learning_rate=training.optimiser.param_groups[0]["lr"])
@@ -144,6 +144,10 @@ class _Training:
         self.unsaved = Unsaved(method, model)
         modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
         self.still = [module for module in modules if isinstance(module, _BatchNorm)]
+        self.cut = bool(recipe.micro_batch and recipe.micro_batch < recipe.batch_size)
+        if (self.cut or self.ranks.world > 1) and not recipe.frozen_statistics:
+            # What is to be trained in a later phase alone would be found out there.
+            refuse_batch_statistics(model, [p for p in self.trained if not p.requires_grad])
 
     def losses(self, progress: Progress) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """Of a step, by their names; and what share of the source's batch the method keeps, where it selects."""
@@ -156,7 +160,7 @@ class _Training:
             kept = answers.selected(method, source, target, progress)
             answers.unchanged(method, "select", {"source": source, "target": target})
             self._hold_still()  # whatever mode the method has put the model in
-            if self.recipe.micro_batch and self.recipe.micro_batch < self.recipe.batch_size:
+            if self.cut:
                 refuse_batch_statistics(self.model)  # now, and not when the method first asks for so large a batch
             if kept is not None:
                 answers.of_batch(method, kept, source)
@@ -176,8 +180,9 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=math.log(self.recipe.max_logit_scale))
+        if self.model.logit_scale.requires_grad:
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=math.log(self.recipe.max_logit_scale))
         return norm
 
     def settle(self) -> None:

@@ -69,9 +69,10 @@ def rate(step: int, recipe: Training) -> float:
 
 
 class MovingAverage:
-    """θ̄ ← d θ̄ + (1 − d) θ after each step, from the starting weights on; of what is trained, and of buffers.
+    """θ̄ ← d θ̄ + (1 − d) θ after step t, from the starting weights on; of what is trained, and of buffers.
 
-    With a decay of 0 it is the model itself and costs nothing.
+    At first d is 1 − 1 / (t + 2), as long as that is less than the decay: else the start would be most of the
+    average of a short training. With a decay of 0 it is the model itself and costs nothing.
     """
 
     def __init__(self, model: DualEncoder, decay: float) -> None:
@@ -81,12 +82,13 @@ class MovingAverage:
             self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Count the present weights in."""
+    def update(self, step: int) -> None:
+        """Count the weights in that a step, from 0, has left."""
         if self._decay:
+            decay = min(self._decay, 1 - 1 / (step + 2))
             for name, value in self._model.state_dict().items():
                 if value.is_floating_point():
-                    self.state[name].lerp_(value, 1 - self._decay)
+                    self.state[name].lerp_(value, 1 - decay)
                 else:
                     self.state[name].copy_(value)
 

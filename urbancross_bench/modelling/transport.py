@@ -15,7 +15,7 @@ from torch import Tensor
 def potentials(
     images: Tensor, texts: Tensor, epsilon: float, iterations: int, *, rows: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """The dual variables, (N,) and (M,), of entropic transport between uniform marginals; see `plan`.
+    """The dual variables, (N,) and (M,), of entropic transport between uniform marginals; see `log_plan`.
 
     Sinkhorn's iterations (Cuturi 2013, algorithm 1) on logarithms, so that a small `epsilon` does not underflow.
     The plan's columns then sum to 1 / M, its rows to 1 / N as far as it has converged. Costs come `rows` images at
@@ -38,12 +38,13 @@ def potentials(
 
 
 @torch.no_grad()
-def plan(images: Tensor, texts: Tensor, f: Tensor, g: Tensor, epsilon: float) -> Tensor:
-    """(N, M) transport plan P_ij = exp((f_i + g_j − cost_ij) / ε); its total is 1 over all that `f`, `g` are of.
+def log_plan(images: Tensor, texts: Tensor, f: Tensor, g: Tensor, epsilon: float) -> Tensor:
+    """(N, M) log P_ij = (f_i + g_j − cost_ij) / ε, P the transport plan, of total 1 over all that `f`, `g` are of.
 
-    Of some images and texts with their parts of the dual variables it is that part of the plan.
+    Of some images and texts with their parts of the dual variables it is that part of the plan, whose numbers may
+    all be too small for any but their logarithms.
     """
-    return ((f[:, None] + g[None, :] - _costs(images, texts)) / epsilon).exp()
+    return (f[:, None] + g[None, :] - _costs(images, texts)) / epsilon
 
 
 @torch.no_grad()
