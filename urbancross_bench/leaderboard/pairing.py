@@ -104,8 +104,8 @@ def paired(sides: Sides) -> tuple[list[tuple[Row, Row]], list[str]]:
     if pairs and all(_scores(x) == _scores(y) for x, y in pairs):
         raise UsageError("A and B are the same scores; there is nothing to compare")
     if not pairs:
-        reasons = "".join(f"\n  {reason}" for reason in refused[:10]) or " neither has scores"
-        raise UsageError(f"nothing of A was measured like anything of B:{reasons}")
+        reasons = some(refused or ["neither has scores"], 10, "\n  ")
+        raise UsageError(f"nothing of A was measured like anything of B:\n  {reasons}")
     return [_on_common_seeds(x, y) for x, y in pairs], refused
 
 
