@@ -22,6 +22,7 @@ from urbancross_bench.data.images import read_file
 from urbancross_bench.data.pack import resized
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError, RunError, UrbanCrossError, UsageError
+from urbancross_bench.evaluation.samples import evenly_spaced
 from urbancross_bench.execution.choosing import chosen_run, chosen_score
 from urbancross_bench.execution.items import read_embedded
 from urbancross_bench.execution.keeping import kept_grids
@@ -222,8 +223,7 @@ class Searcher:
         return model
 
     def _check(self, model: DualEncoder) -> None:
-        count = len(self._split.captions)
-        rows = np.unique(np.linspace(0, count - 1, min(count, _PROBES)).round().astype(np.int64))
+        rows = evenly_spaced(len(self._split.captions), _PROBES)
         again = _normalised(self._features(model, [self._split.captions[row] for row in rows.tolist()]))
         least = float((again * self._texts[rows]).sum(axis=1).min())
         if least < _LEAST:
