@@ -14,6 +14,7 @@ from urbancross_bench.leaderboard.means import lacking
 from urbancross_bench.leaderboard.peers import Peers
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
+from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record, versions_of
 
 _NAMED = 3  # methods in a note
@@ -28,8 +29,7 @@ def _meant(identity: Mapping[str, Any]) -> list[Any]:
 
 
 def _trained_on(row: Row) -> list[Any]:
-    scenario = row.run["scenario"]
-    splits = [row.run["domains"][name]["splits"] for name in (*scenario["source"], scenario["target"])]
+    splits = [row.run["domains"][name]["splits"] for name in domains_of(row.run["scenario"])]
     return [[one["train"], one["val"]] for one in splits]
 
 

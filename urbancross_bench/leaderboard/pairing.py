@@ -11,6 +11,7 @@ from typing import Any
 from urbancross_bench.errors import UsageError, did_you_mean, some
 from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.rows import Row, make_rows
+from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record, typed_route
 
 # A comparison is no board: whoever names an encoder without training may look at it.
@@ -220,7 +221,7 @@ def _facts(row: Row, hidden: set[str]) -> dict[str, Any]:
     run, scenario, domains = row.run, row.run["scenario"], row.run["domains"]
     shown = {"share_seed": run["shown"].get("share_seed")}
     facts = {name: value for name, value in {**run, **shown}.items() if name not in hidden}
-    splits = {name: domains[name]["splits"] for name in (*scenario["source"], scenario["target"])}
+    splits = {name: domains[name]["splits"] for name in domains_of(scenario)}
     facts["training data"] = [splits[name]["train"] for name in scenario["source"]]
     facts["validation data"] = [splits[name]["val"] for name in scenario["source"]]
     facts["target data"] = {name: splits[scenario["target"]][name] for name in ("train", "val")}

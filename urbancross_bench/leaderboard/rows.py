@@ -116,9 +116,9 @@ class Row:
     @property
     def shown(self) -> str:
         """What the setting alone does not say: how much of the target was shown, how often it was tried."""
-        if not (search := self.run["search"]):
+        if not self.run["search"]:
             return self.extent
-        tried = f"{len(search['trials'])} trials"
+        tried = f"{trials_of(self.run)} trials"
         return ", ".join(filter(None, [self.extent, tried if self.trials > 1 else f"first of {tried}"]))
 
     @property
@@ -129,11 +129,7 @@ class Row:
     @property
     def trials(self) -> int:
         """Of a search, as far as the selector chose among them; 1 without any."""
-        if (
-            not self.run["search"] or self.score["selected_by"]["name"] == "last"
-        ):  # which takes what the grid wrote
-            return 1
-        return len(self.run["search"]["trials"])
+        return 1 if self.score["selected_by"]["name"] == "last" else trials_of(self.run)  # it takes the grid's own
 
     @property
     def trained(self) -> list[int | None]:
@@ -358,6 +354,11 @@ def _order(row: Row) -> str:
     scenario = row.run["scenario"]
     cell = cell_of(comparison_of(row.run), row.run, row.score)
     return canonical_json([scenario["source"], scenario["target"], row.method, cell])
+
+
+def trials_of(run: Mapping[str, Any]) -> int:
+    """Of a run's search; 1 without any."""
+    return len(run["search"]["trials"]) if run["search"] else 1
 
 
 def extent_of(run: Mapping[str, Any]) -> str:
