@@ -175,7 +175,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     from urbancross_bench.files import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
-    from urbancross_bench.leaderboard.tables import NAMES
+    from urbancross_bench.leaderboard.tables import NAMES, SUFFIXES
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
     keys: Collection[str] = {
@@ -189,6 +189,6 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
             keep_view(view, folder / "ablation.yaml")
         tables = build([folder], folder / "leaderboard", view, registry, only=keys)
         for name in NAMES - {table.name for table in tables}:
-            for form in ("md", "csv", "tex", "json", "svg"):
-                (folder / "leaderboard" / f"{name}.{form}").unlink(missing_ok=True)
+            for suffix in SUFFIXES:
+                (folder / "leaderboard" / f"{name}{suffix}").unlink(missing_ok=True)
         return tables

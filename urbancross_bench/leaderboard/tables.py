@@ -41,6 +41,14 @@ from urbancross_bench.records import Record, failed_metrics
 
 # Of all tables that `make_tables` may give in the view that is in use where none is given.
 NAMES = {"summary", "by_target", "scenarios", "matrix", "transfer", CELLS, EFFECTS}
+SUFFIXES = (
+    ".md",
+    ".csv",
+    ".tex",
+    ".json",
+    ".parquet",
+    ".svg",
+)  # of the files that renderers and plots make of them
 Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 
