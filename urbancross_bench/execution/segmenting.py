@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.images import digest_or_nothing
+from urbancross_bench.data.images import digest_or_nothing, said_missing
 from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
 from urbancross_bench.data.segments import (
     BY_CAPTION,
@@ -274,11 +274,8 @@ def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str
         raise UsageError(f"there is no split {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
     missing = domain.images.missing()
     if missing:
-        first = domain.image_names[min(missing)]
-        raise DataError(
-            f"domain {domain.name!r}: {len(missing)} images are missing, {first!r} the first; "
-            "`urbancross-bench data check` lists them"
-        )
+        said = said_missing(missing, domain.image_names)
+        raise DataError(f"domain {domain.name!r}: {said}; `urbancross-bench data check` lists them")
     members = {index for name in splits for index in domain.splits.get(name, np.empty(0, np.int64)).tolist()}
     wanted = sorted(members) if splits else range(len(domain.image_names))
     captions = captions_of(domain) if choice.by_caption else None
