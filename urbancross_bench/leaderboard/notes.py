@@ -10,6 +10,7 @@ from urbancross_bench.errors import some
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
+from urbancross_bench.leaderboard.marks import marks_of
 from urbancross_bench.leaderboard.means import lacking
 from urbancross_bench.leaderboard.peers import Peers
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
@@ -192,7 +193,7 @@ def _on_few(rows: Sequence[Row]) -> list[str]:
 
 
 def _on_data(rows: Sequence[Row]) -> list[str]:
-    if not any(row.marks for row in rows):
+    if not any(marks_of(row) for row in rows):
         return []
     return ["The column data marks rows whose data are not the usual: excluded, or standing in several splits."]
 

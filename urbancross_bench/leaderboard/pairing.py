@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, did_you_mean, some
+from urbancross_bench.interfaces.scenarios import typed_route
 from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.rows import Row, make_rows
 from urbancross_bench.names import domains_of
-from urbancross_bench.records import Record, typed_route
+from urbancross_bench.records import Record
 
 # A comparison is no board: whoever names an encoder without training may look at it.
 _WEIGHTS = ("pretrained", "trained here", "untrained")
