@@ -72,7 +72,7 @@ class Library:
     Raises UsageError for a folder that is no output folder.
     """
 
-    def __init__(self, places: Sequence[Path], plan: Plan | None = None) -> None:
+    def __init__(self, places: Sequence[Path], plan: Plan | None) -> None:
         self.places = tuple(str(place) for place in places) + (("the grid's plan",) if plan else ())
         self._known: dict[str, Callable[[], Thing]] = {}
         self._read: dict[str, Thing] = {}

@@ -108,7 +108,7 @@ def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[st
     return [*_on_verdicts(rows, view), *detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
 
 
-def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str = "") -> list[str]:
+def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str) -> list[str]:
     """On the columns of a table of means over scenarios; as `on_scenarios`. by: what they have in common."""
     return [
         *_on_verdicts(rows, view),
