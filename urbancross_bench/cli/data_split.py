@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 
 
 def split(

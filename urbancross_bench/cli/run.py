@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
+from urbancross_bench.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.plan import Plan
@@ -25,7 +26,7 @@ def run(
     out: OutOption = None,
     set_: SetOption = None,
     verify: VerifyOption = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
