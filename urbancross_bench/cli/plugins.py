@@ -8,7 +8,9 @@ import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.options import PluginOption
-from urbancross_bench.cli.plugins_check import check, disable, doctor, enable
+from urbancross_bench.cli.plugins_check import check
+from urbancross_bench.cli.plugins_disable import disable, enable
+from urbancross_bench.cli.plugins_doctor import doctor
 from urbancross_bench.cli.plugins_new import new
 
 if TYPE_CHECKING:
