@@ -25,8 +25,9 @@ from urbancross_bench.data.segments import (
     write_store,
 )
 from urbancross_bench.errors import DataError, PluginError, UsageError, did_you_mean
+from urbancross_bench.execution.crew import Work
 from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.making import Earlier, Work, as_planned, holding, make, tidy
+from urbancross_bench.execution.making import Earlier, as_planned, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import decoders
 from urbancross_bench.identity import canonical_json, key_of, library_versions
@@ -78,7 +79,7 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Segmenting:
-    """A `making.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say.
+    """A `crew.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say.
 
     identities: of the segmenter and of the chooser's encoder, if there is one, as they must still be.
     """
