@@ -16,10 +16,10 @@ from made_up_records import edit, write_run, write_runs
 from urbancross_bench.errors import UsageError
 from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces import Table
+from urbancross_bench.leaderboard.best import marked
 from urbancross_bench.leaderboard.build import make_board
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.comparisons import Field, standings
-from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.view import Filters, View, shown
 
 ENCODER = {"name": "openclip", "version": "1", "options": {}, "label": "big"}

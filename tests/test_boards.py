@@ -25,12 +25,13 @@ from safetensors.numpy import load_file, save_file
 
 from urbancross_bench import api
 from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.interfaces.scenarios import route, typed_route
 from urbancross_bench.leaderboard import committed, importing
 from urbancross_bench.leaderboard.build import build, make_board
 from urbancross_bench.leaderboard.committed import read_all
 from urbancross_bench.leaderboard.importing import Added, add
 from urbancross_bench.leaderboard.view import DEFAULT, load_view
-from urbancross_bench.records import Record, read_records, route, typed_route
+from urbancross_bench.records import Record, read_records
 from urbancross_bench.registry import Registry
 
 Cli = Callable[..., Result]

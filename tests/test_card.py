@@ -124,7 +124,7 @@ def test_missing_images_cost_the_fingerprint_and_no_more(domain: Domain, tmp_pat
     facts = card(replace(domain, images=FolderImages(tmp_path, NAMES)))
     train = facts["splits"]["train"]
     assert train["fingerprint"] is None
-    assert train["no_fingerprint_because"] == "1 images are missing, 'a.png' the first (no such file)"
+    assert train["no_fingerprint_because"] == "1 of 5 images are missing, 'a.png' the first (no such file)"
     assert facts["test_images_in_train"] is None
     assert facts["resolution"]["images"] == 1
     same = set(whole) - {"splits", "test_images_in_train", "resolution"}
@@ -166,7 +166,7 @@ def test_several_domains_and_one_with_images_missing(cli: Cli, tmp_path: Path) -
     reference = f"karpathy[file={file}]"
     result = cli("data", "show", reference, "synthetic/costara[images=40]")
     assert result.status == 0, result.err
-    assert "no fingerprint: 1 images are missing, 'd_002.png' the first (no such file)" in result.out
+    assert "no fingerprint: 1 of 24 images are missing, 'd_002.png' the first (no such file)" in result.out
     assert "\n\ncostara, from synthetic/costara[images=40]\n" in result.out
     cards = json.loads(cli("data", "show", reference, "synthetic/costara[images=40]", "--json").out)
     assert [facts["name"] for facts in cards] == ["dataset", "costara"]

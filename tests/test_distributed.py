@@ -267,7 +267,7 @@ def fail(device: torch.device, tell: Callable[[Any], None], how: str) -> None:
 )
 def test_the_error_of_one_process_ends_all(how: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said) as raised:
-        run_ranks(2, fail, how, device=CPU)
+        run_ranks(2, fail, how, device=CPU, report=print)
     if how != "killed":
         assert "process 1:\nTraceback" in str(raised.value.__cause__)
 
@@ -295,7 +295,7 @@ def test_the_line_of_a_plugin_comes_along_with_its_error(tmp_path: Path, monkeyp
 
 def test_of_a_training_that_diverges_the_first_process_keeps_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="step 3"):
-        run_ranks(2, diverge, tmp_path / "curve", device=CPU)
+        run_ranks(2, diverge, tmp_path / "curve", device=CPU, report=print)
     assert (tmp_path / "curve").exists()
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.execution.specification import Specification
 from urbancross_bench.interfaces import Weights
+from urbancross_bench.leaderboard.marks import marks_of
 from urbancross_bench.leaderboard.rows import make_rows
 from urbancross_bench.modelling import formats
 from urbancross_bench.modelling.checkpoints import fitting, freeze, read_checkpoint, save_weights
@@ -577,7 +578,7 @@ def test_weights_that_saw_the_targets_pairs_make_oracles(
     }
     for row in make_rows(read_records([tmp_path / "two"]), ["trained here"]):
         saw = row.target == "plain" or row.run["encoder"]["label"] == "oracle"
-        assert ("weights that saw the target" in row.marks) == saw
+        assert ("weights that saw the target" in marks_of(row)) == saw
     # What goes on from them has seen what they have.
     origins = [origin_of(file) for file in (tmp_path / "two" / "store" / "adapt").glob("*/candidate-*")]
     seen = sorted(len(origin.images) for origin in origins if origin)

@@ -134,7 +134,7 @@ def test_inputs_are_descended_into_once(grid: GridWriter, tmp_path: Path) -> Non
     plans = [planned(grid(**PAIR)), planned(grid(**PAIR, pretraining=TRAINING | {"learning_rate": 0.5}))]
     for plan in plans:
         fill(tmp_path / "out", plan, records=False)
-    library = Library([tmp_path / "out"])
+    library = Library([tmp_path / "out"], None)
     ranks = [plan.runs[0].scores[0].stage.key for plan in plans]
     found = explain(library[ranks[0]], library[ranks[1]], library)
     assert [(one.path, one.values, one.also) for one in found.differences] == [
@@ -196,7 +196,7 @@ def test_real_records_are_explained_like_plans(outcome: Outcome, cli: Cli) -> No
     scores = [one.scores[0].key for one in (run, other)]
     recorded = lines(cli("explain", *scores, outcome.out))
     assert recorded == ["run.training.0.seed: 0 → 1  (also run.start.seed)"]
-    library, ahead = Library([outcome.out]), Library([], plan)
+    library, ahead = Library([outcome.out], None), Library([], plan)
     for score in run.scores:
         there = explain(library[score.key], ahead[score.key], ahead)
         assert (there.differences, there.unknown) == ((), ())
@@ -239,7 +239,7 @@ def test_keys_that_are_not_there_or_not_clear(
         True,
     )
     with pytest.raises(UsageError, match=r"keys begin with : .*, and [0-9]+ more; write more of it"):
-        Library([tmp_path / "runs" / "tiny"]).find("")
+        Library([tmp_path / "runs" / "tiny"], None).find("")
     assert "holds no store" in cli("explain", key, key, tmp_path / "runs" / "notes").err
     monkeypatch.chdir(tmp_path / "runs" / "notes")
     assert "no output folder below runs" in cli("explain", key, key).err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -387,9 +388,10 @@ def test_of_copies_of_a_score_the_one_with_most_values_counts(tmp_path: Path) ->
 
 @pytest.mark.parametrize("write", [write_json, lambda file, content: file.write_text(json.dumps(content))])
 def test_a_killed_session_tells_of_metrics_too(
-    cli: Cli, tmp_path: Path, write: Callable[[Path, Any], None]
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, Any], None]
 ) -> None:
-    listener = Journal(tmp_path, Heard(), ["urbancross-bench", "run", "g.yaml"])
+    monkeypatch.setattr(sys, "argv", ["urbancross-bench", "run", "g.yaml"])
+    listener = Journal(tmp_path, Heard())
     listener.planned(status())
     listener.run_started(RUNS[0])
     write_record(tmp_path, RUNS[0], "ok")

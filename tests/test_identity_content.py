@@ -114,6 +114,7 @@ def test_the_machine_and_its_settings_move_nothing(
     for name in ("platform.node", "socket.gethostname"):
         monkeypatch.setattr(name, lambda: "another-machine")
     monkeypatch.setattr("os.cpu_count", lambda: 96)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(96), raising=False)
     for name in ("URBANCROSS_HOME", "HOME", "TMPDIR"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))

@@ -31,9 +31,10 @@ def only_journal(out: Path) -> Path:
     return file
 
 
-def test_entries_are_what_was_told(tmp_path: Path, clock: list[float]) -> None:
+def test_entries_are_what_was_told(tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     heard = Heard()
-    listener = Journal(tmp_path, heard, ["/bin/urbancross-bench", "run", "my grid.yaml"])
+    monkeypatch.setattr(sys, "argv", ["/bin/urbancross-bench", "run", "my grid.yaml"])
+    listener = Journal(tmp_path, heard)
     listener.planned(status(reused=1))
     clock[0] += 2.5
     listener.stage_started(START)
@@ -125,13 +126,22 @@ def test_sessions_of_one_second_have_files_of_their_own(tmp_path: Path) -> None:
     assert list((tmp_path / "journal").glob("*.lock")) == []
 
 
-def test_the_command_line_can_be_typed_again() -> None:
-    assert command_line(["urbancross-bench", "run", "a b", "--set", "seeds=[0]"]) == (
-        "urbancross-bench run 'a b' --set 'seeds=[0]'"
-    )
-    module = command_line(["/x/urbancross_bench/__main__.py", "run", "quickstart"])
-    assert module == f"{sys.executable} -m urbancross_bench run quickstart"
-    assert command_line(["my script.py", "7"]) == f"{sys.executable} 'my script.py' 7"
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["urbancross-bench", "run", "a b", "--set", "seeds=[0]"], "urbancross-bench run 'a b' --set 'seeds=[0]'"),
+        (
+            ["/x/urbancross_bench/__main__.py", "run", "quickstart"],
+            f"{sys.executable} -m urbancross_bench run quickstart",
+        ),
+        (["my script.py", "7"], f"{sys.executable} 'my script.py' 7"),
+    ],
+)
+def test_the_command_line_can_be_typed_again(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], typed: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert command_line() == typed
 
 
 class Kept(EntryListener):

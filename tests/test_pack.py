@@ -91,7 +91,7 @@ def test_the_number_of_threads_changes_no_byte(
 ) -> None:
     files = []
     for threads in (1, 7):
-        monkeypatch.setattr("os.cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr("urbancross_bench.data.pack.cores", lambda threads=threads: threads)
         packed(split, ImageFormat(11), tmp_path / f"p{threads}")
         files.append((tmp_path / f"p{threads}" / "images.safetensors").read_bytes())
     assert files[0] == files[1]

@@ -63,7 +63,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_it_is_plain_json_and_keeps_what_was_there() -> None:
     said: dict[str, Any] = {"mine": 1}
-    with measured(said, CPU):
+    with measured(said, CPU, ranks=1):
         pass
     assert json.loads(json.dumps(said, allow_nan=False)) == said
     assert said["mine"] == 1
@@ -77,7 +77,7 @@ def test_it_is_plain_json_and_keeps_what_was_there() -> None:
 
 def test_a_stage_that_fails_adds_nothing() -> None:
     said: dict[str, Any] = {}
-    with pytest.raises(KeyError), measured(said, CPU):
+    with pytest.raises(KeyError), measured(said, CPU, ranks=1):
         raise KeyError
     assert said == {}
 
@@ -86,9 +86,12 @@ def test_a_stage_that_fails_adds_nothing() -> None:
 def test_every_stage_has_a_peak_of_its_own() -> None:
     big: dict[str, Any] = {}
     small: dict[str, Any] = {}
-    with measured(big, CPU), mmap.mmap(-1, 128 * MIB) as block:  # not from what the process has in reserve
+    with (
+        measured(big, CPU, ranks=1),
+        mmap.mmap(-1, 128 * MIB) as block,
+    ):  # not from what the process has in reserve
         block.write(b"1" * 128 * MIB)
-    with measured(small, CPU):
+    with measured(small, CPU, ranks=1):
         pass
     assert big["peak_resident_of"] == small["peak_resident_of"] == "stage"
     assert 100 * MIB < big["peak_resident_bytes"] - small["peak_resident_bytes"] < 400 * MIB
@@ -98,13 +101,13 @@ def test_every_stage_has_a_peak_of_its_own() -> None:
 def test_work_of_processes_below_counts_dead_or_alive() -> None:
     said: dict[str, Any] = {}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with measured(said, CPU):
+    with measured(said, CPU, ranks=1):
         server = subprocess.Popen([sys.executable, "-c", SERVER], **pipes)  # type: ignore[call-overload]
         assert server.stdout.readline() == b"done\n"
     server.communicate()
     before = said["cpu_seconds"]
     assert before >= 0.5
-    with measured(said, CPU):
+    with measured(said, CPU, ranks=1):
         pass
     assert said["cpu_seconds"] < 0.5  # what was is not counted again
 
@@ -115,7 +118,7 @@ def test_switches_are_those_the_stage_has_set(monkeypatch: pytest.MonkeyPatch) -
     before = torch.are_deterministic_algorithms_enabled()
     try:
         for wanted in (True, False):
-            with measured(said, CPU):
+            with measured(said, CPU, ranks=1):
                 torch.use_deterministic_algorithms(wanted)
             assert said["determinism"]["deterministic_algorithms"] is wanted
     finally:
@@ -228,12 +231,12 @@ def test_a_device_in_use_is_named_with_its_peak() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     said: dict[str, Any] = {}
-    with measured(said, torch.device("cuda")):
+    with measured(said, torch.device("cuda"), ranks=1):
         torch.zeros(64 * MIB, dtype=torch.uint8, device="cuda")
     assert said["device"] == torch.cuda.get_device_name(0)
     assert said["device"] in said["gpus"]
     assert said["cuda_peak_bytes"] >= 64 * MIB
-    with measured(said, torch.device("cuda")):
+    with measured(said, torch.device("cuda"), ranks=1):
         pass
     assert said["cuda_peak_bytes"] < 64 * MIB
 

@@ -202,9 +202,9 @@ def test_a_domain_has_its_card_its_floors_and_a_map_over_the_antimeridian(site: 
     found = {seen.text.split(" ", 1)[0]: seen for _, seen in pages(site / "domains")}
     assert found.keys() == {"a", "b"}
     text = found["a"].text
-    assert "a random order 12.50 3.25" in text
-    assert "the best possible 99.50 98.75" in text
-    assert "the scene class known" not in text  # null in the score
+    assert "random order 12.50 3.25" in text
+    assert "ceiling: equal captions score equally 99.50 98.75" in text
+    assert "knows the scene class alone" not in text  # null in the score
     assert "179.00° E to 179.10° W" in text  # the twenty tiles, some on each side
     assert "train (10)" in text
     assert "test (10)" in text
@@ -392,7 +392,7 @@ def test_a_domain_of_committed_records_shows_what_they_hold(output: Path, cli: C
     for split in ("train", "val"):
         assert f"{split} – – {prints[split]}" in text
     assert f"test {score['images']} {score['texts']} {score['test']}" in text
-    assert "a random order 12.50 3.25" in text
+    assert "random order 12.50 3.25" in text
     for absent in ("Records alone say nothing", "hold no coordinates", "hold neither images nor captions"):
         assert absent in text
 

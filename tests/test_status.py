@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from conftest import Result
@@ -22,7 +23,8 @@ TESTS = Path(__file__).parent
 
 def begin(out: Path) -> Journal:
     """A session that is half-way: its first run is well, its second is at its adaptation."""
-    listener = Journal(out, Heard(), ["urbancross-bench", "run", "my grid.yaml", "--out", str(out)])
+    with patch.object(sys, "argv", ["urbancross-bench", "run", "my grid.yaml", "--out", str(out)]):
+        listener = Journal(out, Heard())
     listener.planned(status())
     for stage in (START, ADAPT[0], RANK[0]):
         listener.stage_started(stage)

@@ -243,7 +243,7 @@ with open({str(tmp_path / "hung")!r}) as hung:
 
 
 def test_no_process_where_nobody_listens(tmp_path: Path) -> None:
-    assert type(trackers([], Registry.discover(), [], tmp_path, Heard())) is Listener
+    assert type(trackers([], Registry.discover(), [], tmp_path, Heard(), patience=60)) is Listener
 
 
 def test_what_cannot_be_told_is_said_before_anything_starts(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_what_cannot_be_told_is_said_before_anything_starts(tmp_path: Path) -> N
     registry = Registry.discover([absent])
 
     def start(reference: str) -> Listener:
-        return trackers([reference], registry, [absent], tmp_path, Heard())
+        return trackers([reference], registry, [absent], tmp_path, Heard(), patience=60)
 
     with pytest.raises(UsageError, match=r"there is no tracker 'tensorbord'\. Did you mean \"tensorboard\""):
         start("tensorbord")
@@ -274,7 +274,7 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         PluginError, match=r"needs the package 'trackio'.* pip install 'urbancross-bench\[trackio\]'"
     ):
-        trackers(["trackio"], Registry.discover(), [], tmp_path, Heard())
+        trackers(["trackio"], Registry.discover(), [], tmp_path, Heard(), patience=60)
 
 
 def test_one_that_cannot_be_loaded_is_a_warning_while_the_grid_runs(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Training:
 
 
 def supervised(model: DualEncoder) -> Adaptation:
-    return Supervised(PairLoss("info_nce", model))
+    return Supervised(PairLoss("info_nce", model), 0.0)
 
 
 class Busy(Adaptation):

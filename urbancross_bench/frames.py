@@ -14,7 +14,8 @@ from urbancross_bench.errors import DataError
 from urbancross_bench.execution.keeping import kept_grids
 from urbancross_bench.interfaces import Cell, Estimate, Table
 from urbancross_bench.interfaces.renderer import interval_ends
-from urbancross_bench.records import Record, ScoreRecord, runs_of, sources, versions_of
+from urbancross_bench.interfaces.scenarios import sources
+from urbancross_bench.records import Record, ScoreRecord, runs_of, versions_of
 
 
 def frame_of_records(found: Iterable[Record], places: Sequence[Path]) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from safetensors import safe_open
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import publish, read_object, write_json
 from urbancross_bench.identity import canonical_json
+from urbancross_bench.interfaces.scenarios import route
 from urbancross_bench.names import are_called_alike, kept_names, names_in, names_of
 
 SCHEMA = 5
@@ -133,25 +134,9 @@ def failed_metrics(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(f"metric {name}: {why}" for name, why in failed))
 
 
-def sources(scenario: Mapping[str, Any]) -> str:
-    """`nordia + costara`: where a record's scenario comes from, in words."""
-    return " + ".join(scenario["source"])
-
-
-def route(scenario: Mapping[str, Any]) -> str:
-    """`nordia + costara → meridia`: a record's scenario in words."""
-    return f"{sources(scenario)} → {scenario['target']}"
-
-
 def is_shifted(scenario: Mapping[str, Any]) -> bool:
     """Whether the target of a record's scenario is none of its sources."""
     return scenario["kind"] not in ("in_domain", "seen_target")
-
-
-def typed_route(text: str) -> str:
-    """A route in the words of `route`, however it was typed: `a->b`, `a+b -> c`; what has no arrow as it is."""
-    origins, arrow, target = text.replace("->", "→").rpartition("→")
-    return f"{' + '.join(part.strip() for part in origins.split('+'))} → {target.strip()}" if arrow else text
 
 
 def weights_lacked(spec: Mapping[str, Any]) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 import math
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -111,9 +111,8 @@ class Plugin:
         return f"{self.kind} {self.registration.name!r} of {self.provider}"
 
     def _import(self, path: str) -> Any:
-        module, _, name = path.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)
+            return pkgutil.resolve_name(path)
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self} cannot be loaded from {path}: {error!r}") from error
 

@@ -20,7 +20,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from urbancross_adaptations.fine_tuning_options import LoraOptions
 from urbancross_adaptations.partial_training import faster, train_only
 from urbancross_adaptations.supervised import SourceOnly
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, some
 from urbancross_bench.interfaces import Context, DualEncoder
 
 # What nn.MultiheadAttention, those made after it, and CLIP's last projections multiply with, beside the weights of
@@ -55,10 +55,10 @@ class Lora(SourceOnly):
         matrices = list(_matrices(model))
         found = [m for m in matrices if any(fnmatchcase(m[0], pattern) for pattern in o.targets)]
         if not found:
-            names = ", ".join(name for name, _, _ in matrices[:3]) or "none"
+            names = some([name for name, _, _ in matrices], 3) or "none"
             raise UsageError(
                 f"adaptation 'lora': none of the encoder's trainable matrices matches targets="
-                f"{','.join(o.targets)}; there are {len(matrices)}: {names}{', …' if len(matrices) > 3 else ''}"
+                f"{','.join(o.targets)}; there are {len(matrices)}: {names}"
             )
         idle = [pattern for pattern in o.targets if not any(fnmatchcase(m[0], pattern) for m in matrices)]
         if idle and "targets" in o.model_fields_set:  # of the default's two, each is for other encoders

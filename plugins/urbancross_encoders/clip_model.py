@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import UsageError, some
 from urbancross_bench.modelling.checkpoints import ReadCheckpoint, freeze, read_checkpoint
 from urbancross_bench.modelling.heads import head
 from urbancross_encoders.options import ClipOptions
@@ -174,7 +174,7 @@ def _expect_mapped(shard: Path, part: ReadCheckpoint, weight_map: Mapping[str, s
 
 def named(files: Sequence[Path]) -> str:
     """The files of the first weights, for a message."""
-    return f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    return some([*map(str, files)], 1)
 
 
 def _parts(block: nn.Module) -> list[nn.Module]:

@@ -21,9 +21,10 @@ from transformers import SamConfig
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
+from urbancross_bench.modelling.checkpoints import read_checkpoint
 from urbancross_segmenters.determinism import deterministic_but_for_sums
 from urbancross_segmenters.options import OriginalOptions
-from urbancross_segmenters.weights import fill, is_original, read_weights
+from urbancross_segmenters.weights import fill, is_original
 
 
 class SegmentAnything(Segmenter):
@@ -47,7 +48,7 @@ class SegmentAnything(Segmenter):
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"segmenter 'segment_anything' cannot build the architecture: {error}") from error
         if options.weights_file:
-            state = read_weights(options.weights_file)
+            state = read_checkpoint(options.weights_file, unsafe_pickle=None).state
             if not is_original(state):
                 raise UsageError(
                     f"segmenter 'segment_anything' reads the authors' weights; {options.weights_file} has the "

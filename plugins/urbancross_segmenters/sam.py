@@ -20,9 +20,10 @@ from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
+from urbancross_bench.modelling.checkpoints import read_checkpoint
 from urbancross_segmenters.determinism import deterministic_but_for_sums
 from urbancross_segmenters.options import SamOptions
-from urbancross_segmenters.weights import as_transformers, fill, read_weights
+from urbancross_segmenters.weights import as_transformers, fill
 
 _THRESHOLD = 0.0  # of the logits; above it is inside
 
@@ -80,7 +81,7 @@ class Sam(Segmenter):
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"segmenter 'sam' cannot build the architecture: {error}") from error
         if options.weights_file:
-            state = as_transformers(read_weights(options.weights_file))
+            state = as_transformers(read_checkpoint(options.weights_file, unsafe_pickle=None).state)
             fill(self._model, state, options.weights_file, options.asked)
         self._model.to(device).eval()
         side = int(self._model.config.vision_config.image_size)

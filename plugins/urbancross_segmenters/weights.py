@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.modelling.checkpoints import fitting, read_checkpoint
+from urbancross_bench.modelling.checkpoints import fitting
 from urbancross_segmenters.options import VISION
 
 # The authors' names on the left. Of a head's three layers, transformers calls the outer ones by what they do.
@@ -42,11 +42,6 @@ _PATCHES = ("image_encoder.patch_embed.proj.weight", "vision_encoder.patch_embed
 _PROMPT, _IMAGE = (
     f"{place}.positional_embedding" for place in ("prompt_encoder.shared_embedding", "shared_image_embedding")
 )
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Raises UsageError naming the file."""
-    return read_checkpoint(file, unsafe_pickle=None).state
 
 
 def as_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from urbancross_bench.interfaces.scenarios import route, sources
+
 
 def run_title(run: Mapping[str, Any]) -> str:
     """What tells a run from all others; it ends with the beginning of its key, for labels may repeat."""
-    scenario = run["scenario"]
     parts = [
-        f"{' + '.join(scenario['source'])} → {scenario['target']}",
+        route(run["scenario"]),
         run["encoder"]["label"],
         run["adaptation"]["label"],
         f"seed {run['seed']}",
@@ -38,7 +39,7 @@ def facts(run: Mapping[str, Any]) -> dict[str, str]:
     options = run["adaptation"].get("options") or {}
     return {
         "key": run["key"],
-        "source": " + ".join(run["scenario"]["source"]),
+        "source": sources(run["scenario"]),
         "target": run["scenario"]["target"],
         "encoder": run["encoder"]["label"],
         "adaptation": run["adaptation"]["label"],

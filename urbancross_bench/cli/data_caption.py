@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import DeviceOption, PluginOption
 from urbancross_bench.errors import UsageError, some
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def caption(
     batch: Annotated[int, typer.Option(min=1, help="Images that are captioned together.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each process on a CPU.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     plugin: PluginOption = None,
 ) -> None:
     """Write captions for images from their tags, by rules or with a model. Exit status 1: some have none."""

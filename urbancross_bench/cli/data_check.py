@@ -10,7 +10,7 @@ import typer
 
 from urbancross_bench.cli.grids import VerifyOption
 from urbancross_bench.cli.json_output import JsonOption, print_json
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 from urbancross_bench.errors import cut
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import DeviceOption, PluginOption
 from urbancross_bench.errors import some
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def segment(
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 4,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a model of its own.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a process.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     plugin: PluginOption = None,
 ) -> None:
     """Cut every image into segments. Exit status 1: some image failed; the same command tries those again."""

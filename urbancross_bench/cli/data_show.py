@@ -11,7 +11,7 @@ import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.maps import degrees, text_map
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 
 
 def show(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from urbancross_bench.cli.plugins import PluginOption
-
-if TYPE_CHECKING:
-    from urbancross_bench.interfaces.dataset import Domain
+from urbancross_bench.cli.options import PluginOption
 
 
 def split(
@@ -28,6 +25,7 @@ def split(
     plugin: PluginOption = None,
 ) -> None:
     """Write split lists: 70/10/20 and 20/10/70 by drawn images, or 70/10/20 by geographic blocks."""
+    from urbancross_bench.data.card import in_no_split
     from urbancross_bench.data.splits import SCHEMES, blocked, drawn, write_lists
     from urbancross_bench.execution.domains import read_domain
     from urbancross_bench.registry import Registry
@@ -41,7 +39,7 @@ def split(
     else:
         schemes = {"partition": blocked(read, seed, blocks, apart)}
         facts |= {"block_km": blocks, "distance_km": apart}
-    facts["in_no_split"] = _left_out(schemes["partition"])
+    facts["in_no_split"] = in_no_split(schemes["partition"])
     record = write_lists(out, schemes, facts)
     for name, written in record["lists"].items():
         print(f"{name + '.txt':22}{written['images']:>9,} images")
@@ -64,8 +62,3 @@ def _distance(blocks: float | None, distance: float | None) -> float:
             "or no image is left between two blocks"
         )
     return apart
-
-
-def _left_out(domain: Domain) -> int:
-    """How many images are in no split."""
-    return len(domain.image_names) - len({index for s in domain.splits.values() for index in s.tolist()})

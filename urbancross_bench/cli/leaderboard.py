@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 from urbancross_bench.errors import UsageError
 
 if TYPE_CHECKING:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
-from urbancross_bench.cli.plugins_check import check, disable, doctor, enable
+from urbancross_bench.cli.options import PluginOption
+from urbancross_bench.cli.plugins_check import check
+from urbancross_bench.cli.plugins_disable import disable, enable
+from urbancross_bench.cli.plugins_doctor import doctor
 from urbancross_bench.cli.plugins_new import new
 
 if TYPE_CHECKING:
     from urbancross_bench.registry import Plugin, Registry
-
-PluginOption = Annotated[
-    list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A one-file plugin to load too; repeatable.")
-]
 
 app = typer.Typer(help="See which plugins are there, check them, make one.", no_args_is_help=True)
 for _verb in (new, check, doctor, disable, enable):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 from urbancross_bench.cli.score import value_lines
 
 
@@ -47,7 +47,7 @@ def rescore(
 def _print(scores: list[dict[str, Any]]) -> None:
     """The scores of one run."""
     from urbancross_bench.interfaces.renderer import printable
-    from urbancross_bench.records import route
+    from urbancross_bench.interfaces.scenarios import route
 
     names = ["encoder", "adaptation", "selector", "protocol", "ties"]
     if len({score["domain"] for score in scores}) > 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
+from urbancross_bench.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.plan import Plan
@@ -25,7 +26,7 @@ def run(
     out: OutOption = None,
     set_: SetOption = None,
     verify: VerifyOption = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
@@ -175,7 +176,7 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
     from urbancross_bench.files import alone_in
     from urbancross_bench.leaderboard.ablation import keep_view
     from urbancross_bench.leaderboard.build import build
-    from urbancross_bench.leaderboard.tables import NAMES
+    from urbancross_bench.leaderboard.tables import NAMES, SUFFIXES
     from urbancross_bench.leaderboard.view import DEFAULT, load_view
 
     keys: Collection[str] = {
@@ -189,6 +190,6 @@ def _build_tables(plan: Plan, folder: Path, registry: Registry) -> list[Table]:
             keep_view(view, folder / "ablation.yaml")
         tables = build([folder], folder / "leaderboard", view, registry, only=keys)
         for name in NAMES - {table.name for table in tables}:
-            for form in ("md", "csv", "tex", "json", "svg"):
-                (folder / "leaderboard" / f"{name}.{form}").unlink(missing_ok=True)
+            for suffix in SUFFIXES:
+                (folder / "leaderboard" / f"{name}{suffix}").unlink(missing_ok=True)
         return tables

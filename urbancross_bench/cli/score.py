@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
-from urbancross_bench.cli.plugins import PluginOption
+from urbancross_bench.cli.options import PluginOption
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.cli.options import DeviceOption
 from urbancross_bench.errors import UsageError, cut
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def search(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="FILE", help="Also a page (.html) or a picture (.png, .jpg).")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",
+    device: DeviceOption = "cpu",
     json_: JsonOption = False,
 ) -> None:
     """Search a test split that a run has embedded, by texts or images of your own."""

@@ -44,13 +44,9 @@ def _as_lines(out: Path, found: list[Session], runs: dict[str, Known]) -> list[s
         lines.append(f"{standing.grid}, from {begun} on {session.host}, process {session.pid}")
         took = time_of(standing, now) if session.state == "alive" else f"after {duration(now)}"
         lines.append(f"  {session.state}, {took}")
-        lines.append(
-            f"  stages: {', '.join(part for part in (stages_of(standing), rate_of(standing, now)) if part)}"
-        )
+        lines.append(f"  stages: {', '.join(filter(None, [stages_of(standing), rate_of(standing, now)]))}")
         for one in standing.running.values():
-            details = ", ".join(
-                part for part in details_of(one, now if session.state == "alive" else None) if part
-            )
+            details = ", ".join(filter(None, details_of(one, now if session.state == "alive" else None)))
             lines.append(f"  {'' if session.state == 'alive' else 'was at '}{one.kind} of {one.label}: {details}")
         lines += [f"  warning: {warning}" for warning in standing.warnings]
     lines.append(f"runs: {counts_of(_states(runs)) or 'none'}")
@@ -74,7 +70,7 @@ def _as_json(out: Path, found: list[Session], runs: dict[str, Known]) -> dict[st
                 "logs": sorted(map(str, logs.get(run.reason or "", ()))),
             }
             for run in runs.values()
-            if not run.well and run.state not in ("to do", "running")
+            if run.amiss
         ],
         "to_go_on": _again(found, runs),
     }
@@ -93,12 +89,7 @@ def _session_as_json(session: Session) -> dict[str, Any]:
         "folder": session.folder,
         "seconds": round(now, 3),
         "seconds_left": standing.seconds_left(now) if session.state == "alive" else None,
-        "stages": {
-            "done": len(standing.done),
-            "failed": len(standing.failed),
-            "running": len(standing.running),
-            "left": standing.stages_left(),
-        },
+        "stages": standing.stages(),
         "stages_per_second": standing.rate(now),
         "running": [
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from typing import Any
 
 import typer
@@ -43,8 +43,7 @@ class Verbs(TyperGroup):
 
 
 def _ours(name: str) -> Any:
-    module, _, target = _OURS[name].partition(":")
-    found = getattr(importlib.import_module(f"{__package__}.{module}"), target)
+    found = pkgutil.resolve_name(f"{__package__}.{_OURS[name]}")
     one = typer.Typer(rich_markup_mode=None)  # as of all together
     if isinstance(found, typer.Typer):
         one.add_typer(found, name=name)

@@ -38,13 +38,8 @@ def counts_of(states: Mapping[str, int]) -> str:
 
 def stages_of(standing: Standing) -> str:
     """`34 done, 1 failed, 2 running, 12 left`."""
-    counts = {
-        "done": len(standing.done),
-        "failed": len(standing.failed),
-        "running": len(standing.running),
-        "left": standing.stages_left(),
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what in ("done", "left"))
+    counts = standing.stages().items()
+    return ", ".join(f"{count} {what}" for what, count in counts if count or what in ("done", "left"))
 
 
 def details_of(running: Running, now: float | None) -> list[str]:
@@ -65,7 +60,7 @@ def reasons_of(runs: Iterable[Known], logs: Mapping[str, Iterable[Path]]) -> lis
     """Why runs are not well: each reason once, the runs it is of, and the logs that `logs` has for it."""
     groups: dict[tuple[str, str], list[str]] = {}
     for run in runs:
-        if not run.well and run.state not in ("to do", "running"):
+        if run.amiss:
             groups.setdefault((run.state, run.reason or ""), []).append(run.name)
     lines = []
     for (state, reason), names in sorted(groups.items(), key=lambda group: STATES.index(group[0][0])):

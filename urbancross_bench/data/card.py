@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from urbancross_bench.data.domain import split_of
 from urbancross_bench.data.geo import on_globe, span
+from urbancross_bench.data.images import said_missing
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.distances import words
 from urbancross_bench.interfaces.dataset import SPLITS, Domain
@@ -33,14 +34,13 @@ def card(domain: Domain, *, pixels: bool = True) -> dict[str, Any]:
     captions = np.bincount(domain.image_of_caption, minlength=len(domain.image_names))
     said = [words(caption) for caption in domain.captions]
     splits = [name for name in SPLITS if name in domain.splits]
-    used = {index for name in splits for index in domain.splits[name].tolist()}
     return {
         "name": domain.name,
         "images": len(domain.image_names),
         "pixels": domain.images.has_pixels,
         "captions": len(domain.captions),
         "splits": {name: _split(domain, name, pixels) for name in splits},
-        "in_no_split": len(domain.image_names) - len(used),
+        "in_no_split": in_no_split(domain),
         "test_images_in_train": _repeated(domain) if pixels else None,
         "captions_per_image": _spread(captions),
         "distinct_captions": len(set(domain.captions)),
@@ -61,6 +61,11 @@ def card(domain: Domain, *, pixels: bool = True) -> dict[str, Any]:
         "shareable": domain.shareable,
         "repairs": len(domain.repairs),
     }
+
+
+def in_no_split(domain: Domain) -> int:
+    """How many images stand in no split."""
+    return len(domain.image_names) - len({i for members in domain.splits.values() for i in members.tolist()})
 
 
 def places(domain: Domain) -> Place:
@@ -118,12 +123,9 @@ def _repeated(domain: Domain) -> int | None:
 def _expect_images(domain: Domain, splits: Sequence[str]) -> None:
     """Raise DataError unless all images of some splits are there."""
     missing = domain.images.missing()
-    absent = [index for name in splits for index in domain.splits[name].tolist() if index in missing]
+    absent = {i: missing[i] for name in splits for i in domain.splits[name].tolist() if i in missing}
     if absent:
-        first = absent[0]
-        raise DataError(
-            f"{len(absent):,} images are missing, {domain.image_names[first]!r} the first ({missing[first]})"
-        )
+        raise DataError(said_missing(absent, domain.image_names))
 
 
 def _resolution(domain: Domain, pixels: bool) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.data.images import said_missing
 from urbancross_bench.data.segments import making_identity
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import canonical_json, digest, key_of
@@ -120,13 +121,8 @@ def check(domain: Domain) -> None:
     blank = [index for index, caption in enumerate(domain.captions) if not caption.strip()]
     owners = domain.image_of_caption[blank]
     _expect(not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
-    missing = domain.images.missing()
-    first = next(iter(missing), 0)
-    _expect(
-        not missing,
-        f"{len(missing)} of {images} images are missing, {domain.image_names[first]!r} the first "
-        f"({missing.get(first, '')}); `urbancross-bench data check` lists them",
-    )
+    if missing := domain.images.missing():
+        raise DataError(f"{said_missing(missing, domain.image_names)}; `urbancross-bench data check` lists them")
 
 
 def _check_splits(domain: Domain) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, some
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import ImageSource
 
@@ -61,8 +61,8 @@ class FeatureTable:
     def _expect_none(self, problem: str, bad: Iterable[bool] | NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(np.fromiter(bad, dtype=bool))
         if len(rows):
-            named = [f"row {row} ({self.names[row]!r})" for row in rows[:_SHOWN].tolist()]
-            raise DataError(f"features {self.file}: {len(rows)} rows {problem}: {listed(named, len(rows))}")
+            named = [f"row {row} ({self.names[row]!r})" for row in rows.tolist()]
+            raise DataError(f"features {self.file}: {len(rows)} rows {problem}: {some(named, _SHOWN)}")
 
 
 class FeatureRows:
@@ -100,14 +100,14 @@ class FeatureRows:
         if missing:
             problems.append(
                 f"{len(missing)} of {len(wanted)} different {self._what}s have no row in {self._files}: "
-                f"{listed(map(repr, missing[:_SHOWN]), len(missing))}"
+                f"{some([*map(repr, missing)], _SHOWN)}"
             )
         for table in self._tables:
             beyond = [] if surplus else [name for name in table.names if name not in wanted]
             if beyond:
                 problems.append(
                     f"{len(beyond)} of {len(table.names)} rows of {table.file} are of no {self._what} here: "
-                    f"{listed(map(repr, beyond[:_SHOWN]), len(beyond))} (surplus=true allows it)"
+                    f"{some([*map(repr, beyond)], _SHOWN)} (surplus=true allows it)"
                 )
         if problems:
             raise DataError(f"features, found by {self._what}, letter for letter: {'; '.join(problems)}")
@@ -123,7 +123,7 @@ class FeatureRows:
 
     @property
     def _files(self) -> str:
-        return listed([str(table.file) for table in self._tables[:_SHOWN]], len(self._tables))
+        return some([str(table.file) for table in self._tables], _SHOWN)
 
 
 class StoredImages(ImageSource):
@@ -156,9 +156,3 @@ def _repeats(names: Iterable[str]) -> Iterator[bool]:
     for name in names:
         yield name in seen
         seen.add(name)
-
-
-def listed(named: Iterable[str], count: int) -> str:
-    """Some of `count` things, and whether there are more."""
-    shown = list(named)
-    return ", ".join(shown) + (", …" if count > len(shown) else "")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.nearest import nearest
 from urbancross_bench.data.text import read_json
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, some
 
 RADIUS = 6371.0  # kilometres, of the sphere that distances are measured on
 
@@ -129,10 +129,10 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
     sought = {name: entry_of(name) for name in names}
     found = {name: entry for name, entry in sought.items() if entry is not None}
     if names and not found:
-        keys = ", ".join(repr(key) for key in list(content)[:3]) or "none"
+        keys = some([*map(repr, content)], 3) or "none"
         raise DataError(
-            f"{file} has no entry for any of {len(sought):,} images, {names[0]!r} the first; its keys are {keys}"
-            f"{', …' if len(content) > 3 else ''}; {layout}"
+            f"{file} has no entry for any of {len(sought):,} images, {names[0]!r} the first; its keys are {keys}; "
+            f"{layout}"
         )
     for name, entry in found.items():
         if not isinstance(entry, dict):

@@ -41,6 +41,12 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
     raise DataError(f"images {place}: there is no such folder or zip (relative paths start at URBANCROSS_DATA)")
 
 
+def said_missing(missing: Mapping[int, str], names: Sequence[str]) -> str:
+    """How many images of all these are missing, and the first with the reason, given an `ImageSource.missing`."""
+    first = min(missing)
+    return f"{len(missing):,} of {len(names):,} images are missing, {names[first]!r} the first ({missing[first]})"
+
+
 def list_files(place: Path) -> list[str]:
     """The names of all files in a folder, below it too, or of all members of a zip; in order.
 

@@ -7,7 +7,6 @@ its size and times. It is a cache and nothing more: damaged, it is set aside; un
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from urbancross_bench.files import home_or
+from urbancross_bench.processes import cores
 
 Report = Callable[[str, int, int], None]  # what is being read, how many of how many
 _SETTLED = 2 * 10**9  # ns; a younger file could change again without its times telling
@@ -99,7 +99,7 @@ class Index:
         found = [None if reading.verify else self._get(place, *entry) for entry in wanted]
         todo = [position for position, value in enumerate(found) if value is None]
         report = reading.report or (lambda what, done, total: None)
-        with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+        with ThreadPoolExecutor(min(8, 2 * cores())) as threads:
             for start in range(0, len(todo), _BATCH):
                 report(what or place, start, len(todo))
                 batch = todo[start : start + _BATCH]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from urbancross_bench.data.index import open_index
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import canonical_json, library_versions
 from urbancross_bench.interfaces.dataset import ImageSource, Indices
+from urbancross_bench.processes import cores
 from urbancross_bench.sources import own_version
 
 BITS = 48  # of 256
@@ -151,7 +151,7 @@ def nearest(a: Seen, rows: Indices, b: Seen, columns: Indices, report: Callable[
             found.append(Match(index, twin, True, 0, 0.0))
     alone = alone if a.pixels and b.pixels else []
     blocks = [np.array(alone[i : i + _ROWS], dtype=np.int64) for i in range(0, len(alone), _ROWS)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(8, cores())) as threads:
         for done, matches in enumerate(threads.map(lambda block: _alike(a, block, b, columns), blocks), start=1):
             found += matches
             report(done / len(blocks))

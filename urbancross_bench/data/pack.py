@@ -5,7 +5,6 @@ A pack is read by the page, never loaded: what a process holds of it does not gr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from urbancross_bench.data.domain import Split
 from urbancross_bench.data.packed import IMAGES, SEGMENTS, header, write_facts
 from urbancross_bench.interfaces.dataset import Segments
 from urbancross_bench.interfaces.encoder import ImageFormat
+from urbancross_bench.processes import cores
 
 _BLOCK = 64  # images decoded before they are written
 _WHITE = 250  # what a segment's painted background keeps to at least, after JPEG
@@ -105,7 +105,7 @@ def _write(
 ) -> None:
     """Write `count` square images, group by group, each group by a thread."""
     size, waiting = image_format.size, list(groups)
-    with file.open("wb") as opened, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+    with file.open("wb") as opened, ThreadPoolExecutor(min(8, cores())) as threads:
         opened.write(header(file, "U8", (count, size, size, 3)))
         for start in range(0, len(waiting), _BLOCK):
             for part in threads.map(packed, waiting[start : start + _BLOCK]):

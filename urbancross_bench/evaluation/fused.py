@@ -12,14 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.compiling import kernels_work
 from urbancross_bench.evaluation.directions import Probes
 from urbancross_bench.evaluation.screening import FLOAT16, Block, Side
 from urbancross_bench.evaluation.toplists import TopLists
 
-Ints = NDArray[np.int64]
 Pairs = tuple[torch.Tensor, torch.Tensor]
 Limits = tuple[torch.Tensor, torch.Tensor]
 

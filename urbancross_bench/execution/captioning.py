@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from urbancross_bench.data.geo import metadata_entries, tag_text
-from urbancross_bench.data.images import digest_or_nothing, list_files, open_images
+from urbancross_bench.data.images import digest_or_nothing, list_files, open_images, said_missing
 from urbancross_bench.data.paths import data_folder
 from urbancross_bench.errors import DataError, PluginError, UsageError
+from urbancross_bench.execution.crew import Work
 from urbancross_bench.execution.domains import naming, read_domain
-from urbancross_bench.execution.making import Made, Work, as_planned, forget, holding, make, tidy_unless_told
+from urbancross_bench.execution.making import Made, as_planned, forget, holding, make, tidy_unless_told
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
@@ -72,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class CaptionMaker:
-    """See `making.Maker`. `identity`: of the captioner, as it must still be."""
+    """See `crew.Maker`. `identity`: of the captioner, as it must still be."""
 
     source: Source
     captioner: str
@@ -220,11 +221,7 @@ def _items(pictures: Pictures, sees_pixels: bool) -> dict[str, str]:
     """Name → a hash of what a caption depends on."""
     missing = pictures.images.missing() if sees_pixels else {}
     if missing:
-        first = min(missing)
-        raise DataError(
-            f"{len(missing)} of {len(pictures.names)} images are missing, {pictures.names[first]!r} the first "
-            f"({missing[first]}); the captioner looks at images"
-        )
+        raise DataError(f"{said_missing(missing, pictures.names)}; the captioner looks at images")
     repeated = [name for name, count in Counter(pictures.names).items() if count > 1]
     if repeated:
         raise DataError(f"{len(repeated)} image names stand twice, {repeated[0]!r} the first")

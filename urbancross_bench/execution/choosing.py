@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.errors import UsageError, did_you_mean, some
 from urbancross_bench.execution.keeping import asked_for, kept_grids
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.records import Record, ScoreRecord, in_words, read_records
@@ -35,10 +35,9 @@ def chosen_run(out: Path, prefix: str | None) -> Record:
     listed = [(_headline(record), record) for record in found or runs]
     listed.sort(key=lambda one: (one[0] is None, -(one[0] or 0.0), one[1].folder.name))
     lines = [
-        f"  {record.folder.name[:12]}  {_HEADLINE} {_shown(value)}  {named(record)}" for value, record in listed
+        f"{record.folder.name[:12]}  {_HEADLINE} {_shown(value)}  {named(record)}" for value, record in listed
     ]
-    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    raise UsageError("\n".join([f"{problem}; name one by its key:", *lines[:_SHOWN], *more]))
+    raise UsageError(some([f"{problem}; name one by its key:", *lines], 1 + _SHOWN, "\n  "))
 
 
 def chosen_score(record: Record, domain: str | None, selector: str | None) -> ScoreRecord:

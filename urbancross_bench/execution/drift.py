@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.ranking import evaluate_retrieval
+from urbancross_bench.evaluation.samples import evenly_spaced
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.selector import Features
 
@@ -16,7 +17,7 @@ _IMAGES = 128  # of a split: enough to see a drift, few enough to cost little
 
 def sampled(images: int) -> Indices:
     """Which of a split's images are embedded in float32 too: up to 128, evenly spaced."""
-    return np.unique(np.linspace(0, images - 1, min(images, _IMAGES)).round().astype(np.int64))
+    return evenly_spaced(images, _IMAGES)
 
 
 def drift(features: Features, exact: Features) -> dict[str, Any]:

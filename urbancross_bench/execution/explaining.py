@@ -72,7 +72,7 @@ class Library:
     Raises UsageError for a folder that is no output folder.
     """
 
-    def __init__(self, places: Sequence[Path], plan: Plan | None = None) -> None:
+    def __init__(self, places: Sequence[Path], plan: Plan | None) -> None:
         self.places = tuple(str(place) for place in places) + (("the grid's plan",) if plan else ())
         self._known: dict[str, Callable[[], Thing]] = {}
         self._read: dict[str, Thing] = {}
@@ -186,7 +186,7 @@ def _note(differences: dict[str, Difference], path: str, name: str, one: Any, ot
     """
     last = name.rpartition(".")[2]
     if last == "code":
-        one, other = _only_what_differs(one, other)
+        one, other = rooms_that_differ(one, other)
     values = [None if value is ABSENT else canonical_json(value) for value in (one, other)]
     opaque = all(isinstance(value, str) and _OPAQUE.fullmatch(value) for value in (one, other))
     same = canonical_json(["" if opaque else last, *values])
@@ -195,7 +195,7 @@ def _note(differences: dict[str, Difference], path: str, name: str, one: Any, ot
         known.also.append(f"{path}{name}")
 
 
-def _only_what_differs(one: Any, other: Any) -> tuple[Any, Any]:
+def rooms_that_differ(one: Any, other: Any) -> tuple[Any, Any]:
     """Of the versions of several rooms of the code, those that differ."""
     if not (isinstance(one, str) and isinstance(other, str)):
         return one, other

@@ -55,6 +55,11 @@ class Known:
         """Whether it ended as it should."""
         return self.state in ("ok", "reused")
 
+    @property
+    def amiss(self) -> bool:
+        """Whether it ended otherwise, or was skipped."""
+        return not self.well and self.state not in ("to do", "running")
+
 
 @dataclass
 class Standing:
@@ -80,6 +85,15 @@ class Standing:
     def states(self) -> Counter[str]:
         """How many runs are in which state."""
         return Counter(run.state for run in self.runs.values())
+
+    def stages(self) -> dict[str, int]:
+        """How many stages are in which state."""
+        return {
+            "done": len(self.done),
+            "failed": len(self.failed),
+            "running": len(self.running),
+            "left": self.stages_left(),
+        }
 
     def stages_left(self) -> int:
         """Stages that are neither done, nor running, nor impossible since another failed."""

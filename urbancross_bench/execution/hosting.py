@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import io
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -89,19 +89,14 @@ def _caller(hosted: Hosted) -> Call:
     """Something that calls a hook of what is hosted, if it has it. Raises whatever its import raises."""
     loaded = {file: load_file(Path(file)) for file in hosted.files}
     if hosted.options is not None:
-        options_type = _import(hosted.options_type) if hosted.options_type else Options
-        tracker = _import(hosted.target)(options_type.model_validate(dict(hosted.options)))
+        options_type = pkgutil.resolve_name(hosted.options_type) if hosted.options_type else Options
+        tracker = pkgutil.resolve_name(hosted.target)(options_type.model_validate(dict(hosted.options)))
         return lambda hook, arguments: getattr(tracker, hook)(**arguments)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     plugin = loaded.get(hosted.target)
     manager.register(plugin or importlib.metadata.EntryPoint(hosted.name, hosted.target, PROJECT).load())
     return lambda hook, arguments: getattr(manager.hook, hook)(**arguments)
-
-
-def _import(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _scores(out: Path, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:

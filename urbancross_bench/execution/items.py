@@ -104,7 +104,7 @@ class Lost:
     why: str
 
 
-def write_embedded(folder: Path, embedded: Sequence[Embedded | Lost], diverged: str = "") -> None:
+def write_embedded(folder: Path, embedded: Sequence[Embedded | Lost], diverged: str) -> None:
     """Write `features.safetensors`: arrays by the number of the candidate, what it is in the header.
 
     Of a training that `diverged` there is no candidate, but how it did.

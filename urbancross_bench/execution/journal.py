@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,9 +36,9 @@ _EVERY = 1.0  # seconds between two entries of how far a stage is
 Entry = dict[str, Any]
 
 
-def command_line(arguments: Sequence[str] | None = None) -> str:
-    """What to type in a shell to start this process again; `arguments` are by default its own."""
-    first, *rest = sys.argv if arguments is None else arguments
+def command_line() -> str:
+    """What to type in a shell to start this process again."""
+    first, *rest = sys.argv
     if Path(first).name == "__main__.py":  # as `python -m` leaves it
         return shlex.join([sys.executable, "-m", Path(first).parent.name, *rest])
     script = [sys.executable] if Path(first).suffix == ".py" else []
@@ -117,10 +117,10 @@ class Journal(EntryListener):
     It never costs a run: what cannot be written is said once, to `others`, and left.
     """
 
-    def __init__(self, out: Path, others: Listener, arguments: Sequence[str] | None = None) -> None:
+    def __init__(self, out: Path, others: Listener) -> None:
         self._out = out
         self._others = others
-        self._command = command_line(arguments)
+        self._command = command_line()
         self._file: BinaryIO | None = None
         self._lock: FileLock | None = None
         self._written: dict[str, float] = {}  # when a stage's progress was last written

@@ -9,42 +9,23 @@ processes, and of another identity, or of items that have changed, nothing is be
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from urbancross_bench.errors import RunError, UrbanCrossError, UsageError
+from urbancross_bench.execution.crew import Maker, Outcome, Setup, carried_out
 from urbancross_bench.files import replacing, write_json
-from urbancross_bench.identity import derive_seed, key_of
-from urbancross_bench.processes import redirect_output, said_exit, servers_environment, take_environment
+from urbancross_bench.identity import key_of
 from urbancross_bench.registry import Registry, Resolved
 
 PARTIAL, _LOG = ".partial", "log"
-
-Work = Callable[[Sequence[str]], list[str]]
-"""From the names of a batch to one text an item. Raises if one of them cannot be done."""
-
-
-class Maker(Protocol):
-    """What is made, in a form that can be sent to another process."""
-
-    def build(self, device: str) -> Work:
-        """Load the model on a torch device, once in each process; torch is seeded before.
-
-        What it raises ends the command: it would fail for every item.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -158,9 +139,10 @@ def make(
     todo = [b for b in batches if b.key not in results]
     done = sum(map(len, results.values()))
     report(done, len(items))
-    setup = _Setup(maker, device, threads, key_of(facts), str(place / _LOG), dict(os.environ))
+    setup = Setup(maker, device, threads, key_of(facts), str(place / _LOG), dict(os.environ))
     try:
-        for finished, result in _carried_out(todo, setup, min(workers, len(todo))):
+        for number, result in carried_out([b.names for b in todo], setup, min(workers, len(todo))):
+            finished = todo[number]
             finished.keep(result)
             results[finished.key] = result
             done += len(result)
@@ -173,9 +155,6 @@ def make(
     return Made([outcomes[name][0] for name in items], failures, [b.file for b in batches])
 
 
-_Outcome = tuple[str | None, str]  # what was made of an item, or None and the reason
-
-
 class _Batch:
     """Consecutive items, and the file that keeps what was made of them."""
 
@@ -184,7 +163,7 @@ class _Batch:
         self.key = key_of({**facts, "items": [list(item) for item in items]})
         self.file = place / f"{self.key}.json"
 
-    def kept(self) -> list[_Outcome] | None:
+    def kept(self) -> list[Outcome] | None:
         """What an earlier call made of the items; None if nothing whole is there, or one of them failed."""
         try:
             texts = json.loads(self.file.read_text(encoding="utf-8"))
@@ -193,7 +172,7 @@ class _Batch:
         whole = isinstance(texts, list) and len(texts) == len(self.names)
         return [(t, "") for t in texts] if whole and all(isinstance(t, str) for t in texts) else None
 
-    def keep(self, result: Sequence[_Outcome]) -> None:
+    def keep(self, result: Sequence[Outcome]) -> None:
         """Write the file, whole or not at all; not if an item failed, so that the batch is tried again."""
         if all(text is not None for text, _ in result):
             with replacing(self.file) as unfinished:
@@ -207,179 +186,8 @@ def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> li
     return [some[start : start + size] for some in apart.values() for start in range(0, len(some), size)]
 
 
-def _known(earlier: Earlier, size: int, facts: Mapping[str, Any], place: Path) -> dict[str, list[_Outcome]]:
+def _known(earlier: Earlier, size: int, facts: Mapping[str, Any], place: Path) -> dict[str, list[Outcome]]:
     """Key → outcomes of the earlier call's batches in which nothing failed."""
     batches = [_Batch(part, facts, place) for part in _parts(earlier.items, size, earlier.groups)]
     whole = [b for b in batches if all(name in earlier.texts for name in b.names)]
     return {b.key: [(earlier.texts[name], "") for name in b.names] for b in whole}
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """What a process is told when it starts."""
-
-    maker: Maker
-    device: str
-    threads: int
-    seed: str
-    log: str
-    environment: Mapping[str, str]
-
-
-@dataclass(eq=False)
-class _Piece:
-    """Items of a batch that a process takes in hand together."""
-
-    batch: _Batch
-    names: list[str]
-    deaths: int = 0
-
-
-@dataclass(eq=False)
-class _Worker:
-    process: BaseProcess
-    ready: bool = False
-    piece: _Piece | None = None
-
-
-@dataclass(eq=False)
-class _Crew:
-    """The running processes by their connections."""
-
-    setup: _Setup
-    started: int = 0
-    members: dict[Connection, _Worker] = field(default_factory=dict)
-
-    def start(self) -> None:
-        """One more process; imports are done once, in the server that it is forked from."""
-        context = multiprocessing.get_context("forkserver")
-        # `__main__` too: else every process would import the command line anew. The last is what torch imports
-        # when it is made deterministic, which takes as long as all the rest.
-        context.set_forkserver_preload(
-            ["__main__", "urbancross_bench.modelling.runtime", "torch._inductor.config"]
-        )
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(self.setup, self.started, there), daemon=True)
-        with servers_environment():
-            process.start()
-        there.close()
-        self.members[here] = _Worker(process)
-        self.started += 1
-
-    def hand_out(self, pieces: deque[_Piece]) -> None:
-        """Give waiting pieces to processes that have nothing in hand."""
-        for connection, worker in self.members.items():
-            if pieces and worker.ready and worker.piece is None:
-                worker.piece = pieces.popleft()
-                try:
-                    connection.send(worker.piece.names)
-                except OSError:
-                    continue  # it has died; `hear` finds that out
-
-    def hear(self) -> Iterator[tuple[_Piece, list[_Outcome] | str]]:
-        """Wait; then pieces with what became of them, a text if their process died of it."""
-        for one in wait(list(self.members)):
-            connection = cast(Connection, one)
-            worker = self.members[connection]
-            try:
-                said = connection.recv()
-            except (EOFError, OSError):
-                del self.members[connection]
-                worker.process.join()
-                how = f"({said_exit(worker.process.exitcode)}); see {self.setup.log}"
-                if not worker.ready:
-                    raise RunError(f"a process died while it loaded the model {how}") from None
-                if worker.piece:
-                    yield worker.piece, f"the process died {how}"
-                continue
-            if isinstance(said, BaseException):
-                raise said
-            if worker.piece:
-                yield worker.piece, said
-            worker.ready, worker.piece = True, None
-
-    def dismiss(self) -> None:
-        """Kill all: nothing half-made is believed, so nothing has to end in order."""
-        for worker in self.members.values():
-            worker.process.kill()
-            worker.process.join()
-
-
-def _carried_out(
-    batches: Sequence[_Batch], setup: _Setup, workers: int
-) -> Iterator[tuple[_Batch, list[_Outcome]]]:
-    """Batches with what was made of their items, as they are finished."""
-    pieces = deque(_Piece(batch, batch.names) for batch in batches)
-    found: dict[str, dict[str, _Outcome]] = {batch.key: {} for batch in batches}
-    crew = _Crew(setup)
-    try:
-        while found:
-            while pieces and len(crew.members) < workers:
-                crew.start()
-            crew.hand_out(pieces)
-            for piece, said in crew.hear():
-                outcomes = found[piece.batch.key]
-                if not isinstance(said, str):
-                    outcomes.update(zip(piece.names, said, strict=True))
-                elif piece.deaths == 0:
-                    pieces.appendleft(_Piece(piece.batch, piece.names, deaths=1))
-                elif len(piece.names) > 1:
-                    pieces.extendleft(_Piece(piece.batch, [name], deaths=1) for name in reversed(piece.names))
-                else:
-                    outcomes[piece.names[0]] = None, said
-                if len(outcomes) == len(piece.batch.names):
-                    yield piece.batch, [outcomes[name] for name in piece.batch.names]
-                    del found[piece.batch.key]
-    finally:
-        crew.dismiss()
-
-
-def _serve(setup: _Setup, number: int, connection: Connection) -> None:
-    """The life of a process: load the model, then answer names with what was made of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    with Path(setup.log).open("ab", buffering=0) as log:
-        redirect_output(log)
-    take_environment(setup.environment)
-    try:
-        work = _built(setup, number)
-    except UrbanCrossError as error:
-        connection.send(error)
-        return
-    except Exception as error:
-        connection.send(RunError(f"the model cannot be loaded: {type(error).__name__}: {error}"))
-        return
-    try:
-        connection.send(None)
-        while True:
-            connection.send(_tried(work, connection.recv(), setup.seed))
-    except (EOFError, OSError):
-        return  # the parent is gone, and with it whoever wants the results
-
-
-def _built(setup: _Setup, number: int) -> Work:
-    import torch
-
-    from urbancross_bench.modelling.runtime import configure, resolve_device
-
-    device = resolve_device(setup.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", number % torch.cuda.device_count())
-    configure(setup.threads, derive_seed("model", setup.seed))
-    return setup.maker.build(str(device))
-
-
-def _tried(work: Work, names: Sequence[str], seed: str) -> list[_Outcome]:
-    """What is made of some items together or, where that raises, of each alone."""
-    import torch
-
-    torch.manual_seed(derive_seed("items", seed, list(names)))
-    try:
-        texts = work(names)
-        if len(texts) != len(names):
-            raise RunError(f"{len(texts)} results for {len(names)} items")
-        return [(text, "") for text in texts]
-    except Exception as error:
-        if len(names) > 1:
-            return [outcome for name in names for outcome in _tried(work, [name], seed)]
-        known = isinstance(error, UrbanCrossError)
-        return [(None, str(error) if known else f"{type(error).__name__}: {error}")]

@@ -19,9 +19,10 @@ from urbancross_bench.evaluation.protocols import PROTOCOLS
 from urbancross_bench.execution.choosing import named
 from urbancross_bench.execution.store import Store
 from urbancross_bench.interfaces.renderer import printable
+from urbancross_bench.interfaces.scenarios import sources
 from urbancross_bench.interfaces.settings import SETTINGS
 from urbancross_bench.leaderboard.spent import length
-from urbancross_bench.records import Record, ScoreRecord, sources, weights_lacked
+from urbancross_bench.records import Record, ScoreRecord, weights_lacked
 
 _TASK = {"type": "image-text-retrieval", "name": "Cross-domain remote-sensing image-text retrieval"}
 _TAGS = ["remote-sensing", "image-text-retrieval", "domain-adaptation", "urbancross-bench"]

@@ -189,7 +189,7 @@ class _Planner:
         shown = self._shown(scenario, method.trained_setting, seed)
         trainings = tuple(self._adapt(scenario, encoder, method, trial, shown, seed) for trial in method.trials)
         # What a record says of its data and content does not tell: a run is recorded anew when it changes.
-        domains = {name: self._domains[name] for name in dict.fromkeys((*scenario.source, scenario.target))}
+        domains = {name: self._domains[name] for name in scenario.domains}
         splits = {name: domain.splits for name, domain in domains.items()}
         facts: dict[str, Any] = {
             "training": [training.key for training in trainings],

@@ -46,7 +46,7 @@ _GIT_SECONDS = 10.0
 
 
 @contextmanager
-def measured(provenance: dict[str, Any], device: torch.device, ranks: int = 1) -> Iterator[None]:
+def measured(provenance: dict[str, Any], device: torch.device, ranks: int) -> Iterator[None]:
     """Measure the body, a stage, and add what it took and what with to `provenance`, as plain JSON.
 
     `ranks`: how many processes the stage trains in. With several, what only each of them knows is null here.

@@ -22,12 +22,14 @@ from urbancross_bench.data.images import read_file
 from urbancross_bench.data.pack import resized
 from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.errors import DataError, RunError, UrbanCrossError, UsageError
+from urbancross_bench.evaluation.samples import evenly_spaced
 from urbancross_bench.execution.choosing import chosen_run, chosen_score
 from urbancross_bench.execution.items import read_embedded
 from urbancross_bench.execution.keeping import kept_grids
 from urbancross_bench.execution.methods import PlannedMethod
 from urbancross_bench.execution.store import MissingError, Store
 from urbancross_bench.execution.supply import PlannedEncoder
+from urbancross_bench.execution.training import candidates_in
 from urbancross_bench.identity import canonical_json, derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
@@ -37,6 +39,7 @@ from urbancross_bench.modelling.embed import embed_images, embed_texts
 from urbancross_bench.modelling.runtime import configure, resolve_device
 from urbancross_bench.records import Record, ScoreRecord
 from urbancross_bench.registry import Registry
+from urbancross_bench.specs import identity_of
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
@@ -143,7 +146,7 @@ class Searcher:
     ) -> T:
         """The run's encoder or method, by whichever label the grid has it now; else what has its label."""
         said = self._record.spec[kind]
-        own = canonical_json({name: value for name, value in said.items() if name not in ("label", "weights")})
+        own = canonical_json(identity_of(said))
         for label in sorted(labels, key=lambda label: bool(label != said["label"])):
             with suppress(UrbanCrossError):  # an entry that has nothing to do with the run may be broken
                 if canonical_json(identity(entry := plan(label))) == own:
@@ -197,7 +200,7 @@ class Searcher:
     def _model(self) -> DualEncoder:
         """With the weights of the chosen candidate. Raises RunError if it is not the run's model any more."""
         trained = self._store.find(self._inputs["model"])
-        file = sorted(trained.glob("candidate-*.safetensors"))[self._score.content["number"]]
+        file = candidates_in(trained)[self._score.content["number"]]
         configure(torch.get_num_threads(), 0)
         method: Adaptation = self._method.build()
         model = extended(method, self._loaded())
@@ -222,8 +225,7 @@ class Searcher:
         return model
 
     def _check(self, model: DualEncoder) -> None:
-        count = len(self._split.captions)
-        rows = np.unique(np.linspace(0, count - 1, min(count, _PROBES)).round().astype(np.int64))
+        rows = evenly_spaced(len(self._split.captions), _PROBES)
         again = _normalised(self._features(model, [self._split.captions[row] for row in rows.tolist()]))
         least = float((again * self._texts[rows]).sum(axis=1).min())
         if least < _LEAST:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.images import digest_or_nothing
+from urbancross_bench.data.images import digest_or_nothing, said_missing
 from urbancross_bench.data.masks import CHOOSERS, Chooser, by_score, chosen, region
 from urbancross_bench.data.segments import (
     BY_CAPTION,
@@ -25,8 +25,9 @@ from urbancross_bench.data.segments import (
     write_store,
 )
 from urbancross_bench.errors import DataError, PluginError, UsageError, did_you_mean
+from urbancross_bench.execution.crew import Work
 from urbancross_bench.execution.domains import read_domain
-from urbancross_bench.execution.making import Earlier, Work, as_planned, holding, make, tidy
+from urbancross_bench.execution.making import Earlier, as_planned, holding, make, tidy
 from urbancross_bench.execution.supply import PlannedEncoder
 from urbancross_bench.execution.versions import decoders
 from urbancross_bench.identity import canonical_json, key_of, library_versions
@@ -78,7 +79,7 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Segmenting:
-    """A `making.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say.
+    """A `crew.Maker`: JSON lines of a domain's images. `contents`: by name, what `_content` must still say.
 
     identities: of the segmenter and of the chooser's encoder, if there is one, as they must still be.
     """
@@ -274,11 +275,8 @@ def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str
         raise UsageError(f"there is no split {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
     missing = domain.images.missing()
     if missing:
-        first = domain.image_names[min(missing)]
-        raise DataError(
-            f"domain {domain.name!r}: {len(missing)} images are missing, {first!r} the first; "
-            "`urbancross-bench data check` lists them"
-        )
+        said = said_missing(missing, domain.image_names)
+        raise DataError(f"domain {domain.name!r}: {said}; `urbancross-bench data check` lists them")
     members = {index for name in splits for index in domain.splits.get(name, np.empty(0, np.int64)).tolist()}
     wanted = sorted(members) if splits else range(len(domain.image_names))
     captions = captions_of(domain) if choice.by_caption else None

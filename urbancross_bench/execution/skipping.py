@@ -43,7 +43,7 @@ def reason_to_skip(
     if method.trains and not encoder.trains:
         trained = str(method.trained.reference)  # the base of a calibration
         return f"encoder {encoder.name!r} has nothing that adaptation {trained!r} could train"
-    for name in dict.fromkeys((*scenario.source, scenario.target)):
+    for name in scenario.domains:
         domain = domains[name]
         if encoder.format and not domain.domain.images.has_pixels:
             return f"domain {name!r} holds no pixels, and encoder {encoder.name!r} needs them"

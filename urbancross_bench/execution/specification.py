@@ -55,7 +55,6 @@ class Specification:
         steps = [trainings[0].facts["budget"]["steps"], self._grid.pretraining.trains]
         if weights["status"] == "untrained" and any(steps):
             weights["status"] = "trained here"
-        domains = dict.fromkeys((*scenario.source, scenario.target))
         return {
             "key": key,
             "grid": self._grid.name,
@@ -72,7 +71,7 @@ class Specification:
             "precision": self._grid.precision,
             "threads": self._grid.threads,
             "ranks": self._grid.ranks,
-            "domains": {name: self._domains[name].facts() for name in domains},
+            "domains": {name: self._domains[name].facts() for name in scenario.domains},
             **self.images_in_common(scenario, encoder, shown),
             "code": core("modelling"),
             "stages": {
@@ -150,8 +149,8 @@ class Specification:
         """What a record says of the segments: how they are used, and those of each domain that has some."""
         if encoder.segments is None:
             return None
-        names = dict.fromkeys((*scenario.source, scenario.target))
-        having = {name: self._domains[name] for name in names if self._domains[name].domain.segments is not None}
+        domains = {name: self._domains[name] for name in scenario.domains}
+        having = {name: one for name, one in domains.items() if one.domain.segments is not None}
         return {
             "use": asdict(encoder.segments),
             "domains": {name: domain.segments_facts for name, domain in having.items()},

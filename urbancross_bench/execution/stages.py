@@ -29,7 +29,7 @@ from urbancross_bench.execution.preparing import (
 )
 from urbancross_bench.execution.scoring import score_ranking
 from urbancross_bench.execution.selection import Choice
-from urbancross_bench.execution.training import adapt, diverged_as, pretrain
+from urbancross_bench.execution.training import adapt, candidates_in, diverged_as, pretrain
 from urbancross_bench.files import write_json
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.adaptation import Adaptation
@@ -54,7 +54,7 @@ def embed(job: Job) -> None:
     if cut:
         print(f"{cut} of {len(split.captions)} captions are longer than the text tower reads, and are cut")
     embedded: list[Embedded | Lost] = []
-    candidates = sorted(job.inputs["model"].glob("candidate-*.safetensors"))
+    candidates = candidates_in(job.inputs["model"])
     for number, file in enumerate(candidates):
         load_weights(model, file)
         origin = origin_of(file)

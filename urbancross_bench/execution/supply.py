@@ -111,7 +111,7 @@ class Supply:
         encoder: PlannedEncoder,
         seed: int,
         *,
-        segments: bool = False,
+        segments: bool,
         pretrained: str | None = None,
     ) -> dict[str, str]:
         """`role.i` → the key of the stage that has the split of domain i; beside it, where the encoder takes them,

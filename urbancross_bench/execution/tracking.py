@@ -32,7 +32,6 @@ from urbancross_bench.processes import said_exit
 from urbancross_bench.registry import Plugin, Registry
 from urbancross_bench.sources import files_of
 
-PATIENCE = 5.0  # seconds
 _WAITING = 1000  # messages that wait for a tracker at most
 _LOOK = 0.05  # seconds between two looks at processes that are about to end
 _DYING = 1.0  # seconds that may lie between a process's last word and its end
@@ -45,7 +44,7 @@ def trackers(
     out: Path,
     others: Listener,
     *,
-    patience: float = PATIENCE,
+    patience: float,
 ) -> Listener:
     """A listener that tells the trackers named, and every plugin that implements a hook.
 

@@ -100,9 +100,14 @@ def adapt(job: Job) -> None:
     except DivergedError as error:
         write_json(job.out / _DIVERGED, {"error": str(error)})
         return
-    for file in saves.folder.glob("candidate-*") if Ranks.current().first else ():
+    for file in candidates_in(saves.folder) if Ranks.current().first else ():
         # Not moved: killed before this stage is published, the training goes on from what is saved.
         shutil.copyfile(file, job.out / file.name)
+
+
+def candidates_in(folder: Path) -> list[Path]:
+    """The candidates that a training left, in the order in which it did."""
+    return sorted(folder.glob("candidate-*.safetensors"))
 
 
 def diverged_as(folder: Path) -> str:

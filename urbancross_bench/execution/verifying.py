@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from urbancross_bench.errors import cut
 from urbancross_bench.execution.bundle import Bundle
 from urbancross_bench.execution.choosing import named
-from urbancross_bench.execution.explaining import ABSENT, compared
+from urbancross_bench.execution.explaining import ABSENT, compared, rooms_that_differ
 from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, called_as
 
 Verdict = Literal["same", "within drift", "different", "missing"]
@@ -220,9 +220,8 @@ def _place(path: str) -> str:
 
 
 def _said(path: str, one: Any, other: Any) -> str:
-    if path.rpartition(".")[2] == "code":  # a version for each room of the code
-        pairs = zip(str(one).split(), str(other).split(), strict=False)
-        one, other = next((pair for pair in pairs if pair[0] != pair[1]), (one, other))
+    if path.rpartition(".")[2] == "code":
+        one, other = rooms_that_differ(one, other)
     return f"{path} {_short(one)} → {_short(other)}"
 
 

@@ -25,6 +25,44 @@ class Estimate:
     high: float | None = None
 
 
+@dataclass(frozen=True)
+class Scale:
+    """An axis from `low` to `high`, both of them ticks, as all multiples of `step` between them are."""
+
+    low: float
+    high: float
+    step: float
+
+    @classmethod
+    def over(cls, values: Sequence[float], steps: int) -> Scale:
+        """One that holds all values, and whose round steps go into their span at least so many times."""
+        low, high = min(values), max(values)
+        step = _round_step((high - low) / steps)
+        low, high = step * math.floor(low / step), step * math.ceil(high / step)
+        return cls(low, high if high > low else low + step, step)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers, from end to end."""
+        return [n * self.step for n in range(round(self.low / self.step), round(self.high / self.step) + 1)]
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high one."""
+        return (value - self.low) / (self.high - self.low)
+
+
+def ends_of(estimates: Sequence[Estimate]) -> list[float]:
+    """All numbers that a plot of estimates has to hold."""
+    return [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
+
+
+def _round_step(most: float) -> float:
+    if most <= 0:
+        return 0.25
+    power = 10.0 ** math.floor(math.log10(most))
+    return power * max(factor for factor in (1, 2, 5) if power * factor <= most * (1 + 1e-9))
+
+
 Cell = str | int | float | Estimate | None
 
 

@@ -16,13 +16,13 @@ from urbancross_bench.evaluation.significance import BETTER, TEST_RESAMPLES, WOR
 from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table
+from urbancross_bench.interfaces.scenarios import route
 from urbancross_bench.leaderboard.comparisons import Difference, verdicts
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.plotting import Dot, Panel, forest, in_words
 from urbancross_bench.leaderboard.rows import Row, estimate_of, method_cells
 from urbancross_bench.leaderboard.spent import VARIES, spent
 from urbancross_bench.leaderboard.view import View
-from urbancross_bench.records import route
 from urbancross_bench.specs import AblationView, row_key
 
 CELLS, EFFECTS = "ablation", "ablation_effects"

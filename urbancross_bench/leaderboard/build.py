@@ -13,11 +13,11 @@ from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Board, Renderer, Table
 from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import ablation_plots
+from urbancross_bench.leaderboard.best import marked
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import FORM, read_unbroken
 from urbancross_bench.leaderboard.cost import cost_table
 from urbancross_bench.leaderboard.evidence import RecordedEvidence
-from urbancross_bench.leaderboard.marking import marked
 from urbancross_bench.leaderboard.tables import make_tables
 from urbancross_bench.leaderboard.view import View, fitted, ranked_oracles, shown
 from urbancross_bench.names import NAMES

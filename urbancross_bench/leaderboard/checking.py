@@ -16,13 +16,12 @@ from urbancross_bench.leaderboard.build import columns_of, make_board, make_file
 from urbancross_bench.leaderboard.committed import broken_seals, read_all
 from urbancross_bench.leaderboard.published import published_renderer, read_published
 from urbancross_bench.leaderboard.recounting import moved
-from urbancross_bench.leaderboard.tables import NAMES
+from urbancross_bench.leaderboard.tables import NAMES, SUFFIXES
 from urbancross_bench.registry import Registry
 
 _SAID = 3  # cells named of a file
 # What other views may have made of a board.
 _TABLES = NAMES | {"by_source", "by_kind", "cost"}
-_FORMATS = (".md", ".csv", ".tex", ".json", ".parquet", ".svg")
 _SITE = "site"
 
 
@@ -90,7 +89,7 @@ def _surplus(made: Collection[str], tables: Sequence[Table], out: Path) -> Itera
 def _of_other_views(made: Collection[str], tables: Sequence[Table], out: Path) -> Iterator[str]:
     """Tables and a site that the view does not make, and made once: nothing would keep them up to date."""
     gone = sorted(_TABLES - {table.name for table in tables})
-    found = [file for name in gone for form in _FORMATS if (file := out / f"{name}{form}").is_file()]
+    found = [file for name in gone for suffix in SUFFIXES if (file := out / f"{name}{suffix}").is_file()]
     if (out / _SITE / "index.html").is_file() and f"{_SITE}/index.html" not in made:
         found.append(out / _SITE)
     for place in found:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from urbancross_bench.identity import canonical_json, key_of
+from urbancross_bench.names import domains_of
 
 
 def recipe_of(run: Mapping[str, Any]) -> str:
@@ -16,13 +17,12 @@ def recipe_of(run: Mapping[str, Any]) -> str:
 
 def data_of(run: Mapping[str, Any]) -> list[Any]:
     """Its kind of scenario, and the splits, with their segments, but for the test split: see `measure_of`."""
-    scenario, domains = run["scenario"], run["domains"]
-    names = [*scenario["source"], scenario["target"]]
+    domains, names = run["domains"], domains_of(run["scenario"])
     content = [[domains[name]["splits"][part] for part in ("train", "val")] for name in names]
     if run["segments"]:
         segments = {name: facts["splits"] for name, facts in run["segments"]["domains"].items()}
         content += [[segments[n][part] if n in segments else None for part in ("train", "val")] for n in names]
-    return [scenario["kind"], content]
+    return [run["scenario"]["kind"], content]
 
 
 def comparison_of(run: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from urbancross_bench.errors import UsageError
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS, TEST_RESAMPLES, holm, paired_permutation
 from urbancross_bench.interfaces.renderer import Cell, Table, printable
 from urbancross_bench.leaderboard.comparisons import Difference, detectable, judged
+from urbancross_bench.leaderboard.marks import marks_of
 from urbancross_bench.leaderboard.notes import differences_of
 from urbancross_bench.leaderboard.pairing import Sides, Wanted, other_differences, paired
 from urbancross_bench.leaderboard.queries import Asked, Queries, farthest, queries_of
@@ -237,7 +238,7 @@ def _notes(pairs: Sequence[Pair], sides: Sides, metric: str) -> list[str]:
         weights = {str(row.run["encoder"]["weights"]["status"]) for row in (pair.a, pair.b)}
         if "untrained" in weights:
             told.setdefault("The encoder's weights are untrained", []).append(pair.a.scenario)
-        mine, theirs = set(pair.a.marks.values()), set(pair.b.marks.values())
+        mine, theirs = (set(marks_of(row).values()) for row in (pair.a, pair.b))
         for mark in sorted(mine | theirs):
             whose = "Data" if mark in mine & theirs else f"Data of {'A' if mark in mine else 'B'}"
             told.setdefault(f"{whose}: {mark}", []).append(pair.a.scenario)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.protocols import PROTOCOLS
+from urbancross_bench.evaluation.samples import evenly_spaced
 from urbancross_bench.evaluation.ties import TIES
 from urbancross_bench.identity import key_of
 from urbancross_bench.interfaces.evidence import Hit, Item, ShownQuery, TopList
@@ -39,7 +40,10 @@ def samples_of(exhibit: Exhibit) -> list[tuple[Item, Item]]:
         return []
     show = _Shower(exhibit)
     first = {image: text for text, image in reversed([*enumerate(split.image_of_caption.tolist())])}
-    return [(show.image(image), show.text(first[image])) for image in _spread(len(split.images), _SAMPLES)]
+    return [
+        (show.image(image), show.text(first[image]))
+        for image in evenly_spaced(len(split.images), _SAMPLES).tolist()
+    ]
 
 
 def queries_of(domain: str, test: str, rows: Sequence[Row], exhibit: Exhibit, view: View) -> Iterator[ShownQuery]:
@@ -124,7 +128,7 @@ def _asked(
     rows = lists[0].arrays[f"{direction}.query_row"]
     asks, answers = (show.text, show.image) if direction == "t2i" else (show.image, show.text)
     equal = show.equal_images if direction == "t2i" else show.equal_texts
-    for query in _spread(len(rows), QUERIES):
+    for query in evenly_spaced(len(rows), QUERIES).tolist():
         shown = []
         for one in lists:
             top = one.arrays[f"{direction}.top"]
@@ -153,11 +157,6 @@ def _rank(one: _Lists, direction: str, query: int) -> float:
     """Of the first right answer, under the score's tie rule."""
     counts = (one.arrays[f"{direction}.{name}"][[query]] for name in ("greater", "tied", "tied_positives"))
     return float(TIES[one.score.content["ties"]].ranks(*counts)[0])
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Up to `most` of `count` rows, evenly."""
-    return [] if not count else sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
 
 
 class _Shower:

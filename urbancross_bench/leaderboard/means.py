@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from urbancross_bench.interfaces.scenarios import route, sources
 from urbancross_bench.leaderboard.rows import Row
-from urbancross_bench.records import route, sources
 
 _PARTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "": lambda scenario: "",

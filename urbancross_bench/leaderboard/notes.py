@@ -10,10 +10,12 @@ from urbancross_bench.errors import some
 from urbancross_bench.evaluation.significance import FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
+from urbancross_bench.leaderboard.marks import marks_of
 from urbancross_bench.leaderboard.means import lacking
 from urbancross_bench.leaderboard.peers import Peers
 from urbancross_bench.leaderboard.rows import Row, groups_of, stand_twice
 from urbancross_bench.leaderboard.view import View
+from urbancross_bench.names import domains_of
 from urbancross_bench.records import Record, versions_of
 
 _NAMED = 3  # methods in a note
@@ -28,8 +30,7 @@ def _meant(identity: Mapping[str, Any]) -> list[Any]:
 
 
 def _trained_on(row: Row) -> list[Any]:
-    scenario = row.run["scenario"]
-    splits = [row.run["domains"][name]["splits"] for name in (*scenario["source"], scenario["target"])]
+    splits = [row.run["domains"][name]["splits"] for name in domains_of(row.run["scenario"])]
     return [[one["train"], one["val"]] for one in splits]
 
 
@@ -107,7 +108,7 @@ def on_scenarios(rows: Sequence[Row], compared: Compared, view: View) -> list[st
     return [*_on_verdicts(rows, view), *detectable(compared, view.metric), *_on_few(rows), *_on_data(rows)]
 
 
-def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str = "") -> list[str]:
+def on_means(rows: Sequence[Row], compared: Compared, view: View, by: str) -> list[str]:
     """On the columns of a table of means over scenarios; as `on_scenarios`. by: what they have in common."""
     return [
         *_on_verdicts(rows, view),
@@ -192,7 +193,7 @@ def _on_few(rows: Sequence[Row]) -> list[str]:
 
 
 def _on_data(rows: Sequence[Row]) -> list[str]:
-    if not any(row.marks for row in rows):
+    if not any(marks_of(row) for row in rows):
         return []
     return ["The column data marks rows whose data are not the usual: excluded, or standing in several splits."]
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, did_you_mean, some
+from urbancross_bench.interfaces.scenarios import typed_route
 from urbancross_bench.leaderboard.committed import read_unbroken
 from urbancross_bench.leaderboard.rows import Row, make_rows
-from urbancross_bench.records import Record, typed_route
+from urbancross_bench.names import domains_of
+from urbancross_bench.records import Record
 
 # A comparison is no board: whoever names an encoder without training may look at it.
 _WEIGHTS = ("pretrained", "trained here", "untrained")
@@ -104,8 +106,8 @@ def paired(sides: Sides) -> tuple[list[tuple[Row, Row]], list[str]]:
     if pairs and all(_scores(x) == _scores(y) for x, y in pairs):
         raise UsageError("A and B are the same scores; there is nothing to compare")
     if not pairs:
-        reasons = "".join(f"\n  {reason}" for reason in refused[:10]) or " neither has scores"
-        raise UsageError(f"nothing of A was measured like anything of B:{reasons}")
+        reasons = some(refused or ["neither has scores"], 10, "\n  ")
+        raise UsageError(f"nothing of A was measured like anything of B:\n  {reasons}")
     return [_on_common_seeds(x, y) for x, y in pairs], refused
 
 
@@ -220,7 +222,7 @@ def _facts(row: Row, hidden: set[str]) -> dict[str, Any]:
     run, scenario, domains = row.run, row.run["scenario"], row.run["domains"]
     shown = {"share_seed": run["shown"].get("share_seed")}
     facts = {name: value for name, value in {**run, **shown}.items() if name not in hidden}
-    splits = {name: domains[name]["splits"] for name in (*scenario["source"], scenario["target"])}
+    splits = {name: domains[name]["splits"] for name in domains_of(scenario)}
     facts["training data"] = [splits[name]["train"] for name in scenario["source"]]
     facts["validation data"] = [splits[name]["val"] for name in scenario["source"]]
     facts["target data"] = {name: splits[scenario["target"]][name] for name in ("train", "val")}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from urbancross_bench.evaluation.statistics import SeedMeans
-from urbancross_bench.leaderboard.rows import Row, stand_twice
+from urbancross_bench.leaderboard.rows import Row, stand_twice, trials_of
 
 
 class Peers:
@@ -29,14 +29,10 @@ class Peers:
             if len(found) > 1:
                 found = [other for other in found if other.trials == row.trials]
             if len(found) > 1:
-                found = [other for other in found if _searched(other) == _searched(row)]
+                found = [other for other in found if trials_of(other.run) == trials_of(row.run)]
             if len(found) == 1:
                 return found[0]
         return None
-
-
-def _searched(row: Row) -> int:
-    return len((row.run["search"] or {"trials": [{}]})["trials"])
 
 
 def paired_differences(group: Sequence[Row], peers: Peers, baseline: str, metric: str) -> SeedMeans | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from urbancross_bench.errors import cut
-from urbancross_bench.interfaces.renderer import Cell, Estimate, printable
+from urbancross_bench.interfaces.renderer import Cell, Estimate, Scale, ends_of, printable
 
 _LINE, _MARGIN, _PLOT, _CHARACTER, _LONGEST = 22, 16, 360, 7.2, 60  # pixels; the last: characters of a text
+_STEPS = 4  # of the axis, at least
 _LEGEND = "Filled: told from zero, after correction."
 
 
@@ -40,7 +41,8 @@ def forest(name: str, title: str, description: str, panels: Sequence[Panel]) -> 
     left = _MARGIN + _width([dot.label for panel in panels for dot in panel.dots])
     right = _width([dot.said for panel in panels for dot in panel.dots])
     wide = left + _PLOT + 2 * _MARGIN + right
-    axis = _Axis.over([dot.estimate for panel in panels for dot in panel.dots], left + _MARGIN)
+    drawn = [dot.estimate for panel in panels for dot in panel.dots if dot.estimate is not None]
+    axis = _Axis(Scale.over([0.0, *ends_of(drawn)], _STEPS), left + _MARGIN)
     top = 3 * _LINE
     bottom = top + _LINE * sum(len(panel.dots) + 2 for panel in panels)
     parts = [
@@ -80,31 +82,18 @@ def xml_text(text: str) -> str:
 class _Axis:
     """From values to pixels."""
 
-    low: float
-    high: float
-    step: float
+    scale: Scale
     left: float
-
-    @classmethod
-    def over(cls, estimates: Sequence[Estimate | None], left: float) -> _Axis:
-        """An axis that holds zero and all estimates, and ends at ticks."""
-        found = [estimate for estimate in estimates if estimate is not None]
-        values = [0.0, *(end for one in found for end in (one.value, one.low, one.high) if end is not None)]
-        low, high = min(values), max(values)
-        step = _step(high - low)
-        low, high = step * math.floor(low / step), step * math.ceil(high / step)
-        return cls(low, high if high > low else low + step, step, left)
 
     def place(self, value: float) -> str:
         """A number of pixels, as it is written."""
-        return f"{self.left + _PLOT * (value - self.low) / (self.high - self.low):.1f}"
+        return f"{self.left + _PLOT * self.scale.share(value):.1f}"
 
     def drawn(self, top: float, bottom: float) -> list[str]:
         """Grid lines and their numbers; the one at zero is dark."""
         parts = []
-        for number in range(round(self.low / self.step), round(self.high / self.step) + 1):
-            value = number * self.step
-            at, colour = self.place(value), "#1a1a1a" if number == 0 else "#d0d0d0"
+        for value in self.scale.ticks:
+            at, colour = self.place(value), "#1a1a1a" if value == 0 else "#d0d0d0"
             parts += [
                 f'<line x1="{at}" y1="{top}" x2="{at}" y2="{bottom}" stroke="{colour}"/>',
                 f'<text x="{at}" y="{bottom + _LINE}" text-anchor="middle">{_number(value, ".6g")}</text>',
@@ -137,14 +126,6 @@ def _mark(estimate: Estimate, sure: bool, axis: _Axis, middle: float) -> list[st
 
 def _described(panel: Panel) -> str:
     return f"{panel.heading}: {'; '.join(f'{dot.label}: {dot.said}' for dot in panel.dots)}."
-
-
-def _step(span: float) -> float:
-    """A round distance between ticks, of which a span holds four to ten."""
-    if span <= 0:
-        return 0.25
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    return power * max(factor for factor in (1, 2, 5) if power * factor <= span / 4 * (1 + 1e-9))
 
 
 def _width(texts: Sequence[str]) -> int:

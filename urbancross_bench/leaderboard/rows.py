@@ -18,6 +18,7 @@ from urbancross_bench.evaluation.spread import intervals, spreads
 from urbancross_bench.evaluation.statistics import RESAMPLES, Bounds, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.renderer import Cell, Estimate
+from urbancross_bench.interfaces.scenarios import route, sources
 from urbancross_bench.leaderboard.comparable import (
     averaged_of,
     cell_of,
@@ -30,7 +31,7 @@ from urbancross_bench.leaderboard.comparable import (
 from urbancross_bench.leaderboard.resampling import OfSplit, SeedScore, Spool
 from urbancross_bench.leaderboard.superseding import taken_once
 from urbancross_bench.leaderboard.threads import shared_out
-from urbancross_bench.records import Record, is_shifted, route, sources, weights_lacked
+from urbancross_bench.records import Record, is_shifted
 
 _AT_ONCE = 25  # rows, by each thread: bounds the memory of resampling
 
@@ -116,9 +117,9 @@ class Row:
     @property
     def shown(self) -> str:
         """What the setting alone does not say: how much of the target was shown, how often it was tried."""
-        if not (search := self.run["search"]):
+        if not self.run["search"]:
             return self.extent
-        tried = f"{len(search['trials'])} trials"
+        tried = f"{trials_of(self.run)} trials"
         return ", ".join(filter(None, [self.extent, tried if self.trials > 1 else f"first of {tried}"]))
 
     @property
@@ -129,75 +130,13 @@ class Row:
     @property
     def trials(self) -> int:
         """Of a search, as far as the selector chose among them; 1 without any."""
-        if (
-            not self.run["search"] or self.score["selected_by"]["name"] == "last"
-        ):  # which takes what the grid wrote
-            return 1
-        return len(self.run["search"]["trials"])
+        return 1 if self.score["selected_by"]["name"] == "last" else trials_of(self.run)  # it takes the grid's own
 
     @property
     def trained(self) -> list[int | None]:
         """(seeds,) how many parameters a training could change; None in records that do not say."""
         found = [seed.score.content.get("parameters") for seed in self.seeds]
         return [None if one is None else int(one["trained"]) for one in found]
-
-    @property
-    def marks(self) -> dict[str, str]:
-        """What makes this row's data other than the usual: kind of mark → the mark with its figures."""
-        marks, domains = {}, self.run["domains"]
-        shared = domains[self.run["scenario"]["target"]]["test_images_also_in_train_or_val"]
-        if shared:
-            marks["overlapping splits"] = f"overlapping splits ({shared} test images)"
-        if self.run["test_images_in_training"]:
-            count = self.run["test_images_in_training"]
-            where = ", or behind the weights" if self.run.get("target_images_in_weights") else ""
-            said = f"{count} test images stand in a training or validation split{where}"
-            marks["test images in training"] = said
-        if self.run["target_images_in_sources"]:
-            count = self.run["target_images_in_sources"]
-            marks["target images in sources"] = f"{count} training images of the target are the sources' too"
-        marks |= self._marks_of_weights() | self._marks_of_segments()
-        if drift := self.score["drift"]:
-            drifts = [seed.score.content["drift"] for seed in self.seeds]
-            most = max((one["mr"] - one["mr_float32"] for one in drifts), key=abs)
-            moved = f"mR of {drift['images']} images moved by {'up to ' * (len(drifts) > 1)}{most:+.2f}"
-            marks["bfloat16 embeddings"] = f"embedded in {self.score['precision']}, {moved}"
-        if calibration := self.score["calibration"]:
-            seen = {"single": "each query alone", "batch": "queries in batches", "all": "all queries at once"}
-            marks["transductive"] = f"transductive: {seen[calibration['queries']]}"
-        for mark in sorted({facts["mark"] for facts in domains.values()} - {""}):
-            marks[mark] = f"{', '.join(n for n, facts in domains.items() if facts['mark'] == mark)}: {mark}"
-        for name, facts in domains.items():
-            if out := facts["excluded"]:
-                said = f"{out['images']} images and {out['captions']} captions of {name} excluded by {out['list']}"
-                marks["exclusions"] = "; ".join(filter(None, [marks.get("exclusions"), said]))
-        return marks
-
-    def _marks_of_weights(self) -> dict[str, str]:
-        marks: dict[str, str] = {}
-        if seen := self.run.get("target_images_in_weights"):
-            marks["weights that saw the target"] = f"first weights trained on {seen} images of {self.target}"
-        if weights_lacked(self.run):
-            marks["weights in part"] = "some of the first weights were allowed to be missing"
-        if cut := self.score.get("captions_cut"):
-            marks["captions cut"] = f"{cut} test captions are longer than the text tower reads"
-        return marks
-
-    def _marks_of_segments(self) -> dict[str, str]:
-        used, marks = self.run["segments"], {}
-        of_scored = used["domains"].get(self.score["domain"]) if used else None
-        if of_scored and used["use"]["at_retrieval"]:
-            name = self.score["domain"]
-            if of_scored["caption_aware"]:
-                marks["caption-aware segments"] = f"{name}: segments may have been chosen by the captions"
-            if bare := of_scored["images_without"]["test"]:
-                marks["images without segments"] = f"{name}: {bare} test images have no segments"
-        making = [(name, facts["making"]) for name, facts in used["domains"].items()] if used else []
-        for role, what in (("weights", "cut"), ("encoder_weights", "chosen")):
-            drawn = [name for name, said in making if (said.get(role) or {}).get("status") == "untrained"]
-            if drawn:
-                marks[f"segments {what} by an untrained model"] = f"{', '.join(drawn)}: {what} by random weights"
-        return marks
 
     @property
     def setting(self) -> str:
@@ -358,6 +297,11 @@ def _order(row: Row) -> str:
     scenario = row.run["scenario"]
     cell = cell_of(comparison_of(row.run), row.run, row.score)
     return canonical_json([scenario["source"], scenario["target"], row.method, cell])
+
+
+def trials_of(run: Mapping[str, Any]) -> int:
+    """Of a run's search; 1 without any."""
+    return len(run["search"]["trials"]) if run["search"] else 1
 
 
 def extent_of(run: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from urbancross_bench.interfaces.renderer import Cell
-from urbancross_bench.leaderboard.rows import Row, extent_of
+from urbancross_bench.leaderboard.rows import Row, extent_of, trials_of
 
 VARIES = "varies"
 
@@ -28,7 +28,7 @@ def given(run: Mapping[str, Any]) -> dict[str, str | int]:
         "setting": ", ".join(filter(None, [run["shown"]["setting"], extent_of(run)])),
         "pre-training": length(run["pretraining"]),
         "steps": run["steps"],
-        "trials": len(run["search"]["trials"]) if run["search"] else 1,
+        "trials": trials_of(run),
     }
 
 

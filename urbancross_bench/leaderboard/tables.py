@@ -20,6 +20,7 @@ from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
 from urbancross_bench.leaderboard.comparable import seeds_of
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Field, Standing, standings, verdicts
+from urbancross_bench.leaderboard.marks import marks_of
 from urbancross_bench.leaderboard.matrix import matrix_lines
 from urbancross_bench.leaderboard.means import are_whole
 from urbancross_bench.leaderboard.notes import notes_of, on_means, on_scenarios, on_transfer
@@ -41,6 +42,14 @@ from urbancross_bench.records import Record, failed_metrics
 
 # Of all tables that `make_tables` may give in the view that is in use where none is given.
 NAMES = {"summary", "by_target", "scenarios", "matrix", "transfer", CELLS, EFFECTS}
+SUFFIXES = (
+    ".md",
+    ".csv",
+    ".tex",
+    ".json",
+    ".parquet",
+    ".svg",
+)  # of the files that renderers and plots make of them
 Line = Mapping[str, Cell]
 Of = TypeVar("Of")
 
@@ -121,7 +130,7 @@ def _scenarios(
             **measure_cells(row),
             "test images": row.score["images"],
             "test captions": row.score["texts"],
-            "data": "; ".join(row.marks.values()),
+            "data": "; ".join(marks_of(row).values()),
         }
         for row, difference, verdict in zip(ordered, differences, verdicts(ranked), strict=True)
     ]
@@ -195,7 +204,7 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
             f"worst {view.metric}": worst[1] if worst else None,
             "chance": float(np.mean(chances)) if chances else None,
             **spent(group),
-            "data": ", ".join(dict.fromkeys(kind for row in group for kind in row.marks)),
+            "data": ", ".join(dict.fromkeys(kind for row in group for kind in marks_of(row))),
         }
         block = within(first), first.score["protocol"], first.score["ties"]
         lines.append(((*block, view.is_reference(first.setting), -mean.value if mean else np.inf), line))

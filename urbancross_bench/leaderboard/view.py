@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from urbancross_bench.errors import UsageError, did_you_mean
+from urbancross_bench.interfaces.scenarios import route, typed_route
 from urbancross_bench.interfaces.settings import SETTINGS
-from urbancross_bench.records import Record, ScoreRecord, route, typed_route
+from urbancross_bench.records import Record, ScoreRecord
 from urbancross_bench.specs import AblationView
 from urbancross_bench.specs.reading import checked, read_yaml
 from urbancross_bench.specs.training import PlacedError

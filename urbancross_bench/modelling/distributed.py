@@ -176,7 +176,7 @@ def run_ranks(
     function: Callable[..., None],
     *arguments: Any,
     device: torch.device,
-    report: Callable[[Any], None] = lambda _: None,
+    report: Callable[[Any], None],
 ) -> None:
     """Run `function(device, tell, *arguments)` in `count` new processes that are each other's `Ranks.current()`.
 

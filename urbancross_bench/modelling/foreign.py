@@ -29,7 +29,7 @@ _NUMPY: list[Any] = [
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 
 
-def read_content(path: Path, *, unsafe_pickle: bool | None = False) -> Any:
+def read_content(path: Path, *, unsafe_pickle: bool | None) -> Any:
     """What a file of weights holds: named tensors, or whatever a training script saved around them.
 
     A torch file is read with `weights_only`; `unsafe_pickle` lets it run what it likes. Raises UsageError naming

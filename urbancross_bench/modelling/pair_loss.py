@@ -16,7 +16,7 @@ from urbancross_bench.modelling.losses import hinge, info_nce, refuse_single, so
 class Supervised(Adaptation):
     """Training on pairs of the source: what pre-training is. Of segments: L(image, text) + λ L(segments, text)."""
 
-    def __init__(self, pair_loss: PairLoss, segment_weight: float = 0.0) -> None:
+    def __init__(self, pair_loss: PairLoss, segment_weight: float) -> None:
         super().__init__(Options())
         self._pair_loss = pair_loss
         self._segment_weight = segment_weight

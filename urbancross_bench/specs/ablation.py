@@ -55,9 +55,13 @@ class AblationView(Spec):
 
 
 def row_key(said: Mapping[str, Any], search: Mapping[str, Any] | None = None) -> str:
-    """What names an adaptation or encoder by content, given what a run's record says of it, and of its search.
+    """What names an adaptation or encoder by content, given what a run's record says of it, and of its search."""
+    return key_of(identity_of(said) | ({"search": search} if search else {}))
+
+
+def identity_of(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a run's record says of an adaptation or encoder, what that is.
 
     Neither the label, which is what some grid happened to call it, nor whether its weights were trained.
     """
-    named = {name: value for name, value in said.items() if name not in ("label", "weights")}
-    return key_of(named | ({"search": search} if search else {}))
+    return {name: value for name, value in said.items() if name not in ("label", "weights")}

@@ -69,6 +69,11 @@ class Scenario(Spec):
         return value
 
     @property
+    def domains(self) -> tuple[str, ...]:
+        """Sources, in order, and target, each once."""
+        return tuple(dict.fromkeys((*self.source, self.target)))
+
+    @property
     def kind(self) -> str:
         """`in_domain`, `cross_domain`, `multi_source` or `seen_target`, from membership."""
         if self.target in self.source:

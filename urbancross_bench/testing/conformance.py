@@ -328,7 +328,7 @@ class PureConformance(Conformance):
         if self.opens_files:
             raise SkipTest("it is of a kind that opens files")
         given = json.dumps(self.resolved.options.model_dump(mode="json"))
-        own = sys.modules[self.resolved.plugin.registration.target.partition(".")[0].partition(":")[0]]
+        own = sys.modules[self.resolved.plugin.package]
         homes = tuple(
             f"{home}{os.sep}" for home in getattr(own, "__path__", ())
         )  # a package may read its own data

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from urbancross_bench.evaluation.floors import FLOORS
 from urbancross_bench.interfaces import SPLITS, Item, ShownDomain
 from urbancross_renderers.html.maps import tile_map
 from urbancross_renderers.html.markup import file_name, page
 from urbancross_renderers.html.pictures import Pictures, ShownItem
-
-_FLOORS = {
-    "random": "a random order",
-    "class_oracle": "the scene class known",
-    "equal_strings": "right string, copies at random",
-    "ceiling": "the best possible",
-}
 
 
 def domain_link(domain: ShownDomain) -> str:
@@ -83,7 +77,7 @@ def _floors(values: Mapping[str, Mapping[str, float] | None]) -> tuple[list[str]
     """The metrics, and a row for each floor or ceiling."""
     known = {name: found for name, found in values.items() if found}
     metrics = [*dict.fromkeys(metric for found in known.values() for metric in found)]
-    rows = [(_FLOORS.get(name, name), [found.get(m) for m in metrics]) for name, found in known.items()]
+    rows = [(FLOORS.get(name, name), [found.get(m) for m in metrics]) for name, found in known.items()]
     return metrics, rows
 
 

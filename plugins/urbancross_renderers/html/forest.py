@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from urbancross_bench.interfaces import Cell, Estimate, Table
+from urbancross_bench.interfaces.renderer import Scale, ends_of
 from urbancross_renderers.html.markup import element
 from urbancross_renderers.html.tables import labels
 
 MOST = 40  # rows of a plot
-_TICKS = 4
+_STEPS = 2  # of the axis, at least: it may be narrow
 _VERDICT, _SURE = "verdict", ("better", "worse")
 _SIGNED = ("Δ", "effect")  # columns of differences begin so
 
@@ -56,7 +56,8 @@ def _forest(table: Table, rows: Sequence[Sequence[Cell]], column: str) -> Forest
             known.append((label, cell, sure))
     if not known:
         return None
-    axis = Axis.over([one for _, one, _ in known[:MOST]], zero=signed)
+    ends = ends_of([one for _, one, _ in known[:MOST]])
+    axis = Axis(Scale.over([0.0, *ends] if signed else ends, _STEPS))
     lines = [Line(label, one, _drawn(one, axis, sure)) for label, one, sure in known[:MOST]]
     title = f"{column}: filled where the verdict is better or worse" if signed else column
     return Forest(title, axis.drawn(), lines, len(known) - len(lines))
@@ -66,33 +67,17 @@ def _forest(table: Table, rows: Sequence[Sequence[Cell]], column: str) -> Forest
 class Axis:
     """From values to percent of the width."""
 
-    low: float
-    high: float
-    step: float
-
-    @classmethod
-    def over(cls, estimates: Sequence[Estimate], *, zero: bool = False) -> Axis:
-        """An axis that holds all estimates, zero if asked, and ends at ticks."""
-        values = [0.0] if zero else []
-        values += [end for one in estimates for end in (one.value, one.low, one.high) if end is not None]
-        low, high = min(values), max(values)
-        step = _step(high - low)
-        low, high = step * math.floor(low / step), step * math.ceil(high / step)
-        return cls(low, high if high > low else low + step, step)
+    scale: Scale
 
     def place(self, value: float) -> str:
         """A place on it."""
-        return f"{4 + 92 * (value - self.low) / (self.high - self.low):.2f}%"
-
-    @property
-    def ticks(self) -> list[float]:
-        """Round numbers, from end to end."""
-        return [n * self.step for n in range(round(self.low / self.step), round(self.high / self.step) + 1)]
+        return f"{4 + 92 * self.scale.share(value):.2f}%"
 
     def drawn(self) -> Markup:
         """The numbers of the ticks; said in words by the rows, so not read out."""
         texts = [
-            element("text", f"{tick:.6g}", x=self.place(tick), y=13, text_anchor="middle") for tick in self.ticks
+            element("text", f"{tick:.6g}", x=self.place(tick), y=13, text_anchor="middle")
+            for tick in self.scale.ticks
         ]
         return element("svg", *texts, class_="axis", height=18, width="100%", aria_hidden="true")
 
@@ -100,7 +85,7 @@ class Axis:
 def _drawn(one: Estimate, axis: Axis, sure: bool) -> Markup:
     grid = [
         element("line", x1=at, x2=at, y1=0, y2=24, class_="zero" if tick == 0 else "grid")
-        for tick in axis.ticks
+        for tick in axis.scale.ticks
         for at in [axis.place(tick)]
     ]
     whisker = []
@@ -109,11 +94,3 @@ def _drawn(one: Estimate, axis: Axis, sure: bool) -> Markup:
         whisker = [element("line", **ends, y1=12, y2=12, class_="whisker")]
     dot = element("circle", cx=axis.place(one.value), cy=12, r=4.5, class_="dot sure" if sure else "dot")
     return element("svg", *grid, *whisker, dot, class_="strip", height=24, width="100%", aria_hidden="true")
-
-
-def _step(width: float) -> float:
-    """A round number that goes into a width some four times."""
-    if not width > 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(width / _TICKS))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor * _TICKS >= width)

@@ -10,6 +10,7 @@ from typing import Any
 
 from urbancross_bench.interfaces import Estimate, ShownRun
 from urbancross_bench.interfaces.renderer import printable
+from urbancross_bench.interfaces.scenarios import route
 from urbancross_renderers.html.curves import Curve, curves
 from urbancross_renderers.html.markup import file_name, page
 from urbancross_renderers.html.tables import Column, ShownCell, ShownTable, filtered
@@ -39,7 +40,7 @@ def listed(run: ShownRun, metric: str) -> Listed:
     """What the list says of a run. Scores on the target's own test split count."""
     spec = run.spec
     cells: dict[str, str | int] = {
-        "scenario": scenario(spec),
+        "scenario": route(spec["scenario"]),
         "kind": spec["scenario"]["kind"],
         "encoder": spec["encoder"]["label"],
         "adaptation": spec["adaptation"]["label"],
@@ -93,11 +94,6 @@ def run_link(spec: Mapping[str, Any]) -> str:
     return f"runs/{file_name(str(spec['key']))}.html"
 
 
-def scenario(spec: Mapping[str, Any]) -> str:
-    """Source → target, as in the tables."""
-    return f"{' + '.join(spec['scenario']['source'])} → {spec['scenario']['target']}"
-
-
 @dataclass(frozen=True)
 class _Scored:
     """Selectors side by side, of one domain, protocol and tie rule: metric → a cell for each."""
@@ -113,7 +109,7 @@ def run_page(run: ShownRun, **frame: Any) -> str:
     return page(
         "run.html",
         spec=spec,
-        scenario=scenario(spec),
+        scenario=route(spec["scenario"]),
         given=run.given,
         scored=_scored(run),
         trainings=_trainings(run),
