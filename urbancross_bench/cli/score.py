@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.options import PluginOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.evaluation.floors import Ints
+    from urbancross_bench.evaluation.ranking import Ranking
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
@@ -44,12 +49,9 @@ def score(
     plugin: PluginOption = None,
 ) -> None:
     """Score embeddings: exact ranking, every metric with its interval, chance, floors and ceilings."""
-    import numpy as np
-
     from urbancross_bench.cli.arrays import read_lines, read_map, read_matrix
     from urbancross_bench.errors import UsageError
     from urbancross_bench.evaluation import evaluate_retrieval
-    from urbancross_bench.evaluation.floors import FLOORS, floors, random_floor
     from urbancross_bench.execution.scoring import resolve_metrics, score_ranking
     from urbancross_bench.identity import derive_seed, digest
     from urbancross_bench.modelling.runtime import resolve_device
@@ -67,7 +69,8 @@ def score(
     text_id = None if captions is None else read_lines(captions, m, "texts")
     image_class = None if classes is None else read_lines(classes, n, "images")
     image_id = None if image_ids is None else read_lines(image_ids, n, "images")
-    try:
+    told = {"image_embeddings": images, "text_embeddings": texts, "image_of_text": str(map_), **_OPTIONS}
+    with _named_as(told):
         ranking = evaluate_retrieval(
             image_matrix,
             text_matrix,
@@ -80,20 +83,10 @@ def score(
             image_class=image_class,
             device=device,
         )
-    except ValueError as error:
-        names = {"image_embeddings": images, "text_embeddings": texts, "image_of_text": str(map_), **_OPTIONS}
-        said = re.sub("|".join(names), lambda match: names[match[0]], str(error))
-        raise UsageError(said) from error
     # Scores of one map are resampled alike, so that their differences are paired.
     draws = derive_seed("resampled images", digest([owner.tobytes()]))
     found, _ = score_ranking(ranking, metrics, draws=draws)
-    found["floors"] = dict.fromkeys(FLOORS)
-    if ranking.protocol == "classic":
-        strings = np.arange(m) if text_id is None else text_id
-        known = floors(owner, strings, n, image_class)[ranking.ties].as_json()
-        unknown = ("equal_strings", "ceiling") if text_id is None else ()
-        found["floors"] = {name: None if name in unknown else floor for name, floor in known.items()}
-    found["floors"] |= {"random": random_floor(ranking).as_json()}  # whatever becomes of ties
+    found["floors"] = _floors(ranking, owner, text_id, n, image_class)
     if json_:
         print_json(found)
     else:
@@ -110,6 +103,34 @@ def _check_ties(protocol: str, ties: str | None) -> None:
     name, rule = PRESETS.get(protocol, (protocol, ties))
     if ties not in (None, rule):
         raise UsageError(f"preset {protocol!r} brings the tie rule {rule!r}; give --protocol {name} for others")
+
+
+@contextmanager
+def _named_as(names: Mapping[str, str]) -> Iterator[None]:
+    """What is wrong with arrays is said of the options and files that they come from."""
+    from urbancross_bench.errors import UsageError
+
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(re.sub("|".join(names), lambda match: names[match[0]], str(error))) from error
+
+
+def _floors(
+    ranking: Ranking, owner: Ints, text_id: Ints | None, images: int, image_class: Ints | None
+) -> dict[str, dict[str, float] | None]:
+    """By name; None for those that another protocol does not have, or that only --captions or --classes tell."""
+    import numpy as np
+
+    from urbancross_bench.evaluation.floors import FLOORS, floors, random_floor
+
+    found: dict[str, dict[str, float] | None] = dict.fromkeys(FLOORS)
+    if ranking.protocol == "classic":
+        strings = np.arange(len(owner)) if text_id is None else text_id
+        found = floors(owner, strings, images, image_class)[ranking.ties].as_json()
+        if text_id is None:
+            found |= {"equal_strings": None, "ceiling": None}
+    return found | {"random": random_floor(ranking).as_json()}  # whatever becomes of ties
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
