@@ -313,7 +313,7 @@ class Steep(Supervised):
 
 
 def test_half_precision_that_can_take_no_step_has_diverged() -> None:
-    training = Training(lambda model: Steep(PairLoss("info_nce", model)), steps=40)
+    training = Training(lambda model: Steep(PairLoss("info_nce", model), 0.0), steps=40)
     with pytest.raises(DivergedError, match="the gradient is nan at step 23"):
         list(training.steps(precision="float16"))
     assert training.curve.points[0]["skipped_share"] == 1.0
@@ -325,7 +325,7 @@ def test_frozen_statistics_stay_so_whatever_mode_a_method_asks_for() -> None:
             model.train()
 
     training = Training(
-        lambda model: Eager(PairLoss("info_nce", model)), architecture="urbancross-s", frozen_statistics=True
+        lambda model: Eager(PairLoss("info_nce", model), 0.0), architecture="urbancross-s", frozen_statistics=True
     )
     model = cast(nn.Module, training.model)
     before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
@@ -352,7 +352,7 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
             return torch.arange(1 if progress.step < 6 else 4)
 
     training = Training(
-        lambda model: Late(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2
+        lambda model: Late(PairLoss("info_nce", model), 0.0), architecture="urbancross-s", micro_batch=2
     )
     with pytest.raises(UsageError, match="leave out micro_batch"):
         list(training.steps())
@@ -383,7 +383,9 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
         def select(self, source: Batch, target: Batch, progress: Progress) -> None:
             model.eval()
 
-    quiet = Training(lambda model: Quiet(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2)
+    quiet = Training(
+        lambda model: Quiet(PairLoss("info_nce", model), 0.0), architecture="urbancross-s", micro_batch=2
+    )
     model = cast(nn.Module, quiet.model)
     assert [*quiet.steps()][-1] == 8
 
