@@ -260,7 +260,7 @@ def test_metadata_that_is_none_is_an_error(cli: Cli, tmp_path: Path) -> None:
     for content, expected, says_layout in (
         ([], "holds a list", True),
         ({}, "no entry for any of 14 images, 'a0_FI_17.jpg' the first; its keys are none; ", True),
-        (others, "the first; its keys are 'images', 'dataset', 'x', …; ", True),
+        (others, "the first; its keys are 'images', 'dataset', 'x', and 1 more; ", True),
         ({"a1_FI_17": 3}, "entry 'a1_FI_17.jpg' is garbled, a int", True),
         ({"a1_FI_17": {"caption": "a school", "box": []}}, "'a1_FI_17.jpg' has 'caption', 'box'", True),
         (
