@@ -27,6 +27,9 @@ class StripedOptions(SegmenterOptions):
     refuses: int = -1
     dies: int = -1
     dies_once: str | None = None
+    fails_together: str | None = None
+    dies_together: str | None = None
+    sees_nothing: bool = False
     waits: str | None = None
     waits_at: int = -1
     notes: str | None = None
@@ -52,6 +55,11 @@ class Striped(Segmenter):
 
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Mask]]:
         options: Any = self.options
+        together = len(images) > 1
+        if together and options.fails_together and Path(options.fails_together).exists():
+            raise MemoryError("no room for so many")
+        if together and options.dies_together and Path(options.dies_together).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         for image in images:
             first = int(image[0, 0, 0])
             if options.notes:
@@ -66,7 +74,7 @@ class Striped(Segmenter):
                 os.kill(os.getpid(), signal.SIGKILL)
             if first == options.waits_at:
                 Path(options.waits).write_bytes(bytes(2**20))  # a pipe too narrow for it, until its reader is gone
-        return [_stripes(image) for image in images]
+        return [[] if options.sees_nothing else _stripes(image) for image in images]
 
 
 def _stripes(image: NDArray[np.uint8]) -> list[Mask]:

@@ -282,7 +282,7 @@ def test_tags_become_words_each_once() -> None:
 
 
 def test_tags_are_texts_and_numbers_that_can_be_written() -> None:
-    nothing = {"building": float("nan"), "height": None}
+    nothing = {"building": float("nan"), "height": None, "amenity": "", "name": " "}
     assert tag_text({**nothing, "levels": 3}, [nothing]) == "levels of 3"
     for value, message in (
         (["a"], r"tag 'name' is \['a'\], neither text nor number"),

@@ -121,7 +121,9 @@ def test_captions_are_what_the_model_writes_alone(models: dict[str, Path], langu
     assert all(alone)
 
 
-def test_sampling_repeats_with_torch_s_seed_and_precision_is_the_model_s(models: dict[str, Path]) -> None:
+def test_sampling_repeats_with_torch_s_seed_and_precision_is_the_model_s(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     made = captioner(models["t5"], do_sample=True, num_beams=1, temperature=1.5, precision="bfloat16")
@@ -132,6 +134,16 @@ def test_sampling_repeats_with_torch_s_seed_and_precision_is_the_model_s(models:
         drawn.append(made.describe(subjects()))
     assert drawn[0] == drawn[1] != drawn[2]
     assert {parameter.dtype for parameter in made._model.parameters()} == {torch.bfloat16}
+    said = dict[str, Any]()
+    monkeypatch.setattr(
+        made._model, "generate", lambda **given: said.update(given) or torch.zeros(1, 1, dtype=int)
+    )
+    made.describe(subjects(1))
+    assert (said["top_k"], said["top_p"], said["temperature"]) == (
+        0,
+        1.0,
+        1.5,
+    )  # of all words, not of the likeliest
 
 
 def test_prompts_that_cannot_be_are_refused(models: dict[str, Path]) -> None:
@@ -271,6 +283,31 @@ def add_tensor(folder: Path) -> None:
     )
 
 
+def spoil_tensor(value: float) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors["query_tokens"].flatten()[3] = value
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def quantise_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["query_tokens"] = tensors["query_tokens"].char()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def prepared(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "processor_config.json"
+        said = json.loads(file.read_text())
+        said["image_processor"] |= changes
+        file.write_text(json.dumps(said))
+
+    return change
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
@@ -289,6 +326,16 @@ def cut(file: Path) -> None:
             lambda f: change_json(f / "config.json", num_query_tokens=5),
             "another shape for 1 tensors, .*query_tokens",
         ),
+        (spoil_tensor(float("nan")), "query_tokens in .* has values that are no numbers"),
+        (spoil_tensor(float("inf")), "query_tokens in .* has values that are no numbers"),
+        (quantise_tensor, r"query_tokens in .*model\.safetensors is of I8"),
+        (prepared(image_std=[0, 0, 0]), "image_std is .*; pixels are divided by it"),
+        (prepared(image_mean=[122, 116, 104]), "image_mean is .*; it is a mean of pixels in"),
+        (prepared(rescale_factor=1.0), "pixels are scaled by 1"),
+        (prepared(do_rescale=False), "pixels are scaled by 1"),
+        (prepared(size={"height": 32, "width": 32}), "images become .*32.*, and the model takes 16×16"),
+        (prepared(size={"shortest_edge": 16}), "images become .*, and the model takes 16×16"),
+        (prepared(do_resize=False), "images become .*, and the model takes 16×16"),
         (lambda f: cut(f / "model.safetensors"), "cannot load"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot load"),
     ],

@@ -20,8 +20,8 @@ from segment_models import original, write_original
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from urbancross_bench.data.segments import read_store
-from urbancross_bench.errors import PluginError, RunError, UsageError
-from urbancross_bench.execution.segmenting import Choice, Segmenting
+from urbancross_bench.errors import DataError, PluginError, RunError, UsageError
+from urbancross_bench.execution.segmenting import Choice, Segmenting, _difference
 from urbancross_bench.identity import library_versions
 from urbancross_bench.interfaces import Mask
 from urbancross_bench.registry import Registry
@@ -101,6 +101,42 @@ def test_of_masks_in_the_same_box_the_same_one_is_kept(weights: Path) -> None:
     for masks, others in zip(ours.segment(pictures()), theirs.segment(pictures()), strict=True):
         expect_same(masks, others)
         assert 0 < len(masks) < 6
+
+
+def test_a_store_says_which_option_it_was_made_with(weights: Path) -> None:
+    made = [
+        {"segmenter": {"name": "sam", "options": options(weights, pred_iou_thresh=p).model_dump(mode="json")}}
+        for p in (0.2, 0.8)
+    ]
+    assert _difference(*made) == "segmenter options pred_iou_thresh: 0.2, now 0.8"
+
+
+def test_an_image_too_narrow_for_the_model_is_told(weights: Path) -> None:
+    ours, _ = both(weights)
+    with pytest.raises(DataError, match="an image of 300×1 pixels is too narrow"):
+        ours.segment([np.zeros((1, 300, 3), np.uint8)])
+    assert len(ours.segment([np.zeros((2, 90, 3), np.uint8)])) == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "said", "told"),
+    [
+        (
+            "prompt_encoder_config",
+            {"image_size": 1024},
+            r"mine\.json has image_size 64 in its vision_config, and 1024",
+        ),
+        ("vision_config", {"patch_size": 0}, r"cannot build .*mine\.json: ZeroDivisionError"),
+        ("vision_config", {"hidden_act": "none"}, r"cannot build .*mine\.json: KeyError"),
+    ],
+)
+def test_an_architecture_that_cannot_be_is_told_by_file(
+    part: str, said: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(CONFIG | {part: CONFIG[part] | said}))
+    with pytest.raises(UsageError, match=told):
+        Sam(SamOptions(architecture=str(file))).load("cpu")
 
 
 def test_thresholds_of_zero_drop_nothing_but_empty_masks(weights: Path) -> None:
@@ -336,7 +372,7 @@ def test_a_store_goes_on_under_another_name_of_its_weights_but_not_with_other_li
         patch.setattr(importlib.metadata, "version", lambda name: "99" if name == "torchvision" else version(name))
         result = segment("store", "--split", "test")
     assert result.status == 2
-    assert "made otherwise (libraries: {" in result.err
+    assert "made otherwise (libraries torchvision: '" in result.err
     assert "'torchvision': '99'" in result.err
     assert tree(tmp_path / "store") == tree(tmp_path / "whole")
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,13 @@ def test_an_image_is_decoded_once_for_its_segments(
     for s in range(30):
         segments.images.read(s)
     assert decoded == list(range(10))
+    decoded.clear()
+    order = {number: iter(range(15 * number, 15 * number + 15)) for number in range(2)}
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:  # by turns, each its own images
+        for _ in range(15):
+            for number, thread in enumerate((one, other)):
+                thread.submit(segments.images.read, next(order[number])).result()
+    assert sorted(decoded) == list(range(10))
 
 
 def test_workers_and_kills_leave_no_trace(tiles: str, cut: Callable[..., Result], tmp_path: Path) -> None:
@@ -179,6 +187,29 @@ def test_a_process_that_dies_costs_its_image_or_nothing(
     # Nothing of the fault is in the identity: the same command without it completes the store.
     assert cut(tiles, "always").status == 0
     assert tree(tmp_path / "always") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fault", ["fails_together", "dies_together"])
+def test_a_batch_that_fails_where_none_of_its_images_does_is_not_made_of_parts(
+    tiles: str, cut: Callable[..., Result], tmp_path: Path, fault: str
+) -> None:
+    """A model computes otherwise alone, and what failed for a moment would decide which."""
+    cut(tiles, "whole")
+    (tmp_path / "full").touch()
+    result = cut(tiles, "store", options=f"{fault}={tmp_path / 'full'}")
+    assert (result.status, result.err.count("FAILED")) == (1, 8)  # of 4, 3 and 3 images a split, in batches of 2
+    why = "MemoryError: no room for so many" if fault == "fails_together" else r"the process died \(signal 9.*"
+    again = r"its batch of 2 failed, and none of it alone: run the command again, or with a smaller --batch\)$"
+    assert re.search(rf"FAILED t00\.png: {why} \({again}", result.err, re.MULTILINE), result.err
+    (tmp_path / "full").unlink()
+    assert cut(tiles, "store").status == 0
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def test_a_store_without_any_segment_is_warned_of(tiles: str, cut: Callable[..., Result]) -> None:
+    result = cut(tiles, "store", options="sees_nothing=true")
+    assert (result.status, "warning: no image has a segment" in result.err) == (0, True), result.err
+    assert "no image has a segment" not in cut(tiles, "other").err
 
 
 def test_a_broken_image_costs_itself_until_it_is_mended(
@@ -437,7 +468,9 @@ def test_a_store_that_contradicts_itself_is_not_believed(
         read_store(tmp_path / "store")
 
 
-def test_the_archive_is_read_back_by_its_reader(cut: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_archive_is_read_back_by_its_reader(
+    cut: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finland = tmp_path / "uc" / "Finland"
     (finland / "images").mkdir(parents=True)
     names = [f"a{index}_FI_20.jpg" for index in range(6)]
@@ -458,5 +491,9 @@ def test_the_archive_is_read_back_by_its_reader(cut: Callable[..., Result], tmp_
         theirs, exact = domain.segments.images.read(s).astype(int), ours.images.read(s).astype(int)
         assert theirs.shape == exact.shape
         assert abs(theirs - exact).mean() < 8  # JPEG
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    refused = cut(reference, "store", "--jpg", ".", count=12)
+    assert (refused.status, ". is the current folder" in refused.err) == (2, True)
     refused = cut(reference, "store", "--jpg", finland / "image_segments", count=12)
     assert (refused.status, "not an empty folder" in refused.err) == (2, True)

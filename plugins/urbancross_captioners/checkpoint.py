@@ -43,7 +43,7 @@ def open_checkpoint(model: str, revision: str | None) -> Checkpoint:
     if config.get("model_type") != TYPE:
         raise UsageError(f"{_TITLE}: {folder} holds a model of type {config.get('model_type')!r}, not {TYPE!r}")
     _expect_processor(folder)
-    places = [folder, *(folder / name for name in _TOKENIZERS if name)]
+    places = [folder / name for name in _TOKENIZERS]
     read = sorted(p for place in places for p in place.iterdir() if p.suffix in _READ and p.is_file())
     unused = {*folder.glob("*.safetensors")} - {folder / name for name in shards}
     files = {p.relative_to(folder).as_posix(): file_digest(p) for p in read if p not in unused}

@@ -7,10 +7,13 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import Captioner, Subject
+from urbancross_bench.modelling.formats import deviation_of_pixels, expect_scaled, mean_of_pixels
+from urbancross_captioners.checkpoint import Checkpoint
 from urbancross_captioners.options import InstructBlipOptions
 
 _Processor: Any = InstructBlipProcessor  # what transformers declares of them is less than they have
@@ -46,7 +49,9 @@ class InstructBlip(Captioner):
         except Exception as error:  # a damaged file trips json, tokenizers, safetensors or transformers itself
             raise UsageError(f"captioner 'instructblip' cannot load {folder}: {error}") from error
         _expect_all_weights(found, folder)
+        _expect_numbers(model, options.checkpoint)
         _expect_fit(self._processor, model.config, folder)
+        _expect_pictures(self._processor.image_processor, model.config.vision_config.image_size, folder)
         self._writes_prompt = not model.config.text_config.is_encoder_decoder
         self._longest_prompt = int(model.config.qformer_config.max_position_embeddings)
         # Where padding moves no position that a model sees: a decoder goes on from the prompt's last token and
@@ -65,7 +70,8 @@ class InstructBlip(Captioner):
             padding=True,
             return_tensors="pt",
         ).to(self._model.device, self._model.dtype)
-        sampling = {"temperature": options.temperature, "top_p": options.top_p} if options.do_sample else {}
+        # Without a word on top_k, transformers draws from the fifty likeliest.
+        sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=options.max_new_tokens,
@@ -73,7 +79,7 @@ class InstructBlip(Captioner):
             repetition_penalty=options.repetition_penalty,
             do_sample=options.do_sample,
             pad_token_id=self._processor.tokenizer.pad_token_id,
-            **sampling,
+            **(sampling if options.do_sample else {}),
         )
         if self._writes_prompt:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
@@ -116,6 +122,38 @@ def _expect_all_weights(found: dict[str, Any], folder: str) -> None:
                 f"captioner 'instructblip': the weights in {folder} {what} {len(names)} tensors, "
                 f"{min(names)} the first"
             )
+
+
+def _expect_numbers(model: Any, checkpoint: Checkpoint) -> None:
+    """transformers would take integers for the numbers that they stand for, and anything for weights."""
+    names = dict(model.named_parameters())
+    for shard in checkpoint.shards:
+        with safe_open(checkpoint.folder / shard, framework="pt") as file:
+            for name in names.keys() & set(file.keys()):
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in ("F64", "F32", "F16", "BF16"):
+                    raise UsageError(
+                        f"captioner 'instructblip': {name} in {checkpoint.folder / shard} is of {dtype}; save the "
+                        "weights as float32, not quantised"
+                    )
+    for name, value in names.items():
+        if not value.isfinite().all():
+            raise UsageError(
+                f"captioner 'instructblip': {name} in {checkpoint.folder} has values that are no numbers, or "
+                "too large for the precision; such weights are damaged: take others"
+            )
+
+
+def _expect_pictures(processor: Any, side: int, folder: str) -> None:
+    """Images come to the vision tower as it takes them."""
+    where = f"captioner 'instructblip': the image processor in {folder}:"
+    size = processor.size["height"], processor.size["width"]
+    if not processor.do_resize or size != (side, side):
+        raise UsageError(f"{where} images become {dict(processor.size)}, and the model takes {side}×{side}")
+    expect_scaled(vars(processor), where)
+    if processor.do_normalize:
+        mean_of_pixels(processor.image_mean, f"{where} image_mean")
+        deviation_of_pixels(processor.image_std, f"{where} image_std")
 
 
 def _expect_fit(processor: Any, config: Any, folder: str) -> None:

@@ -17,7 +17,6 @@ PROMPT = (
     "Please give a comprehensive and detailed description of the satellite image "
     "and its geographical tags: {tags}."
 )
-PLACEHOLDERS = ("tags",)
 
 
 class FromTagsOptions(CaptionerOptions):
@@ -42,13 +41,13 @@ class InstructBlipOptions(CaptionerOptions):
     repetition_penalty: float = Field(default=1.0, gt=0, description="above 1: words said already become rarer")
     do_sample: bool = Field(default=False, description="draw words instead of searching the likeliest")
     temperature: float = Field(default=1.0, gt=0, description="of sampling")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="share of the probability that is sampled from")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="share of the probability that is drawn from")
 
     @field_validator("prompt")
     @classmethod
     def _known_placeholders(cls, prompt: str) -> str:
         for _, name, form, conversion in string.Formatter().parse(prompt):
-            if name is not None and name not in PLACEHOLDERS:
+            if name not in (None, "tags"):
                 raise ValueError(f"unknown placeholder {{{name}}}; known: {{tags}}. Write {{{{ for a plain brace")
             if form or conversion:
                 raise ValueError("a placeholder takes no format; write {tags}")
@@ -77,5 +76,5 @@ class InstructBlipOptions(CaptionerOptions):
     def identity(self) -> dict[str, Any]:
         """The content of every file the model is made from, in place of its name, and what computes with it."""
         chosen = self.model_dump(mode="json", exclude={"model", "revision"})
-        libraries = library_versions("torch", "transformers", "tokenizers")
+        libraries = library_versions("torch", "torchvision", "transformers", "tokenizers")
         return {**chosen, "files": dict(self.checkpoint.files), "libraries": libraries}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.modelling.formats import Colour, deviation_of_pixels, mean_of_pixels
+from urbancross_bench.modelling.formats import Colour, deviation_of_pixels, expect_scaled, mean_of_pixels
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -81,9 +81,7 @@ def of_config(facts: Any, where: str) -> Preprocessing:
 def of_transformers(facts: Mapping[str, Any], family: str, where: str) -> Preprocessing:
     """What an image processor of transformers says; what it leaves out is that family's default."""
     mean, std = OPENAI if family == "clip" else INCEPTION
-    factor = facts.get("rescale_factor", 1 / 255) if facts.get("do_rescale", True) else 1
-    if not isinstance(factor, (int, float)) or not abs(factor * 255 - 1) <= 1e-6:
-        raise UsageError(f"{where}: pixels are scaled by {factor}, not by 1/255; such weights are not supported")
+    expect_scaled(facts, f"{where}:")
     found = {name: value for name, value in facts.items() if value is not None}
     mean, std = found.get("image_mean", mean), found.get("image_std", std)
     if not facts.get("do_normalize", True):

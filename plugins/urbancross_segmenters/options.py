@@ -46,7 +46,7 @@ class SamOptions(SegmenterOptions):
         default=0.88, description="masks of lower predicted quality are dropped; 0: none"
     )
     stability_score_thresh: float = Field(
-        default=0.95, description="masks of lower stability are dropped; 0: none"
+        default=0.95, le=1, description="masks of lower stability are dropped; 0: none"
     )
     stability_score_offset: float = Field(
         default=1.0, gt=0, description="how far the threshold moves to tell stability"

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError
-from urbancross_bench.modelling.formats import deviation_of_pixels, image_processor_in, mean_of_pixels
+from urbancross_bench.modelling.formats import (
+    deviation_of_pixels,
+    expect_scaled,
+    image_processor_in,
+    mean_of_pixels,
+)
 
 _MEAN, _DEVIATION, _BILINEAR = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 2
 _FILTERS = range(6)  # of PIL, by its numbers
@@ -38,16 +43,15 @@ def of_folder(folder: Path, side: int) -> dict[str, Any]:
 
 def _expect_supported(said: dict[str, Any], side: int, file: Path) -> None:
     """Raise UsageError for what only another model could be meant by."""
-    steps = {"do_resize": True, "do_rescale": True, "do_pad": True, "do_center_crop": False}
+    steps = {"do_resize": True, "do_pad": True, "do_center_crop": False}
     for name, wanted in (steps | {"pad_size": {"height": side, "width": side}}).items():
         if said.get(name, wanted) != wanted:
             raise UsageError(
                 f"segmenter: {file} says {name}={said[name]}, and the model wants {wanted}; take the folder's "
                 "files from one revision"
             )
-    factor, filter_ = said.get("rescale_factor", 1 / 255), said.get("resample", _BILINEAR)
-    if not isinstance(factor, (int, float)) or not abs(factor * 255 - 1) <= 1e-6:
-        raise UsageError(f"segmenter: {file}: pixels are scaled by {factor}, not by 1/255; that is not supported")
+    expect_scaled(said, f"segmenter: {file}:")
+    filter_ = said.get("resample", _BILINEAR)
     if filter_ not in _FILTERS:
         raise UsageError(f"segmenter: {file}: images are resized by {filter_}, which is no filter of PIL")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import masks_to_boxes, nms
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 
-from urbancross_bench.errors import UsageError
+from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import Mask, Segmenter
 from urbancross_bench.modelling.checkpoints import read_checkpoint
 from urbancross_segmenters.determinism import deterministic_but_for_sums
@@ -67,7 +67,7 @@ class _Found:
 
 
 class Sam(Segmenter):
-    """`SamModel`: the images of a batch are encoded together, and so are their points."""
+    """`SamModel`: the images of a batch are encoded together; their masks, which take most memory, one by one."""
 
     options_type = SamOptions
     _model: Any
@@ -78,8 +78,9 @@ class Sam(Segmenter):
         options = cast(SamOptions, self.options)
         try:
             self._model = SamModel(SamConfig(**options.config))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"segmenter 'sam' cannot build the architecture: {error}") from error
+        except Exception as error:  # whatever torch makes of sizes that are none
+            raise UsageError(f"segmenter 'sam' cannot build {options.asked}: {error!r}") from error
+        _expect_one_image(self._model.config, options.asked)
         if options.weights_file:
             state = as_transformers(read_checkpoint(options.weights_file, unsafe_pickle=None).state)
             fill(self._model, state, options.weights_file, options.asked)
@@ -93,16 +94,22 @@ class Sam(Segmenter):
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Mask]]:
         """The masks of each image."""
         options = cast(SamOptions, self.options)
+        for image in images:
+            short, long = sorted(image.shape[:2])
+            if round(short / long * self._processor.size["longest_edge"]) < 1:
+                raise DataError(f"an image of {long}×{short} pixels is too narrow: resized, nothing is left of it")
         inputs = self._processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
         embeddings = self._model.get_image_embeddings(inputs["pixel_values"].to(self._model.device))
         resized = [(int(height), int(width)) for height, width in inputs["reshaped_input_sizes"]]
-        points = torch.stack([grid(options.points_per_side, size) for size in resized]).to(embeddings.device)
-        found = [_Found((image.shape[0], image.shape[1])) for image in images]
-        for some in torch.split(points, options.points_per_batch, dim=1):
-            outputs = self._model(image_embeddings=embeddings, input_points=some[:, :, None])
-            for i, one in enumerate(found):
-                self._keep(outputs.pred_masks[i].flatten(0, 1), outputs.iou_scores[i].flatten(), resized[i], one)
-        return [one.distinct(options.box_nms_thresh) for one in found]
+        every = []
+        for image, embedding, size in zip(images, embeddings, resized, strict=True):
+            found = _Found((image.shape[0], image.shape[1]))
+            points = grid(options.points_per_side, size).to(embedding.device)
+            for some in torch.split(points, options.points_per_batch):
+                outputs = self._model(image_embeddings=embedding[None], input_points=some[None, :, None])
+                self._keep(outputs.pred_masks[0].flatten(0, 1), outputs.iou_scores[0].flatten(), size, found)
+            every.append(found.distinct(options.box_nms_thresh))
+        return every
 
     def _keep(self, logits: Tensor, qualities: Tensor, resized: tuple[int, int], found: _Found) -> None:
         """Add what is good enough of (K, h, w) small masks with (K,) predicted qualities."""
@@ -119,6 +126,17 @@ class Sam(Segmenter):
         good = (stabilities >= options.stability_score_thresh) & masks.any(dim=(1, 2))
         if good.any():
             found.add(masks[good], qualities[good], stabilities[good])
+
+
+def _expect_one_image(config: Any, asked: str) -> None:
+    """Raise UsageError where the towers of image and prompt do not see one and the same."""
+    for name in ("image_size", "patch_size"):
+        image, prompt = (getattr(part, name) for part in (config.vision_config, config.prompt_encoder_config))
+        if image != prompt:
+            raise UsageError(
+                f"segmenter 'sam': {asked} has {name} {image} in its vision_config, and {prompt} in its "
+                "prompt_encoder_config; they are one"
+            )
 
 
 def grid(points: int, size: tuple[int, int]) -> Tensor:

@@ -46,9 +46,9 @@ _PROMPT, _IMAGE = (
 
 def as_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under the names of transformers' `SamModel`; they may have these already."""
-    renamed = {}
+    renamed, original = {}, is_original(state)
     for name, value in state.items():
-        if is_original(state):
+        if original:
             for pattern, new in _RENAMED:
                 name = re.sub(pattern, new, name)
         renamed[name] = value

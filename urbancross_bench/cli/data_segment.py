@@ -107,6 +107,8 @@ def _say(store: SegmentStore, out: Path) -> None:
         said = "the encoder's weights are random, so its choice of segments is: name weights"
         print(f"warning: {said}", file=sys.stderr)
     failures = store.failures
+    if not any(row.get("regions") for row in store.rows):
+        print("warning: no image has a segment: are the segmenter's thresholds too strict?", file=sys.stderr)
     if failures:
         said = some([f"FAILED {name}: {reason}" for name, reason in failures.items()], _SHOWN, "\n")
         print(said + (f"; {out} has them all" if len(failures) > _SHOWN else ""), file=sys.stderr)

@@ -149,12 +149,12 @@ def metadata_entries(file: Path, names: Sequence[str]) -> dict[str, Any]:
 def tag_text(centre: Mapping[str, Any], surroundings: list[Mapping[str, Any]]) -> str:
     """OSM tags in UrbanCross's words, each once: `amenity of school; surrounded by highway of service`.
 
-    One that is None or NaN, as tables say that there is none, is left out. Raises ValueError for one that is
-    neither text nor number, or cannot be written.
+    One that is None, NaN or blank, as tables say that there is none, is left out. Raises ValueError for one that
+    is neither text nor number, or cannot be written.
     """
 
     def said(tags: list[Mapping[str, Any]]) -> str:
-        there = ((k, v) for group in tags for k, v in group.items() if v is not None and v == v)
+        there = ((k, v) for group in tags for k, v in group.items() if v is not None and v == v and str(v).strip())
         return ", ".join(dict.fromkeys(_tag(key, value) for key, value in there))
 
     near, around = said([centre]), said(surroundings)

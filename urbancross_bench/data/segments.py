@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -238,7 +239,7 @@ class SegmentImages(ImageSource):
     def __init__(self, images: ImageSource, cuts: Sequence[_Cut]) -> None:
         self._images = images
         self._cuts = cuts
-        self._last: tuple[int, NDArray[np.uint8]] | None = None  # segments of an image are read one after another
+        self._last = threading.local()  # a thread reads the segments of an image one after another
 
     def digest(self, index: int) -> str:
         """Of the image's digest, the mask and what is done with them."""
@@ -257,10 +258,10 @@ class SegmentImages(ImageSource):
         return painted(pixels, from_counts(cut.counts, cut.height, cut.width))
 
     def _read(self, image: int) -> NDArray[np.uint8]:
-        last = self._last  # threads may replace it meanwhile
-        if last is None or last[0] != image:
-            last = self._last = image, self._images.read(image)
-        return last[1]
+        if getattr(self._last, "image", None) != image:
+            self._last.pixels, self._last.image = self._images.read(image), image
+        pixels: NDArray[np.uint8] = self._last.pixels
+        return pixels
 
 
 def painted(pixels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -272,6 +273,8 @@ def check_archive(place: Path, names: Sequence[str]) -> None:
     """Whether `write_archive` can write there. Raises UsageError; DataError for two images of one stem."""
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"{place} is there already and not an empty folder; name another for the JPEGs")
+    if place.resolve() == Path.cwd():
+        raise UsageError(f"{place} is the current folder, which cannot be replaced; name another for the JPEGs")
     stems = Counter(PurePosixPath(name).stem for name in names)
     repeated = [name for name in names if stems[PurePosixPath(name).stem] > 1]
     if repeated:

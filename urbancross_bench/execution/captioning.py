@@ -25,6 +25,7 @@ from urbancross_bench.errors import DataError, PluginError, UsageError
 from urbancross_bench.execution.crew import Work
 from urbancross_bench.execution.domains import naming, read_domain
 from urbancross_bench.execution.making import Made, as_planned, forget, holding, make, tidy_unless_told
+from urbancross_bench.execution.versions import decoders
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, key_of
 from urbancross_bench.interfaces.captioner import Captioner, CaptionerOptions, Subject
@@ -138,6 +139,8 @@ def caption(
     pictures = source.open()
     items = _items(pictures, options.sees_pixels)
     facts = {"captioner": captioner.identity(), "seed": seed, "core": own_version(__name__)}
+    if options.sees_pixels:
+        facts["decoding"] = {"core": own_version("urbancross_bench.data.decode"), "libraries": decoders()}
     making = {
         "schema": SCHEMA,
         "source": source.said(),

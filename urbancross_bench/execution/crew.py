@@ -34,6 +34,9 @@ class Maker(Protocol):
         ...
 
 
+_PATIENCE = 10.0  # seconds for a process to end by itself
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a process is told when it starts."""
@@ -119,8 +122,11 @@ class _Crew:
             worker.ready, worker.piece = True, None
 
     def dismiss(self) -> None:
-        """Kill all: nothing half-made is believed, so nothing has to end in order."""
-        for worker in self.members.values():
+        """Let those go that have nothing in hand, and kill the others: nothing half-made is believed."""
+        for connection, worker in self.members.items():
+            connection.close()  # who waits for names ends
+            if worker.ready and worker.piece is None:
+                worker.process.join(_PATIENCE)
             worker.process.kill()
             worker.process.join()
 
@@ -130,10 +136,11 @@ def carried_out(
 ) -> Iterator[tuple[int, list[Outcome]]]:
     """The numbers of batches with what was made of their items, as they are finished.
 
-    A batch whose process died is tried once more whole, then item by item.
+    A batch whose process died is tried once more whole, then item by item; see `_settled`.
     """
     pieces = deque(_Piece(number, names) for number, names in enumerate(batches))
     found: dict[int, dict[str, Outcome]] = {number: {} for number in range(len(batches))}
+    died: dict[int, str] = {}
     crew = _Crew(setup)
     try:
         while found:
@@ -147,11 +154,13 @@ def carried_out(
                 elif piece.deaths == 0:
                     pieces.appendleft(_Piece(piece.batch, piece.names, deaths=1))
                 elif len(piece.names) > 1:
+                    died[piece.batch] = said
                     pieces.extendleft(_Piece(piece.batch, [name], deaths=1) for name in reversed(piece.names))
                 else:
                     outcomes[piece.names[0]] = None, said
                 if len(outcomes) == len(names):
-                    yield piece.batch, [outcomes[name] for name in names]
+                    made = [outcomes[name] for name in names]
+                    yield piece.batch, _settled(made, died[piece.batch]) if piece.batch in died else made
                     del found[piece.batch]
     finally:
         crew.dismiss()
@@ -192,7 +201,7 @@ def _built(setup: Setup, number: int) -> Work:
 
 
 def _tried(work: Work, names: Sequence[str], seed: str) -> list[Outcome]:
-    """What is made of some items together or, where that raises, of each alone."""
+    """What is made of some items together or, where that raises, of each alone; see `_settled`."""
     import torch
 
     torch.manual_seed(derive_seed("items", seed, list(names)))
@@ -202,7 +211,19 @@ def _tried(work: Work, names: Sequence[str], seed: str) -> list[Outcome]:
             raise RunError(f"{len(texts)} results for {len(names)} items")
         return [(text, "") for text in texts]
     except Exception as error:
-        if len(names) > 1:
-            return [outcome for name in names for outcome in _tried(work, [name], seed)]
-        known = isinstance(error, UrbanCrossError)
-        return [(None, str(error) if known else f"{type(error).__name__}: {error}")]
+        why = str(error) if isinstance(error, UrbanCrossError) else f"{type(error).__name__}: {error}"
+        if len(names) == 1:
+            return [(None, why)]
+        return _settled([outcome for name in names for outcome in _tried(work, [name], seed)], why)
+
+
+def _settled(alone: list[Outcome], why: str) -> list[Outcome]:
+    """What becomes of the items of a batch that failed, with what was made of each alone.
+
+    Where none is at fault, nothing is kept: alone they come out otherwise than together, and what failed for a
+    moment, as where memory ran out, would decide which.
+    """
+    if any(text is None for text, _ in alone):
+        return alone
+    batch = f"its batch of {len(alone)} failed, and none of it alone"
+    return [(None, f"{why} ({batch}: run the command again, or with a smaller --batch)")] * len(alone)

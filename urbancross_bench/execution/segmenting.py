@@ -37,6 +37,7 @@ from urbancross_bench.registry import Registry
 from urbancross_bench.sources import own_version
 
 _CHOOSERS = (*CHOOSERS, BY_CAPTION)
+_ABSENT = object()  # of facts
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         "min_area": choice.min_area,
         "batch": sizing.batch,
         "threads": sizing.threads,
-        "core": _code("data.masks"),
+        "core": _code("data.masks", "data.decode"),
         "decoders": decoders(),
     }
     if resolved.options.libraries:  # of a segmenter without any, stores made before these were noted go on
@@ -253,7 +254,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         encoder = _encoder(registry, choice.encoder)
         making["encoder"] = encoder.identity
         making["encoder_weights"] = encoder.weights.said()
-        making["core"] = _code("data.masks", "data.segments", "data.pack", "modelling")
+        making["core"] = _code("data.masks", "data.decode", "data.segments", "data.pack", "modelling")
     return making
 
 
@@ -340,9 +341,12 @@ def _said(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first fact in which they differ, in words."""
-    before, now = making_identity(stored), making_identity(wanted)
-    for name in (*now, *before):
-        if before.get(name) != now.get(name):
-            words = [repr(said[name]) if name in said else "not said" for said in (before, now)]
-            return f"{name}: {', now '.join(words)}"
-    return "with other facts"
+    before: Any = making_identity(stored)
+    now: Any = making_identity(wanted)
+    names = []
+    while isinstance(before, Mapping) and isinstance(now, Mapping):
+        name = next(name for name in (*now, *before) if before.get(name, _ABSENT) != now.get(name, _ABSENT))
+        names.append(name)
+        before, now = before.get(name, _ABSENT), now.get(name, _ABSENT)
+    words = ["not said" if value is _ABSENT else repr(value) for value in (before, now)]
+    return f"{' '.join(names)}: {', now '.join(words)}"

@@ -114,6 +114,15 @@ def without_history(config: Any) -> Any:
     return [without_history(value) for value in config] if isinstance(config, list) else config
 
 
+def expect_scaled(said: Mapping[str, Any], what: str) -> None:
+    """Raise UsageError that starts with `what` where an image processor of transformers says of pixels that they
+    do not come to [0, 1], as they do for all models that are known here.
+    """
+    factor = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1
+    if not isinstance(factor, (int, float)) or not abs(factor * 255 - 1) <= 1e-6:
+        raise UsageError(f"{what} pixels are scaled by {factor}, not by 1/255; that is not supported")
+
+
 def mean_of_pixels(value: Any, what: str) -> Colour:
     """What is subtracted from pixels in [0, 1], per channel; one number is that of all three.
 
