@@ -266,7 +266,7 @@ class WeighedIn(Supervised):
 
 
 def test_a_loss_that_is_weighed_in_has_not_diverged() -> None:
-    training = Training(lambda model: WeighedIn(PairLoss("info_nce", model)))
+    training = Training(lambda model: WeighedIn(PairLoss("info_nce", model), 0.0))
     assert list(training.steps())[-1] == 8
 
 
@@ -373,7 +373,7 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
                 parameter.requires_grad_(progress.step >= 6 or parameter is thawing.model.logit_scale)
 
     thawing = Training(
-        lambda model: Thawing(PairLoss("info_nce", model)), architecture="urbancross-s", micro_batch=2
+        lambda model: Thawing(PairLoss("info_nce", model), 0.0), architecture="urbancross-s", micro_batch=2
     )
     with pytest.raises(UsageError, match="leave out micro_batch"):
         list(thawing.steps())
