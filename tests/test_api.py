@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import Outcome, Result, tree
@@ -264,6 +265,13 @@ def test_a_device_that_cannot_be_is_refused_before_anything_is_begun(outcome: Ou
 
 def test_the_ranking_is_the_one_of_evaluation() -> None:
     assert api.evaluate_retrieval is evaluate_retrieval
+
+
+def test_a_ranking_is_a_line_in_a_notebook() -> None:
+    found = evaluate_retrieval(np.eye(4), np.repeat(np.eye(4), 5, axis=0), np.repeat(np.arange(4), 5), k=(1, 10))
+    assert repr(found) == "Ranking(4 images × 20 texts, classic, expected, mR 100.00)"
+    said = "DirectionRanking(4 queries, a gallery of 20, expected, R@1 100.00, R@10 100.00)"
+    assert repr(found.i2t) == said
 
 
 @pytest.mark.slow
