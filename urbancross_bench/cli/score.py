@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
 from urbancross_bench.cli.options import PluginOption
+
+if TYPE_CHECKING:
+    from urbancross_bench.registry import Resolved
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
@@ -60,6 +63,7 @@ def score(
     _check_ties(protocol, ties)
     registry = Registry.discover(plugin or [])
     metrics = resolve_metrics(registry, metric or ["recall"])
+    _check_needs(metrics, {"text_id": captions, "image_class": classes})
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
     n, m = len(image_matrix), len(text_matrix)
     if len(owner) == n != m:
@@ -102,6 +106,18 @@ def score(
         raise typer.Exit(1)
 
 
+def _check_needs(metrics: Sequence[Resolved], given: Mapping[str, Path | None]) -> None:
+    """A metric that was asked for has what it needs: raise UsageError naming the option that is not given."""
+    from urbancross_bench.errors import UsageError
+
+    for metric in metrics:
+        for need in sorted(metric.plugin.registration.needs & given.keys()):
+            if given[need] is None:
+                raise UsageError(
+                    f"metric {str(metric.reference)!r} needs {_OPTIONS[need]}; add it, see `score --help`"
+                )
+
+
 def _check_ties(protocol: str, ties: str | None) -> None:
     """Of a preset, which brings its tie rule, no other can be asked for."""
     from urbancross_bench.errors import UsageError
@@ -121,7 +137,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *(f"{way}: {sizes[0][way]:,} queries, a gallery of {sizes[1][way]:,}" for way in ("i2t", "t2i")),
         "",
         f"{'':14}{'':>8}  {'95 % interval':18}{'chance':>8}",
-        *value_lines(found, lambda missing: f"null without {_OPTIONS.get(missing, missing)}"),
+        *value_lines(found),
         "",
     ]
     under = "" if found["ties"] == "expected" else f", ties {found['ties']}"
@@ -131,8 +147,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[str]:
-    """A line per value of a score, and per metric that has none: why. `lacking` words what is missing."""
+def value_lines(found: dict[str, Any]) -> list[str]:
+    """A line per value of a score, and per metric that has none: why. Only records lack what a metric needs."""
     from urbancross_bench.interfaces.renderer import printable
 
     lines = []
@@ -141,5 +157,5 @@ def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[st
         interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
         lines.append(f"{printable(name):14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
     for name, missing in found["lacking"].items():
-        lines.append(f"{name}: {', '.join(lacking(one) for one in missing.split(', '))}")
+        lines.append(f"{name}: null, for records hold no {missing}, and the store beside them has none")
     return lines + [printable(f"{name}: failed, {problem}") for name, problem in found["failed"].items()]
