@@ -22,7 +22,12 @@ def score(
     images: Annotated[str, typer.Option(metavar="I.npy", help="N × D; .npy, .npz or .safetensors, FILE:ARRAY.")],
     texts: Annotated[str, typer.Option(metavar="T.npy", help="M × D, likewise.")],
     map_: Annotated[
-        Path, typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image.")
+        Path,
+        typer.Option(
+            "--map",
+            metavar="M.json",
+            help="M image indices, from 0: each text's image. A JSON list, .npy, or one on each line of a text.",
+        ),
     ],
     captions: Annotated[
         Path | None, typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings.")
