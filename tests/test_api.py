@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import Outcome, Result, tree
@@ -210,6 +211,37 @@ def test_a_mapping_is_a_grid_and_its_mistakes_are_named(outcome: Outcome, tmp_pa
     content["budget"]["stpes"] = 3
     with pytest.raises(UsageError, match=r"^grid: budget: unknown key 'stpes'\. Did you mean \"steps\"\?"):
         api.plan(content)
+    with pytest.raises(UsageError, match=r"from_yaml reads a file; give a mapping to `plan` or `run`"):
+        api.Grid.from_yaml(content)  # type: ignore[arg-type]
+
+
+def test_a_mapping_is_a_view_and_its_mistakes_are_named(outcome: Outcome) -> None:
+    content = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
+    found, usual = api.leaderboard(outcome.out, view=content), api.leaderboard(outcome.out)
+    assert [*found] == [*usual]
+    assert all(table.equals(usual[name]) for name, table in found.items())
+    with pytest.raises(UsageError, match=r"^view: unknown key 'colums'"):
+        api.leaderboard(outcome.out, view={**content, "colums": []})
+
+
+def test_folders_may_be_in_a_list(outcome: Outcome) -> None:
+    assert api.records([outcome.out]).equals(api.records(outcome.out))
+    assert api.rescore([str(outcome.out)]).equals(api.rescore(outcome.out))
+    assert [*api.leaderboard([outcome.out])] == [*api.leaderboard(outcome.out)]
+    pair = ("urbancross", "source_only")
+    assert api.compare(*pair, [outcome.out], selector="last").equals(
+        api.compare(*pair, outcome.out, selector="last")
+    )
+    for read in (api.records, api.leaderboard, api.rescore):
+        with pytest.raises(UsageError, match="None is no folder; give its path"):
+            read(None)
+        with pytest.raises(UsageError, match="name a folder"):
+            read([])
+
+
+def test_what_no_score_has_is_named_without_options(outcome: Outcome) -> None:
+    with pytest.raises(UsageError, match=r"^no score has the metric 'R@1'\. Did you mean"):
+        api.compare("urbancross", "source_only", outcome.out, metric="R@1")
 
 
 def test_one_needs_no_list(outcome: Outcome, tmp_path: Path) -> None:
@@ -220,7 +252,7 @@ def test_one_needs_no_list(outcome: Outcome, tmp_path: Path) -> None:
     shutil.copytree(outcome.out, out, symlinks=True)
     [first, *_] = api.plan(outcome.file, out)["run"]
     assert {*api.run(outcome.file, out, only=first)["run"]} == {first}
-    with pytest.raises(UsageError, match="no score has 'a → b'"):
+    with pytest.raises(UsageError, match="no score has the scenario 'a → b'"):
         api.compare("urbancross", "source_only", outcome.out, selector="last", scenarios="a -> b")
 
 
@@ -264,6 +296,13 @@ def test_a_device_that_cannot_be_is_refused_before_anything_is_begun(outcome: Ou
 
 def test_the_ranking_is_the_one_of_evaluation() -> None:
     assert api.evaluate_retrieval is evaluate_retrieval
+
+
+def test_a_ranking_is_a_line_in_a_notebook() -> None:
+    found = evaluate_retrieval(np.eye(4), np.repeat(np.eye(4), 5, axis=0), np.repeat(np.arange(4), 5), k=(1, 10))
+    assert repr(found) == "Ranking(4 images × 20 texts, classic, expected, mR 100.00)"
+    said = "DirectionRanking(4 queries, a gallery of 20, expected, R@1 100.00, R@10 100.00)"
+    assert repr(found.i2t) == said
 
 
 @pytest.mark.slow

@@ -289,7 +289,7 @@ def test_names_are_found_or_suggested(tmp_path: Path) -> None:
         methods(tmp_path, "tiny/coral", "coral")
     wrong: list[tuple[str, Any]] = [("protocol", "clasic"), ("selector", "first"), ("metric", "mr")]
     for option, value in [*wrong, ("scenarios", ("a -> z",))]:
-        with pytest.raises(UsageError, match=f"--{option.rstrip('s')}: no score has"):
+        with pytest.raises(UsageError, match=f"no score has the {option.rstrip('s')} '"):
             methods(tmp_path, **{option: value})
 
 

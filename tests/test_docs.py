@@ -93,7 +93,7 @@ def shown(row: dict[str, str], column: str, *, signed: bool = False) -> str:
 
 def page_rows(heading: str) -> list[tuple[str, list[str]]]:
     """Name of the method and the other cells, of each row under a heading that begins with a method of a board."""
-    _, _, part = (ROOT / "docs" / "leaderboards.md").read_text(encoding="utf-8").partition(f"### {heading}\n")
+    _, _, part = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition(f"## {heading}\n")
     lines = [line for line in part.partition("\n#")[0].splitlines() if line.startswith("| `")]
     return [(re.split("`", line)[1], [cell.strip() for cell in line.strip("|").split("|")][1:]) for line in lines]
 
@@ -154,6 +154,17 @@ def test_every_plugin_and_its_options_have_their_line() -> None:
     for plugin in Registry.discover().plugins:
         assert f"`{plugin.registration.name}" in text or plugin.kind in ("executor", "renderer")
         assert [o for o in plugin.options_type.model_fields if o not in text] == []
+
+
+def test_the_first_page_leads_where_the_readme_does() -> None:
+    """It has the same table, of which every page but itself is part."""
+    [readme], [index] = (
+        re.findall(r"^\| I want to .*?(?=\n\n)", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for page in (ROOT / "README.md", ROOT / "docs" / "index.md")
+    )
+    assert index == readme.replace("](docs/", "](")
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert pages - {"index.md"} == set(re.findall(r"\]\(([\w/-]+\.md)", index))
 
 
 def test_links_lead_somewhere() -> None:

@@ -297,6 +297,16 @@ def test_the_stages_of_a_grid_are_kept(store: Store, cli: Cli, grid: GridWriter)
     assert cli("store", "gc", store.root, "--keep", "quickstrat").status == 2
 
 
+def test_a_grid_that_needs_nothing_here_is_named(store: Store, cli: Cli, grid: GridWriter) -> None:
+    """Most likely it is the grid of another folder, and all would go."""
+    put(store, pack(0))
+    file = grid()
+    result = cli("store", "gc", store.root, "--keep", file, "--dry-run")
+    assert f"grid {file} needs none of the stages here" in result.err
+    put(store, next(iter(planned(file).stages.values())))
+    assert "needs none" not in cli("store", "gc", store.root, "--keep", file, "--dry-run").err
+
+
 def test_a_limit_takes_the_least_recently_used_first(store: Store, cli: Cli) -> None:
     places = [put(store, pack(number), size=100_000, used=NOW - number * DAY) for number in range(4)]
     result = cli("store", "gc", store.root.parent, "--limit", "250kB")
@@ -316,6 +326,7 @@ def test_a_limit_takes_the_least_recently_used_first(store: Store, cli: Cli) -> 
     ("options", "message"),
     [
         (["--limit", "20 apples"], "'20 apples' is no size"),
+        (["--limit", "5"], "--limit: '5' has no unit; write 5GB, or 5B for bytes"),
         (["--keep-kind", "adpat"], 'Did you mean "adapt"'),
         (["--unused-for", "-1"], "--unused-for"),
     ],
@@ -357,7 +368,14 @@ def test_an_empty_store_is_listed(store: Store, cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("20GB", 20_000_000_000), ("1.5 TB", 1_500_000_000_000), ("512MiB", 512 * 2**20), ("7", 7), ("3k", 3000)],
+    [
+        ("20GB", 20_000_000_000),
+        ("1.5 TB", 1_500_000_000_000),
+        ("512MiB", 512 * 2**20),
+        ("7B", 7),
+        ("3k", 3000),
+        ("0", 0),
+    ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert read_size(text) == size

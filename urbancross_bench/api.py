@@ -11,7 +11,7 @@ Light to import: torch and pandas come with the first call that needs them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +113,7 @@ def run(
     return frame_of_records(records, [folder])
 
 
-def records(*places: str | Path) -> pd.DataFrame:
+def records(*places: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """The records below some folders (outputs of grids, boards, unpacked bundles): a row per score.
 
     A run without a score is one row. Columns: what the run was (`run` is its key, `version` that of the
@@ -127,32 +127,30 @@ def records(*places: str | Path) -> pd.DataFrame:
     from urbancross_bench.frames import frame_of_records
     from urbancross_bench.leaderboard.committed import read_unbroken
 
-    folders = _folders(places)
+    folders = _named(places)
     return frame_of_records(read_unbroken(folders), folders)
 
 
 def leaderboard(
-    *places: str | Path,
-    view: View | str | Path | None = None,
+    *places: str | Path | Sequence[str | Path],
+    view: View | Mapping[str, Any] | str | Path | None = None,
     out: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> dict[str, pd.DataFrame]:
     """The tables that a view shows of the records below some folders, by name: `summary`, `scenarios`, …
 
-    view: one, or the file of one; by default that of `run`. out: a folder to write them to as well, in the view's
-    formats. An estimate takes three columns: `mR`, `mR low`, `mR high`. plugins: one-file plugins with columns or
-    renderers that the view names.
+    view: one, what the file of one would hold, or a file; by default that of `run`. out: a folder to write them to
+    as well, in the view's formats. An estimate takes three columns: `mR`, `mR low`, `mR high`. plugins: one-file
+    plugins with columns or renderers that the view names.
     Raises DataError for a folder without records, and for committed ones that were edited, UsageError where no
     folder is named and for what is wrong with a view, PluginError for a file that cannot be registered.
     """
     from urbancross_bench.frames import frame_of_table
     from urbancross_bench.leaderboard.build import build, columns_of, make_board
     from urbancross_bench.leaderboard.committed import read_unbroken
-    from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
     from urbancross_bench.registry import Registry
 
-    shown = view if isinstance(view, View) else load_view(Path(view or DEFAULT))
-    folders, registry = _folders(places), Registry.discover(_several(plugins))
+    shown, folders, registry = _view(view), _named(places), Registry.discover(_several(plugins))
     if out is None:
         tables = [*make_board(read_unbroken(folders), shown, columns_of(shown, registry)).tables]
     else:
@@ -161,7 +159,7 @@ def leaderboard(
 
 
 def rescore(
-    *places: str | Path,
+    *places: str | Path | Sequence[str | Path],
     metrics: Sequence[str] = ("recall",),
     ties: str | None = None,
     plugins: Sequence[str | Path] = (),
@@ -178,7 +176,7 @@ def rescore(
     from urbancross_bench.execution.rescoring import rescored
     from urbancross_bench.frames import frame_of_records
 
-    folders = _folders(places)
+    folders = _named(places)
     found = rescored(
         folders,
         _several(metrics),
@@ -195,7 +193,7 @@ def rescore(
 def compare(
     a: str | Path,
     b: str | Path,
-    *places: str | Path,
+    *places: str | Path | Sequence[str | Path],
     metric: str = "mR",
     protocol: str | None = None,
     selector: str | None = None,
@@ -213,7 +211,7 @@ def compare(
     from urbancross_bench.leaderboard.pairing import Wanted, sides_of
 
     wanted = Wanted(metric, protocol, selector, _several(scenarios))
-    sides = sides_of(str(a), str(b), [Path(place) for place in places], wanted)
+    sides = sides_of(str(a), str(b), _folders(places), wanted)
     found = comparing.compare(sides, str(a), str(b), wanted)
     frame = frame_of_table(comparing.table_of(found))
     frame.attrs |= {"notes": [*found.notes], "not_compared": [*found.refused]}
@@ -282,17 +280,39 @@ def _planned(grid: Grid | Mapping[str, Any] | str | Path, out: Path | None) -> t
     return plan_grid(grid_of(grid) if isinstance(grid, Mapping) else grid, out, verify=False)
 
 
-def _folders(places: Sequence[str | Path]) -> list[Path]:
+def _view(view: View | Mapping[str, Any] | str | Path | None) -> View:
+    from urbancross_bench.leaderboard.view import DEFAULT, View, load_view
+    from urbancross_bench.specs.reading import checked
+
+    if isinstance(view, Mapping):
+        return checked(View, view, lambda names: "view")
+    return view if isinstance(view, View) else load_view(Path(view or DEFAULT))
+
+
+def _named(places: Sequence[str | Path | Sequence[str | Path]]) -> list[Path]:
+    """The folders, of which at least one is named."""
     from urbancross_bench.errors import UsageError
 
-    if not places:
+    folders = _folders(places)
+    if not folders:
         raise UsageError("name a folder: the output of a grid, a board or an unpacked bundle")
-    return [Path(place) for place in places]
+    return folders
+
+
+def _folders(places: Sequence[str | Path | Sequence[str | Path]]) -> list[Path]:
+    """Each place, or each of a list. Raises UsageError for what is no path."""
+    from urbancross_bench.errors import UsageError
+
+    named = [place for one in places for place in _several(one)]
+    for place in named:
+        if not isinstance(place, (str, Path)):
+            raise UsageError(f"{place!r} is no folder; give its path, as text or a Path")
+    return [Path(place) for place in named]
 
 
 def _several(values: str | Path | Collection[Any]) -> tuple[Any, ...]:
     """Several, or one that is not in a list: a string's letters are never meant."""
-    return (values,) if isinstance(values, (str, Path)) else tuple(values)
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 
 def _path(place: str | Path | None) -> Path | None:

@@ -19,11 +19,13 @@ def size_text(count: float, digits: int = 3) -> str:
 
 
 def read_size(text: str) -> int:
-    """Bytes of `20GB`, `1.5 TB`, `512MiB` or a plain number. Raises ValueError for anything else."""
+    """Bytes of `20GB`, `1.5 TB`, `512MiB`, `7B` or 0. Raises ValueError for anything else."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no size; write 20GB, 500MB or 1.5TB")
     number, unit, binary = match.groups()
+    if number == text.strip() and float(number):
+        raise ValueError(f"{text!r} has no unit; write {number}GB, or {number}B for bytes")
     power = "kmgtp".index(unit.lower()) + 1 if unit else 0
     base: int = 1024 if binary else 1000
     return round(float(number) * float(base**power))

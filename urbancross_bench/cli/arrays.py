@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from urbancross_bench.data import text
 from urbancross_bench.errors import DataError
 
 _MAPPED = 2**31  # bytes from which a file is mapped into memory and never read as a whole
+_INDEX = re.compile(r"\s*\d{1,18}\s*")
 
 
 def read_matrix(place: str) -> Any:
@@ -47,11 +49,11 @@ def read_matrix(place: str) -> Any:
 
 
 def read_map(path: Path) -> NDArray[np.int64]:
-    """(M,) the image of each text, from a JSON list of integers or an `.npy` file. Raises DataError."""
+    """(M,) the image of each text, from a JSON list, lines of one integer each or `.npy`. Raises DataError."""
     if path.suffix == ".npy":
         values = read_matrix(str(path))
     else:
-        content = text.read_json(_there(path))
+        content = _listed(_there(path))
         if not isinstance(content, list) or not all(type(entry) is int for entry in content):
             raise DataError(f"{path} must be a list of integers, the image of each text: [0, 0, 0, 0, 0, 1, …]")
         try:
@@ -80,6 +82,17 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
     if len(lines) != count:
         raise DataError(f"{path} has {len(lines)} lines for {count} {what}; give one line each")
     return numbered(lines)
+
+
+def _listed(path: Path) -> Any:
+    """The integers of a file with one a line, or what one of JSON holds."""
+    lines = text.read_lines(path)
+    if path.suffix == ".json" or "".join(lines).lstrip().startswith("["):
+        return text.read_json(path)
+    wrong = next((number for number, line in enumerate(lines, 1) if not _INDEX.fullmatch(line)), None)
+    if wrong is not None:
+        raise DataError(f"{path}, line {wrong} is no index of an image; write an integer from 0 on each line")
+    return [int(line) for line in lines]
 
 
 def _there(path: Path) -> Path:

@@ -56,8 +56,4 @@ def _print(scores: list[dict[str, Any]]) -> None:
         told = {name: score[name] for name in names} | {"domain": f"on {score['domain']}"}
         head = [route(score["scenario"]), *(told[name] for name in names), f"seed {score['seed']}"]
         print(printable(" · ".join(head)))
-        print("\n".join(f"  {line}" for line in value_lines(score, _lacking)))
-
-
-def _lacking(missing: str) -> str:
-    return f"null, for records hold no {missing}, and the store beside them has none"
+        print("\n".join(f"  {line}" for line in value_lines(score)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from urbancross_bench.cli.options import PluginOption
 if TYPE_CHECKING:
     from urbancross_bench.evaluation.floors import Ints
     from urbancross_bench.evaluation.ranking import Ranking
+    from urbancross_bench.registry import Resolved
 
 _OPTIONS = {"text_id": "--captions", "image_class": "--classes"}
 
@@ -24,7 +25,12 @@ def score(
     images: Annotated[str, typer.Option(metavar="I.npy", help="N × D; .npy, .npz or .safetensors, FILE:ARRAY.")],
     texts: Annotated[str, typer.Option(metavar="T.npy", help="M × D, likewise.")],
     map_: Annotated[
-        Path, typer.Option("--map", metavar="M.json", help="A list of M image indices, from 0: each text's image.")
+        Path,
+        typer.Option(
+            "--map",
+            metavar="M.json",
+            help="M image indices, from 0: each text's image. A JSON list, .npy, or one on each line of a text.",
+        ),
     ],
     captions: Annotated[
         Path | None, typer.Option(metavar="C.txt", help="A line per text; equal lines are equal strings.")
@@ -62,6 +68,7 @@ def score(
     _check_ties(protocol, ties)
     registry = Registry.discover(plugin or [])
     metrics = resolve_metrics(registry, metric or ["recall"])
+    _check_needs(metrics, {"text_id": captions, "image_class": classes})
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
     n, m = len(image_matrix), len(text_matrix)
     if len(owner) == n != m:
@@ -93,6 +100,18 @@ def score(
         print("\n".join(_lines(found)))
     if found["failed"]:
         raise typer.Exit(1)
+
+
+def _check_needs(metrics: Sequence[Resolved], given: Mapping[str, Path | None]) -> None:
+    """A metric that was asked for has what it needs: raise UsageError naming the option that is not given."""
+    from urbancross_bench.errors import UsageError
+
+    for metric in metrics:
+        for need in sorted(metric.plugin.registration.needs & given.keys()):
+            if given[need] is None:
+                raise UsageError(
+                    f"metric {str(metric.reference)!r} needs {_OPTIONS[need]}; add it, see `score --help`"
+                )
 
 
 def _check_ties(protocol: str, ties: str | None) -> None:
@@ -142,7 +161,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *(f"{way}: {sizes[0][way]:,} queries, a gallery of {sizes[1][way]:,}" for way in ("i2t", "t2i")),
         "",
         f"{'':14}{'':>8}  {'95 % interval':18}{'chance':>8}",
-        *value_lines(found, lambda missing: f"null without {_OPTIONS.get(missing, missing)}"),
+        *value_lines(found),
         "",
     ]
     under = "" if found["ties"] == "expected" else f", ties {found['ties']}"
@@ -152,8 +171,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[str]:
-    """A line per value of a score, and per metric that has none: why. `lacking` words what is missing."""
+def value_lines(found: dict[str, Any]) -> list[str]:
+    """A line per value of a score, and per metric that has none: why. Only records lack what a metric needs."""
     from urbancross_bench.interfaces.renderer import printable
 
     lines = []
@@ -162,5 +181,5 @@ def value_lines(found: dict[str, Any], lacking: Callable[[str], str]) -> list[st
         interval = "–" if low is None else f"[{low:.2f}, {high:.2f}]"
         lines.append(f"{printable(name):14}{entry['value']:8.2f}  {interval:18}{entry['chance']:8.2f}")
     for name, missing in found["lacking"].items():
-        lines.append(f"{name}: {', '.join(lacking(one) for one in missing.split(', '))}")
+        lines.append(f"{name}: null, for records hold no {missing}, and the store beside them has none")
     return lines + [printable(f"{name}: failed, {problem}") for name, problem in found["failed"].items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,7 +75,7 @@ def gc(
         raise UsageError(f"--limit: {error}") from None
     store = store_in(out)
     rule = Rule(
-        keep=_needed(keep) if keep else None,
+        keep=_needed(keep, store) if keep else None,
         keep_kinds=_checked_kinds(keep_kind or []),
         unused_for=None if unused_for is None else unused_for * 86400,
         limit=most,
@@ -89,11 +90,17 @@ def gc(
         raise typer.Exit(1)
 
 
-def _needed(grids: Sequence[str]) -> frozenset[str]:
-    """The keys of all stages of some grids."""
+def _needed(grids: Sequence[str], store: Store) -> frozenset[str]:
+    """The keys of all stages of some grids; warns of a grid that needs none of those that are stored."""
     from urbancross_bench.cli.grids import open_grid
 
-    return frozenset(key for grid in grids for key in open_grid(grid, None, None, verify=False)[0].stages)
+    stored, needed = {entry.key for entry in store.entries()}, set[str]()
+    for grid in grids:
+        stages = open_grid(grid, None, None, verify=False)[0].stages
+        if stored and stored.isdisjoint(stages):
+            print(f"warning: grid {grid} needs none of the stages here", file=sys.stderr)
+        needed |= stages.keys()
+    return frozenset(needed)
 
 
 def _checked_kinds(kinds: Sequence[str]) -> frozenset[str]:

@@ -97,7 +97,7 @@ def graded_gains(ranking: Ranking, direction: Direction, k: Sequence[int]) -> di
     """
     inputs = ranking.with_inputs("graded relevance")
     if inputs.text_id is None:
-        raise ValueError("graded relevance needs text_id: equal integers for equal strings")
+        raise ValueError("graded relevance needs text_id, which says which strings are equal")
     string = np.unique(inputs.text_id, return_inverse=True)[1].reshape(-1)
     kind, string_of_kind, copies = _kinds(inputs, string)
     item, of_kind, grade = _graded(ranking, inputs, string, string_of_kind)

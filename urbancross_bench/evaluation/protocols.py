@@ -47,7 +47,7 @@ def deduplicated(image_of_text: Ints, images: int, image_id: Ints, text_id: Ints
     Of equal strings, or equal images, the row that comes first gives the vector.
     """
     if text_id is None:
-        raise ValueError("protocol 'deduplicated' needs text_id: equal integers for equal strings")
+        raise ValueError("protocol 'deduplicated' needs text_id, which says which strings are equal")
     _, first_image, image = np.unique(image_id, return_index=True, return_inverse=True)
     _, first_text, text = np.unique(text_id, return_index=True, return_inverse=True)
     pairs = np.unique(text * len(first_image) + image[image_of_text])

@@ -58,6 +58,11 @@ class DirectionRanking:
     def __post_init__(self) -> None:
         _protect(self)
 
+    def __repr__(self) -> str:
+        recalls = ", ".join(f"R@{k} {value:.2f}" for k, value in self.recall.items())
+        sizes = f"{len(self.greater):,} queries, a gallery of {self.gallery:,}"
+        return f"DirectionRanking({sizes}, {self.ties}, {recalls})"
+
     @property
     def gallery(self) -> int:
         """How many items the gallery has."""
@@ -137,6 +142,10 @@ class Ranking:
 
     def __post_init__(self) -> None:
         _protect(self)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.images:,} images × {len(self.image_of_text):,} texts"
+        return f"Ranking({sizes}, {self.protocol}, {self.ties}, mR {self.mr:.2f})"
 
     @property
     def mr(self) -> float:

@@ -156,21 +156,21 @@ def _rows(records: Sequence[Record]) -> list[Row]:
 
 
 def _filtered(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
-    """The rows wanted. Raises UsageError naming the option whose value no row has."""
+    """The rows wanted. Raises UsageError naming what was asked for and no row has."""
     filters: list[tuple[str, tuple[str, ...], Callable[[Row], str]]] = [
-        ("--protocol", (wanted.protocol,) if wanted.protocol else (), lambda row: str(row.score["protocol"])),
-        ("--selector", (wanted.selector,) if wanted.selector else (), lambda row: row.method[2]),
-        ("--scenario", tuple(map(typed_route, wanted.scenarios)), lambda row: typed_route(row.scenario)),
+        ("protocol", (wanted.protocol,) if wanted.protocol else (), lambda row: str(row.score["protocol"])),
+        ("selector", (wanted.selector,) if wanted.selector else (), lambda row: row.method[2]),
+        ("scenario", tuple(map(typed_route, wanted.scenarios)), lambda row: typed_route(row.scenario)),
     ]
-    for option, values, of in filters:
+    for what, values, of in filters:
         known = {of(row) for row in rows}
         for value in values:
             if value not in known:
-                raise UsageError(f"{option}: no score has {value!r}.{did_you_mean(value, known)}")
+                raise UsageError(f"no score has the {what} {value!r}.{did_you_mean(value, known)}")
         rows = [row for row in rows if not values or of(row) in values]
     metrics = {name for row in rows for name in row.score["metrics"]}
     if rows and wanted.metric not in metrics:
-        raise UsageError(f"--metric: no score has {wanted.metric!r}.{did_you_mean(wanted.metric, metrics)}")
+        raise UsageError(f"no score has the metric {wanted.metric!r}.{did_you_mean(wanted.metric, metrics)}")
     return list(rows)
 
 
@@ -187,7 +187,9 @@ def _of_method(
         if any(spelling(row.run) == name for row in every):
             found = [row for row in rows if spelling(row.run) == name]
             if not found:
-                raise UsageError(f"method {name!r} has no score under these --protocol, --selector and --scenario")
+                raise UsageError(
+                    f"method {name!r} has no score under the protocol, selector and scenarios asked for"
+                )
             return found, says_encoder
     failed = [record.spec["status"] for record in records if any(of(record.spec) == name for of, _ in spellings)]
     if failed:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
-from urbancross_bench.errors import did_you_mean, requirement
+from urbancross_bench.errors import UsageError, did_you_mean, requirement
 from urbancross_bench.evaluation.protocols import PRESETS, PROTOCOLS, protocol_and_ties
 from urbancross_bench.interfaces.renderer import printable
 from urbancross_bench.specs.ablation import Ablation
@@ -139,6 +139,8 @@ class Grid(Spec):
         """The grid of a file, or a built-in one by its name, with `a.b=c` overrides; see `reading.load_grid`."""
         from urbancross_bench.specs.reading import find_grid, load_grid  # which need this class
 
+        if isinstance(grid, Mapping):
+            raise UsageError("Grid.from_yaml reads a file; give a mapping to `plan` or `run` as it is")
         return load_grid(find_grid(grid), overrides)
 
     @field_validator("scenarios", mode="before")
