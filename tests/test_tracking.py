@@ -65,7 +65,8 @@ class Mine(Tracker):
 RAISES = """
 class Mine(Tracker):
     def on_epoch_ended(self, stage, values, key):
-        raise RuntimeError("not interested")
+        self.times = getattr(self, "times", 0) + 1
+        raise RuntimeError(f"not interested {self.times}")
     def on_grid_finished(self, out, counts):
         sys.exit(0)
 """
@@ -187,10 +188,24 @@ def test_trackers_hear_all_and_those_that_misbehave_are_warned_of(tmp_path: Path
     assert sorted(heard.warnings) == [
         "tracker crashes: ended (signal 11, Segmentation fault) before the grid did; it is told nothing more",
         "tracker exits: ended (exit status 3) before the grid did; it is told nothing more",
-        "tracker raises: failed in on_epoch_ended: RuntimeError: not interested",
+        "tracker raises: failed 1 more time in the same ways; see {}".format(out / "journal/tracker-raises.log"),
+        "tracker raises: failed in on_epoch_ended: RuntimeError: not interested 1",
         "tracker raises: failed in on_grid_finished: SystemExit: 0",
     ]
     assert (out / "journal" / "tracker-prints.log").read_bytes().endswith(b"the end of it\n")
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def test_a_folder_that_cannot_be_written_to_is_said_once(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    (tmp_path / "a_file.csv").touch()
+    heard, out = Heard(), tmp_path / "out"
+    reference = f"{name}[folder={tmp_path / 'a_file.csv'}]"
+    tell_of_a_grid(trackers([reference], Registry.discover(), [], out, heard, patience=60), out)
+    said, *ended = heard.warnings
+    assert "failed in on_grid_started: UsageError: nothing can be written to" in said
+    assert said.endswith("name another by folder=…")
+    assert [one for one in ended if not one.endswith("is told nothing more")] == []
 
 
 def test_one_that_hangs_costs_no_time_silences_no_other_and_is_killed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from urbancross_bench.interfaces import Options, Scores, Tracker
+from urbancross_trackers.folders import writable
 from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
 
 
@@ -33,7 +34,7 @@ class Tensorboard(Tracker):
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """Settle the folder; a file name of this session's own keeps apart those of several."""
         chosen = cast(TensorboardOptions, self.options).folder
-        self._folder = Path(out) / "tensorboard" if chosen is None else Path(chosen)
+        self._folder = writable(Path(out) / "tensorboard" if chosen is None else Path(chosen))
         self._file = f"events.out.tfevents.{time.time_ns() // 1000}.urbancross"
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from urbancross_bench.interfaces import Options, Scores, Tracker
+from urbancross_trackers.folders import writable
 from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
 
 # With one of these Trackio would send what it is told elsewhere.
@@ -40,7 +41,7 @@ class Trackio(Tracker):
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """Settle folder and project, before Trackio is imported: it looks at its environment only then."""
         options = cast(TrackioOptions, self.options)
-        os.environ["TRACKIO_DIR"] = str((Path(options.folder or Path(out) / "trackio")).resolve())
+        os.environ["TRACKIO_DIR"] = str(writable(Path(options.folder or Path(out) / "trackio")).resolve())
         for name in _ELSEWHERE:
             os.environ.pop(name, None)
         self._project = re.sub(r"[^\w-]+", "-", options.project or grid)

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -29,7 +30,6 @@ from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
 
 END = b""  # the last message of the grid's process
-_PROBLEMS = 20  # different ones that are told; the log has them all
 
 Call = Callable[[str, dict[str, Any]], None]
 
@@ -59,14 +59,17 @@ def host(hosted: Hosted, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grid's to answer, which tells of its end
     threading.Thread(target=_leave_with_parent, args=(hosted.patience,), daemon=True).start()
     _print_to(hosted.log)
-    told: set[str] = set()
+    problems: Counter[str] = Counter()
+
+    def say(text: str) -> None:
+        connection.send_bytes(text[:500].encode(errors="replace"))
 
     def problem(what: str, error: BaseException) -> None:
         traceback.print_exc()
-        text = f"{what}: {type(error).__name__}: {error}"[:500]
-        if text not in told and len(told) < _PROBLEMS:
-            told.add(text)
-            connection.send_bytes(text.encode(errors="replace"))
+        named = f"{what}: {type(error).__name__}"
+        problems[named] += 1
+        if problems[named] == 1:  # the next ones may name other files, and be the same all the same
+            say(f"{named}: {error}")
 
     with contextlib.suppress(EOFError, OSError):  # the grid's process is gone
         try:
@@ -83,6 +86,10 @@ def host(hosted: Hosted, connection: Connection) -> None:
                 call(hook, arguments)
             except (Exception, SystemExit) as error:
                 problem(f"failed in {hook}", error)
+                if hook == "on_grid_started":
+                    return
+        if more := problems.total() - len(problems):
+            say(f"failed {more} more time{'s' if more > 1 else ''} in the same ways; see {hosted.log}")
 
 
 def _caller(hosted: Hosted) -> Call:

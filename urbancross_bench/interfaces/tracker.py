@@ -14,8 +14,8 @@ class Tracker:
     """A tracker plugin, for `run --track NAME`. It lives in a process of its own, from before the first stage.
 
     Its methods are the hooks of the life of a grid (`hookspecs` describes their arguments), called in order, one
-    at a time. What one raises is a warning; one that hangs, or ends its process, is told nothing more and costs
-    the grid nothing. What it prints goes to a file in the output folder.
+    at a time. What one raises is a warning; one that hangs, ends its process, or raises when the grid starts is
+    told nothing more and costs the grid nothing. What it prints goes to a file in the output folder.
 
     Packages that it imports are named when it is registered, `needs={"tensorboard"}`: where one is missing, `run`
     says so before anything starts.
