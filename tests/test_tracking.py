@@ -366,6 +366,24 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     assert "torch.utils.tensorboard" not in sys.modules
 
 
+def test_tensorboard_shows_a_point_once_that_a_resumed_training_passes_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ((3, 6, 9), (6, 9, 12)):  # the second session goes on from what was saved at 3
+        tracker = Registry.discover().resolve("tracker", "tensorboard").build()
+        tracker.on_grid_started(str(tmp_path), "small", [])
+        for step in steps:
+            tracker.on_epoch_ended("adapt", {"step": float(step), "loss": step / 10}, ADAPT[0].key)
+        tracker.on_run_finished(spec(0), "ok", None, {"last/classic/b": {"mR": 12.5}})
+    [training] = (tmp_path / "tensorboard" / "trainings").iterdir()
+    assert len(list(training.iterdir())) == 2
+    read = EventAccumulator(str(training), purge_orphaned_data=True).Reload()
+    assert [point.step for point in read.Scalars("train/loss")] == [3, 6, 9, 12]
+    [run] = (tmp_path / "tensorboard" / "runs").iterdir()
+    assert len(EventAccumulator(str(run)).Reload().Scalars("last/classic/b/mR")) == 1
+
+
 def test_trackio_keeps_what_was_written_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
     import sqlite3

@@ -50,7 +50,7 @@ class Tensorboard(Tracker):
         self._write(self._folder / "runs" / _as_folder(run_title(run)), scored(scores), 0, text)
 
     def _write(self, place: Path, scalars: Mapping[str, float], step: float, text: str = "") -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -67,7 +67,9 @@ class Tensorboard(Tracker):
         now, file = time.time(), place / self._file
         events = [Event(wall_time=now, step=int(step), summary=Summary(value=values))]
         if not file.exists():
-            events.insert(0, Event(wall_time=now, file_version="brain.Event:2"))
+            # Of what an earlier session wrote, TensorBoard then leaves out what this one writes again.
+            start = Event(wall_time=now, step=int(step), session_log=SessionLog(status=SessionLog.START))
+            events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         with file.open("ab") as records:
             writer = RecordWriter(records)
             for event in events:
