@@ -37,9 +37,20 @@ class Tensorboard(Tracker):
         self._folder = writable(Path(out) / "tensorboard" if chosen is None else Path(chosen))
         self._file = f"events.out.tfevents.{time.time_ns() // 1000}.urbancross"
 
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """The same, of whatever the folder has nothing of yet."""
+        for training in trainings:
+            if not self._training(training["stage"], training["key"]).exists():
+                for values in training["passes"]:
+                    self.on_epoch_ended(training["stage"], values, training["key"])
+        if not self._of_run(run).exists():
+            self.on_run_finished(run, "ok", None, scores)
+
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""
-        place = self._folder / "trainings" / _as_folder(training_title(stage, key))
+        place = self._training(stage, key)
         self._write(place, {f"train/{name}": value for name, value in numbers(values).items()}, values["step"])
 
     def on_run_finished(self, run: Mapping[str, Any], status: str, error: str | None, scores: Scores) -> None:
@@ -47,7 +58,13 @@ class Tensorboard(Tracker):
         said = {**facts(run), "status": status} | ({"error": error} if error else {})
         rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in said.items())
         text = f"| | |\n|---|---|\n{rows}"
-        self._write(self._folder / "runs" / _as_folder(run_title(run)), scored(scores), 0, text)
+        self._write(self._of_run(run), scored(scores), 0, text)
+
+    def _training(self, stage: str, key: str) -> Path:
+        return self._folder / "trainings" / _as_folder(training_title(stage, key))
+
+    def _of_run(self, run: Mapping[str, Any]) -> Path:
+        return self._folder / "runs" / _as_folder(run_title(run))
 
     def _write(self, place: Path, scalars: Mapping[str, float], step: float, text: str = "") -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -46,6 +46,18 @@ class Trackio(Tracker):
             os.environ.pop(name, None)
         self._project = re.sub(r"[^\w-]+", "-", options.project or grid)
         self._current: tuple[str, Any] | None = None
+        self._known: set[str] | None = None
+
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """The same, of whatever the project has nothing of yet."""
+        for training in trainings:
+            if self._is_new(training_title(training["stage"], training["key"])):
+                for values in training["passes"]:
+                    self.on_epoch_ended(training["stage"], values, training["key"])
+        if self._is_new(run_title(run)):
+            self.on_run_finished(run, "ok", None, scores)
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""
@@ -61,6 +73,19 @@ class Trackio(Tracker):
         """Write what waits to be written."""
         if self._current is not None:
             self._current[1].finish()
+
+    def _is_new(self, title: str) -> bool:
+        """Whether the project had no run of this name, and was not asked for it before."""
+        import trackio
+
+        if self._known is None:
+            try:
+                self._known = {run.name for run in trackio.Api().runs(self._project)}
+            except ValueError:  # there is no such project
+                self._known = set()
+        known = title in self._known
+        self._known.add(title)
+        return not known
 
     def _run(self, title: str, config: Mapping[str, str], group: str) -> Any:
         """Trackio's run of this name, as it was left: trainings take turns, and it knows one current run alone."""

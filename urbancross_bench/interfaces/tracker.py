@@ -29,6 +29,11 @@ class Tracker:
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """The grid is planned; `runs` are to do."""
 
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """A run was recorded before; `trainings` are what `on_epoch_ended` would have been told of its stages."""
+
     def on_run_started(self, run: Mapping[str, Any]) -> None:
         """A run begins."""
 
