@@ -278,7 +278,7 @@ def _planned(grid: Grid | Mapping[str, Any] | str | Path, out: Path | None) -> t
     from urbancross_bench.specs.reading import grid_of
 
     if isinstance(grid, (str, Path)):
-        return open_grid(str(grid), None, out, verify=False)
+        return open_grid(str(grid), out=out)
     return plan_grid(grid_of(grid) if isinstance(grid, Mapping) else grid, out, verify=False)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.cli.options import PluginOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +49,7 @@ def gc(
         list[str] | None,
         typer.Option(metavar="GRID", help="Keep every stage that this grid needs; repeatable."),
     ] = None,
+    plugin: PluginOption = None,
     keep_kind: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="Keep all stages of a kind; repeatable.")
     ] = None,
@@ -74,7 +76,7 @@ def gc(
         raise UsageError(f"--limit: {error}") from None
     store = store_in(out)
     rule = Rule(
-        keep=_needed(keep) if keep else None,
+        keep=_needed(keep, plugin) if keep else None,
         keep_kinds=_checked_kinds(keep_kind or []),
         unused_for=None if unused_for is None else unused_for * 86400,
         limit=most,
@@ -89,11 +91,11 @@ def gc(
         raise typer.Exit(1)
 
 
-def _needed(grids: Sequence[str]) -> frozenset[str]:
-    """The keys of all stages of some grids."""
+def _needed(grids: Sequence[str], plugins: Sequence[Path] | None) -> frozenset[str]:
+    """The keys of all stages of some grids, each with these plugins besides its own."""
     from urbancross_bench.cli.grids import open_grid
 
-    return frozenset(key for grid in grids for key in open_grid(grid, None, None, verify=False)[0].stages)
+    return frozenset(key for grid in grids for key in open_grid(grid, plugins=plugins)[0].stages)
 
 
 def _checked_kinds(kinds: Sequence[str]) -> frozenset[str]:
