@@ -108,7 +108,7 @@ def run(
             track=_several(track),
             track_patience=track_patience,
         )
-    keys = set(_several(only)) or {planned.key for planned in made.runs}
+    keys = {planned.key for planned in made.runs if not only or planned.key.startswith(_several(only))}
     records = [record for record in read_records([folder]) if record.folder.name in keys]
     return frame_of_records(records, [folder])
 

@@ -30,7 +30,7 @@ def run(
     device: DeviceOption = "auto",
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
+        typer.Option(metavar="KEY", help="Only the run whose key begins so, and no tables; repeatable."),
     ] = None,
     store: Annotated[
         Path | None,
