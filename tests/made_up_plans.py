@@ -50,7 +50,8 @@ def make_run(number: int, trainings: Sequence[Stage], ranks: Sequence[Stage]) ->
     )
     scenario = {"source": [*SCENARIO.source], "target": SCENARIO.target}
     labels = {"encoder": {"label": "tiny"}, "adaptation": {"label": "dann"}}
-    spec = {"key": key, "seed": number, "scenario": scenario, **labels}
+    stages = {"adapt": [stage.key for stage in trainings], "pretrain": trainings[0].inputs["start"]}
+    spec = {"key": key, "seed": number, "scenario": scenario, **labels, "stages": stages}
     return Run(SCENARIO, "tiny", "dann", number, "", key, spec, tuple(trainings), scores)
 
 

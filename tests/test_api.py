@@ -122,6 +122,9 @@ def test_only_some_runs_are_given_back(outcome: Outcome, tmp_path: Path) -> None
     shutil.copytree(outcome.out, out, symlinks=True)
     [first, *_] = api.plan(outcome.file, out)["run"]
     assert {*api.run(outcome.file, out, only=[first])["run"]} == {first}
+    assert {*api.run(outcome.file, out, only=[first[:12]])["run"]} == {first}
+    with pytest.raises(UsageError, match=r"16 keys begin with : .*, and 11 more; write more of it"):
+        api.run(outcome.file, out, only=[""])
 
 
 def test_what_an_earlier_version_left_is_told_apart(outcome: Outcome, tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ def test_one_file_plugins_can_be_shown(cli: Cli, tmp_path: Path) -> None:
         "    return [register('mine', 'shown_metric:Mine', summary='my own')]\n"
     )
     assert "my own" in cli("plugins", "list", "--plugin", tmp_path / "shown_metric.py").out
+    assert {line.split()[0] for line in cli("plugins", "list", "metric").out.splitlines()} == {"metric"}
+    wrong = cli("plugins", "list", "metrics")
+    assert (wrong.status, wrong.err) == (
+        2,
+        "error: there is no kind 'metrics' of plugin. Did you mean \"metric\"?\n",
+    )
     assert "my own" in cli("show", "mine", "--plugin", tmp_path / "shown_metric.py").out
 
 

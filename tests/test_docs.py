@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_the_records_page_runs() -> None:
 
 
 def test_the_one_file_method_of_the_plugins_page_runs(
-    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path
+    grid: Callable[..., Path], cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, *_ = blocks("plugins.md", "python")
     (tmp_path / "my_method.py").write_text(code)
@@ -48,6 +49,22 @@ def test_the_one_file_method_of_the_plugins_page_runs(
     result = cli("run", grid(**yaml.safe_load(shown)), "--out", tmp_path / "out")
     assert result.status == 0, result.err
     assert "mean_matching[weight=0.5]" in result.out
+
+    file = grid(**yaml.safe_load(shown) | {"plugins": []}).rename(tmp_path / "without.yaml")
+    monkeypatch.chdir(tmp_path)
+    named = ("--out", "out", "--plugin", "my_method.py")
+    again = cli("run", file, *named)
+    assert (again.status, "reused" in again.out, " ok" in again.out) == (0, True, False), again.out
+    assert cli("export", "bundle", "out", "grid.zip").status == 0
+    with zipfile.ZipFile("grid.zip") as bundle:
+        assert [name for name in bundle.namelist() if name.endswith("my_method.py")] != []
+    assert cli("export", file, "--set", "seeds=[7]", *named).out.count("--plugin my_method.py") > 1
+    assert cli("store", "gc", "out", "--keep", file, "--plugin", "my_method.py").status == 0
+
+    plan = ("plan", "quickstart", "--set", "adaptations=[mean_matching]", "--json")
+    plans = [cli(*plan, *named) for named in (("--plugin", "my_method.py"), ("--set", "plugins=[my_method.py]"))]
+    assert [plan.err for plan in plans] == ["", ""]
+    assert plans[0].out == plans[1].out
 
 
 def test_the_one_file_metric_of_the_plugins_page_runs(cli: Callable[..., Result], tmp_path: Path) -> None:

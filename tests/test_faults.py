@@ -143,7 +143,7 @@ def test_a_second_interrupt_does_not_wait(broken: BrokenGrid) -> None:
         f"    open({str(pipe)!r}, 'w').close()\n"
         "    threading.Event().wait()\n"
     )
-    plugins = ("--set", "plugins=[moody_plugin.py,endless.py]", "--track-patience", "3600")
+    plugins = ("--plugin", str(broken.folder / "endless.py"), "--track-patience", "3600")
     process = broken.start("endless", *plugins)
     assert process.stdout is not None
     next(line for line in process.stdout if "[1/" in line)

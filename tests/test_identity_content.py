@@ -132,6 +132,10 @@ def test_what_run_is_told_moves_nothing(
     grid: GridWriter, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Plan] = []
+    plugin = tmp_path / "bare_plugin.py"
+    plugin.write_text(
+        "from urbancross_bench.interfaces import hookimpl\n\n\n@hookimpl\ndef register_columns():\n    return []\n"
+    )
 
     def carried_out(plan: Plan, *_: object, **__: object) -> Counter[str]:
         seen.append(plan)
@@ -142,6 +146,7 @@ def test_what_run_is_told_moves_nothing(
     options: dict[str, object] = {
         "out": tmp_path / "elsewhere",
         "set": "executor=local[slots=3]",
+        "plugin": plugin,
         "verify": None,
         "device": "cuda:1",
         "only": "1a2b",

@@ -216,10 +216,18 @@ def test_a_run_that_its_grid_has_no_more_is_told_so(outcome: Outcome, cli: Cli, 
     assert f"run {key} has no score, or is of no grid in {tmp_path} as it was run there last" in result.err
 
 
+def test_without_a_query_the_runs_are_listed(outcome: Outcome, cli: Cli) -> None:
+    result, several = cli("search", outcome.out), cli("search", outcome.out, "green")
+    *listed, last = result.out.splitlines()
+    assert (result.status, len(listed)) == (0, 16)
+    assert listed == [line.strip() for line in several.err.splitlines()[1:]]
+    assert "--run" in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ((), "there is nothing to search for"),
+        (("--run", "RUN"), "there is nothing to search for"),
         (("  ",), "a query is blank"),
         (("green", "--to", "found.gif"), "name a page (.html, .htm) or a picture (.png"),
         (("green", "--run", "zz"), "0 keys of runs begin with zz; name one by its key:"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,20 @@ def test_what_a_message_proposes_for_scenarios_is_a_grid(load) -> None:  # type:
 def test_bad_overrides(load, override: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError):
         load(GOOD, override)
+
+
+def test_paths_of_an_override_are_taken_from_the_working_folder(
+    load: Callable[..., Grid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = GOOD + "plugins: [p.py]\nexclusions: {a: a.csv, b: b.csv}\nsegments: {a: s}\n"
+    beside, there = str(tmp_path), str(tmp_path / "elsewhere")
+    grid = load(text, "exclusions.b=b.csv", "segments={a: s}")
+    assert grid.plugins == (f"{beside}/p.py",)
+    assert grid.exclusions == {"a": f"{beside}/a.csv", "b": f"{there}/b.csv"}
+    assert grid.segments == {"a": f"{there}/s"}
+    assert load(text, "plugins=[p.py]").plugins == (f"{there}/p.py",)
 
 
 def test_no_file_no_mapping(load, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -14,13 +14,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
-from grid_events import ADAPT, RUNS, Heard, spec, status, write_record
+from grid_events import ADAPT, RUNS, START, Heard, spec, status, write_record
 
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.tracking import Tracking, trackers
+from urbancross_bench.files import write_json
 from urbancross_bench.hookspecs import LIFECYCLE_HOOKS
-from urbancross_bench.interfaces import Scores
+from urbancross_bench.interfaces import Scores, Tracker
 from urbancross_bench.registry import Registry
 
 TESTS = Path(__file__).parent
@@ -52,6 +53,8 @@ class Mine(Tracker):
             file.write(json.dumps(told) + "\\n")
     def on_grid_started(self, out, grid, runs):
         self.say("grid started", grid, [run["seed"] for run in runs], "torch" in sys.modules)
+    def on_run_reused(self, run, trainings, scores):
+        self.say("run reused", run["seed"], trainings, scores)
     def on_run_started(self, run):
         self.say("run started", run["seed"])
     def on_epoch_ended(self, stage, values, key):
@@ -65,7 +68,8 @@ class Mine(Tracker):
 RAISES = """
 class Mine(Tracker):
     def on_epoch_ended(self, stage, values, key):
-        raise RuntimeError("not interested")
+        self.times = getattr(self, "times", 0) + 1
+        raise RuntimeError(f"not interested {self.times}")
     def on_grid_finished(self, out, counts):
         sys.exit(0)
 """
@@ -122,9 +126,9 @@ def plugin(folder: Path, name: str, body: str) -> Path:
     return file
 
 
-def tell_of_a_grid(listener: Listener, out: Path) -> None:
-    """Two runs, of which one fails."""
-    listener.planned(status())
+def tell_of_a_grid(listener: Listener, out: Path, reused: int = 0) -> None:
+    """Two runs, of which one fails, as if so many had been recorded before."""
+    listener.planned(status(reused=reused))
     listener.run_started(RUNS[0])
     listener.stage_values(ADAPT[0], {"step": 3.0, "loss": 0.5})
     listener.stage_values(ADAPT[0], {"step": 6.0, "loss": float("nan")})
@@ -143,9 +147,8 @@ def test_a_grid_calls_every_hook_that_there_is(tmp_path: Path) -> None:
         "from urbancross_bench.interfaces import hookimpl\n"
         + "".join(hook.format(name, str(place)) for name in LIFECYCLE_HOOKS)
     )
-    tell_of_a_grid(
-        trackers([], Registry.discover([file]), [file], tmp_path / "out", heard, patience=60), tmp_path / "out"
-    )
+    listener = trackers([], Registry.discover([file]), [file], tmp_path / "out", heard, patience=60)
+    tell_of_a_grid(listener, tmp_path / "out", reused=1)
     assert (heard.warnings, {*place.read_text().split()}) == ([], {*LIFECYCLE_HOOKS})
 
 
@@ -187,10 +190,41 @@ def test_trackers_hear_all_and_those_that_misbehave_are_warned_of(tmp_path: Path
     assert sorted(heard.warnings) == [
         "tracker crashes: ended (signal 11, Segmentation fault) before the grid did; it is told nothing more",
         "tracker exits: ended (exit status 3) before the grid did; it is told nothing more",
-        "tracker raises: failed in on_epoch_ended: RuntimeError: not interested",
+        "tracker raises: failed 1 more time in the same ways; see {}".format(out / "journal/tracker-raises.log"),
+        "tracker raises: failed in on_epoch_ended: RuntimeError: not interested 1",
         "tracker raises: failed in on_grid_finished: SystemExit: 0",
     ]
     assert (out / "journal" / "tracker-prints.log").read_bytes().endswith(b"the end of it\n")
+
+
+def test_of_runs_that_are_reused_is_told_what_their_records_say(tmp_path: Path) -> None:
+    file, heard, out = plugin(tmp_path, "good", GOOD), Heard(), tmp_path / "out"
+    passes = [{"step": 3.0, "loss": 0.5}, {"step": 6.0, "loss": 0.25}]
+    write_record(out, RUNS[0], "ok", scores={"mR": 12.5})
+    write_json(out / "runs" / RUNS[0].key / "curve.json", {"pretrain": passes, "adapt": passes})
+    references = [f"good[place={tmp_path / 'heard'}]"]
+    listener = trackers(references, Registry.discover([file]), [file], out, heard, patience=60)
+    listener.planned(status(reused=1))  # whose pre-training is to be done again, for the other run
+    listener.finished({"reused": 1})
+    assert heard.warnings == []
+    training = {"stage": "adapt dann, a → b, seed 0", "key": ADAPT[0].key, "passes": passes}
+    assert lines(tmp_path / "heard")[1:] == [
+        ["run reused", 0, [training], {"last/classic/b": {"mR": 12.5}}],
+        ["grid finished", {"reused": 1}],
+    ]
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def test_a_folder_that_cannot_be_written_to_is_said_once(tmp_path: Path, name: str) -> None:
+    pytest.importorskip(name)
+    (tmp_path / "a_file.csv").touch()
+    heard, out = Heard(), tmp_path / "out"
+    reference = f"{name}[folder={tmp_path / 'a_file.csv'}]"
+    tell_of_a_grid(trackers([reference], Registry.discover(), [], out, heard, patience=60), out)
+    said, *ended = heard.warnings
+    assert "failed in on_grid_started: UsageError: nothing can be written to" in said
+    assert said.endswith("name another by folder=…")
+    assert [one for one in ended if not one.endswith("is told nothing more")] == []
 
 
 def test_one_that_hangs_costs_no_time_silences_no_other_and_is_killed(tmp_path: Path) -> None:
@@ -333,6 +367,49 @@ def hear(tracker: object, out: Path) -> None:
             tracker.on_epoch_ended("adapt dann, a → b/c, seed 0", {"step": 6.0, "loss": 0.25}, ADAPT[0].key)  # type: ignore[attr-defined]
 
 
+def hear_of_reused(tracker: Tracker, out: Path) -> None:
+    """What a tracker is told of a grid that is finished, but for its process."""
+    passes = [{"step": 3.0, "loss": 0.5}, {"step": 6.0, "loss": 0.25}]
+    tracker.on_grid_started(str(out), "small", [])
+    for seed in range(2):  # runs that share a training
+        trained = [{"stage": "pretrain tiny, a", "key": START.key, "passes": passes}]
+        tracker.on_run_reused(spec(seed), trained, {"last/classic/b": {"mR": 12.5}})
+    tracker.on_grid_finished(str(out), {"reused": 2})
+
+
+def test_tensorboard_is_filled_from_records_once(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        hear_of_reused(Registry.discover().resolve("tracker", "tensorboard").build(), tmp_path)
+    [training] = (tmp_path / "tensorboard" / "trainings").iterdir()
+    runs = list((tmp_path / "tensorboard" / "runs").iterdir())
+    assert [len(list(place.iterdir())) for place in (training, *runs)] == [1, 1, 1]
+    read = EventAccumulator(str(training)).Reload()
+    assert [(point.step, point.value) for point in read.Scalars("train/loss")] == [(3, 0.5), (6, 0.25)]
+    assert [len(EventAccumulator(str(run)).Reload().Scalars("last/classic/b/mR")) for run in runs] == [1, 1]
+
+
+def test_trackio_is_filled_from_records_once(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    import sqlite3
+
+    code = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+from pathlib import Path
+from test_tracking import hear_of_reused
+from urbancross_bench.registry import Registry
+hear_of_reused(Registry.discover().resolve("tracker", "trackio").build(), Path({str(tmp_path)!r}))
+"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    with sqlite3.connect(tmp_path / "trackio" / "small.db") as database:
+        found = database.execute("SELECT group_concat(step) FROM metrics GROUP BY run_name ORDER BY 1").fetchall()
+    assert found == [("0",), ("0",), ("3,6",)]
+
+
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -349,6 +426,24 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     [text] = read.Tensors("run/text_summary")
     assert b"| error | one \\| score |" in text.tensor_proto.string_val[0]
     assert "torch.utils.tensorboard" not in sys.modules
+
+
+def test_tensorboard_shows_a_point_once_that_a_resumed_training_passes_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in ((3, 6, 9), (6, 9, 12)):  # the second session goes on from what was saved at 3
+        tracker = Registry.discover().resolve("tracker", "tensorboard").build()
+        tracker.on_grid_started(str(tmp_path), "small", [])
+        for step in steps:
+            tracker.on_epoch_ended("adapt", {"step": float(step), "loss": step / 10}, ADAPT[0].key)
+        tracker.on_run_finished(spec(0), "ok", None, {"last/classic/b": {"mR": 12.5}})
+    [training] = (tmp_path / "tensorboard" / "trainings").iterdir()
+    assert len(list(training.iterdir())) == 2
+    read = EventAccumulator(str(training), purge_orphaned_data=True).Reload()
+    assert [point.step for point in read.Scalars("train/loss")] == [3, 6, 9, 12]
+    [run] = (tmp_path / "tensorboard" / "runs").iterdir()
+    assert len(EventAccumulator(str(run)).Reload().Scalars("last/classic/b/mR")) == 1
 
 
 def test_trackio_keeps_what_was_written_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

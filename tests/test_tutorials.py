@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_there_is_a_tutorial_for_what_is_written_most() -> None:
     assert {path.stem for path in TUTORIALS.glob("*.md")} <= {*KINDS}
+
+
+def test_the_encoder_is_said_to_be_what_it_is(packages: dict[str, Path]) -> None:
+    """Whatever the generated package says of its own model; and a wrong option is told before anything runs."""
+    project = tomllib.loads((packages["encoder"] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [needed] = blocks("encoder", "toml")
+    assert {*project["dependencies"]} < {*tomllib.loads(needed)["dependencies"]}
+
+    def told(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(packages["encoder"] / "src")}
+        command = [sys.executable, "-m", "urbancross_bench", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert "image model of timm" in told("show", "timm_words").stdout
+    wrong = told("plan", "quickstart", "--set", "encoders=[timm_words[architecture=resnet999]]")
+    assert (wrong.returncode, "architecture" in wrong.stderr) == (2, True), wrong.stderr
 
 
 @pytest.mark.long

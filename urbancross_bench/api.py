@@ -108,7 +108,7 @@ def run(
             track=_several(track),
             track_patience=track_patience,
         )
-    keys = set(_several(only)) or {planned.key for planned in made.runs}
+    keys = {planned.key for planned in made.runs if not only or planned.key.startswith(_several(only))}
     records = [record for record in read_records([folder]) if record.folder.name in keys]
     return frame_of_records(records, [folder])
 
@@ -276,7 +276,7 @@ def _planned(grid: Grid | Mapping[str, Any] | str | Path, out: Path | None) -> t
     from urbancross_bench.specs.reading import grid_of
 
     if isinstance(grid, (str, Path)):
-        return open_grid(str(grid), None, out, verify=False)
+        return open_grid(str(grid), out=out)
     return plan_grid(grid_of(grid) if isinstance(grid, Mapping) else grid, out, verify=False)
 
 

@@ -34,6 +34,7 @@ REGISTRATION_HOOKS = {
 # nothing: not its time, not its result. An implementation may leave out arguments that it does not use.
 LIFECYCLE_HOOKS = (
     "on_grid_started",
+    "on_run_reused",
     "on_run_started",
     "on_epoch_ended",
     "on_run_finished",
@@ -104,6 +105,19 @@ def register_commands() -> Sequence[Registration]:  # type: ignore[empty-body]
 @hookspec
 def on_grid_started(out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
     """Before the first stage. `out` is the output folder, `grid` its name, `runs` the specs of the runs to do."""
+
+
+@hookspec
+def on_run_reused(
+    run: Mapping[str, Any],
+    trainings: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, float]],
+) -> None:
+    """`run` has a record already, which is reused. Called for each such run before anything else of any run.
+
+    `trainings`: of each stage that trained for it, and is not to be done again, `stage` and `key` as
+    `on_epoch_ended` has them, and `passes`, the `values` of each pass.
+    """
 
 
 @hookspec

@@ -96,6 +96,14 @@ class ScoreRecord:
             raise DataError(f"record {file} cannot be read: {error}") from error
 
 
+def trainings_of(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The trainings of a run, as `curve.json` calls them → keys of their stages; trials after the first, which is
+    the grid's own, have a number.
+    """
+    adapting = {f"adapt {n}" if n else "adapt": key for n, key in enumerate(spec["stages"]["adapt"])}
+    return {"pretrain": spec["stages"]["pretrain"], **adapting}
+
+
 @dataclass(frozen=True, eq=False)
 class Record:
     """One run: its spec with its status, and its scores in order of their keys."""

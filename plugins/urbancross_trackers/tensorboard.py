@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from urbancross_bench.interfaces import Options, Scores, Tracker
+from urbancross_trackers.folders import writable
 from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
 
 
@@ -33,12 +34,23 @@ class Tensorboard(Tracker):
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """Settle the folder; a file name of this session's own keeps apart those of several."""
         chosen = cast(TensorboardOptions, self.options).folder
-        self._folder = Path(out) / "tensorboard" if chosen is None else Path(chosen)
+        self._folder = writable(Path(out) / "tensorboard" if chosen is None else Path(chosen))
         self._file = f"events.out.tfevents.{time.time_ns() // 1000}.urbancross"
+
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """The same, of whatever the folder has nothing of yet."""
+        for training in trainings:
+            if not self._training(training["stage"], training["key"]).exists():
+                for values in training["passes"]:
+                    self.on_epoch_ended(training["stage"], values, training["key"])
+        if not self._of_run(run).exists():
+            self.on_run_finished(run, "ok", None, scores)
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""
-        place = self._folder / "trainings" / _as_folder(training_title(stage, key))
+        place = self._training(stage, key)
         self._write(place, {f"train/{name}": value for name, value in numbers(values).items()}, values["step"])
 
     def on_run_finished(self, run: Mapping[str, Any], status: str, error: str | None, scores: Scores) -> None:
@@ -46,10 +58,16 @@ class Tensorboard(Tracker):
         said = {**facts(run), "status": status} | ({"error": error} if error else {})
         rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in said.items())
         text = f"| | |\n|---|---|\n{rows}"
-        self._write(self._folder / "runs" / _as_folder(run_title(run)), scored(scores), 0, text)
+        self._write(self._of_run(run), scored(scores), 0, text)
+
+    def _training(self, stage: str, key: str) -> Path:
+        return self._folder / "trainings" / _as_folder(training_title(stage, key))
+
+    def _of_run(self, run: Mapping[str, Any]) -> Path:
+        return self._folder / "runs" / _as_folder(run_title(run))
 
     def _write(self, place: Path, scalars: Mapping[str, float], step: float, text: str = "") -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -66,7 +84,9 @@ class Tensorboard(Tracker):
         now, file = time.time(), place / self._file
         events = [Event(wall_time=now, step=int(step), summary=Summary(value=values))]
         if not file.exists():
-            events.insert(0, Event(wall_time=now, file_version="brain.Event:2"))
+            # Of what an earlier session wrote, TensorBoard then leaves out what this one writes again.
+            start = Event(wall_time=now, step=int(step), session_log=SessionLog(status=SessionLog.START))
+            events = [Event(wall_time=now, file_version="brain.Event:2"), start, *events]
         with file.open("ab") as records:
             writer = RecordWriter(records)
             for event in events:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import Field
 
 from urbancross_bench.interfaces import Options, Scores, Tracker
+from urbancross_trackers.folders import writable
 from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
 
 # With one of these Trackio would send what it is told elsewhere.
@@ -40,11 +41,23 @@ class Trackio(Tracker):
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """Settle folder and project, before Trackio is imported: it looks at its environment only then."""
         options = cast(TrackioOptions, self.options)
-        os.environ["TRACKIO_DIR"] = str((Path(options.folder or Path(out) / "trackio")).resolve())
+        os.environ["TRACKIO_DIR"] = str(writable(Path(options.folder or Path(out) / "trackio")).resolve())
         for name in _ELSEWHERE:
             os.environ.pop(name, None)
         self._project = re.sub(r"[^\w-]+", "-", options.project or grid)
         self._current: tuple[str, Any] | None = None
+        self._known: set[str] | None = None
+
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """The same, of whatever the project has nothing of yet."""
+        for training in trainings:
+            if self._is_new(training_title(training["stage"], training["key"])):
+                for values in training["passes"]:
+                    self.on_epoch_ended(training["stage"], values, training["key"])
+        if self._is_new(run_title(run)):
+            self.on_run_finished(run, "ok", None, scores)
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""
@@ -60,6 +73,19 @@ class Trackio(Tracker):
         """Write what waits to be written."""
         if self._current is not None:
             self._current[1].finish()
+
+    def _is_new(self, title: str) -> bool:
+        """Whether the project had no run of this name, and was not asked for it before."""
+        import trackio
+
+        if self._known is None:
+            try:
+                self._known = {run.name for run in trackio.Api().runs(self._project)}
+            except ValueError:  # there is no such project
+                self._known = set()
+        known = title in self._known
+        self._known.add(title)
+        return not known
 
     def _run(self, title: str, config: Mapping[str, str], group: str) -> Any:
         """Trackio's run of this name, as it was left: trainings take turns, and it knows one current run alone."""

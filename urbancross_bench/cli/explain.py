@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.cli.options import PluginOption
 from urbancross_bench.errors import UsageError, cut
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def explain(
     grid: Annotated[
         str | None, typer.Option(metavar="GRID", help="Also look among what this grid plans: made or not.")
     ] = None,
+    plugin: PluginOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Show which facts make two keys differ: why something was redone, or is not shared."""
@@ -34,7 +36,7 @@ def explain(
     from urbancross_bench.execution.explaining import Library
     from urbancross_bench.execution.explaining import explain as explained
 
-    plan = open_grid(grid, None, None, verify=False)[0] if grid else None
+    plan = open_grid(grid, plugins=plugin)[0] if grid else None
     found = places or sorted(place for place in Path("runs").glob("*") if _is_output(place))
     if not found and plan is None:
         raise UsageError("there is no output folder below runs; name some, or a --grid")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, open_grid
+from urbancross_bench.cli.options import PluginOption
 
 
 class Format(StrEnum):
@@ -25,6 +26,7 @@ def jobs(
     ] = Format.COMMANDS,
     out: OutOption = None,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     per_job: Annotated[int, typer.Option(min=1, help="Runs a command.")] = 1,
     time: Annotated[str | None, typer.Option(help="slurm: of a job, as in 04:00:00.")] = None,
     mem: Annotated[str | None, typer.Option(help="slurm: of a job, as in 16G.")] = None,
@@ -41,8 +43,8 @@ def jobs(
     from urbancross_bench.execution.exporting import LARGEST_ARRAY, Jobs
     from urbancross_bench.execution.status import status_of
 
-    plan, _, folder = open_grid(grid, set_, out, verify=False)
-    todo = Jobs.of(status_of(plan, folder), grid, folder, set_ or [], per_job)
+    plan, _, folder = open_grid(grid, set_, out, plugins=plugin)
+    todo = Jobs.of(status_of(plan, folder), grid, folder, set_ or [], plugin or [], per_job)
     named = {"time": time, "mem": mem, "gres": gres, "partition": partition, "account": account}
     given = [(option, value) for option, value in named.items() if value is not None]
     if format_ is Format.COMMANDS:

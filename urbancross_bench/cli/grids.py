@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,13 +34,21 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Read all data agai
 
 
 def open_grid(
-    grid: str, overrides: list[str] | None, out: Path | None, *, verify: bool
+    grid: str,
+    overrides: Sequence[str] | None = None,
+    out: Path | None = None,
+    *,
+    plugins: Sequence[Path] | None = None,
+    verify: bool = False,
 ) -> tuple[Plan, Registry, Path]:
-    """The plan of a grid, the plugins there are, and its output folder. `verify` trusts no index of the data."""
+    """The plan of a grid, the plugins there are, and its output folder.
+
+    plugins: files that the grid has besides those that it names. `verify` trusts no index of the data.
+    """
     from urbancross_bench.specs import find_grid
     from urbancross_bench.specs.reading import placed_grid
 
-    read, where = placed_grid(find_grid(grid), overrides or [])
+    read, where = placed_grid(find_grid(grid), overrides or (), plugins or ())
     return plan_grid(read, out, verify=verify, where=where)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.cli.options import PluginOption
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.estimates import Estimate
@@ -22,6 +23,7 @@ def plan(
     grid: GridArgument,
     out: OutOption = None,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     verify: VerifyOption = False,
     mermaid: Annotated[
         bool, typer.Option("--mermaid", help="Print the stages as a flowchart for Mermaid.")
@@ -35,7 +37,7 @@ def plan(
     from urbancross_bench.execution.status import status_of
     from urbancross_bench.execution.store import Store
 
-    made, registry, folder = open_grid(grid, set_, out, verify=verify)
+    made, registry, folder = open_grid(grid, set_, out, plugins=plugin, verify=verify)
     status, store = status_of(made, folder), Store(folder / "store")
     if mermaid and json_:
         raise UsageError("--mermaid and --json are two ways to show a plan; choose one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,21 +22,32 @@ for _verb in (new, check, doctor, disable, enable):
 
 
 @app.command("list")
-def list_(json_: JsonOption = False, plugin: PluginOption = None) -> None:
-    """List every registered plugin, and every one that could not be registered."""
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="Of one kind: encoder, metric, …; by default all.")
+    ] = None,
+    json_: JsonOption = False,
+    plugin: PluginOption = None,
+) -> None:
+    """List every registered plugin, or those of one kind, and every one that could not be registered."""
+    from urbancross_bench.errors import UsageError, did_you_mean
+    from urbancross_bench.hookspecs import REGISTRATION_HOOKS
     from urbancross_bench.interfaces.renderer import printable
     from urbancross_bench.registry import Registry
 
+    if kind is not None and kind not in REGISTRATION_HOOKS:
+        raise UsageError(f"there is no kind {kind!r} of plugin.{did_you_mean(kind, REGISTRATION_HOOKS)}")
     registry = Registry.discover(plugin or [])
+    listed = [found for found in _all(registry) if kind in (None, found.kind)]
     broken = [provider for provider in registry.providers if provider.error]
     if json_:
         errors = [
             {"provider": str(p), "status": p.status, "error": p.error, "traceback": p.traceback} for p in broken
         ]
-        print_json({"plugins": [_described(found) for found in _all(registry)], "broken": errors})
+        print_json({"plugins": [_described(found) for found in listed], "broken": errors})
         return
-    width = max((len(found.registration.name) for found in _all(registry)), default=0)
-    for found in _all(registry):
+    width = max((len(found.registration.name) for found in listed), default=0)
+    for found in listed:
         registration, source = found.registration, found.provider.distribution or found.provider.location
         print(f"{found.kind:13}{registration.name:{width}}  {printable(registration.summary)}  [{source}]")
     for provider in broken:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from urbancross_bench.cli.grids import GridArgument, OutOption, SetOption, VerifyOption, open_grid
-from urbancross_bench.cli.options import DeviceOption
+from urbancross_bench.cli.options import DeviceOption, PluginOption
 
 if TYPE_CHECKING:
     from urbancross_bench.execution.plan import Plan
@@ -25,11 +25,12 @@ def run(
     grid: GridArgument,
     out: OutOption = None,
     set_: SetOption = None,
+    plugin: PluginOption = None,
     verify: VerifyOption = False,
     device: DeviceOption = "auto",
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="Only the run of this key, and no tables; repeatable."),
+        typer.Option(metavar="KEY", help="Only the run whose key begins so, and no tables; repeatable."),
     ] = None,
     store: Annotated[
         Path | None,
@@ -65,7 +66,7 @@ def run(
     from urbancross_bench.cli.wording import counts_of
     from urbancross_bench.execution.scheduler import Limits
 
-    plan, registry, folder = open_grid(grid, set_, out, verify=verify)
+    plan, registry, folder = open_grid(grid, set_, out, plugins=plugin, verify=verify)
     with resumable():
         counts, tables = run_plan(
             plan,

@@ -43,7 +43,7 @@ def search(
     device: DeviceOption = "cpu",
     json_: JsonOption = False,
 ) -> None:
-    """Search a test split that a run has embedded, by texts or images of your own."""
+    """Search a test split that a run has embedded, by texts or images of your own; without any, list the runs."""
     from urbancross_bench.cli.search_page import PAGES, PICTURES, is_ours, write_found
     from urbancross_bench.files import keep_others
 
@@ -52,7 +52,12 @@ def search(
     if to is not None:
         keep_others(to, is_ours)
 
-    from urbancross_bench.execution.choosing import named
+    from urbancross_bench.execution.choosing import choices, named
+
+    if not (query or image or run or to or json_):
+        print("\n".join([*choices(out), "Name one by --run, and a text or an image to search for."]))
+        return
+
     from urbancross_bench.execution.searching import searched
     from urbancross_bench.interfaces.renderer import printable
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from urbancross_bench.cli.json_output import JsonOption, print_json
+from urbancross_bench.cli.options import PluginOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +50,7 @@ def gc(
         list[str] | None,
         typer.Option(metavar="GRID", help="Keep every stage that this grid needs; repeatable."),
     ] = None,
+    plugin: PluginOption = None,
     keep_kind: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="Keep all stages of a kind; repeatable.")
     ] = None,
@@ -75,7 +77,7 @@ def gc(
         raise UsageError(f"--limit: {error}") from None
     store = store_in(out)
     rule = Rule(
-        keep=_needed(keep, store) if keep else None,
+        keep=_needed(keep, store, plugin) if keep else None,
         keep_kinds=_checked_kinds(keep_kind or []),
         unused_for=None if unused_for is None else unused_for * 86400,
         limit=most,
@@ -90,13 +92,16 @@ def gc(
         raise typer.Exit(1)
 
 
-def _needed(grids: Sequence[str], store: Store) -> frozenset[str]:
-    """The keys of all stages of some grids; warns of a grid that needs none of those that are stored."""
+def _needed(grids: Sequence[str], store: Store, plugins: Sequence[Path] | None) -> frozenset[str]:
+    """The keys of all stages of some grids, each with these plugins besides its own.
+
+    Warns of a grid that needs none of those that are stored.
+    """
     from urbancross_bench.cli.grids import open_grid
 
     stored, needed = {entry.key for entry in store.entries()}, set[str]()
     for grid in grids:
-        stages = open_grid(grid, None, None, verify=False)[0].stages
+        stages = open_grid(grid, plugins=plugins)[0].stages
         if stored and stored.isdisjoint(stages):
             print(f"warning: grid {grid} needs none of the stages here", file=sys.stderr)
         needed |= stages.keys()

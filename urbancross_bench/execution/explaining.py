@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, UsageError, some
+from urbancross_bench.errors import DataError
+from urbancross_bench.execution.choosing import chosen_key
 from urbancross_bench.execution.collecting import store_in
 from urbancross_bench.execution.plan import Plan, Run, Score
 from urbancross_bench.execution.stage import Stage
@@ -84,12 +85,8 @@ class Library:
 
     def find(self, prefix: str) -> Thing:
         """The one whose key begins so. Raises UsageError if there is none, or several."""
-        found = [key for key in self._known if key.startswith(prefix)]
-        if not found:
-            raise UsageError(f"no stage, run or score has a key {prefix}…; looked in {', '.join(self.places)}")
-        if len(found) > 1:
-            raise UsageError(f"{len(found)} keys begin with {prefix}: {some(sorted(found), 5)}; write more of it")
-        return self[found[0]]
+        missing = f"no stage, run or score has a key {prefix}…; looked in {', '.join(self.places)}"
+        return self[chosen_key(prefix, self._known, missing)]
 
     def __contains__(self, key: str) -> bool:
         return key in self._known

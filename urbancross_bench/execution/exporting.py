@@ -21,12 +21,21 @@ class Jobs:
     keys: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, status: Status, grid: str, out: Path, overrides: Sequence[str], per_job: int) -> Jobs:
-        """Of a grid, as it was named on the command line, with what was set there."""
+    def of(
+        cls,
+        status: Status,
+        grid: str,
+        out: Path,
+        overrides: Sequence[str],
+        plugins: Sequence[Path],
+        per_job: int,
+    ) -> Jobs:
+        """Of a grid, as it was named on the command line, with what was set and the plugins named there."""
         settings = list(overrides)
         if status.plan.grid.executor.partition("[")[0] != "local":  # a command is what another engine has placed
             settings.append("executor=local")
         common = ["run", grid, "--out", str(out), *(part for one in settings for part in ("--set", one))]
+        common += [part for file in plugins for part in ("--plugin", str(file))]
         keys = [run.key for run in status.todo]
         grouped = [tuple(keys[first : first + per_job]) for first in range(0, len(keys), per_job)]
         return cls(tuple(common), tuple(grouped))

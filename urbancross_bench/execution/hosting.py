@@ -13,11 +13,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -28,8 +29,10 @@ from urbancross_bench.interfaces.registration import PROJECT
 from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
 
+if TYPE_CHECKING:
+    from urbancross_bench.records import Record
+
 END = b""  # the last message of the grid's process
-_PROBLEMS = 20  # different ones that are told; the log has them all
 
 Call = Callable[[str, dict[str, Any]], None]
 
@@ -59,14 +62,17 @@ def host(hosted: Hosted, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grid's to answer, which tells of its end
     threading.Thread(target=_leave_with_parent, args=(hosted.patience,), daemon=True).start()
     _print_to(hosted.log)
-    told: set[str] = set()
+    problems: Counter[str] = Counter()
+
+    def say(text: str) -> None:
+        connection.send_bytes(text[:500].encode(errors="replace"))
 
     def problem(what: str, error: BaseException) -> None:
         traceback.print_exc()
-        text = f"{what}: {type(error).__name__}: {error}"[:500]
-        if text not in told and len(told) < _PROBLEMS:
-            told.add(text)
-            connection.send_bytes(text.encode(errors="replace"))
+        named = f"{what}: {type(error).__name__}"
+        problems[named] += 1
+        if problems[named] == 1:  # the next ones may name other files, and be the same all the same
+            say(f"{named}: {error}")
 
     with contextlib.suppress(EOFError, OSError):  # the grid's process is gone
         try:
@@ -76,13 +82,16 @@ def host(hosted: Hosted, connection: Connection) -> None:
             return
         while (message := connection.recv_bytes()) != END:
             content = json.loads(message)
-            hook, arguments = content["hook"], content["arguments"]
-            if hook == "on_run_finished":
-                arguments["scores"] = _scores(Path(hosted.out), arguments["run"])
-            try:
-                call(hook, arguments)
-            except (Exception, SystemExit) as error:
-                problem(f"failed in {hook}", error)
+            hook = content["hook"]
+            for arguments in _calls(Path(hosted.out), hook, content["arguments"]):
+                try:
+                    call(hook, arguments)
+                except (Exception, SystemExit) as error:
+                    problem(f"failed in {hook}", error)
+                    if hook == "on_grid_started":
+                        return
+        if more := problems.total() - len(problems):
+            say(f"failed {more} more time{'s' if more > 1 else ''} in the same ways; see {hosted.log}")
 
 
 def _caller(hosted: Hosted) -> Call:
@@ -99,16 +108,48 @@ def _caller(hosted: Hosted) -> Call:
     return lambda hook, arguments: getattr(manager.hook, hook)(**arguments)
 
 
-def _scores(out: Path, run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """The values of every score of a run's record."""
+def _calls(out: Path, hook: str, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments of each call of a hook that a message asks for, with what records say of their runs."""
+    if hook == "on_run_finished":
+        yield {**told, "scores": _scores(_record(out, told["run"]))}
+    elif hook == "on_run_reused":
+        for run in told["runs"]:
+            record = _record(out, run)
+            yield {"run": run, "trainings": _trainings(record, run, told["stages"]), "scores": _scores(record)}
+    else:
+        yield told
+
+
+def _record(out: Path, run: Mapping[str, Any]) -> Record | None:
+    """The record of a run, with the run's names; None where it cannot be read."""
     from urbancross_bench.records import called_as, read_record  # numpy and all, as late as may be
 
     try:
         record = read_record(out / "runs" / run["key"])
     except UrbanCrossError:
-        record = None
+        return None
+    return called_as(record, run) if record else None
+
+
+def _trainings(record: Record | None, run: Mapping[str, Any], stages: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the record has of those of a run's trainings whose stages are named."""
+    from urbancross_bench.records import trainings_of
+
+    try:
+        curves = record.beside("curve.json") if record else {}
+    except UrbanCrossError:
+        curves = {}
+    return [
+        {"stage": stages[key], "key": key, "passes": curves[name]}
+        for name, key in trainings_of(run).items()
+        if key in stages and curves.get(name)
+    ]
+
+
+def _scores(record: Record | None) -> dict[str, dict[str, float]]:
+    """The values of every score of a record."""
     found: dict[str, dict[str, float]] = {}
-    for score in called_as(record, run).scores if record else ():
+    for score in record.scores if record else ():
         content = score.content
         metrics = {name: metric["value"] for name, metric in content["metrics"].items()}
         known = {name: value for name, value in metrics.items() if value is not None}

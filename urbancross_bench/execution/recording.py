@@ -22,6 +22,7 @@ from urbancross_bench.records import (
     clear_partial,
     failed_metrics,
     read_whole,
+    trainings_of,
     write_score,
     writing_record,
 )
@@ -117,9 +118,8 @@ class Recorder:
             write_json(folder / CURVE, curves)
 
     def _trained(self, run: Run) -> dict[str, Stage]:
-        """The trainings of a run by name; trials after the first, which is the grid's own, have a number."""
-        stages = {"pretrain": self._plan.stages[run.trainings[0].inputs["start"]]}
-        return stages | {f"adapt {n}" if n else "adapt": stage for n, stage in enumerate(run.trainings)}
+        assert run.spec is not None
+        return {name: self._plan.stages[key] for name, key in trainings_of(run.spec).items()}
 
     def _write_scores(
         self, run: Run, scores: Sequence[Score], folder: Path, present: Record | None = None

@@ -34,9 +34,9 @@ def run_grid(
 ) -> Counter[str]:
     """Carry out what a plan still lacks. Returns how many runs have which status, `reused` among them.
 
-    only: keys of runs; the others are left alone, unless none is named. Several processes may run grids in one
-    folder: each stage is computed by one of them. An interrupt (Ctrl-C, or the signal to terminate) leaves records
-    that say so, and KeyboardInterrupt; a second one ends this process at once.
+    only: how keys of runs begin; the others are left alone, unless none is named. Several processes may run grids
+    in one folder: each stage is computed by one of them. An interrupt (Ctrl-C, or the signal to terminate) leaves
+    records that say so, and KeyboardInterrupt; a second one ends this process at once.
 
     Raises UsageError if the output folder cannot be written to, or the device is not there.
     """

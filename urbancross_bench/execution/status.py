@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from urbancross_bench.errors import DataError, UsageError
+from urbancross_bench.errors import DataError
+from urbancross_bench.execution.choosing import chosen_key
 from urbancross_bench.execution.plan import Plan, Run
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
@@ -36,17 +37,16 @@ class Status:
 def status_of(plan: Plan, out: Path, only: Collection[str] = ()) -> Status:
     """Compare a plan with the records and the store of an output folder, which need not exist.
 
-    only: keys of the runs to look at; by default all. Raises UsageError for one that the plan does not have.
+    only: how the keys of the runs to look at begin; by default all. Raises UsageError for one that the plan does
+    not have, or several do.
     """
-    if unknown := set(only) - {run.key for run in plan.runs}:
-        raise UsageError(
-            f"grid {plan.grid.name!r} has no run {sorted(unknown)[0]}; `plan --json` tells the keys of its runs, "
-            "which change with the grid, the data and the code"
-        )
+    keys = [run.key for run in plan.runs if not run.skipped]
+    how = "`plan --json` tells the keys of its runs, which change with the grid, the data and the code"
+    chosen = {chosen_key(one, keys, f"grid {plan.grid.name!r} has no run {one}; {how}") for one in sorted(only)}
     store = Store(out / "store")
     reused, skipped, todo = [], [], []
     for run in plan.runs:
-        if only and run.key not in only:
+        if only and run.key not in chosen:
             continue
         if run.skipped:
             skipped.append(run)

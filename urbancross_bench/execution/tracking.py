@@ -116,6 +116,11 @@ class Tracking(Listener):
             side.start()
         runs = [run.spec for run in status.todo]
         self._tell("on_grid_started", out=str(self._out), grid=status.plan.grid.name, runs=runs)
+        if status.reused:
+            todo = {stage.key for stage in status.stages}  # those pass on their values themselves
+            trained = {key for run in status.reused for key in run.stage_keys()} - todo
+            stages = {key: _called(status.plan.stages[key]) for key in trained}
+            self._tell("on_run_reused", runs=[run.spec for run in status.reused], stages=stages)
 
     def run_started(self, run: Run) -> None:
         """Pass it on."""
@@ -128,7 +133,7 @@ class Tracking(Listener):
 
     def stage_values(self, stage: Stage, values: Mapping[str, float]) -> None:
         """Pass it on."""
-        self._tell("on_epoch_ended", stage=f"{stage.kind} {stage.label}", values=dict(values), key=stage.key)
+        self._tell("on_epoch_ended", stage=_called(stage), values=dict(values), key=stage.key)
 
     def run_ended(self, run: Run, status: str, error: str | None) -> None:
         """Pass it on; the process adds the scores of the record."""
@@ -248,6 +253,11 @@ class _Side:
 
     def _warn(self, text: str) -> None:
         self._others.warn(f"{self._hosted.name}: {text}")
+
+
+def _called(stage: Stage) -> str:
+    """A stage as trackers hear of it."""
+    return f"{stage.kind} {stage.label}"
 
 
 def _message(hook: str, **arguments: Any) -> bytes:

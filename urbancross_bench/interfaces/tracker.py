@@ -14,8 +14,8 @@ class Tracker:
     """A tracker plugin, for `run --track NAME`. It lives in a process of its own, from before the first stage.
 
     Its methods are the hooks of the life of a grid (`hookspecs` describes their arguments), called in order, one
-    at a time. What one raises is a warning; one that hangs, or ends its process, is told nothing more and costs
-    the grid nothing. What it prints goes to a file in the output folder.
+    at a time. What one raises is a warning; one that hangs, ends its process, or raises when the grid starts is
+    told nothing more and costs the grid nothing. What it prints goes to a file in the output folder.
 
     Packages that it imports are named when it is registered, `needs={"tensorboard"}`: where one is missing, `run`
     says so before anything starts.
@@ -28,6 +28,11 @@ class Tracker:
 
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
         """The grid is planned; `runs` are to do."""
+
+    def on_run_reused(
+        self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
+    ) -> None:
+        """A run was recorded before; `trainings` are what `on_epoch_ended` would have been told of its stages."""
 
     def on_run_started(self, run: Mapping[str, Any]) -> None:
         """A run begins."""

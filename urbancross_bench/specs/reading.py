@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from urbancross_bench.errors import UsageError, did_you_mean, requirement
+from urbancross_bench.sources import files_of
 from urbancross_bench.specs.grid import Grid, got
 
 BUILT_IN = Path(__file__).parent.parent / "grids"
@@ -34,22 +35,30 @@ def find_grid(grid: str | Path) -> Path:
 
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
-    """Read a grid file and apply `a.b=c` overrides (values are YAML). Paths in it become absolute.
+    """Read a grid file and apply `a.b=c` overrides (values are YAML). Paths become absolute: those in the file are
+    taken from its folder, those in an override from the working folder.
 
     Raises UsageError naming the file, the line, the key and the nearest known key.
     """
     return placed_grid(path, overrides)[0]
 
 
-def placed_grid(path: Path, overrides: Sequence[str] = ()) -> tuple[Grid, Where]:
-    """The same, and what an error calls the place in the file that some keys of the grid lead to."""
+def placed_grid(path: Path, overrides: Sequence[str] = (), plugins: Sequence[Path] = ()) -> tuple[Grid, Where]:
+    """The same, and what an error calls the place in the file that some keys of the grid lead to.
+
+    plugins: files that the grid has besides those that it names.
+    """
     content, where = read_yaml(path, "grid", overrides)
     grid = grid_of(content, where)
-    folder = path.resolve().parent
+
+    def placed(file: str, *names: str) -> str:
+        return str((Path.cwd() if _setting(overrides, names) else path.resolve().parent) / file)
+
+    named: list[str | Path] = [*(placed(file, "plugins") for file in grid.plugins), *plugins]
     absolute = {
-        "plugins": tuple(str(folder / file) for file in grid.plugins),
-        "exclusions": {domain: str(folder / file) for domain, file in grid.exclusions.items()},
-        "segments": {domain: str(folder / place) for domain, place in grid.segments.items()},
+        "plugins": tuple(map(str, files_of(named))),
+        "exclusions": {name: placed(file, "exclusions", name) for name, file in grid.exclusions.items()},
+        "segments": {name: placed(place, "segments", name) for name, place in grid.segments.items()},
     }
     return grid.model_copy(update=absolute), where
 
@@ -81,11 +90,9 @@ def read_yaml(path: Path, kind: str, overrides: Sequence[str] = ()) -> tuple[dic
     _refuse_repeated_keys(path, tree, set())
     for override in overrides:
         _override(content, override)
-    set_keys = {override.partition("=")[0].strip() for override in overrides}
 
     def where(names: Sequence[str | int]) -> str:
-        key = ".".join(str(name) for name in names)
-        blamed = next((set_key for set_key in sorted(set_keys) if f"{key}.".startswith(f"{set_key}.")), None)
+        blamed = _setting(overrides, names)
         return f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
 
     return content, where
@@ -103,6 +110,13 @@ def checked(model: type[M], content: Mapping[str, Any], where: Where) -> M:
         told = _telling([(_names(problem, content), problem) for problem in error.errors()])
         said = [_explain(names, those, where, model) for names, those in told.items()]
         raise UsageError("\n".join(said)) from None
+
+
+def _setting(overrides: Sequence[str], names: Sequence[str | int]) -> str | None:
+    """The key that was overridden, if any, of what some keys lead to."""
+    key = ".".join(str(name) for name in names)
+    set_keys = sorted({override.partition("=")[0].strip() for override in overrides})
+    return next((set_key for set_key in set_keys if f"{key}.".startswith(f"{set_key}.")), None)
 
 
 def _override(content: dict[str, Any], override: str) -> None:

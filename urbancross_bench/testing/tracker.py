@@ -25,7 +25,7 @@ def tiny_run(seed: int) -> dict[str, Any]:
 
 
 class TrackerConformance(Conformance):
-    """A tracker is told of a grid of two runs, of which one fails."""
+    """A tracker is told of a grid of two runs, of which one fails, and one that is reused."""
 
     kind = "tracker"
 
@@ -44,6 +44,11 @@ class TrackerConformance(Conformance):
     def _tell(tracker: Any, out: str) -> None:
         runs = [tiny_run(0), tiny_run(1)]
         tracker.on_grid_started(out, "tiny", runs)
+        reused = tiny_run(2)
+        passes = [{"step": 3.0, "loss": 0.5}]
+        tracker.on_run_reused(
+            reused, [{"stage": "adapt 2", "key": "adapt 2", "passes": passes}], {"last/classic/b": {"mR": 10.0}}
+        )
         for run in runs:
             tracker.on_run_started(run)
             tracker.on_epoch_ended(f"adapt {run['seed']}", {"step": 3.0, "loss": 0.5}, run["stages"]["adapt"][0])
