@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +42,9 @@ class Trackio(Tracker):
     options_type = TrackioOptions
 
     def on_grid_started(self, out: str, grid: str, runs: Sequence[Mapping[str, Any]]) -> None:
-        """Settle folder and project, before Trackio is imported: it looks at its environment only then."""
+        """Settle folder and project."""
         options = cast(TrackioOptions, self.options)
-        os.environ["TRACKIO_DIR"] = str(writable(Path(options.folder or Path(out) / "trackio")).resolve())
+        self._folder = str(writable(Path(options.folder or Path(out) / "trackio")).resolve())
         for name in _ELSEWHERE:
             os.environ.pop(name, None)
         self._project = re.sub(r"[^\w-]+", "-", options.project or grid)
@@ -61,31 +64,51 @@ class Trackio(Tracker):
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""
-        run = self._run(training_title(stage, key), {"training": key}, "trainings")
-        run.log({f"train/{name}": value for name, value in numbers(values).items()}, step=int(values["step"]))
+        point = {f"train/{name}": value for name, value in numbers(values).items()}
+        with self._library():
+            run = self._run(training_title(stage, key), {"training": key}, "trainings")
+            run.log(point, step=int(values["step"]))
 
     def on_run_finished(self, run: Mapping[str, Any], status: str, error: str | None, scores: Scores) -> None:
         """The scores, and what the run is and how it ended."""
         said = {**facts(run), "status": status} | ({"error": error} if error else {})
-        self._run(run_title(run), said, "runs").log({"ok": float(status == "ok"), **scored(scores)}, step=0)
+        with self._library():
+            self._run(run_title(run), said, "runs").log({"ok": float(status == "ok"), **scored(scores)}, step=0)
 
     def on_grid_finished(self, out: str, counts: Mapping[str, int]) -> None:
         """Write what waits to be written."""
         if self._current is not None:
-            self._current[1].finish()
+            with self._library():
+                self._current[1].finish()
 
     def _is_new(self, title: str) -> bool:
         """Whether the project had no run of this name, and was not asked for it before."""
-        import trackio
-
         if self._known is None:
-            try:
-                self._known = {run.name for run in trackio.Api().runs(self._project)}
-            except ValueError:  # there is no such project
-                self._known = set()
+            with self._library() as trackio:
+                try:
+                    self._known = {run.name for run in trackio.Api().runs(self._project)}
+                except ValueError:  # there is no such project
+                    self._known = set()
         known = title in self._known
         self._known.add(title)
         return not known
+
+    @contextmanager
+    def _library(self) -> Iterator[Any]:
+        """Trackio, which is told its folder by the environment, prints, and draws names: of that nothing stays."""
+        random_state, before = random.getstate(), os.environ.get("TRACKIO_DIR")
+        os.environ["TRACKIO_DIR"] = self._folder
+        try:
+            with redirect_stdout(sys.stderr):
+                import trackio
+
+                yield trackio
+        finally:
+            random.setstate(random_state)
+            if before is None:
+                del os.environ["TRACKIO_DIR"]
+            else:
+                os.environ["TRACKIO_DIR"] = before
 
     def _run(self, title: str, config: Mapping[str, str], group: str) -> Any:
         """Trackio's run of this name, as it was left: trainings take turns, and it knows one current run alone."""
