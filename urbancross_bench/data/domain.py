@@ -122,7 +122,8 @@ def check(domain: Domain) -> None:
     owners = domain.image_of_caption[blank]
     _expect(not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
     if missing := domain.images.missing():
-        raise DataError(f"{said_missing(missing, domain.image_names)}; `urbancross-bench data check` lists them")
+        said = said_missing(domain.images, missing, domain.image_names)
+        raise DataError(f"{said}; `urbancross-bench data check` lists them")
 
 
 def _check_splits(domain: Domain) -> None:
