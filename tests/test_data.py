@@ -45,7 +45,10 @@ def test_splits_are_cut_in_the_order_of_the_file(domain: Domain, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": {"train": np.arange(24)}}, r"no image is in split 'val'; the option `split=drawn`.* draws all"),
+        (
+            {"splits": {"train": np.arange(24)}},
+            r"no image is in split 'val'; the option `split=drawn`.* draws all",
+        ),
         ({"splits": {"train": np.arange(24)}, "given": False}, r"no image is in split 'val'$"),
         (
             {"splits": {"train": np.arange(8), "val": np.arange(8, 16), "test": np.arange(16, 24), "dev": [0]}},

@@ -150,6 +150,124 @@ def test_captions_alone_can_be_read(tmp_path: Path, layout: str) -> None:
         check(domain)
 
 
+# --- records in json --------------------------------------------------------------------------------------------
+
+
+def records(tmp_path: Path, content: object, name: str = "t.json", **options: Any) -> Domain:
+    (tmp_path / "images").mkdir(exist_ok=True)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read(Reference("json", None, {"file": str(tmp_path / name), "split_column": "split", **options}))
+
+
+RECORD = {"image": "a.png", "captions": ["a port", "a pier"], "split": "test"}
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ([RECORD], "t.json"),
+        ({"a.png": {"captions": ["a port", "a pier"], "split": "test"}}, "t.json"),
+        (b"\xef\xbb\xbf" + json.dumps([RECORD]).encode(), "t.json"),
+        (b"\xef\xbb\xbf" + json.dumps(RECORD).encode() + b"\r\n\r\n", "t.jsonl"),
+        ([RECORD | {"captions": "a port"}, RECORD | {"captions": "a pier"}], "t.json"),
+        ([RECORD | {"more": {"x": [1]}}], "t.json"),
+    ],
+)
+def test_records_in_json_are_read_as_they_are_written(tmp_path: Path, content: object, name: str) -> None:
+    assert content_of(records(tmp_path, content, name)) == {"a.png": ("test", ["a port", "a pier"])}
+
+
+def test_captions_by_image_name_need_no_options(tmp_path: Path) -> None:
+    content = {f"{number}.png": [f"place {number}"] if number % 2 else f"place {number}" for number in range(10)}
+    domain = records(tmp_path, content, split_column=None)
+    assert sizes(domain) == {"train": 7, "val": 1, "test": 2}
+    assert set(domain.captions) == {f"place {number}" for number in range(10)}
+
+
+def test_numbers_and_blanks_of_records_are_those_of_columns(tmp_path: Path) -> None:
+    others = [
+        {"image": "b.png", "captions": "b", "split": "val"},
+        {"image": "c.png", "captions": "c", "split": None},
+    ]
+    content = [RECORD | {"lat": 60.25, "kind": "port"}, others[0] | {"lat": None}, others[1], others[1]]
+    domain = records(tmp_path, content, latitude_column="lat", class_column="kind")
+    assert domain.attributes["latitude"] == [60.25, None, None]
+    assert domain.attributes["scene_class"] == ["port", None, None]
+    assert sizes(domain) == {"test": 1, "val": 1}
+    [copied] = domain.repairs
+    assert copied.problem == "entry 3 is the same row as entry 2"
+    assert copied.where.endswith("t.json: entry 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("", "t.json", "t.json:1: t.json is not JSON: Expecting value"),
+        (NESTED, "t.json", "t.json is not JSON"),
+        (NESTED, "t.jsonl", "t.jsonl:1: the line is not JSON"),
+        ('{"a": 1}\n{"a": 2}', "t.json", "Extra data. If each line is a record, call it .jsonl"),
+        ("", "t.jsonl", r't.jsonl holds no records; `json` reads \[\{"image": …, "captions": \[…\]\}, …\], '),
+        ([], "t.json", "t.json holds no records"),
+        ({}, "t.json", "t.json holds no records"),
+        (7, "t.json", "t.json holds no records"),
+        ([3, RECORD], "t.json", "t.json: entry 0 is 3, not a record"),
+        (json.dumps(RECORD) + "\n{", "t.jsonl", "t.jsonl:2: the line is not JSON: "),
+        (
+            [{"image": "a.png", "caption": "a", "split": ""}],
+            "t.json",
+            r"no column 'captions'\. Did you mean \"caption\"\?",
+        ),
+        ([RECORD, {"image": "b.png", "split": "val"}], "t.json", "entry 1: no column 'captions'"),
+        ([RECORD, {"captions": "b", "split": "val"}], "t.json", "entry 1: no column 'image'"),
+        ([RECORD | {"image": None}], "t.json", "entry 0: the image name is None, not a text"),
+        ([RECORD | {"image": 7}], "t.json", "entry 0: the image name is 7, not a text"),
+        ([RECORD | {"image": ""}], "t.json", "entry 0: an image has no name"),
+        ([RECORD | {"image": ["a.png"]}], "t.json", r"entry 0: the image name is \['a.png'\], not a text"),
+        ([RECORD | {"split": True}], "t.json", "entry 0: split is True, not a text or a number"),
+        ([RECORD | {"split": "trian"}], "t.json", "entry 0: unknown split 'trian'"),
+        ([RECORD | {"captions": None}], "t.json", "entry 0: the caption is None, not a text"),
+        ([RECORD | {"captions": ["a", 7]}], "t.json", "entry 0: the caption is 7, not a text"),
+        (
+            [RECORD | {"captions": {"raw": "a" * 500}}],
+            "t.json",
+            r"entry 0: the caption is \{'raw': 'a{100,200}…, not",
+        ),
+        ([RECORD, RECORD | {"split": "val"}], "t.json", "entry 1: image 'a.png' has split 'val', but 'test' in "),
+        ('{"a.png": ["a"], "a.png": ["b"]}', "t.json", "key 'a.png' stands twice in one object"),
+        ({"a.png": 7}, "t.json", "no column 'split'"),
+        (karpathy_entries(tiles(1)), "t.json", r'holds a list "images", .*: karpathy\[file=…\] reads those'),
+    ],
+)
+def test_json_that_is_no_records_is_named(tmp_path: Path, content: object, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records(tmp_path, content, name)
+
+
+def test_faults_of_records_are_named_together(tmp_path: Path) -> None:
+    content = [3, RECORD, RECORD | {"image": " "}, RECORD | {"captions": 7}, {"image": "b.png"}]
+    with pytest.raises(DataError) as refused:
+        records(tmp_path, content)
+    said = str(refused.value).splitlines()
+    assert said[0] == "4 faults:"
+    assert [re.sub(r".*t\.json: ", "", line)[:7] for line in said[1:]] == [
+        "entry 0",
+        "entry 2",
+        "entry 3",
+        "entry 4",
+    ]
+
+
+def test_karpathy_points_to_the_reader_of_records(tmp_path: Path) -> None:
+    for content in ([RECORD], {"a.png": ["a port"]}):
+        file = write_json(tmp_path / "t.json", content)
+        with pytest.raises(
+            DataError, match=r't\.json holds no list "images".*; json\[file=…\] reads a list of rec'
+        ):
+            read(f"karpathy[file={file}]")
+
+
 # --- Karpathy json ----------------------------------------------------------------------------------------------
 
 

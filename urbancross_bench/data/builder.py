@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from urbancross_bench.data.text import beyond_ascii, is_utf8, read_text
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, cut
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
 
 BARE = "image without a caption"  # the problem of a repair
@@ -101,9 +101,9 @@ class DomainBuilder:
         """Note an image that the reader does not add: `data check` lists it, plans and records count it."""
         self._repairs.append(Repair(where, problem, "left out", name))
 
-    def copied(self, image: int, line: int, earlier: int, where: str) -> None:
-        """Note a row of an image that says again, field for field, what an earlier line says."""
-        problem = f"line {line} is the same row as line {earlier}"
+    def copied(self, image: int, row: str, earlier: str, where: str) -> None:
+        """Note a row of an image (`line 7`) that says again, field for field, what an earlier one says."""
+        problem = f"{row} is the same row as {earlier}"
         self._repairs.append(Repair(where, problem, TWICE, self._names[image]))
 
     def encoding(self, file: Path, encoding: str | None = None) -> None:
@@ -143,7 +143,7 @@ class DomainBuilder:
     @staticmethod
     def _text(value: Any, what: str, where: str) -> str:
         if not isinstance(value, str):
-            raise DataError(f"{where}: the {what} is {value!r}, not a text")
+            raise DataError(f"{where}: the {what} is {cut(repr(value), _SHOWN)}, not a text")
         try:
             value.encode()
         except UnicodeEncodeError as error:

@@ -21,7 +21,7 @@ from urbancross_bench.data.images import FileImages, is_file, list_files, open_i
 from urbancross_bench.data.index import signature, verifying
 from urbancross_bench.data.paths import data_folder, data_path, find, images_place
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
-from urbancross_bench.data.text import Faults, no_columns, read_csv, read_json, read_lines, unwrap
+from urbancross_bench.data.text import Faults, no_columns, read_csv, read_json, read_json_lines, read_lines, unwrap
 from urbancross_bench.errors import DataError, PluginError
 from urbancross_bench.interfaces.dataset import SPLITS, Domain, ImageSource
 from urbancross_bench.interfaces.options import Options
@@ -53,6 +53,7 @@ __all__ = [
     "read_features",
     "read_file",
     "read_json",
+    "read_json_lines",
     "read_lines",
     "signature",
     "split_name",

@@ -124,9 +124,26 @@ def read_json(file: Path, encoding: str | None = None) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         hint = f". {_nul_bytes(file, encoding)}" if "\0" in text else ""
+        hint = hint or (". If each line is a record, call it .jsonl" if error.msg == "Extra data" else "")
         raise DataError(f"{file}:{error.lineno}: {file.name} is not JSON: {error.msg}{hint}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
+
+
+def read_json_lines(file: Path, encoding: str | None, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """The JSON value of each line that is not blank, with the line's number; lines that are none go to `faults`.
+
+    Raises DataError as `read_lines` does.
+    """
+    for line, text in enumerate(read_lines(file, encoding), start=1):
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            faults.add(DataError(f"{file}:{line}: the line is not JSON: {error}"))
+        else:
+            yield line, value
 
 
 def read_csv(
