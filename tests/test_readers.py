@@ -49,8 +49,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import check, misshapen, split_of
+from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.index import reading
-from urbancross_bench.data.readers import class_in_name
+from urbancross_bench.data.readers import class_in_name, data_folder
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import SPLITS, Domain
@@ -257,6 +258,29 @@ def test_faults_of_records_are_named_together(tmp_path: Path) -> None:
         "entry 3",
         "entry 4",
     ]
+
+
+def test_an_image_that_stands_twice_is_no_matter_of_plugins(tmp_path: Path) -> None:
+    content = karpathy_entries(tiles(1) * 2)
+    with pytest.raises(DataError, match=r"stands twice, first in .*entry 0.*; put all its captions there$"):
+        read(f"karpathy[file={write_json(tmp_path / 't.json', content)}]")
+
+
+def test_a_path_that_is_not_there_is_said_to_start_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("URBANCROSS_DATA", raising=False)
+    said = rf"file {tmp_path}/no.csv does not exist \(relative paths start at {tmp_path}, "
+    with pytest.raises(DataError, match=f"{said}the current folder; URBANCROSS_DATA names another"):
+        read("csv[file=no.csv]")
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataError, match=rf"start at {tmp_path}/data, which URBANCROSS_DATA names\)$"):
+        read("csv[file=no.csv]")
+    with pytest.raises(
+        DataError, match=r"exclusion list .* does not exist \(relative paths start at the grid's fold"
+    ):
+        without(records(tmp_path, [RECORD]), tmp_path / "no.csv")
 
 
 def test_karpathy_points_to_the_reader_of_records(tmp_path: Path) -> None:
@@ -482,7 +506,7 @@ def test_keywords_of_rsitmd_come_along(tmp_path: Path) -> None:
 def test_datasets_are_looked_for_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
     with pytest.raises(
-        DataError, match=r"folder .*/ucm does not exist \(relative paths start at URBANCROSS_DATA\)"
+        DataError, match=rf"folder .*/ucm does not exist \(relative paths start at {data_folder()}, "
     ):
         read("ucm")
     some = tiles()
@@ -857,7 +881,15 @@ HEAD = "image_name,description,split\n"
         ),
         (HEAD, {"class_column": "class"}, "t.csv:1: no column 'class'"),
         ("image_name,description,split,split\n", {}, "t.csv:1: column 'split' stands twice"),
-        ("", {}, "t.csv:1: no column 'image_name'"),
+        ("", {}, "t.csv:1: the file is empty; its first line is to name the columns"),
+        (" \n", {}, "t.csv:1: the file is empty"),
+        (
+            '[{"image": "a"}]',
+            {},
+            r"t.csv:1: JSON, not csv; captions in JSON are read by json\[file=…\] or karpathy",
+        ),
+        ('{"a": ["x"],"b": ["y"]}', {}, "t.csv:1: JSON, not csv"),
+        (",".join(f"c{n:02}" + 99 * "x" for n in range(99)) + "\n", {}, "c00x{56}…, c01x{56}…, .*, and 79 more.$"),
         (HEAD, {}, "no image has a caption"),
         (HEAD + "a.png,a,train\nb.png,b\n", {}, "t.csv:3: 2 fields, but the header names 3"),
         (HEAD + "a.png,a,train\nb.png,b,c,test\n", {}, "t.csv:3: 4 fields, but the header names 3"),
@@ -1510,7 +1542,7 @@ def test_a_name_on_the_hub_is_refused_without_trying_the_network(monkeypatch: py
         read("huggingface[path=somebody/rsicd]")
     for path in ("rsicd", "a/b/c"):
         with pytest.raises(
-            DataError, match=r"folder .* does not exist \(relative paths start at URBANCROSS_DATA\)"
+            DataError, match=rf"folder .* does not exist \(relative paths start at {data_folder()}, "
         ):
             read(f"huggingface[path={path}]")
     with pytest.raises(DataError, match="does not exist"):

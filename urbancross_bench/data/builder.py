@@ -34,7 +34,8 @@ class DomainBuilder:
         self._repairs: list[Repair] = []
 
     def image(self, name: Any, split: str, where: str, **attributes: Any) -> int:
-        """Add an image and return its number; `split` may be empty: in none.
+        """Add an image and return its number; `split` may be empty: in none. Where each caption of the file has a
+        row of its own, a reader takes `row`.
 
         `attributes` are what is known of it: `scene_class`, `latitude`, `longitude`, `tags` and the others of
         `interfaces.Domain`, by exactly these names; others are kept, and mean nothing to the harness.
@@ -43,10 +44,8 @@ class DomainBuilder:
         """
         name = self._text(name, "image name", where)
         if name in self._images:
-            raise DataError(
-                f"{where}: image {name!r} stands twice, first in {self._where[self._images[name]]}; where each "
-                "caption has a row of its own, a reader takes builder.row in place of builder.image"
-            )
+            first = self._where[self._images[name]]
+            raise DataError(f"{where}: image {name!r} stands twice, first in {first}; put all its captions there")
         if not name:
             raise DataError(f"{where}: an image has no name")
         index = self._images[name] = len(self._images)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.decode import decode
 from urbancross_bench.data.index import open_index, signature
+from urbancross_bench.data.paths import relative_start
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import ImageSource
@@ -38,7 +39,7 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
         return FolderImages(place, plain)
     if place.is_file():
         return ZipImages(place, plain)
-    raise DataError(f"images {place}: there is no such folder or zip (relative paths start at URBANCROSS_DATA)")
+    raise DataError(f"images {place}: there is no such folder or zip ({relative_start()})")
 
 
 def said_missing(images: ImageSource, missing: Mapping[int, str], names: Sequence[str]) -> str:
