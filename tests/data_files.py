@@ -245,6 +245,31 @@ def csv_files(folder: Path, some: Sequence[Tile]) -> Reference:
     return Reference("csv", None, options)
 
 
+def json_records(folder: Path, some: Sequence[Tile]) -> Reference:
+    """A list of records, `image, captions, split`."""
+    write_files(folder / "images", files_of(some))
+    rows = [{"image": tile.name, "captions": tile.captions, "split": tile.split} for tile in some]
+    file = write_json(folder / "tiles.json", rows)
+    return Reference("json", None, {"file": str(file), "split_column": "split"})
+
+
+def json_names(folder: Path, some: Sequence[Tile]) -> Reference:
+    """Captions by image name, a file for each split."""
+    write_files(folder / "images", files_of(some))
+    parts = {split: {t.name: t.captions for t in some if t.split == split} for split in SPLITS}
+    files = {split: str(write_json(folder / f"{split}.json", part, indent=1)) for split, part in parts.items()}
+    return Reference("json", None, files)
+
+
+def json_lines(folder: Path, some: Sequence[Tile]) -> Reference:
+    """A record a line and a record per caption, under keys of their own."""
+    write_files(folder / "images", files_of(some))
+    rows = [{"file": t.name, "text": text, "part": t.split} for t in some for text in t.captions]
+    file = write_lines(folder / "tiles.jsonl", [json.dumps(row) for row in rows])
+    columns = {"image_column": "file", "caption_columns": ["text"], "split_column": "part"}
+    return Reference("json", None, {"file": str(file), **columns})
+
+
 def write_lists(folder: Path, some: Iterable[Tile]) -> None:
     """`train_list.txt`, `val_list.txt` and `test_list.txt`."""
     members = list(some)
@@ -370,6 +395,9 @@ LAYOUTS: dict[str, Layout] = {
     "csv, a column per caption": csv_columns,
     "csv, a file per split": csv_files,
     "csv, lists": csv_lists,
+    "json, records": json_records,
+    "json, names": json_names,
+    "json, lines": json_lines,
     "urbancross": lambda folder, some: write_urbancross_tree(folder, some, lists=True),
     "urbancross, zips": lambda folder, some: write_urbancross_tree(folder, some, lists=True, zipped=True),
     "huggingface, saved": saved,

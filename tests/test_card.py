@@ -124,7 +124,8 @@ def test_missing_images_cost_the_fingerprint_and_no_more(domain: Domain, tmp_pat
     facts = card(replace(domain, images=FolderImages(tmp_path, NAMES)))
     train = facts["splits"]["train"]
     assert train["fingerprint"] is None
-    assert train["no_fingerprint_because"] == "1 of 5 images are missing, 'a.png' the first (no such file)"
+    reason = f"1 of 5 images are missing, 'a.png' the first (no such file); looked in {tmp_path}"
+    assert train["no_fingerprint_because"] == reason
     assert facts["test_images_in_train"] is None
     assert facts["resolution"]["images"] == 1
     same = set(whole) - {"splits", "test_images_in_train", "resolution"}

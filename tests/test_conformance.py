@@ -73,6 +73,7 @@ OPTIONS: dict[str, Callable[[], Options]] = {
     "dataset huggingface": layout("huggingface, parquet"),
     "dataset imagefolder": layout("imagefolder, jsonl"),
     "dataset csv": layout("csv, a row per caption"),
+    "dataset json": layout("json, records"),
     **{
         f"dataset {name}": layout(name)
         for name in ("karpathy", "rsicd", "rsitmd", "ucm", "sydney", "precomp", "pir", "urbancross")

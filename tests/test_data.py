@@ -45,7 +45,11 @@ def test_splits_are_cut_in_the_order_of_the_file(domain: Domain, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splits": {"train": np.arange(24)}}, "no image is in split 'val'"),
+        (
+            {"splits": {"train": np.arange(24)}},
+            r"no image is in split 'val'; the option `split=drawn`.* draws all",
+        ),
+        ({"splits": {"train": np.arange(24)}, "given": False}, r"no image is in split 'val'$"),
         (
             {"splits": {"train": np.arange(8), "val": np.arange(8, 16), "test": np.arange(16, 24), "dev": [0]}},
             "unknown",
@@ -170,7 +174,9 @@ def test_image_names_are_stripped_and_stand_once() -> None:
     builder = DomainBuilder("d")
     assert builder.image(" a.png\t", "train", "f:1") == 0
     assert builder.row("a.png ", "train", "f:2") == 0
-    with pytest.raises(DataError, match=r"f:3: image 'a.png' stands twice, first in f:1; .* builder\.row"):
+    with pytest.raises(
+        DataError, match=r"f:3: image 'a.png' stands twice, first in f:1; put all its captions there"
+    ):
         builder.image("a.png", "train", "f:3")
     for blank in ("", "  \n"):
         with pytest.raises(DataError, match="f:4: an image has no name"):

@@ -329,6 +329,16 @@ def pairs_of_pir(file: Path, reference: Reference) -> Pairs:
     return found
 
 
+def pairs_of_json(file: Path, reference: Reference) -> Pairs:
+    text = text_of(file, reference)
+    if file.suffix == ".jsonl":
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return {(row["file"].strip(), row["text"].strip()) for row in rows}
+    content = json.loads(text)
+    by_name = content.items() if isinstance(content, dict) else ((r["image"], r["captions"]) for r in content)
+    return {(name.strip(), text.strip()) for name, texts in by_name for text in texts}
+
+
 def pairs_of_precomp(file: Path, reference: Reference) -> Pairs:
     def lines(file: Path) -> list[str]:
         return text_of(file, reference).replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -372,6 +382,7 @@ PARSERS: dict[str, tuple[str, Callable[[Path, Reference], Pairs]]] = {
     "pir": ("*.json", pairs_of_pir),
     "precomp": ("*_caps*.txt", pairs_of_precomp),
     "csv": ("*.csv", pairs_of_csv),
+    "json": ("*.json*", pairs_of_json),
     "urbancross": ("*/*.csv", pairs_of_csv),
     "huggingface": ("**/*.[ap]*r*", pairs_of_table),
     "imagefolder": ("*/*/metadata.*", pairs_of_metadata),

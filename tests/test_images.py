@@ -29,7 +29,7 @@ from PIL import Image
 from urbancross_bench.data import decode as decoding
 from urbancross_bench.data import images
 from urbancross_bench.data.decode import decode
-from urbancross_bench.data.images import FolderImages, NoImages, ZipImages, list_files, open_images
+from urbancross_bench.data.images import FolderImages, NoImages, ZipImages, list_files, open_images, said_missing
 from urbancross_bench.errors import DataError
 
 Array = NDArray[Any]
@@ -517,6 +517,34 @@ def test_of_a_missing_name_that_is_there_in_another_form_both_are_said(tmp_path:
     }
 
 
+@pytest.mark.parametrize("place", ["own/images", "own/images.zip"])
+def test_of_a_name_with_too_much_or_too_little_what_is_there_is_said(tmp_path: Path, place: str) -> None:
+    """With the folder before it, as a csv beside the folder may have it, without an extension, or with another."""
+    content = {"1000.jpg": b"", "1001.JPG": b""}
+    source = open_images(write_files(tmp_path / place, content), ["images/1000.jpg", "1000", "1001.png", "2.jpg"])
+    reason, finds = "no such member", ""
+    if not place.endswith("zip"):
+        reason, finds = "no such file", f"; images={tmp_path / 'own'} finds it"
+    assert source.missing() == {
+        0: f"{reason}; '1000.jpg' is there, not 'images/1000.jpg'{finds}",
+        1: f"{reason}; '1000.jpg' is there, not '1000'",
+        2: f"{reason}; '1001.JPG' is there, not '1001.png'",
+        3: reason,
+    }
+    said = said_missing(source, source.missing(), ["images/1000.jpg", "1000", "1001.png", "2.jpg"])
+    assert said.startswith("4 of 4 images are missing, 'images/1000.jpg' the first (no such ")
+    assert said.endswith(f"; looked in {tmp_path / place}")
+
+
+def test_of_a_name_that_leads_out_it_is_said_what_to_write(tmp_path: Path) -> None:
+    place = write_files(tmp_path / "images", {"a/1.png": b""})
+    with pytest.raises(DataError, match=r"leads out of .*/images; names start in it: write 'a/1\.png'"):
+        open_images(place, [f"{place}/a/1.png"])
+    for name in ("/a/1.png", "../images/a/1.png"):
+        with pytest.raises(DataError, match="names start in it; the option `images` names another folder"):
+            open_images(place, [name])
+
+
 def test_links_are_listed_as_what_they_lead_to(tmp_path: Path) -> None:
     """Segments and images are often kept on another disk; two links may lead to one folder."""
     write_files(tmp_path / "disk", {"1.png": b"", "below/2.png": b""})
@@ -585,7 +613,9 @@ def test_a_zip_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
     assert set(source.folders().values()) == {"data/images/"}
     name = some[0].name
     parts = ZipImages(file, [f"images/{name}", name[1:], f"ages/{name}", f"data/{name}", f"x/data/images/{name}"])
-    assert parts.missing() == dict.fromkeys(range(1, 5), "no such member")
+    assert set(parts.missing()) == {1, 2, 3, 4}
+    assert parts.missing()[1] == "no such member"
+    assert f"; 'data/images/{name}' is there, not 'ages/{name}'" in parts.missing()[2]
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "x/../../a.png", "C:\\a.png", "..\\a.png", "x\\a.png", ""])

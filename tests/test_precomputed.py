@@ -116,7 +116,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     parquet("null", name=["a", "b"], features=[[1.0, None], [2.0, 1.0]])
     parquet("gone", name=["a", None], features=[[1.0], [2.0]])
     parquet("ragged", name=["a", "b"], features=[[1.0, 2.0], [2.0]])
-    for name in ("torn.npz", "torn.safetensors", "torn.parquet", "strange.csv"):
+    for name in ("torn.npz", "torn.safetensors", "torn.parquet", "strange.csv", "rows.npy"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 this is none of them")
     for file in [*tmp_path.iterdir(), tmp_path / "absent.npz"]:
         with pytest.raises(DataError, match=re.escape(str(file))) as raised:
@@ -138,6 +138,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
         "torn.safetensors": "cannot be read: ",
         "torn.parquet": "cannot be read: ",
         "strange.csv": "the name ends in none of .npz, .safetensors, .parquet",
+        "rows.npy": "an array alone does not name its rows; write np.savez(…, names=…, features=…),",
         "absent.npz": "there is no such file",
     }
     assert found.keys() == expected.keys()

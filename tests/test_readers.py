@@ -49,8 +49,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import check, misshapen, split_of
+from urbancross_bench.data.exclusions import without
 from urbancross_bench.data.index import reading
-from urbancross_bench.data.readers import class_in_name
+from urbancross_bench.data.readers import class_in_name, data_folder
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces import SPLITS, Domain
@@ -148,6 +149,147 @@ def test_captions_alone_can_be_read(tmp_path: Path, layout: str) -> None:
     assert content_of(domain) == answer(some)
     with pytest.raises(DataError, match=r"15 of 15 images are missing.*opened without images"):
         check(domain)
+
+
+# --- records in json --------------------------------------------------------------------------------------------
+
+
+def records(tmp_path: Path, content: object, name: str = "t.json", **options: Any) -> Domain:
+    (tmp_path / "images").mkdir(exist_ok=True)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read(Reference("json", None, {"file": str(tmp_path / name), "split_column": "split", **options}))
+
+
+RECORD = {"image": "a.png", "captions": ["a port", "a pier"], "split": "test"}
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ([RECORD], "t.json"),
+        ({"a.png": {"captions": ["a port", "a pier"], "split": "test"}}, "t.json"),
+        (b"\xef\xbb\xbf" + json.dumps([RECORD]).encode(), "t.json"),
+        (b"\xef\xbb\xbf" + json.dumps(RECORD).encode() + b"\r\n\r\n", "t.jsonl"),
+        ([RECORD | {"captions": "a port"}, RECORD | {"captions": "a pier"}], "t.json"),
+        ([RECORD | {"more": {"x": [1]}}], "t.json"),
+    ],
+)
+def test_records_in_json_are_read_as_they_are_written(tmp_path: Path, content: object, name: str) -> None:
+    assert content_of(records(tmp_path, content, name)) == {"a.png": ("test", ["a port", "a pier"])}
+
+
+def test_captions_by_image_name_need_no_options(tmp_path: Path) -> None:
+    content = {f"{number}.png": [f"place {number}"] if number % 2 else f"place {number}" for number in range(10)}
+    domain = records(tmp_path, content, split_column=None)
+    assert sizes(domain) == {"train": 7, "val": 1, "test": 2}
+    assert set(domain.captions) == {f"place {number}" for number in range(10)}
+
+
+def test_numbers_and_blanks_of_records_are_those_of_columns(tmp_path: Path) -> None:
+    others = [
+        {"image": "b.png", "captions": "b", "split": "val"},
+        {"image": "c.png", "captions": "c", "split": None},
+    ]
+    content = [RECORD | {"lat": 60.25, "kind": "port"}, others[0] | {"lat": None}, others[1], others[1]]
+    domain = records(tmp_path, content, latitude_column="lat", class_column="kind")
+    assert domain.attributes["latitude"] == [60.25, None, None]
+    assert domain.attributes["scene_class"] == ["port", None, None]
+    assert sizes(domain) == {"test": 1, "val": 1}
+    [copied] = domain.repairs
+    assert copied.problem == "entry 3 is the same row as entry 2"
+    assert copied.where.endswith("t.json: entry 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("", "t.json", "t.json:1: t.json is not JSON: Expecting value"),
+        (NESTED, "t.json", "t.json is not JSON"),
+        (NESTED, "t.jsonl", "t.jsonl:1: the line is not JSON"),
+        ('{"a": 1}\n{"a": 2}', "t.json", "Extra data. If each line is a record, call it .jsonl"),
+        ("", "t.jsonl", r't.jsonl holds no records; `json` reads \[\{"image": …, "captions": \[…\]\}, …\], '),
+        ([], "t.json", "t.json holds no records"),
+        ({}, "t.json", "t.json holds no records"),
+        (7, "t.json", "t.json holds no records"),
+        ([3, RECORD], "t.json", "t.json: entry 0 is 3, not a record"),
+        (json.dumps(RECORD) + "\n{", "t.jsonl", "t.jsonl:2: the line is not JSON: "),
+        (
+            [{"image": "a.png", "caption": "a", "split": ""}],
+            "t.json",
+            r"no column 'captions'\. Did you mean \"caption\"\?",
+        ),
+        ([RECORD, {"image": "b.png", "split": "val"}], "t.json", "entry 1: no column 'captions'"),
+        ([RECORD, {"captions": "b", "split": "val"}], "t.json", "entry 1: no column 'image'"),
+        ([RECORD | {"image": None}], "t.json", "entry 0: the image name is None, not a text"),
+        ([RECORD | {"image": 7}], "t.json", "entry 0: the image name is 7, not a text"),
+        ([RECORD | {"image": ""}], "t.json", "entry 0: an image has no name"),
+        ([RECORD | {"image": ["a.png"]}], "t.json", r"entry 0: the image name is \['a.png'\], not a text"),
+        ([RECORD | {"split": True}], "t.json", "entry 0: split is True, not a text or a number"),
+        ([RECORD | {"split": "trian"}], "t.json", "entry 0: unknown split 'trian'"),
+        ([RECORD | {"captions": None}], "t.json", "entry 0: the caption is None, not a text"),
+        ([RECORD | {"captions": ["a", 7]}], "t.json", "entry 0: the caption is 7, not a text"),
+        (
+            [RECORD | {"captions": {"raw": "a" * 500}}],
+            "t.json",
+            r"entry 0: the caption is \{'raw': 'a{100,200}…, not",
+        ),
+        ([RECORD, RECORD | {"split": "val"}], "t.json", "entry 1: image 'a.png' has split 'val', but 'test' in "),
+        ('{"a.png": ["a"], "a.png": ["b"]}', "t.json", "key 'a.png' stands twice in one object"),
+        ({"a.png": 7}, "t.json", "no column 'split'"),
+        (karpathy_entries(tiles(1)), "t.json", r'holds a list "images", .*: karpathy\[file=…\] reads those'),
+    ],
+)
+def test_json_that_is_no_records_is_named(tmp_path: Path, content: object, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        records(tmp_path, content, name)
+
+
+def test_faults_of_records_are_named_together(tmp_path: Path) -> None:
+    content = [3, RECORD, RECORD | {"image": " "}, RECORD | {"captions": 7}, {"image": "b.png"}]
+    with pytest.raises(DataError) as refused:
+        records(tmp_path, content)
+    said = str(refused.value).splitlines()
+    assert said[0] == "4 faults:"
+    assert [re.sub(r".*t\.json: ", "", line)[:7] for line in said[1:]] == [
+        "entry 0",
+        "entry 2",
+        "entry 3",
+        "entry 4",
+    ]
+
+
+def test_an_image_that_stands_twice_is_no_matter_of_plugins(tmp_path: Path) -> None:
+    content = karpathy_entries(tiles(1) * 2)
+    with pytest.raises(DataError, match=r"stands twice, first in .*entry 0.*; put all its captions there$"):
+        read(f"karpathy[file={write_json(tmp_path / 't.json', content)}]")
+
+
+def test_a_path_that_is_not_there_is_said_to_start_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("URBANCROSS_DATA", raising=False)
+    said = rf"file {tmp_path}/no.csv does not exist \(relative paths start at {tmp_path}, "
+    with pytest.raises(DataError, match=f"{said}the current folder; URBANCROSS_DATA names another"):
+        read("csv[file=no.csv]")
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataError, match=rf"start at {tmp_path}/data, which URBANCROSS_DATA names\)$"):
+        read("csv[file=no.csv]")
+    with pytest.raises(
+        DataError, match=r"exclusion list .* does not exist \(relative paths start at the grid's fold"
+    ):
+        without(records(tmp_path, [RECORD]), tmp_path / "no.csv")
+
+
+def test_karpathy_points_to_the_reader_of_records(tmp_path: Path) -> None:
+    for content in ([RECORD], {"a.png": ["a port"]}):
+        file = write_json(tmp_path / "t.json", content)
+        with pytest.raises(
+            DataError, match=r't\.json holds no list "images".*; json\[file=…\] reads a list of rec'
+        ):
+            read(f"karpathy[file={file}]")
 
 
 # --- Karpathy json ----------------------------------------------------------------------------------------------
@@ -364,7 +506,7 @@ def test_keywords_of_rsitmd_come_along(tmp_path: Path) -> None:
 def test_datasets_are_looked_for_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
     with pytest.raises(
-        DataError, match=r"folder .*/ucm does not exist \(relative paths start at URBANCROSS_DATA\)"
+        DataError, match=rf"folder .*/ucm does not exist \(relative paths start at {data_folder()}, "
     ):
         read("ucm")
     some = tiles()
@@ -739,7 +881,15 @@ HEAD = "image_name,description,split\n"
         ),
         (HEAD, {"class_column": "class"}, "t.csv:1: no column 'class'"),
         ("image_name,description,split,split\n", {}, "t.csv:1: column 'split' stands twice"),
-        ("", {}, "t.csv:1: no column 'image_name'"),
+        ("", {}, "t.csv:1: the file is empty; its first line is to name the columns"),
+        (" \n", {}, "t.csv:1: the file is empty"),
+        (
+            '[{"image": "a"}]',
+            {},
+            r"t.csv:1: JSON, not csv; captions in JSON are read by json\[file=…\] or karpathy",
+        ),
+        ('{"a": ["x"],"b": ["y"]}', {}, "t.csv:1: JSON, not csv"),
+        (",".join(f"c{n:02}" + 99 * "x" for n in range(99)) + "\n", {}, "c00x{56}…, c01x{56}…, .*, and 79 more.$"),
         (HEAD, {}, "no image has a caption"),
         (HEAD + "a.png,a,train\nb.png,b\n", {}, "t.csv:3: 2 fields, but the header names 3"),
         (HEAD + "a.png,a,train\nb.png,b,c,test\n", {}, "t.csv:3: 4 fields, but the header names 3"),
@@ -1392,7 +1542,7 @@ def test_a_name_on_the_hub_is_refused_without_trying_the_network(monkeypatch: py
         read("huggingface[path=somebody/rsicd]")
     for path in ("rsicd", "a/b/c"):
         with pytest.raises(
-            DataError, match=r"folder .* does not exist \(relative paths start at URBANCROSS_DATA\)"
+            DataError, match=rf"folder .* does not exist \(relative paths start at {data_folder()}, "
         ):
             read(f"huggingface[path={path}]")
     with pytest.raises(DataError, match="does not exist"):

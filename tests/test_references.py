@@ -51,6 +51,23 @@ def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("good.csv", "write csv[file=good.csv]"),
+        ("own/my good.CSV", 'write csv[file="own/my good.CSV"]'),
+        ("good.tsv", "write csv[file=good.tsv,separator=tab]"),
+        ("/data/good.json", "write karpathy[file=/data/good.json] or json[file=/data/good.json]"),
+        ("good.jsonl", "write json[file=good.jsonl]"),
+        ("good.txt", "write name[option=value,other=value]"),
+    ],
+)
+def test_a_file_in_place_of_a_reference_is_answered_with_its_readers(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Reference.parse(text)
+    assert str(refused.value) == f"{text!r} is not a plugin reference; {said}"
+
+
 def test_a_value_that_yaml_takes_for_a_sign_of_its_own_is_to_be_quoted() -> None:
     with pytest.raises(UsageError, match=r'put it in quotes: targets="\*"$') as caught:
         Reference.parse("lora[targets=*]")

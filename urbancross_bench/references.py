@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -39,7 +40,7 @@ class Reference:
         """
         match = _REFERENCE.fullmatch(text.strip())
         if match is None:
-            raise UsageError(f"{text!r} is not a plugin reference; write name[option=value,other=value]")
+            raise UsageError(f"{text!r} is not a plugin reference; write {_meant(text.strip())}")
         options: dict[str, Any] = {}
         rest = match["options"] or ""
         while rest.strip():
@@ -64,6 +65,15 @@ class Reference:
         if not self.options:
             return name
         return f"{name}[{','.join(f'{key}={_plain(value)}' for key, value in self.options.items())}]"
+
+
+def _meant(text: str) -> str:
+    """What to write in place of a text that is no reference: if it is a caption file, the readers of such."""
+    readers = {".csv": ("csv",), ".tsv": ("csv",), ".json": ("karpathy", "json"), ".jsonl": ("json",)}
+    found = readers.get(PurePath(text).suffix.lower(), ())
+    options = {"file": text} | ({"separator": "tab"} if text.lower().endswith(".tsv") else {})
+    named = [str(Reference(name, None, options)) for name in found]
+    return " or ".join(named) or "name[option=value,other=value]"
 
 
 def _plain(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from urbancross_bench.data.readers import data_path
+from urbancross_bench.data.readers import data_path, relative_start
 from urbancross_bench.errors import UsageError
 from urbancross_bench.identity import file_digest, key_of
 from urbancross_bench.modelling.formats import read_config, weight_map
@@ -61,7 +61,7 @@ def _found(model: str, revision: str | None) -> tuple[Path, str]:
             raise UsageError(f"{_TITLE}: {local} is a folder; revision goes with a name on the hub")
         return local, local.name
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise UsageError(f"{_TITLE}: there is no folder {local} (relative paths start at URBANCROSS_DATA)")
+        raise UsageError(f"{_TITLE}: there is no folder {local} ({relative_start()})")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

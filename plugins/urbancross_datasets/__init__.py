@@ -64,6 +64,12 @@ def register_datasets() -> list[Registration]:
             summary="Any csv, its columns named by options (SkyScript, iEBAKER, NWPU-Captions, …).",
         ),
         register(
+            "json",
+            "urbancross_datasets.records:Json",
+            options="urbancross_datasets.records:JsonOptions",
+            summary="A json of records or of captions by image name, or jsonl; keys named by options.",
+        ),
+        register(
             "huggingface",
             "urbancross_datasets.huggingface:HuggingFace",
             options="urbancross_datasets.huggingface:HuggingFaceOptions",

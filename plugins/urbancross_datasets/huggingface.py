@@ -21,6 +21,7 @@ from urbancross_bench.data.readers import (
     is_file,
     no_columns,
     read_file,
+    relative_start,
     signature,
     split_name,
     verifying,
@@ -216,7 +217,7 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
                 source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
                 loaded = datasets.load_dataset(**source, **fresh)
             elif builder or options.path.count("/") != 1:
-                raise DataError(f"folder {path} does not exist (relative paths start at URBANCROSS_DATA)")
+                raise DataError(f"folder {path} does not exist ({relative_start()})")
             else:
                 with _no_network(unless=options.download):
                     loaded = datasets.load_dataset(options.path)

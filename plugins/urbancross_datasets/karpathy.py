@@ -98,7 +98,8 @@ def read_karpathy(
     content = read_json(file, encoding)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f'{file} holds no list "images"; is it a Karpathy-style caption file?')
+        other = "; json[file=…] reads a list of records, or captions by image name" if content else ""
+        raise DataError(f'{file} holds no list "images", as Karpathy-style caption files do{other}')
     builder, faults = DomainBuilder(name), Faults()
     builder.encoding(file, encoding)
     for number, entry in enumerate(entries):

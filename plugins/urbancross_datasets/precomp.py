@@ -15,6 +15,7 @@ from urbancross_bench.data.readers import (
     finish,
     images_place,
     read_lines,
+    relative_start,
     unwrap,
 )
 from urbancross_bench.errors import DataError
@@ -43,7 +44,7 @@ class Precomp(Dataset):
         options = cast(PrecompOptions, self.options)
         folder = data_path(options.folder)
         if not folder.is_dir():
-            raise DataError(f"folder {folder} does not exist (relative paths start at URBANCROSS_DATA)")
+            raise DataError(f"folder {folder} does not exist ({relative_start()})")
         verify = options.verify and any(_pair(folder, split, "_verify") for split in ("train", "val"))
         suffixes = {"train": "_verify" if verify else "", "val": "_verify" if verify else "", "test": ""}
         builder = DomainBuilder(folder.name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from urbancross_bench.data.text import beyond_ascii, is_utf8, read_text
-from urbancross_bench.errors import DataError
+from urbancross_bench.errors import DataError, cut
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
 
 BARE = "image without a caption"  # the problem of a repair
@@ -34,7 +34,8 @@ class DomainBuilder:
         self._repairs: list[Repair] = []
 
     def image(self, name: Any, split: str, where: str, **attributes: Any) -> int:
-        """Add an image and return its number; `split` may be empty: in none.
+        """Add an image and return its number; `split` may be empty: in none. Where each caption of the file has a
+        row of its own, a reader takes `row`.
 
         `attributes` are what is known of it: `scene_class`, `latitude`, `longitude`, `tags` and the others of
         `interfaces.Domain`, by exactly these names; others are kept, and mean nothing to the harness.
@@ -43,10 +44,8 @@ class DomainBuilder:
         """
         name = self._text(name, "image name", where)
         if name in self._images:
-            raise DataError(
-                f"{where}: image {name!r} stands twice, first in {self._where[self._images[name]]}; where each "
-                "caption has a row of its own, a reader takes builder.row in place of builder.image"
-            )
+            first = self._where[self._images[name]]
+            raise DataError(f"{where}: image {name!r} stands twice, first in {first}; put all its captions there")
         if not name:
             raise DataError(f"{where}: an image has no name")
         index = self._images[name] = len(self._images)
@@ -101,9 +100,9 @@ class DomainBuilder:
         """Note an image that the reader does not add: `data check` lists it, plans and records count it."""
         self._repairs.append(Repair(where, problem, "left out", name))
 
-    def copied(self, image: int, line: int, earlier: int, where: str) -> None:
-        """Note a row of an image that says again, field for field, what an earlier line says."""
-        problem = f"line {line} is the same row as line {earlier}"
+    def copied(self, image: int, row: str, earlier: str, where: str) -> None:
+        """Note a row of an image (`line 7`) that says again, field for field, what an earlier one says."""
+        problem = f"{row} is the same row as {earlier}"
         self._repairs.append(Repair(where, problem, TWICE, self._names[image]))
 
     def encoding(self, file: Path, encoding: str | None = None) -> None:
@@ -143,7 +142,7 @@ class DomainBuilder:
     @staticmethod
     def _text(value: Any, what: str, where: str) -> str:
         if not isinstance(value, str):
-            raise DataError(f"{where}: the {what} is {value!r}, not a text")
+            raise DataError(f"{where}: the {what} is {cut(repr(value), _SHOWN)}, not a text")
         try:
             value.encode()
         except UnicodeEncodeError as error:

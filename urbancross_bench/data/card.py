@@ -125,7 +125,7 @@ def _expect_images(domain: Domain, splits: Sequence[str]) -> None:
     missing = domain.images.missing()
     absent = {i: missing[i] for name in splits for i in domain.splits[name].tolist() if i in missing}
     if absent:
-        raise DataError(said_missing(absent, domain.image_names))
+        raise DataError(said_missing(domain.images, absent, domain.image_names))
 
 
 def _resolution(domain: Domain, pixels: bool) -> dict[str, Any] | None:

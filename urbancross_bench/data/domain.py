@@ -122,7 +122,8 @@ def check(domain: Domain) -> None:
     owners = domain.image_of_caption[blank]
     _expect(not blank, f"{len(blank)} captions are blank, one of {_first(domain, owners)} the first")
     if missing := domain.images.missing():
-        raise DataError(f"{said_missing(missing, domain.image_names)}; `urbancross-bench data check` lists them")
+        said = said_missing(domain.images, missing, domain.image_names)
+        raise DataError(f"{said}; `urbancross-bench data check` lists them")
 
 
 def _check_splits(domain: Domain) -> None:
@@ -131,7 +132,8 @@ def _check_splits(domain: Domain) -> None:
     _expect(not unknown, f"unknown splits {unknown}; a split is one of {', '.join(SPLITS)}")
     for number, name in enumerate(SPLITS):
         members = domain.splits.get(name, np.empty(0, dtype=np.int64))
-        _expect(len(members) > 0, f"no image is in split {name!r}")
+        remedy = "; the option `split=drawn`, where its reader has it, draws all three" if domain.given else ""
+        _expect(len(members) > 0, f"no image is in split {name!r}{remedy}")
         _expect(
             bool(members.min() >= 0 and members.max() < images) and len(np.unique(members)) == len(members),
             f"split {name!r} names an image twice or leaves [0, {images})",

@@ -38,6 +38,8 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     not in the domain, for one that is a test image alone, for a caption of a test image, and for a caption that
     the image does not have.
     """
+    if not file.exists():
+        raise DataError(f"exclusion list {file} does not exist (relative paths start at the grid's folder)")
     position = {name: index for index, name in enumerate(domain.image_names)}
     tested = {*domain.splits.get("test", np.empty(0)).tolist()}
     trained = {index for name in TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.data.features import FeatureTable
+from urbancross_bench.data.paths import relative_start
 from urbancross_bench.errors import DataError
 
 _T = TypeVar("_T")
@@ -61,6 +62,11 @@ def read_features(file: Path, part: Literal["images", "texts"]) -> FeatureTable:
         ".safetensors": _safetensors,
         ".parquet": _parquet,
     }
+    if file.suffix == ".npy":
+        raise DataError(
+            f"features {file}: an array alone does not name its rows; write np.savez(…, names=…, features=…), "
+            f"with the {'name of the image' if part == 'images' else 'caption'} of each row (docs/precomputed.md)"
+        )
     if file.suffix not in readers:
         raise DataError(f"features {file}: the name ends in none of {', '.join(readers)}")
     return _guarded(readers[file.suffix], file).check()
@@ -79,7 +85,7 @@ def read_bundle(file: Path) -> PromptBundle:
 
 def _guarded(read: Callable[[Path], _T], file: Path) -> _T:
     if not file.is_file():
-        raise DataError(f"features {file}: there is no such file (relative paths start at URBANCROSS_DATA)")
+        raise DataError(f"features {file}: there is no such file ({relative_start()})")
     try:
         return read(file)
     except DataError:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.decode import decode
 from urbancross_bench.data.index import open_index, signature
+from urbancross_bench.data.paths import relative_start
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import ImageSource
@@ -32,19 +33,24 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
         return NoImages(names)
     for name in names:
         if leads_out(name):
-            raise DataError(f"image name {name!r} leads out of {place}")
+            raise DataError(f"image name {name!r} leads out of {place}; {_below(place, name)}")
     plain = [PurePosixPath(name).as_posix() for name in names]  # ./a.png is a.png, in a zip too
     if place.is_dir():
         return FolderImages(place, plain)
     if place.is_file():
         return ZipImages(place, plain)
-    raise DataError(f"images {place}: there is no such folder or zip (relative paths start at URBANCROSS_DATA)")
+    raise DataError(f"images {place}: there is no such folder or zip ({relative_start()})")
 
 
-def said_missing(missing: Mapping[int, str], names: Sequence[str]) -> str:
-    """How many images of all these are missing, and the first with the reason, given an `ImageSource.missing`."""
+def said_missing(images: ImageSource, missing: Mapping[int, str], names: Sequence[str]) -> str:
+    """How many images of all these are missing, the first with the reason, and where they were looked for.
+
+    missing: what `images.missing()` gives, or a part of it that has at least one image.
+    """
     first = min(missing)
-    return f"{len(missing):,} of {len(names):,} images are missing, {names[first]!r} the first ({missing[first]})"
+    looked = f"; looked in {images.place}" if isinstance(images, FileImages) else ""
+    count = f"{len(missing):,} of {len(names):,} images are missing"
+    return f"{count}, {names[first]!r} the first ({missing[first]}){looked}"
 
 
 def list_files(place: Path) -> list[str]:
@@ -168,10 +174,7 @@ class FolderImages(FileImages):
             raise DataError(f"image folder {self.place} cannot be read: {error}") from error
         absent = [i for i, name in enumerate(self._names) if name not in present and not is_file(self._paths[i])]
         alike = _alike([self._names[i] for i in absent], present)
-        return {
-            i: "the link leads nowhere" if _is_link(self._paths[i]) else f"no such file{alike[self._names[i]]}"
-            for i in absent
-        }
+        return {i: self._reason(i, alike[self._names[i]]) for i in absent}
 
     def content(self, index: int) -> bytes:
         """The file's bytes."""
@@ -180,6 +183,12 @@ class FolderImages(FileImages):
     def where(self, index: int) -> str:
         """Its path."""
         return str(self._paths[index])
+
+    def _reason(self, index: int, alike: str) -> str:
+        if _is_link(self._paths[index]):
+            return "the link leads nowhere"
+        above = self.place.parent
+        return f"no such file{alike}{f'; images={above} finds it' if is_file(above / self._names[index]) else ''}"
 
     def _signatures(self) -> list[str]:
         return [signature(path) for path in self._paths]
@@ -211,13 +220,14 @@ class ZipImages(FileImages):
         self._opened: tuple[int, zipfile.ZipFile] | None = None  # by which process: a fork shares no position
         self._lock = threading.Lock()
         members = _members(file)
-        self._present = list(members)
-        self._tails = _Tails([member for some in members.values() for member in some])
+        everything = [member for some in members.values() for member in some]
+        self._present = [member.filename for member in everything]
+        self._tails = _Tails(everything)
         self._members = [self._find(name) for name in names]
 
     def missing(self) -> Mapping[int, str]:
         """Names without a member."""
-        absent = {i: PurePosixPath(self._names[i]).name for i, m in enumerate(self._members) if m is None}
+        absent = {i: self._names[i] for i, member in enumerate(self._members) if member is None}
         alike = _alike(absent.values(), self._present)
         return {i: f"no such member{alike[name]}" for i, name in absent.items()}
 
@@ -303,17 +313,30 @@ def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
 
 
 def _alike(names: Iterable[str], present: Iterable[str]) -> dict[str, str]:
-    """What to say of each name that is not there: what is, if it differs in capitals or in Unicode form alone."""
+    """What to say of each name that is not there: what is, if they differ in capitals, in Unicode form, in the
+    folders before them or in the extension.
+    """
+    wanted = list(names)
+    known = dict[str, str]()
+    for name in sorted(present, key=lambda name: (name.count("/"), name)) if wanted else ():
+        for form in _forms(name):
+            known.setdefault(form, name)
+    found = {name: next((known[form] for form in _forms(name) if form in known), name) for name in wanted}
+    return {name: f"; {there!a} is there, not {name!a}" if there != name else "" for name, there in found.items()}
 
-    def folded(name: str) -> str:
-        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
-    wanted = {name: folded(name) for name in names}
-    forms = {folded(name): name for name in present} if wanted else {}
-    return {
-        name: f"; {forms[form]!a} is there, not {name!a}" if forms.get(form, name) != name else ""
-        for name, form in wanted.items()
-    }
+def _forms(name: str) -> list[str]:
+    """A name as it may be meant: whole, without folders, and without its extension."""
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    path = PurePosixPath(folded)
+    return [folded, path.name, f"{path.stem}."]
+
+
+def _below(place: Path, name: str) -> str:
+    """What to write in place of a name that leads out of a folder or zip."""
+    if PurePosixPath(name).is_relative_to(place.as_posix()):
+        return f"names start in it: write {PurePosixPath(name).relative_to(place.as_posix()).as_posix()!r}"
+    return "names start in it; the option `images` names another folder or zip"
 
 
 def _is_link(path: Path) -> bool:

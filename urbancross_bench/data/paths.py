@@ -15,6 +15,13 @@ def data_folder() -> Path:
     return Path(os.environ.get("URBANCROSS_DATA", ".")).expanduser().resolve()
 
 
+def relative_start() -> str:
+    """What to say beside a path that is not there: where relative ones start, and why there."""
+    why = "which URBANCROSS_DATA names" if "URBANCROSS_DATA" in os.environ else "the current folder"
+    remedy = "" if "URBANCROSS_DATA" in os.environ else "; URBANCROSS_DATA names another"
+    return f"relative paths start at {data_folder()}, {why}{remedy}"
+
+
 def data_path(path: str) -> Path:
     """Where a path of a grid lies: absolute as it is, relative below `data_folder`."""
     try:
@@ -33,7 +40,7 @@ def find(folder: Path, names: Iterable[str], what: str) -> Path:
         if (folder / name).exists():
             return folder / name
     if not folder.is_dir():
-        raise DataError(f"folder {folder} does not exist (relative paths start at URBANCROSS_DATA)")
+        raise DataError(f"folder {folder} does not exist ({relative_start()})")
     raise DataError(f"folder {folder} holds no {what}; looked for {', '.join(names)}")
 
 

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from urbancross_bench.errors import DataError, meant
+from urbancross_bench.data.paths import relative_start
+from urbancross_bench.errors import DataError, cut, meant, some
 
 csv.field_size_limit(2**24)
 _WRAPPED = re.compile(r"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _SAID = 10  # faults that a message names
+_LISTED, _LONGEST = 20, 60  # columns that one lists, and characters of each
 _PROPOSED = ("latin-1", "cp1252", "gb18030")  # encodings of a file that is not UTF-8, where they fit
 _SEPARATORS = {";": ";", "\t": "tab", "|": '"|"', ",": '","'}  # as an option writes them
 
@@ -124,9 +126,26 @@ def read_json(file: Path, encoding: str | None = None) -> Any:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         hint = f". {_nul_bytes(file, encoding)}" if "\0" in text else ""
+        hint = hint or (". If each line is a record, call it .jsonl" if error.msg == "Extra data" else "")
         raise DataError(f"{file}:{error.lineno}: {file.name} is not JSON: {error.msg}{hint}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
+
+
+def read_json_lines(file: Path, encoding: str | None, faults: Faults) -> Iterator[tuple[int, Any]]:
+    """The JSON value of each line that is not blank, with the line's number; lines that are none go to `faults`.
+
+    Raises DataError as `read_lines` does.
+    """
+    for line, text in enumerate(read_lines(file, encoding), start=1):
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            faults.add(DataError(f"{file}:{line}: the line is not JSON: {error}"))
+        else:
+            yield line, value
 
 
 def read_csv(
@@ -143,14 +162,17 @@ def read_csv(
 
     Raises DataError naming file and line: missing or repeated columns, a row with more or fewer fields.
     """
-    text = io.StringIO(read_text(file, encoding), newline="")
+    content = read_text(file, encoding)
+    other = _other_than_csv(content)
     try:
-        rows = csv.reader(text, delimiter=separator or ",", strict=True)
+        rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator or ",", strict=True)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {separator!r} cannot separate columns: {error}") from error
     try:
         header = [name.strip() for name in next(rows, [])]
         missing = no_columns(columns, header)
+        if missing and other:
+            raise DataError(f"{file}:1: {other}")
         if missing and any("\0" in name for name in header):
             missing = no_columns([name for name in columns if name not in header], [])
             raise DataError(f"{file}:1: {missing} {_nul_bytes(file, encoding)}")
@@ -172,7 +194,7 @@ def read_csv(
                 continue
             yield rows.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise DataError(f"{file}:{rows.line_num}: not csv: {error}") from error
+        raise DataError(f"{file}:{rows.line_num}: {other or f'not csv: {error}'}") from error
 
 
 def no_columns(wanted: Iterable[str], known: Sequence[str]) -> str:
@@ -180,7 +202,8 @@ def no_columns(wanted: Iterable[str], known: Sequence[str]) -> str:
     missing = [name for name in dict.fromkeys(wanted) if name not in known]
     hints = [meant(name, known) for name in missing]
     said = " ".join(f"No column {name!r}.{hint}" for name, hint in zip(missing, hints, strict=True))
-    listed = "" if all(hints) or not known else f" Known: {', '.join(sorted(known))}."
+    shown = some([cut(name, _LONGEST) for name in sorted(known)], _LISTED)
+    listed = "" if all(hints) or not known else f" Known: {shown}."
     return f"n{said[1:]}{listed}" if said else ""
 
 
@@ -243,6 +266,14 @@ def _reads(content: bytes) -> dict[str, str]:
     return reads
 
 
+def _other_than_csv(content: str) -> str:
+    """What to say of a text that has no line of columns because it is empty, or JSON; else empty."""
+    start = content.lstrip()[:1]
+    if start in ("{", "["):
+        return "JSON, not csv; captions in JSON are read by json[file=…] or karpathy[file=…]"
+    return "" if start else "the file is empty; its first line is to name the columns"
+
+
 def _other_separator(columns: Sequence[str], header: Sequence[str], separator: str | None) -> str:
     """What to say of a header whose only field has the wanted columns in it, between other separators."""
     if len(header) != 1:
@@ -258,9 +289,7 @@ def _content(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            f"file {file} does not exist (relative paths start at URBANCROSS_DATA, a grid's exclusions beside it)"
-        ) from None
+        raise DataError(f"file {file} does not exist ({relative_start()})") from None
     except (OSError, ValueError) as error:
         raise DataError(f"file {file} cannot be read: {error}") from error
 

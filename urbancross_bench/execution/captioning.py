@@ -224,7 +224,8 @@ def _items(pictures: Pictures, sees_pixels: bool) -> dict[str, str]:
     """Name → a hash of what a caption depends on."""
     missing = pictures.images.missing() if sees_pixels else {}
     if missing:
-        raise DataError(f"{said_missing(missing, pictures.names)}; the captioner looks at images")
+        said = said_missing(pictures.images, missing, pictures.names)
+        raise DataError(f"{said}; the captioner looks at images")
     repeated = [name for name, count in Counter(pictures.names).items() if count > 1]
     if repeated:
         raise DataError(f"{len(repeated)} image names stand twice, {repeated[0]!r} the first")

@@ -276,7 +276,7 @@ def _contents(domain: Domain, splits: Sequence[str], choice: Choice) -> dict[str
         raise UsageError(f"there is no split {unknown[0]!r}.{did_you_mean(unknown[0], SPLITS)}")
     missing = domain.images.missing()
     if missing:
-        said = said_missing(missing, domain.image_names)
+        said = said_missing(domain.images, missing, domain.image_names)
         raise DataError(f"domain {domain.name!r}: {said}; `urbancross-bench data check` lists them")
     members = {index for name in splits for index in domain.splits.get(name, np.empty(0, np.int64)).tolist()}
     wanted = sorted(members) if splits else range(len(domain.image_names))
