@@ -29,6 +29,7 @@ class StripedOptions(SegmenterOptions):
     dies_once: str | None = None
     fails_together: str | None = None
     dies_together: str | None = None
+    fails: bool = False
     sees_nothing: bool = False
     waits: str | None = None
     waits_at: int = -1
@@ -55,6 +56,8 @@ class Striped(Segmenter):
 
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Mask]]:
         options: Any = self.options
+        if options.fails:
+            raise RuntimeError("no stripes today")
         together = len(images) > 1
         if together and options.fails_together and Path(options.fails_together).exists():
             raise MemoryError("no room for so many")

@@ -66,6 +66,24 @@ class Unloaded(Dying):
 """
 
 
+COUNTING_PLUGIN = """
+from pathlib import Path
+
+from urbancross_bench.interfaces import Captioner, hookimpl, register
+
+@hookimpl
+def register_captioners():
+    options = "urbancross_bench.interfaces:CaptionerOptions"
+    return [register("by_number", f"{__name__}:Counting", options=options, summary="How many at once.")]
+
+class Counting(Captioner):
+    def describe(self, subjects):
+        if len(subjects) > 1 and Path(__file__).with_name("full").exists():
+            raise MemoryError("no room")
+        return [f"{len(subjects)} at once"] * len(subjects)
+"""
+
+
 def rows(file: Path) -> dict[str, str]:
     """The csv, read by nothing of ours."""
     with file.open(encoding="utf-8", newline="") as stream:
@@ -395,6 +413,40 @@ def test_the_log_that_a_failure_names_stays(cli: Cli, pictures: tuple[str, list[
     assert result.status == 2
     assert re.search(r"captioner 'unloaded' of .* failed to load: KeyError: 'weights' \(dying\.py:", result.err)
     assert not Path(f"{out}.partial").exists()
+
+
+def test_images_whose_batch_fails_for_no_fault_of_theirs_are_captioned_alone_and_named(
+    cli: Cli, pictures: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    out, command = pictures
+    file = tmp_path / "by-number.py"  # a file's name need be no identifier
+    file.write_text(COUNTING_PLUGIN)
+    command = [*command, "--plugin", str(file), "--captioner", "by_number"]
+    (tmp_path / "full").touch()
+    result = cli(*command)
+    told = "warning: 8 images were captioned alone, since their batches failed (MemoryError: no room)"
+    assert (result.status, told in result.err) == (0, True), result.err
+    assert set(rows(Path(out)).values()) == {"1 at once"}
+    assert json.loads(Path(f"{out}.json").read_text())["alone"] == {
+        f"{n}.png": "MemoryError: no room" for n in range(8)
+    }
+    Path(out).unlink()
+    (tmp_path / "full").unlink()
+    result = cli(*command)
+    assert (result.status, "warning" in result.err) == (0, False)
+    assert [*rows(Path(out)).values()] == ["4 at once"] * 8 + ["1 at once"]
+    assert json.loads(Path(f"{out}.json").read_text())["alone"] == {}
+
+
+def test_captions_of_pixels_depend_on_what_decodes_images(
+    cli: Cli, pictures: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, command = pictures
+    assert cli(*command).status == 0
+    assert "nothing to do" in cli(*command).out
+    monkeypatch.setattr("urbancross_bench.execution.captioning.decoders", lambda: {"pillow": "99"})
+    result = cli(*command)
+    assert (result.status, "made otherwise" in result.err) == (2, True)
 
 
 def test_missing_images_are_said_before_anything_is_made(

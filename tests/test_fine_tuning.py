@@ -23,6 +23,7 @@ from urbancross_adaptations.adapters import heads_of
 from urbancross_adaptations.lora import LowRank
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.interfaces import Progress
+from urbancross_bench.modelling.checkpoints import fitting
 from urbancross_bench.modelling.saving import method_state
 from urbancross_bench.registry import Registry
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
@@ -291,6 +292,23 @@ def test_features_are_those_of_the_matrices_with_the_updates_added(kind: str, re
     assert same(both(plain), before) == [False, False]
 
 
+def test_the_last_projections_get_the_same_update_the_other_way_round(references: dict[str, str]) -> None:
+    plain = load(references["vit"]).eval()
+    _, model = with_lora(references["vit"], 'rank=3,alpha=6,targets="*projection,*visual.proj"')
+    updates = drawn_updates(model)
+    inner = {plain.clip.visual.proj.shape[0], plain.clip.text.text_projection.shape[0]}
+    assert {update.a.shape for update in updates} == {(3, width) for width in inner}  # x @ P: P is (in, out)
+    visual, text = model.clip.visual, model.clip.text
+    with torch.no_grad():
+        for matrix, module, own in (
+            (plain.clip.visual.proj, visual, "proj"),
+            (plain.clip.text.text_projection, text, "text_projection"),
+        ):
+            [update] = module.parametrizations[own]
+            matrix += 2 * (update.b @ update.a).T
+    assert same(both(plain), both(model.eval())) == [True, True]
+
+
 @pytest.mark.parametrize("kind", ["vit", "clip"])
 def test_a_checkpoint_with_updates_loads_strictly(kind: str, references: dict[str, str], tmp_path: Path) -> None:
     lora, model = with_lora(references[kind])
@@ -303,6 +321,11 @@ def test_a_checkpoint_with_updates_loads_strictly(kind: str, references: dict[st
     assert same(both(model), both(again)) == [True, True]
     with pytest.raises(RuntimeError, match="parametrizations"):
         load(references[kind]).load_state_dict(state)
+    with pytest.raises(UsageError, match=r"where: .* surplus .*; its low-rank updates are no part of"):
+        fitting(state, load(references[kind]).state_dict(), "where", allow_missing=(), allow_surplus=())
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)).state_dict()
+    with pytest.raises(UsageError, match="allow_missing and allow_surplus take patterns"):
+        fitting(normed, nn.Linear(2, 2).state_dict(), "where", allow_missing=(), allow_surplus=())
 
 
 def test_targets_choose_matrices_and_frozen_ones_are_left_alone() -> None:

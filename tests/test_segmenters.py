@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -372,8 +373,7 @@ def test_a_store_goes_on_under_another_name_of_its_weights_but_not_with_other_li
         patch.setattr(importlib.metadata, "version", lambda name: "99" if name == "torchvision" else version(name))
         result = segment("store", "--split", "test")
     assert result.status == 2
-    assert "made otherwise (libraries torchvision: '" in result.err
-    assert "'torchvision': '99'" in result.err
+    assert re.search(r"made otherwise \(libraries torchvision: '.*', now '99'\)", result.err)
     assert tree(tmp_path / "store") == tree(tmp_path / "whole")
 
     # A store from before they were noted is read, and gets nothing more.

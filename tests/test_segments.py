@@ -190,25 +190,20 @@ def test_a_process_that_dies_costs_its_image_or_nothing(
 
 
 @pytest.mark.parametrize("fault", ["fails_together", "dies_together"])
-def test_a_batch_that_fails_where_none_of_its_images_does_is_not_made_of_parts(
+def test_a_segmenter_that_takes_no_batches_is_given_one_image_at_a_time(
     tiles: str, cut: Callable[..., Result], tmp_path: Path, fault: str
 ) -> None:
-    """A model computes otherwise alone, and what failed for a moment would decide which."""
     cut(tiles, "whole")
-    (tmp_path / "full").touch()
-    result = cut(tiles, "store", options=f"{fault}={tmp_path / 'full'}")
-    assert (result.status, result.err.count("FAILED")) == (1, 8)  # of 4, 3 and 3 images a split, in batches of 2
-    why = "MemoryError: no room for so many" if fault == "fails_together" else r"the process died \(signal 9.*"
-    again = r"its batch of 2 failed, and none of it alone: run the command again, or with a smaller --batch\)$"
-    assert re.search(rf"FAILED t00\.png: {why} \({again}", result.err, re.MULTILINE), result.err
-    (tmp_path / "full").unlink()
-    assert cut(tiles, "store").status == 0
+    (tmp_path / "always").touch()
+    assert cut(tiles, "store", options=f"{fault}={tmp_path / 'always'}").status == 0
     assert tree(tmp_path / "store") == tree(tmp_path / "whole")
 
 
 def test_a_store_without_any_segment_is_warned_of(tiles: str, cut: Callable[..., Result]) -> None:
     result = cut(tiles, "store", options="sees_nothing=true")
     assert (result.status, "warning: no image has a segment" in result.err) == (0, True), result.err
+    broken = cut(tiles, "broken", options="fails=true")
+    assert (broken.status, "no image has a segment" in broken.err) == (1, False)
     assert "no image has a segment" not in cut(tiles, "other").err
 
 

@@ -380,6 +380,9 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
     assert not thawing.reported
 
     class Quiet(Supervised):
+        def parameter_groups(self, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
+            return [{"params": list(model.parameters())}]  # the frozen ones too
+
         def select(self, source: Batch, target: Batch, progress: Progress) -> None:
             model.eval()
 
@@ -387,6 +390,9 @@ def test_a_batch_that_may_not_be_cut_is_refused_before_the_first_step() -> None:
         lambda model: Quiet(PairLoss("info_nce", model), 0.0), architecture="urbancross-s", micro_batch=2
     )
     model = cast(nn.Module, quiet.model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(False)
     assert [*quiet.steps()][-1] == 8
 
 

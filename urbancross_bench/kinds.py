@@ -45,6 +45,12 @@ def misspelt(target: str) -> str:
     return f"is registered as {target}, and that module has no {name!r}.{did_you_mean(name, own)}"
 
 
+def behind(target: str) -> Any:
+    """What stands behind `module:Name`. The module may be a one-file plugin, whose name need be no identifier."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def place_in(error: BaseException, packages: Collection[str]) -> str:
     """` (mine.py:12 in loss)`: the last line of some packages that an error came from; empty without any."""
     places = [

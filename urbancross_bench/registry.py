@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import math
 import os
-import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -28,7 +27,7 @@ from urbancross_bench.errors import OptionError, PluginError, UsageError, did_yo
 from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT, Registration
-from urbancross_bench.kinds import beside, blamed, build, misspelt
+from urbancross_bench.kinds import behind, beside, blamed, build, misspelt
 from urbancross_bench.references import Reference
 from urbancross_bench.sources import code_version, files_of, is_library, own_version
 
@@ -112,7 +111,7 @@ class Plugin:
 
     def _import(self, path: str) -> Any:
         try:
-            return pkgutil.resolve_name(path)
+            return behind(path)
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self} cannot be loaded from {path}: {error!r}") from error
 

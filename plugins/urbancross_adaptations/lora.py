@@ -23,25 +23,27 @@ from urbancross_adaptations.supervised import SourceOnly
 from urbancross_bench.errors import UsageError, some
 from urbancross_bench.interfaces import Context, DualEncoder
 
-# What nn.MultiheadAttention, those made after it, and CLIP's last projections multiply with, beside the weights of
-# linear layers.
-_BARE = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "proj", "text_projection")
+# What nn.MultiheadAttention and those made after it multiply with, beside the weights of linear layers.
+_IN_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_LAST = ("proj", "text_projection")  # CLIP's projections: (in, out), where all others are (out, in)
 
 
 class LowRank(nn.Module):
-    """W ↦ W + (α / r) B A with A (r, in), Gaussian, and B (out, r), zero at first."""
+    """W ↦ W + (α / r) B A with A (r, in), Gaussian, and B (out, r), zero at first; `turned`: W is (in, out)."""
 
-    def __init__(self, matrix: Tensor, rank: int, alpha: float) -> None:
+    def __init__(self, matrix: Tensor, rank: int, alpha: float, *, turned: bool = False) -> None:
         super().__init__()
-        out, inner = matrix.shape
+        self.turned = turned
+        out, inner = matrix.T.shape if turned else matrix.shape
         self.scaling = alpha / rank
         # Drawn on the CPU, so that every device starts alike.
         self.a = nn.Parameter((torch.randn(rank, inner) / math.sqrt(inner)).to(matrix))
         self.b = nn.Parameter(matrix.new_zeros(out, rank))
 
     def forward(self, matrix: Tensor) -> Tensor:
-        """(out, in) to (out, in)."""
-        return matrix + self.scaling * (self.b @ self.a)
+        """A matrix to one of its shape."""
+        update = self.scaling * (self.b @ self.a)
+        return matrix + (update.T if self.turned else update)
 
 
 class Lora(SourceOnly):
@@ -64,7 +66,8 @@ class Lora(SourceOnly):
         if idle and "targets" in o.model_fields_set:  # of the default's two, each is for other encoders
             raise UsageError(f"adaptation 'lora': no trainable matrix matches {idle[0]!r} of targets")
         for _, module, own in found:
-            register_parametrization(module, own, LowRank(getattr(module, own), o.rank, o.alpha))
+            update = LowRank(getattr(module, own), o.rank, o.alpha, turned=own in _LAST)
+            register_parametrization(module, own, update)
         return model
 
     def prepare(self, model: DualEncoder, context: Context) -> None:
@@ -80,9 +83,9 @@ class Lora(SourceOnly):
 def _matrices(model: DualEncoder) -> Iterator[tuple[str, nn.Module, str]]:
     """Name, module and attribute of each trainable matrix that features are multiplied by."""
     for name, module in cast(nn.Module, model).named_modules():
-        for own in _BARE + (("weight",) if isinstance(module, nn.Linear) else ()):
+        for own in _IN_ATTENTION + _LAST + (("weight",) if isinstance(module, nn.Linear) else ()):
             matrix = getattr(module, own, None)
-            if isinstance(matrix, nn.Parameter) and matrix.requires_grad:
+            if isinstance(matrix, nn.Parameter) and matrix.requires_grad and matrix.ndim == 2:
                 yield f"{name}.{own}", module, own
 
 

@@ -96,7 +96,7 @@ class Sam(Segmenter):
         options = cast(SamOptions, self.options)
         for image in images:
             short, long = sorted(image.shape[:2])
-            if round(short / long * self._processor.size["longest_edge"]) < 1:
+            if short / long * self._processor.size["longest_edge"] < 0.5:
                 raise DataError(f"an image of {long}×{short} pixels is too narrow: resized, nothing is left of it")
         inputs = self._processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
         embeddings = self._model.get_image_embeddings(inputs["pixel_values"].to(self._model.device))

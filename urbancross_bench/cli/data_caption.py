@@ -63,6 +63,10 @@ def caption(
     if made.failures:
         said = [reason if name in reason else f"{name}: {reason}" for name, reason in made.failures.items()]
         print(some(said, _SHOWN, "\n"), file=sys.stderr)
+    if made.alone:
+        why = next(iter(made.alone.values()))
+        told = f"{len(made.alone)} images were captioned alone, since their batches failed ({why})"
+        print(f"warning: {told}; {out}.json names them", file=sys.stderr)
     written = made.images - len(made.failures)
     where = (
         f"nothing to do: all are in {out}" if made.again else f"written to {out}" if made.file else "not written"

@@ -107,7 +107,7 @@ def _say(store: SegmentStore, out: Path) -> None:
         said = "the encoder's weights are random, so its choice of segments is: name weights"
         print(f"warning: {said}", file=sys.stderr)
     failures = store.failures
-    if not any(row.get("regions") for row in store.rows):
+    if {len(row["regions"]) for row in store.rows if "regions" in row} == {0}:
         print("warning: no image has a segment: are the segmenter's thresholds too strict?", file=sys.stderr)
     if failures:
         said = some([f"FAILED {name}: {reason}" for name, reason in failures.items()], _SHOWN, "\n")

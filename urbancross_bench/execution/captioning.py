@@ -109,12 +109,15 @@ class CaptionMaker:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What came of it. `file` is None if no image has a caption; `again`: it was all there already."""
+    """What came of it. `file` is None if no image has a caption; `alone`: see `making.Made`; `again`: it was all
+    there already.
+    """
 
     file: Path | None
     images: int
     distinct: int
     failures: Mapping[str, str]
+    alone: Mapping[str, str]
     again: bool = False
 
 
@@ -154,7 +157,7 @@ def caption(
     }
     before = _present(out, making)
     if before is not None and not before["failures"]:
-        return Captioned(out, len(items), before["counts"]["distinct"], {}, again=True)
+        return Captioned(out, len(items), before["counts"]["distinct"], {}, {}, again=True)
     journal = out.resolve().with_name(f"{out.name}.partial")
     with holding(journal):
         made = make(
@@ -279,21 +282,21 @@ def _write(out: Path, names: Sequence[str], made: Made, making: Mapping[str, Any
     captions = [(name, text) for name, text in zip(names, made.texts, strict=True) if text is not None]
     distinct = len({text for _, text in captions})
     if not captions:
-        return Captioned(None, len(names), 0, made.failures)
+        return Captioned(None, len(names), 0, made.failures, {})
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(captions)
     content = stream.getvalue().encode()
     counts = {"images": len(names), "captions": len(captions), "distinct": distinct, "failed": len(made.failures)}
-    record = {**making, "counts": counts, "failures": made.failures, "sha256": _sha256(content)}
+    found = {"counts": counts, "failures": made.failures, "alone": made.alone, "sha256": _sha256(content)}
     # In this order a kill leaves no csv beside a record that is not its own; what it lacks is in the journal.
     out.unlink(missing_ok=True)
     with replacing(_side(out)) as place:
-        write_json(place, record)
+        write_json(place, {**making, **found})
     with replacing(out) as place:
         place.write_bytes(content)
-    return Captioned(out, len(names), distinct, made.failures)
+    return Captioned(out, len(names), distinct, made.failures, made.alone)
 
 
 def _sha256(content: bytes) -> str:

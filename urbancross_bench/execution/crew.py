@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from urbancross_bench.identity import derive_seed
 from urbancross_bench.processes import redirect_output, said_exit, servers_environment, take_environment
 
 Outcome = tuple[str | None, str]
-"""What was made of an item, or None and the reason."""
+"""What was made of an item; the reason if that is None, and where it was made alone since its batch had failed."""
 
 Work = Callable[[Sequence[str]], list[str]]
 """From the names of a batch to one text an item. Raises if one of them cannot be done."""
@@ -34,7 +35,7 @@ class Maker(Protocol):
         ...
 
 
-_PATIENCE = 10.0  # seconds for a process to end by itself
+_PATIENCE = 5.0  # seconds for processes to end by themselves
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,13 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Let those go that have nothing in hand, and kill the others: nothing half-made is believed."""
-        for connection, worker in self.members.items():
+        for connection in self.members:
             connection.close()  # who waits for names ends
+        deadline = time.monotonic() + _PATIENCE
+        for worker in self.members.values():
             if worker.ready and worker.piece is None:
-                worker.process.join(_PATIENCE)
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+        for worker in self.members.values():
             worker.process.kill()
             worker.process.join()
 
@@ -218,12 +222,9 @@ def _tried(work: Work, names: Sequence[str], seed: str) -> list[Outcome]:
 
 
 def _settled(alone: list[Outcome], why: str) -> list[Outcome]:
-    """What becomes of the items of a batch that failed, with what was made of each alone.
+    """What was made of the items of a batch, each alone, as the batch failed.
 
-    Where none is at fault, nothing is kept: alone they come out otherwise than together, and what failed for a
-    moment, as where memory ran out, would decide which.
+    Where none of them is at fault, each is given why: alone they may come out otherwise than together, and what
+    failed for a moment, as where memory ran out, decides which.
     """
-    if any(text is None for text, _ in alone):
-        return alone
-    batch = f"its batch of {len(alone)} failed, and none of it alone"
-    return [(None, f"{why} ({batch}: run the command again, or with a smaller --batch)")] * len(alone)
+    return alone if any(text is None for text, _ in alone) else [(text, why) for text, _ in alone]

@@ -197,10 +197,8 @@ def rooms_that_differ(one: Any, other: Any) -> tuple[Any, Any]:
     if not (isinstance(one, str) and isinstance(other, str)):
         return one, other
     left, right = one.split(), other.split()
-    if len(left) != len(right):
-        return one, other
-    differ = [pair for pair in zip(left, right, strict=True) if pair[0] != pair[1]]
-    return " ".join(pair[0] for pair in differ), " ".join(pair[1] for pair in differ)
+    lost, new = [v for v in left if v not in right], [v for v in right if v not in left]
+    return (" ".join(lost), " ".join(new)) if lost or new else (one, other)
 
 
 def _roles(one: Thing, other: Thing) -> list[str]:

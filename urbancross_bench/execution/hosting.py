@@ -8,7 +8,6 @@ import io
 import json
 import multiprocessing
 import os
-import pkgutil
 import signal
 import sys
 import threading
@@ -26,6 +25,7 @@ from urbancross_bench import hookspecs
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.kinds import behind
 from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
 
@@ -98,8 +98,8 @@ def _caller(hosted: Hosted) -> Call:
     """Something that calls a hook of what is hosted, if it has it. Raises whatever its import raises."""
     loaded = {file: load_file(Path(file)) for file in hosted.files}
     if hosted.options is not None:
-        options_type = pkgutil.resolve_name(hosted.options_type) if hosted.options_type else Options
-        tracker = pkgutil.resolve_name(hosted.target)(options_type.model_validate(dict(hosted.options)))
+        options_type = behind(hosted.options_type) if hosted.options_type else Options
+        tracker = behind(hosted.target)(options_type.model_validate(dict(hosted.options)))
         return lambda hook, arguments: getattr(tracker, hook)(**arguments)
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)

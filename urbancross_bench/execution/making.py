@@ -32,11 +32,13 @@ PARTIAL, _LOG = ".partial", "log"
 class Made:
     """`texts`: one per item, in their order, None where it failed; `failures`: the reason by name.
 
+    `alone`: of those that were made alone, as their batch had failed for no fault of theirs, why it had.
     `kept`: the files of its finished batches.
     """
 
     texts: list[str | None]
     failures: dict[str, str]
+    alone: dict[str, str]
     kept: Sequence[Path] = ()
 
 
@@ -152,7 +154,8 @@ def make(
         raise
     outcomes = {name: out for b in batches for name, out in zip(b.names, results[b.key], strict=True)}
     failures = {name: outcomes[name][1] for name in items if outcomes[name][0] is None}
-    return Made([outcomes[name][0] for name in items], failures, [b.file for b in batches])
+    alone = {name: why for name, (text, why) in outcomes.items() if text is not None and why}
+    return Made([outcomes[name][0] for name in items], failures, alone, [b.file for b in batches])
 
 
 class _Batch:
@@ -166,17 +169,17 @@ class _Batch:
     def kept(self) -> list[Outcome] | None:
         """What an earlier call made of the items; None if nothing whole is there, or one of them failed."""
         try:
-            texts = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            kept = [(text, why) for text, why in json.loads(self.file.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
             return None
-        whole = isinstance(texts, list) and len(texts) == len(self.names)
-        return [(t, "") for t in texts] if whole and all(isinstance(t, str) for t in texts) else None
+        whole = len(kept) == len(self.names) and all(isinstance(one, str) for outcome in kept for one in outcome)
+        return kept if whole else None
 
     def keep(self, result: Sequence[Outcome]) -> None:
         """Write the file, whole or not at all; not if an item failed, so that the batch is tried again."""
         if all(text is not None for text, _ in result):
             with replacing(self.file) as unfinished:
-                write_json(unfinished, [text for text, _ in result])
+                write_json(unfinished, result)
 
 
 def _parts(items: Mapping[str, str], size: int, groups: Mapping[str, str]) -> list[Sequence[tuple[str, str]]]:

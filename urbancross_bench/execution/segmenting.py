@@ -245,7 +245,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         "min_area": choice.min_area,
         "batch": sizing.batch,
         "threads": sizing.threads,
-        "core": _code("data.masks", "data.decode"),
+        "core": _code("data.masks"),
         "decoders": decoders(),
     }
     if resolved.options.libraries:  # of a segmenter without any, stores made before these were noted go on
@@ -254,7 +254,7 @@ def making_of(segmenter: str, registry: Registry, choice: Choice, sizing: Sizing
         encoder = _encoder(registry, choice.encoder)
         making["encoder"] = encoder.identity
         making["encoder_weights"] = encoder.weights.said()
-        making["core"] = _code("data.masks", "data.decode", "data.segments", "data.pack", "modelling")
+        making["core"] = _code("data.masks", "data.segments", "data.pack", "modelling")
     return making
 
 

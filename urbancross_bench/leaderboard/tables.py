@@ -16,7 +16,6 @@ from urbancross_bench.evaluation.statistics import RESAMPLES, SeedMeans
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.interfaces.column import Column
 from urbancross_bench.interfaces.renderer import Cell, Estimate, Table, no_cell
-from urbancross_bench.kinds import blamed
 from urbancross_bench.leaderboard.ablation import CELLS, EFFECTS, ablation_tables
 from urbancross_bench.leaderboard.comparable import seeds_of
 from urbancross_bench.leaderboard.comparisons import Compared, Difference, Field, Standing, standings, verdicts
@@ -144,11 +143,12 @@ def _scenarios(
 
 def _cell(name: str, column: Column, row: Row) -> Cell:
     """What a plugin says of a row. Raises PluginError where it fails, or gives what is no cell."""
-    with blamed(
-        f"column {name!r}", type(column).__module__.partition(".")[0], f"on {row.scenario}, {row.method[1]}"
-    ):
+    try:
         # Copies: what records have in common is held once.
         cell = column.cell(*deepcopy((row.run, [seed.score.content for seed in row.seeds])))
+    except (Exception, SystemExit) as error:
+        where = f"{row.scenario}, {row.method[1]}"
+        raise PluginError(f"column {name!r} failed on {where}: {type(error).__name__}: {error}") from error
     if why := no_cell(cell):
         raise PluginError(f"column {name!r} gave {why}")
     return cell

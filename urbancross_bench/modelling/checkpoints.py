@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -134,7 +135,7 @@ def fitting(
         problems.append(f"{len(beyond)} surplus ({some(beyond, _SHOWN)})")
     if problems:
         naming = _renamed(refused, beyond, state, expected)
-        if any(".parametrizations." in name for name in beyond):
+        if any(re.search(r"\.parametrizations\.\w+\.0\.[ab]$", name) for name in beyond):
             naming = "; its low-rank updates are no part of the architecture, so it cannot be taken as that"
         elif not naming and (refused or beyond) and not (allow_missing is allow_surplus is None):
             naming = "; allow_missing and allow_surplus take patterns of names that may differ"

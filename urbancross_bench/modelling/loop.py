@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -78,6 +78,7 @@ def train(
         target_pool,
         lambda name, value: logged.__setitem__(name, value.detach() if isinstance(value, Tensor) else value),
     )
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     method.prepare(model, context)
     answers.unchanged(method, "prepare", pools)
     if recipe.steps == 0:
@@ -85,6 +86,7 @@ def train(
         yield 0
         return
     training = _Training(model, method, source, target, pools, recipe, precision, device, curve, on_pass)
+    training.refuse_thawing(free)
     on_start(sum(p.numel() for p in training.trained if p.requires_grad))
     stops = {round(recipe.steps * (i + 1) / candidates) for i in range(candidates)}
     for step in range(training.restored(saves), recipe.steps):
@@ -145,9 +147,16 @@ class _Training:
         modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
         self.still = [module for module in modules if isinstance(module, _BatchNorm)]
         self.cut = bool(recipe.micro_batch and recipe.micro_batch < recipe.batch_size)
-        if (self.cut or self.ranks.world > 1) and not recipe.frozen_statistics:
-            # What is to be trained in a later phase alone would be found out there.
-            refuse_batch_statistics(model, [p for p in self.trained if not p.requires_grad])
+
+    def refuse_thawing(self, free: Sequence[nn.Parameter]) -> None:
+        """Raise UsageError now for what the method trains in a later phase alone, and could not: see `losses`.
+
+        free: the parameters that had a gradient before the method had a say.
+        """
+        if (self.cut or self.ranks.world > 1) and not self.recipe.frozen_statistics:
+            trained = {id(parameter) for parameter in self.trained}
+            later = [p for p in free if id(p) in trained and not p.requires_grad]
+            refuse_batch_statistics(self.model, later)
 
     def losses(self, progress: Progress) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """Of a step, by their names; and what share of the source's batch the method keeps, where it selects."""
