@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from urbancross_bench.errors import UsageError
@@ -45,6 +45,7 @@ scalars = st.one_of(
 values = scalars | st.lists(scalars, max_size=3)
 
 
+@example({"x": ":", "y": "2024-13-45"})  # plain as they are, YAML reads neither
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), values, max_size=4))
 def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
     reference = Reference("name", "member", options)

@@ -223,7 +223,7 @@ def test_what_captions_and_weights_change_is_made_anew(
     assert shades_of(new[4], 4) == winners(scores(encoders[0], 4, changed[4], 0))
     assert len(read_store(store).failures) == 1
     refused = choose(reference, "store", encoders[1])
-    assert (refused.status, "holds segments that were made otherwise (encoder: " in refused.err) == (2, True)
+    assert (refused.status, "holds segments that were made otherwise (encoder " in refused.err) == (2, True)
     refused = choose(reference, "store", None, chooser="area")
     assert (refused.status, "made otherwise (chooser: 'caption', now 'area')" in refused.err) == (2, True)
 

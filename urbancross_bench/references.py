@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -78,8 +79,9 @@ def _meant(text: str) -> str:
 
 def _plain(value: Any) -> str:
     """The shortest text that is read back as the same value."""
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
-        return value
+    with suppress(yaml.YAMLError, ValueError):  # a colon alone, a day that no month has
+        if isinstance(value, str) and _PLAIN.fullmatch(value) and yaml.safe_load(value) == value:
+            return value
     style = '"' if isinstance(value, str) else None
     text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf"))
     return text.strip().removesuffix("...").strip()

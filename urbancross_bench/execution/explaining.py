@@ -198,7 +198,7 @@ def rooms_that_differ(one: Any, other: Any) -> tuple[Any, Any]:
         return one, other
     left, right = one.split(), other.split()
     lost, new = [v for v in left if v not in right], [v for v in right if v not in left]
-    return (" ".join(lost), " ".join(new)) if lost or new else (one, other)
+    return (" ".join(lost), " ".join(new)) if lost and new else (one, other)
 
 
 def _roles(one: Thing, other: Thing) -> list[str]:
