@@ -195,8 +195,21 @@ def test_a_segmenter_that_takes_no_batches_is_given_one_image_at_a_time(
 ) -> None:
     cut(tiles, "whole")
     (tmp_path / "always").touch()
-    assert cut(tiles, "store", options=f"{fault}={tmp_path / 'always'}").status == 0
-    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+    result = cut(tiles, "store", "--split", "train", options=f"{fault}={tmp_path / 'always'}")
+    why = "MemoryError: no room" if fault == "fails_together" else "the process died (signal 9"
+    told = f"warning: 4 images were segmented alone, since their batches failed ({why}"
+    assert (result.status, told in result.err) == (0, True), result.err
+    assert not (tmp_path / "store" / ".partial").exists()
+    (tmp_path / "always").unlink()
+    assert cut(tiles, "store").status == 0  # what the store knows of these stays
+    found, plain = rows(tmp_path / "store"), rows(tmp_path / "whole")
+    assert [row["image"] for row in found if row.get("alone", "").startswith(why)] == [
+        "t00.png",
+        "t03.png",
+        "t06.png",
+        "t09.png",
+    ]
+    assert [{key: row[key] for key in row if key != "alone"} for row in found] == plain
 
 
 def test_a_store_without_any_segment_is_warned_of(tiles: str, cut: Callable[..., Result]) -> None:

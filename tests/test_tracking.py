@@ -17,6 +17,7 @@ import pytest
 from grid_events import ADAPT, RUNS, START, Heard, spec, status, write_record
 
 from urbancross_bench.errors import PluginError, UsageError
+from urbancross_bench.execution.hosting import Hosted, _caller
 from urbancross_bench.execution.listening import Listener
 from urbancross_bench.execution.tracking import Tracking, trackers
 from urbancross_bench.files import write_json
@@ -385,10 +386,42 @@ def test_tensorboard_is_filled_from_records_once(tmp_path: Path) -> None:
         hear_of_reused(Registry.discover().resolve("tracker", "tensorboard").build(), tmp_path)
     [training] = (tmp_path / "tensorboard" / "trainings").iterdir()
     runs = list((tmp_path / "tensorboard" / "runs").iterdir())
-    assert [len(list(place.iterdir())) for place in (training, *runs)] == [1, 1, 1]
+    assert [len(list(place.glob("events*"))) for place in (training, *runs)] == [1, 1, 1]
     read = EventAccumulator(str(training)).Reload()
     assert [(point.step, point.value) for point in read.Scalars("train/loss")] == [(3, 0.5), (6, 0.25)]
     assert [len(EventAccumulator(str(run)).Reload().Scalars("last/classic/b/mR")) for run in runs] == [1, 1]
+
+
+def test_tensorboard_is_told_the_whole_of_what_it_had_heard_in_part(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = Registry.discover().resolve("tracker", "tensorboard").build()
+    tracker.on_grid_started(str(tmp_path), "small", [])
+    tracker.on_epoch_ended("pretrain tiny, a", {"step": 3.0, "loss": 0.5}, START.key)
+    for seed in range(2):
+        tracker.on_run_finished(spec(seed), "failed", "boom", {})
+    hear_of_reused(Registry.discover().resolve("tracker", "tensorboard").build(), tmp_path)
+    [training] = (tmp_path / "tensorboard" / "trainings").iterdir()
+    points = EventAccumulator(str(training)).Reload().Scalars("train/loss")
+    assert [(point.step, point.value) for point in points] == [(3, 0.5), (6, 0.25)]
+    for run in (tmp_path / "tensorboard" / "runs").iterdir():
+        read = EventAccumulator(str(run)).Reload()
+        [said] = [read.Tensors(tag)[-1].tensor_proto.string_val[0] for tag in read.Tags()["tensors"]]
+        assert b"| status | ok |" in said
+        assert read.Scalars("last/classic/b/mR")[-1].value == 12.5
+
+
+def test_who_does_not_hear_of_reused_runs_is_not_read_their_records(tmp_path: Path) -> None:
+    heard = {}
+    for name, source in (("good", GOOD), ("deaf", GOOD.replace("def on_run_reused", "def on_nothing"))):
+        file = plugin(tmp_path, name, source)
+        registration = Registry.discover([file]).resolve("tracker", name).plugin.registration
+        _, hears = _caller(
+            Hosted(name, (str(file),), registration.target, registration.options, {}, "log", str(tmp_path), 5.0)
+        )
+        heard[name] = [hears(hook) for hook in ("on_run_reused", "on_grid_finished")]
+    assert heard == {"good": [True, True], "deaf": [False, True]}
 
 
 def test_trackio_is_filled_from_records_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +62,8 @@ def _row(record: Row, wanted: Sequence[str], options: JsonOptions) -> Row:
     name = fields[options.image_column]
     if not isinstance(name, str):
         raise DataError(f"{where}: the image name is {_said(name)}, not a text")
-    texts = {column: _text(fields, column, where) for column in wanted if column not in needed}
+    captions = {column: fields[column] for column in options.caption_columns}
+    texts = {column: _text(fields, column, where) for column in wanted if column not in captions}
     return Row(where, called, {**fields, **texts})
 
 
@@ -75,10 +77,8 @@ def _entries(file: Path, options: JsonOptions, faults: Faults) -> list[tuple[str
         found = [(f"{file}:{line}", f"line {line}", value) for line, value in lines]
     else:
         content = read_json(file, options.encoding)
-        if isinstance(content, dict) and any(isinstance(e, dict) for e in _listed(content.get("images"))):
-            raise DataError(
-                f'{file} holds a list "images", as Karpathy-style files do: karpathy[file=…] reads those'
-            )
+        if isinstance(content, dict) and (inner := _inner(content)):
+            raise DataError(f"{file} holds {inner}")
         if isinstance(content, dict):
             found = [_named(file, name, value, options) for name, value in content.items()]
         else:
@@ -93,7 +93,24 @@ def _named(file: Path, name: str, value: Any, options: JsonOptions) -> tuple[str
     """The entry of an image whose name stands before its captions or its record."""
     fields = value if isinstance(value, dict) else {options.caption_columns[0]: value}
     called = f"entry {cut(name, _SHOWN)!r}"
+    other = fields.get(options.image_column, name)
+    if other != name:
+        raise DataError(
+            f"{file}: {called} says that its image is {_said(other)}; write a list of such records, without names "
+            "before them"
+        )
     return f"{file}: {called}", called, {**fields, options.image_column: name}
+
+
+def _inner(content: dict[str, Any]) -> str:
+    """What to do about a mapping that keeps its records in a list of its own; empty for one that does not."""
+    lists = [name for name, value in content.items() if any(isinstance(entry, dict) for entry in _listed(value))]
+    images = [entry.keys() for entry in _listed(content.get("images")) if isinstance(entry, dict)]
+    if any({"filename", "sentences"} & keys for keys in images):
+        return 'a list "images", as Karpathy-style files do: karpathy[file=…] reads those'
+    if "annotations" in lists:
+        return 'a list "annotations", as COCO has it, which is not read; write a list of records'
+    return f'a list "{cut(lists[0], _SHOWN)}"; a file of records is that list alone' if lists else ""
 
 
 def _listed(value: Any) -> list[Any]:
@@ -103,6 +120,10 @@ def _listed(value: Any) -> list[Any]:
 def _text(fields: dict[str, Any], column: str, where: str) -> str:
     """A field as text; empty where it is null or not there."""
     value = fields.get(column)
+    if isinstance(value, float):
+        if math.isnan(value):  # as tables say that there is nothing
+            return ""
+        value = int(value) if value.is_integer() else value
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise DataError(f"{where}: {column} is {_said(value)}, not a text or a number")
     return "" if value is None else str(value)

@@ -14,6 +14,8 @@ from urbancross_bench.interfaces import Options, Scores, Tracker
 from urbancross_trackers.folders import writable
 from urbancross_trackers.naming import facts, numbers, run_title, scored, training_title
 
+_WHOLE = ".whole"  # beside event files: what was told of a run that was done
+
 
 class TensorboardOptions(Options):
     """Options of the tracker `tensorboard`."""
@@ -40,13 +42,17 @@ class Tensorboard(Tracker):
     def on_run_reused(
         self, run: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]], scores: Scores
     ) -> None:
-        """The same, of whatever the folder has nothing of yet."""
+        """The same, once, in place of whatever was told of it while it was not done."""
         for training in trainings:
-            if not self._training(training["stage"], training["key"]).exists():
+            place = self._training(training["stage"], training["key"])
+            if not (place / _WHOLE).exists():
                 for values in training["passes"]:
                     self.on_epoch_ended(training["stage"], values, training["key"])
-        if not self._of_run(run).exists():
+                place.joinpath(_WHOLE).touch()
+        place = self._of_run(run)
+        if not (place / _WHOLE).exists():
             self.on_run_finished(run, "ok", None, scores)
+            place.joinpath(_WHOLE).touch()
 
     def on_epoch_ended(self, stage: str, values: Mapping[str, float], key: str) -> None:
         """A point of each curve, at the step that the pass ended with."""

@@ -107,6 +107,9 @@ def _say(store: SegmentStore, out: Path) -> None:
         said = "the encoder's weights are random, so its choice of segments is: name weights"
         print(f"warning: {said}", file=sys.stderr)
     failures = store.failures
+    if alone := [row["alone"] for row in store.rows if "alone" in row]:
+        told = f"{len(alone)} images were segmented alone, since their batches failed ({alone[0]})"
+        print(f"warning: {told}; {out / 'masks.jsonl'} names them", file=sys.stderr)
     if {len(row["regions"]) for row in store.rows if "regions" in row} == {0}:
         print("warning: no image has a segment: are the segmenter's thresholds too strict?", file=sys.stderr)
     if failures:

@@ -39,7 +39,7 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     the image does not have.
     """
     if not file.exists():
-        raise DataError(f"exclusion list {file} does not exist (relative paths start at the grid's folder)")
+        raise DataError(f"exclusion list {file} does not exist")
     position = {name: index for index, name in enumerate(domain.image_names)}
     tested = {*domain.splits.get("test", np.empty(0)).tolist()}
     trained = {index for name in TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}

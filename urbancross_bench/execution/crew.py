@@ -158,7 +158,7 @@ def carried_out(
                 elif piece.deaths == 0:
                     pieces.appendleft(_Piece(piece.batch, piece.names, deaths=1))
                 elif len(piece.names) > 1:
-                    died[piece.batch] = said
+                    died[piece.batch] = said.partition("; see ")[0]  # the log goes with the work that is done
                     pieces.extendleft(_Piece(piece.batch, [name], deaths=1) for name in reversed(piece.names))
                 else:
                     outcomes[piece.names[0]] = None, said

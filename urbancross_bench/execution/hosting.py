@@ -15,6 +15,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from urbancross_bench import hookspecs
 from urbancross_bench.errors import UrbanCrossError
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT
+from urbancross_bench.interfaces.tracker import Tracker
 from urbancross_bench.kinds import behind
 from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
@@ -76,16 +78,18 @@ def host(hosted: Hosted, connection: Connection) -> None:
 
     with contextlib.suppress(EOFError, OSError):  # the grid's process is gone
         try:
-            call = _caller(hosted)
+            call, hears = _caller(hosted)
         except (Exception, SystemExit) as error:
             problem("cannot be loaded", error)
             return
         while (message := connection.recv_bytes()) != END:
             content = json.loads(message)
             hook = content["hook"]
-            for arguments in _calls(Path(hosted.out), hook, content["arguments"]):
+            if not hears(hook):
+                continue
+            for read in _calls(Path(hosted.out), hook, content["arguments"]):
                 try:
-                    call(hook, arguments)
+                    call(hook, read())
                 except (Exception, SystemExit) as error:
                     problem(f"failed in {hook}", error)
                     if hook == "on_grid_started":
@@ -94,30 +98,44 @@ def host(hosted: Hosted, connection: Connection) -> None:
             say(f"failed {more} more time{'s' if more > 1 else ''} in the same ways; see {hosted.log}")
 
 
-def _caller(hosted: Hosted) -> Call:
-    """Something that calls a hook of what is hosted, if it has it. Raises whatever its import raises."""
+def _caller(hosted: Hosted) -> tuple[Call, Callable[[str], bool]]:
+    """Something that calls a hook of what is hosted, and says whether it does anything there.
+
+    Raises whatever its import raises.
+    """
     loaded = {file: load_file(Path(file)) for file in hosted.files}
     if hosted.options is not None:
         options_type = behind(hosted.options_type) if hosted.options_type else Options
         tracker = behind(hosted.target)(options_type.model_validate(dict(hosted.options)))
-        return lambda hook, arguments: getattr(tracker, hook)(**arguments)
+
+        def hears(hook: str) -> bool:
+            method = getattr(tracker, hook, None)
+            return method is not None and getattr(method, "__func__", method) is not getattr(Tracker, hook)
+
+        return lambda hook, arguments: getattr(tracker, hook)(**arguments), hears
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     plugin = loaded.get(hosted.target)
     manager.register(plugin or importlib.metadata.EntryPoint(hosted.name, hosted.target, PROJECT).load())
-    return lambda hook, arguments: getattr(manager.hook, hook)(**arguments)
+    return (
+        lambda hook, arguments: getattr(manager.hook, hook)(**arguments),
+        lambda hook: bool(getattr(manager.hook, hook).get_hookimpls()),
+    )
 
 
-def _calls(out: Path, hook: str, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The arguments of each call of a hook that a message asks for, with what records say of their runs."""
+def _calls(out: Path, hook: str, told: dict[str, Any]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """For each call of a hook that a message asks for, what reads its arguments: what records say of a run."""
     if hook == "on_run_finished":
-        yield {**told, "scores": _scores(_record(out, told["run"]))}
+        yield lambda: {**told, "scores": _scores(_record(out, told["run"]))}
     elif hook == "on_run_reused":
-        for run in told["runs"]:
-            record = _record(out, run)
-            yield {"run": run, "trainings": _trainings(record, run, told["stages"]), "scores": _scores(record)}
+        yield from (partial(_reused, out, run, told["stages"]) for run in told["runs"])
     else:
-        yield told
+        yield lambda: told
+
+
+def _reused(out: Path, run: Mapping[str, Any], stages: Mapping[str, str]) -> dict[str, Any]:
+    record = _record(out, run)
+    return {"run": run, "trainings": _trainings(record, run, stages), "scores": _scores(record)}
 
 
 def _record(out: Path, run: Mapping[str, Any]) -> Record | None:

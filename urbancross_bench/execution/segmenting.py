@@ -222,6 +222,7 @@ def segment(
                 "splits": groups[name],
                 **content,
                 **({"failure": made.failures[name]} if text is None else json.loads(text)),
+                **({"alone": made.alone[name]} if name in made.alone else {}),
             }
             for (name, content), text in zip(contents.items(), made.texts, strict=True)
         ]
@@ -318,7 +319,7 @@ def _earlier(stored: SegmentStore) -> Earlier:
         {name: key_of(_said(row)) for name, row in rows.items()},
         {name: row["splits"] for name, row in rows.items()},
         {
-            name: canonical_json({"size": row["size"], "regions": row["regions"]})
+            name: canonical_json({key: row[key] for key in ("size", "regions", "alone") if key in row})
             for name, row in rows.items()
             if "failure" not in row
         },
