@@ -315,7 +315,9 @@ def test_a_jpeg_whose_end_was_never_written_is_refused(progressive: bool) -> Non
     whole = decode(content, "x")
     for share in (0.1, 0.3, 0.6, 0.9):
         kept = int(len(content) * (1 - share))
-        with pytest.raises(DataError, match=r"image x cannot be decoded: image file is truncated"):
+        # Where most is zeros, Pillow 12 does not find the image at all.
+        told = "image file is truncated" + ("|.*its header is damaged" if share == 0.9 else "")
+        with pytest.raises(DataError, match=rf"image x cannot be decoded: ({told})"):
             decode(content[:kept] + bytes(len(content) - kept), "x")
     np.testing.assert_array_equal(decode(content + b"\xff\xda a film \0\0", "x"), whole)
 

@@ -17,6 +17,8 @@ from urbancross_bench.errors import RunError, UrbanCrossError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.processes import redirect_output, said_exit, servers_environment, take_environment
 
+_PATIENCE = 5.0  # seconds for processes to end by themselves
+
 Outcome = tuple[str | None, str]
 """What was made of an item; the reason if that is None, and where it was made alone since its batch had failed."""
 
@@ -33,9 +35,6 @@ class Maker(Protocol):
         What it raises ends the command: it would fail for every item.
         """
         ...
-
-
-_PATIENCE = 5.0  # seconds for processes to end by themselves
 
 
 @dataclass(frozen=True)
