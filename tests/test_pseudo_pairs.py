@@ -188,17 +188,29 @@ def test_transport_in_a_batch_is_by_present_features_and_its_plan_has_no_gradien
         torch.testing.assert_close(one, other)
 
 
+def prepared_by_bank(model: Small, images: torch.Tensor, texts: torch.Tensor, options: str) -> tuple[Any, Any]:
+    """The method with these features as the whole target, and what it logs."""
+    pool = SimpleNamespace(reference_image_features=images, reference_text_features=texts)
+    transport = method(f"optimal_transport[plan=bank,{options}]")
+    told, logged = context(model, target=pool)
+    transport.prepare(model, told)
+    return transport, logged
+
+
+def drawn_from(model: Small, images: torch.Tensor, texts: torch.Tensor, *rows: torch.Tensor) -> Any:
+    """A batch of six of each, in these rows of the whole target."""
+    target: Any = Drawn(model, *vectors(6, 3))
+    target.image_rows, target.text_rows = rows
+    target.reference_image_features = images[target.image_rows]
+    target.reference_text_features = texts[target.text_rows]
+    return target
+
+
 def test_transport_of_the_bank_couples_a_batch_as_the_whole_target_is() -> None:
     model = Small().eval()
     images, texts = unit(30, 1, torch.float32), unit(50, 2, torch.float32)
-    pool = SimpleNamespace(reference_image_features=images, reference_text_features=texts)
-    transport = method("optimal_transport[plan=bank,epsilon=0.2,iterations=100]")
-    told, _ = context(model, target=pool)
-    transport.prepare(model, told)
-    target: Any = Drawn(model, *vectors(6, 3))
-    target.image_rows, target.text_rows = torch.arange(6) + 20, torch.arange(6) * 7
-    target.reference_image_features = images[target.image_rows]
-    target.reference_text_features = texts[target.text_rows]
+    transport, _ = prepared_by_bank(model, images, texts, "epsilon=0.2,iterations=100")
+    target = drawn_from(model, images, texts, torch.arange(6) + 20, torch.arange(6) * 7)
     losses = transport.loss(target, target, Progress(0, 10, 0, 0))
     whole = torch.from_numpy(coupled(images, texts, 0.2, 100))
     part = whole[target.image_rows][:, target.text_rows]
@@ -213,17 +225,11 @@ def test_a_part_of_a_sharp_plan_without_one_pair_that_belongs_together_still_has
     """All of it is far below the least number of single precision."""
     model = Small().eval()
     images, texts = unit(40, 1, torch.float32), unit(40, 2, torch.float32)
-    pool = SimpleNamespace(reference_image_features=images, reference_text_features=texts)
-    transport = method("optimal_transport[plan=bank,epsilon=0.002,iterations=200]")
-    told, logged = context(model, target=pool)
-    transport.prepare(model, told)
+    transport, logged = prepared_by_bank(model, images, texts, "epsilon=0.002,iterations=200")
     exact = log_plan(images.double(), texts.double(), transport.f.double(), transport.g.double(), 0.002)
-    target: Any = Drawn(model, *vectors(6, 3))
-    target.image_rows, target.text_rows = torch.arange(6), exact[:6].max(dim=0).values.argsort()[:6]
+    target = drawn_from(model, images, texts, torch.arange(6), exact[:6].max(dim=0).values.argsort()[:6])
     part = exact[target.image_rows][:, target.text_rows]
     assert part.max() < -104
-    target.reference_image_features = images[target.image_rows]
-    target.reference_text_features = texts[target.text_rows]
     loss = transport.loss(target, target, Progress(0, 10, 0, 0))["transport"]
     shares = part.softmax(dim=1).max(dim=1).values.mean().item()
     assert float(logged["plan_confidence"]) == pytest.approx(shares, abs=1e-3)

@@ -86,8 +86,10 @@ def read_lines(path: Path, count: int, what: str) -> NDArray[np.int64]:
 
 def _listed(path: Path) -> Any:
     """The integers of a file with one a line, or what one of JSON holds."""
+    if path.suffix == ".json":
+        return text.read_json(path)
     lines = text.read_lines(path)
-    if path.suffix == ".json" or "".join(lines).lstrip().startswith("["):
+    if "".join(lines).lstrip().startswith("["):
         return text.read_json(path)
     wrong = next((number for number, line in enumerate(lines, 1) if not _INDEX.fullmatch(line)), None)
     if wrong is not None:

@@ -41,7 +41,7 @@ def caption(
     """Write captions for images from their tags, by rules or with a model. Exit status 1: some have none."""
     from urbancross_bench.cli.progress import report_reading
     from urbancross_bench.cli.progress_bars import progress
-    from urbancross_bench.cli.resuming import resumable
+    from urbancross_bench.cli.resuming import resumable, warn_of_alone
     from urbancross_bench.data.index import reading
     from urbancross_bench.execution import captioning
     from urbancross_bench.registry import Registry
@@ -63,10 +63,7 @@ def caption(
     if made.failures:
         said = [reason if name in reason else f"{name}: {reason}" for name, reason in made.failures.items()]
         print(some(said, _SHOWN, "\n"), file=sys.stderr)
-    if made.alone:
-        why = next(iter(made.alone.values()))
-        told = f"{len(made.alone)} images were captioned alone, since their batches failed ({why})"
-        print(f"warning: {told}; {out}.json names them", file=sys.stderr)
+    warn_of_alone(made.alone.values(), "captioned", f"{out}.json")
     written = made.images - len(made.failures)
     where = (
         f"nothing to do: all are in {out}" if made.again else f"written to {out}" if made.file else "not written"

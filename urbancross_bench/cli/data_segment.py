@@ -100,6 +100,8 @@ def _write_jpgs(place: Path, store: Path, domain: Domain, report: Callable[[int,
 
 
 def _say(store: SegmentStore, out: Path) -> None:
+    from urbancross_bench.cli.resuming import warn_of_alone
+
     weights = store.making["weights"]
     if (weights["status"], weights["source"]) == ("untrained", "random"):
         print("warning: the segmenter's weights are random, so its masks are: name a checkpoint", file=sys.stderr)
@@ -107,9 +109,7 @@ def _say(store: SegmentStore, out: Path) -> None:
         said = "the encoder's weights are random, so its choice of segments is: name weights"
         print(f"warning: {said}", file=sys.stderr)
     failures = store.failures
-    if alone := [row["alone"] for row in store.rows if "alone" in row]:
-        told = f"{len(alone)} images were segmented alone, since their batches failed ({alone[0]})"
-        print(f"warning: {told}; {out / 'masks.jsonl'} names them", file=sys.stderr)
+    warn_of_alone([row["alone"] for row in store.rows if "alone" in row], "segmented", out / "masks.jsonl")
     if {len(row["regions"]) for row in store.rows if "regions" in row} == {0}:
         print("warning: no image has a segment: are the segmenter's thresholds too strict?", file=sys.stderr)
     if failures:

@@ -1,12 +1,21 @@
-"""What is said when a command is interrupted that goes on from there the next time."""
+"""What commands say that make something of many images, and go on the next time where they were interrupted."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
+
+
+def warn_of_alone(reasons: Collection[str], made: str, file: Path | str) -> None:
+    """Warn of images that were made alone since their batches failed, if there are any; `file` names them."""
+    if reasons:
+        why = next(iter(reasons))
+        told = f"{len(reasons)} images were {made} alone, since their batches failed ({why})"
+        print(f"warning: {told}; {file} names them", file=sys.stderr)
 
 
 @contextmanager

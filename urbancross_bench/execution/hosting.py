@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from urbancross_bench import hookspecs
-from urbancross_bench.errors import UrbanCrossError
+from urbancross_bench.errors import UrbanCrossError, plural
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT
 from urbancross_bench.interfaces.tracker import Tracker
@@ -95,7 +95,7 @@ def host(hosted: Hosted, connection: Connection) -> None:
                     if hook == "on_grid_started":
                         return
         if more := problems.total() - len(problems):
-            say(f"failed {more} more time{'s' if more > 1 else ''} in the same ways; see {hosted.log}")
+            say(f"failed {more} more {plural(more, 'time')} in the same ways; see {hosted.log}")
 
 
 def _caller(hosted: Hosted) -> tuple[Call, Callable[[str], bool]]:
