@@ -71,6 +71,12 @@ def test_what_is_not_tested_is_not_said_to_be_found_by_the_test(tmp_path: Path) 
     assert "over all" not in said
 
 
+def test_of_one_seed_nothing_is_said_of_what_more_would_show(tmp_path: Path) -> None:
+    write(tmp_path, "source_only", "ours", seeds=1)
+    [said] = notes(tmp_path, "scenarios", "True difference")
+    assert re.search(r"\(median of its comparisons\): b \(30 images, 1 seed\) [\d.]+\.$", said)
+
+
 def test_of_two_seeds_compare_says_what_a_test_would_find(tmp_path: Path) -> None:
     for seed in range(3):
         for target in "bcd"[: 3 - (seed == 2)]:  # the last in two seeds

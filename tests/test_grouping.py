@@ -166,22 +166,27 @@ def test_what_can_be_detected_is_of_the_tables_own_comparisons(tmp_path: Path) -
     rows = make_rows(read_records([tmp_path]), ["trained here"])
     peers = Peers(rows)
 
-    def detected(wanted: str, tested: int) -> float:
+    def detected(wanted: str, tested: int, seeds: int | None = None) -> float:
         """In the mean over the scenarios with this target (any for "") that have a shift."""
         sizes = []
         for method in ("ours", "theirs"):
             own = [r for r in rows if r.method[1] == method and r.shifted and r.target in (wanted or SIDES)]
             means = paired_differences(own, peers, "source_only", "mR")
             assert means is not None
-            sizes.append(minimum_detectable(Spread.of(means), tested))
+            sizes.append(minimum_detectable(Spread.of(means), tested, seeds))
         return float(np.median(sizes))
 
     for name, tested in (("summary", 2), ("by_target", 6), ("scenarios", 18)):
         lines, notes = found[name]
         assert sum(line["verdict"] is not None for line in lines) == tested
         assert re.findall(r"over all (\d+) comparisons", notes) == [str(tested)]
-    [size] = re.findall(r"in mean mR .*: (\d+\.\d) \(3 seeds\)\.", found["summary"][1])
-    assert float(size) == pytest.approx(detected("", 2), abs=0.06)
+    assert "; after →: with more seeds that differ as these do): " in found["summary"][1]
+    [sizes] = re.findall(
+        r"in mean mR .*: (\d+\.\d) \(3 seeds\) → (\d+\.\d) \(5 seeds\) → (\d+\.\d) \(10 seeds\)\.",
+        found["summary"][1],
+    )
+    expected = [detected("", 2, seeds) for seeds in (None, 5, 10)]
+    assert [*map(float, sizes)] == pytest.approx(expected, abs=0.06)
     sizes = dict(re.findall(r"(\w) \(30 images, 3 seeds\) (\d+\.\d)", found["by_target"][1]))
     assert {target: float(size) for target, size in sizes.items()} == {
         target: pytest.approx(detected(target, 6), abs=0.06) for target in SIDES

@@ -147,6 +147,41 @@ def test_what_is_detectable_is_found_four_times_in_five(freedom: int, comparison
     assert stats.nct(freedom, found / true).sf(critical) == pytest.approx(0.8, abs=0.02)
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("comparisons", [1, 26])
+def test_what_more_seeds_would_detect_they_find_four_times_in_five(seeds: int, comparisons: int) -> None:
+    """From two seeds or three on, if their standard error is the middle one of those they might have had."""
+    for known in (2, 3):
+        deviation = 1.5  # of one seed
+        middle = np.sqrt(stats.chi2(known - 1).median() / (known - 1))
+        spread = Spread(np.full(1000, 9.0), deviation * middle / np.sqrt(known), known - 1)
+        found = minimum_detectable(spread, comparisons, seeds)
+        assert found is not None
+        critical = stats.t(seeds - 1).ppf(1 - 0.025 / comparisons)
+        assert stats.nct(seeds - 1, found * np.sqrt(seeds) / deviation).sf(critical) == pytest.approx(
+            0.8, abs=0.02
+        )
+
+
+def test_as_many_seeds_as_there_are_would_detect_what_they_do() -> None:
+    spread = Spread(np.linspace(-3, 3, 1000), 1.1, 4, given_seeds=0.4)
+    assert minimum_detectable(spread, 6, 5) == minimum_detectable(spread, 6)
+
+
+def test_of_seeds_that_do_not_differ_nothing_is_said_of_more() -> None:
+    resampled = np.linspace(-1, 1, 1000)
+    assert minimum_detectable(Spread(resampled, 0.0, 0), seeds=5) is None
+    assert minimum_detectable(Spread(resampled, 0.0, 2), seeds=5) is None
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10, 100])
+def test_more_seeds_do_not_make_up_for_images(seeds: int) -> None:
+    resampled = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000)
+    found = minimum_detectable(Spread(resampled, 3.0, 1), 1, seeds)
+    assert found is not None
+    assert found > stats.t(60).ppf(0.975)
+
+
 def test_intervals_hold_the_truth_and_equal_methods_stay_equal() -> None:
     """A share of benchmarks/intervals.py, with bounds that a wrong method misses: see the next test."""
     world, generator = World(images=80, seeds=3, seed_sd=0.6), np.random.default_rng(1)

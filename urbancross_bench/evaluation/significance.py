@@ -33,6 +33,7 @@ from urbancross_bench.evaluation.statistics import (
 
 TEST_RESAMPLES = 10_000
 FEWEST_SEEDS = 3
+MORE_SEEDS = (5, 10)  # of which a table says what they would show
 ALPHA = 0.05
 _POWER = 0.8
 _AT_ONCE = 4096  # images whose swaps are drawn at once: bounds the memory
@@ -117,11 +118,13 @@ def tie_groups(values: Sequence[float], told_apart: NDArray[np.bool_]) -> list[i
     return groups
 
 
-def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
+def minimum_detectable(spread: Spread, comparisons: int = 1, seeds: int | None = None) -> float | None:
     """The true difference that the paired test finds four times in five, in the metric's unit.
 
     comparisons: over which the test is held to 5 %. The first step of `holm` is meant, at 5 % / comparisons: that
     is what it takes where nothing else differs.
+    seeds: had there been so many, that differ as the spread's own do; None where it has one, or they are alike.
+    The images' share stays what it is.
 
     The standard error of few seeds is itself a matter of luck, and so is what the test asks for: of many such
     experiments, each with a standard error of its own, four in five ask for less. The spread's own is taken for
@@ -131,16 +134,22 @@ def minimum_detectable(spread: Spread, comparisons: int = 1) -> float | None:
     level = 1 - ALPHA / comparisons
     of_images = quantile_of_t((1 + level) / 2, FREEDOM) * spread.error_given_seeds
     if spread.scale == 0:
+        if seeds is not None:
+            return None
         low, high = spread.interval(level)
         lower, upper = spread.interval(_POWER - (1 - _POWER))
         if low is None or high is None or lower is None or upper is None:
             return None
         return max((high - low) / 2, of_images) + (upper - lower) / 2
     luck, chance, _ = _experiments(spread.freedom)
-    deviation = spread.deviation
+    deviation, freedom = spread.deviation, spread.freedom
     scale = spread.scale / luck[len(luck) // 2]
+    if seeds is not None:
+        scale *= math.sqrt((freedom + 1) / seeds)
+        freedom = seeds - 1
+        luck, chance, _ = _experiments(freedom)
     whole = deviation + scale * luck
-    asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(spread.freedom, level))
+    asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(freedom, level))
     asked = np.maximum(asked, of_images)
     needed = np.sort(asked - math.sqrt(deviation * deviation + scale * scale) * chance)
     return float(needed[math.ceil(_POWER * len(needed)) - 1])

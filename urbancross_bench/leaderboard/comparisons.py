@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from urbancross_bench.errors import plural
 from urbancross_bench.evaluation.significance import (
     ALPHA,
     FEWEST_SEEDS,
+    MORE_SEEDS,
     holm,
     minimum_detectable,
     rank_intervals,
@@ -45,12 +46,14 @@ class Difference:
 
     p: of "no difference"; None with too few seeds. detectable: the true difference that the test finds four times
     in five, in the family that `of` was told of, or alone with too few seeds; None where no interval exists.
+    with_more: the same by a number of seeds above theirs, if those differ as these do.
     """
 
     estimate: Estimate
     seeds: int
     p: float | None
     detectable: float | None
+    with_more: Mapping[int, float | None]
     higher_is_better: bool
 
     @staticmethod
@@ -59,8 +62,10 @@ class Difference:
         spread, seeds = Spread.of(means), len(means.values)
         p = spread.p_value() if seeds >= FEWEST_SEEDS else None
         estimate = Estimate(means.value, *spread.interval())
-        least = minimum_detectable(spread, 1 if p is None else comparisons)
-        return Difference(estimate, seeds, p, least, higher_is_better)
+        family = 1 if p is None else comparisons
+        least = minimum_detectable(spread, family)
+        with_more = {more: minimum_detectable(spread, family, more) for more in MORE_SEEDS if more > seeds}
+        return Difference(estimate, seeds, p, least, with_more, higher_is_better)
 
 
 Compared = Sequence[tuple[Sequence[Row], Difference]]  # each with the rows that it is a mean over
@@ -147,23 +152,32 @@ def detectable(compared: Compared, metric: str) -> list[str]:
     alone = "a test would find four times in five where seeds are too few for one, at 5 % for each alone"
     said = {f"the test finds four times in five, at 5 %{together}": tested, alone: untested}
     return [
-        f"True difference in {what} that {finds}{where} (median of its comparisons): {sizes}."
+        f"True difference in {what} that {finds}{where} (median of its comparisons"
+        f"{'; after →: with more seeds that differ as these do' if '→' in sizes else ''}): {sizes}."
         for finds, some in said.items()
         if (sizes := _sizes(some, by_test_set=by_test_set))
     ]
 
 
 def _sizes(compared: Compared, *, by_test_set: bool) -> str:
-    sizes: dict[tuple[str, int, int], list[float]] = {}
+    sizes: dict[tuple[str, int, int], list[Difference]] = {}
     for rows, found in compared:
         if found.detectable is not None:
             test_set = (rows[0].target, rows[0].score["images"]) if by_test_set else ("", 0)
-            sizes.setdefault((*test_set, found.seeds), []).append(found.detectable)
+            sizes.setdefault((*test_set, found.seeds), []).append(found)
     parts = []
     for (target, images, seeds), some in sorted(sizes.items()):
-        least, counted = f"{statistics.median(some):.1f}", f"{seeds} {plural(seeds, 'seed')}"
-        parts.append(f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})")
+        least, counted = _median(one.detectable for one in some), f"{seeds} {plural(seeds, 'seed')}"
+        known = f"{target} ({images} images, {counted}) {least}" if by_test_set else f"{least} ({counted})"
+        more = [(_median(one.with_more.get(number) for one in some), number) for number in MORE_SEEDS]
+        parts.append(" → ".join([known, *(f"{size} ({number} seeds)" for size, number in more if size)]))
     return ", ".join(parts)
+
+
+def _median(sizes: Iterable[float | None]) -> str:
+    """In words; empty where nothing is known."""
+    known = [size for size in sizes if size is not None]
+    return f"{statistics.median(known):.1f}" if known else ""
 
 
 def _p_if_small(spread: Spread) -> float:
