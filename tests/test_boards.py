@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from made_up_records import edit, write_run, write_runs
 from safetensors.numpy import load_file, save_file
 
-from urbancross_bench import api
+from urbancross_bench import api, files
 from urbancross_bench.errors import DataError, UsageError
 from urbancross_bench.interfaces.scenarios import route, typed_route
 from urbancross_bench.leaderboard import committed, importing
@@ -632,6 +632,94 @@ def test_an_add_that_was_killed_is_gone_on_with(
     for board in ("board", "whole"):
         assert add([runs], tmp_path / board).refused == ()
     assert tree(tmp_path / "board") == tree(tmp_path / "whole")
+
+
+def halved(runs: Path, place: Path) -> tuple[Path, str]:
+    """A copy of one run that has another score than the original, and its key."""
+    run = min((runs / "runs").iterdir())
+    shutil.copytree(run, place / "runs" / run.name)
+    [score, *_] = (place / "runs" / run.name / "scores").iterdir()
+    other = score.with_name("0" * 32)
+    score.rename(other)
+    edit(other / "score.json", key=other.name, selector="other", selected_by={"name": "other", "options": {}})
+    return place, run.name
+
+
+@pytest.mark.parametrize("wrong", [KeyboardInterrupt, OSError(5, "Input/output error")])
+def test_a_run_that_was_to_be_replaced_is_put_back(  # type: ignore[no-untyped-def]
+    wrong, board: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more, _ = halved(runs, tmp_path / "more")
+    edit_view = yaml.safe_load((board / "view.yaml").read_text())
+    write_view(board / "view.yaml", **{**edit_view, "allow": ["missing_seeds"]})
+    before = tree(board / "records")
+
+    def publish(folder: Path, place: Path) -> None:
+        raise wrong
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committed, "publish", publish)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            add([more], board)
+    sums = Path("SHA256SUMS")
+    left = tree(board / "records")
+    assert {k: v for k, v in left.items() if Path(k) != sums} == {
+        k: v for k, v in before.items() if Path(k) != sums
+    }
+    assert add([more], board).scores == 1
+    assert committed.broken_seals(board / "records") == []
+    assert tree(board / "records").keys() > before.keys()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_run_that_a_kill_left_aside_is_put_back(
+    published: bool, board: Path, runs: Path, tmp_path: Path
+) -> None:
+    more, key = halved(runs, tmp_path / "more")
+    write_view(
+        board / "view.yaml", **{**yaml.safe_load((board / "view.yaml").read_text()), "allow": ["missing_seeds"]}
+    )
+    records, before = board / "records", tree(board / "records")
+    (records / ".partial-x" / "old").mkdir(parents=True)
+    (records / ".partial-x" / "run").mkdir()
+    (records / key).rename(records / ".partial-x" / "old" / key)
+    if published:
+        shutil.copytree(records / ".partial-x" / "old" / key, records / key)
+    assert add([more], board).refused == ()
+    assert not [*records.glob(".*")]
+    assert tree(records).keys() > before.keys()
+    assert committed.broken_seals(records) == []
+
+
+def test_what_says_of_a_board_is_replaced_whole(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves no half a `view.yaml`, say, over which the next `add` would fail."""
+    publish_ = files.publish
+    add([runs], tmp_path / "whole")
+    for name in ("view.yaml", "form.json", "SHA256SUMS"):
+        board = tmp_path / name
+
+        def publish(folder: Path, place: Path, name: str = name) -> None:
+            if place.name == name:
+                raise OSError(28, "No space left on device")
+            publish_(folder, place)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "publish", publish)
+            with pytest.raises(OSError, match="No space"):
+                add([runs], board)
+        assert add([runs], board).refused == ()
+        assert tree(board) == tree(tmp_path / "whole")
+
+
+def test_a_damaged_curve_or_provenance_is_named(runs: Path, tmp_path: Path) -> None:
+    for name, damage in (("curve.json", "{"), ("provenance.json", "[1]"), ("provenance.json", '{"adapt": 3}')):
+        shutil.copytree(runs, tmp_path / damage[:5])
+        file = min((tmp_path / damage[:5]).rglob(name))
+        file.write_text(damage)
+        with pytest.raises(DataError, match=re.escape(str(file))):
+            add([tmp_path / damage[:5]], tmp_path / "board" / damage[:5])
 
 
 def test_a_bomb_is_not_unpacked(board: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,13 @@ def test_a_closed_stream_is_no_error(closed: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("verb", ["plugins list", "plugins list --json", "show dann"])
+def test_a_reader_that_goes_away_is_no_failure_of_the_verb(verb: str) -> None:
+    command = f"{sys.executable} -m urbancross_bench {verb} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", f"trap '' PIPE; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 STREAMS = """
 import os, subprocess, sys
 from pathlib import Path

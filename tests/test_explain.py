@@ -177,6 +177,8 @@ def test_what_a_grid_plans_is_there_too(grid: GridWriter, cli: Cli, tmp_path: Pa
     assert "source_val.0" in named
     assert said["other"]["where"] == "planned"
     assert cli("explain", new.key[:10], new.stage.key[:10], tmp_path / "out").status == 2
+    alone = cli("explain", new.key[:10], new.key[:10], tmp_path / "out", "--plugin", tmp_path / "any.py")
+    assert (alone.status, "--plugin goes with --grid" in alone.err) == (2, True)
 
 
 def test_scores_of_two_protocols_differ_in_that(grid: GridWriter) -> None:

@@ -1583,6 +1583,15 @@ def test_verifying_trusts_no_copy_that_datasets_keeps(tmp_path: Path) -> None:
     assert not any(text.startswith(old) for text in captions)
 
 
+def test_a_first_line_of_null_is_named(tmp_path: Path) -> None:
+    """pyarrow would end the process."""
+    reference = imagefolder(tmp_path, tiles())
+    file = min(tmp_path.rglob("metadata.jsonl"))
+    file.write_text("\nnull\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is no JSON object"):
+        read(reference)
+
+
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """`train/1.png` and `test/1.png` are two images; so are `a/1.png` and `b/1.png` of one split."""
     some = tiles(4)

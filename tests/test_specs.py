@@ -82,6 +82,30 @@ def test_scenario_kinds_come_from_membership() -> None:
         ),
         (("name: g", "name: g\nprotocols: [classic, amfmn]"), ["'classic' and 'amfmn' are the same here"]),
         (("name: g", "name: [g"), ["is not YAML"]),
+        (("name: g", "name: g\nseeds: !!bool foo"), ["g.yaml is not YAML"]),
+        (("name: g", "name: g\nseeds: !!int ''"), ["g.yaml is not YAML"]),
+        (("name: g", "name: g\nseeds: !!timestamp foo"), ["g.yaml is not YAML"]),
+        (("name: g", f"name: g\nseeds: [0x{'f' * 6000}]"), ["g.yaml:2: seeds holds an integer of 24000 bits"]),
+        (
+            ("name: g", 'name: g\ndescription: "\\ud800"'),
+            [r"g.yaml:2: description holds half a character: '\ud800'"],
+        ),
+        (
+            ("name: g", "name: g\nablation: {of: urbancross, factors: {x: [1, {2024-01-01: 2}]}}"),
+            ["g.yaml:2: ablation holds datetime.date(2024, 1, 1) where a word or a number is the key"],
+        ),
+        (
+            ("name: g", "name: g\nablation: {of: urbancross, factors: {x: &a [1, *a]}}"),
+            ["g.yaml:2: ", "more than 100,000 values, or aliases"],
+        ),
+        (
+            (
+                "name: g",
+                "name: g\nsearch:\n  trials: 2\n  space:\n    urbancross:\n      a: &a0 [1, 2]\n"
+                + "".join(f"      b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)),
+            ),
+            ["g.yaml:2: ", "more than 100,000 values, or aliases"],
+        ),
         (("name: g", "name: g\nseeds: [0, 0]"), ["seeds stands twice"]),
         (("name: g", "name: .."), ["g.yaml:1: name"]),
         (("name: g", "name: 2024-13-45"), ["is not YAML"]),

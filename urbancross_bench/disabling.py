@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from urbancross_bench.errors import UsageError, did_you_mean
-from urbancross_bench.files import home_or, replacing, write_json
+from urbancross_bench.files import named_folder, replacing, write_json
 from urbancross_bench.interfaces.registration import PROJECT
 
 VARIABLE = "URBANCROSS_DISABLE_PLUGINS"  # entry points or distributions, comma-separated
@@ -64,4 +64,7 @@ def note(names: Iterable[str]) -> Path:
 def _file() -> Path:
     import platformdirs
 
-    return home_or(platformdirs.user_config_dir("urbancross-bench", False)) / "disabled-plugins.json"
+    return (
+        named_folder("URBANCROSS_HOME", platformdirs.user_config_dir("urbancross-bench", False))
+        / "disabled-plugins.json"
+    )

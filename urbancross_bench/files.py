@@ -24,24 +24,28 @@ def write_json(path: Path, content: Any) -> None:
 def read_object(file: Path) -> dict[str, Any]:
     """What a JSON file of a record holds. Raises DataError naming one that cannot be read, or holds no object."""
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_bytes(), parse_constant=_refused)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"record {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"record {file} is no JSON object")
     return content
 
 
-def home_or(default: str) -> Path:
-    """The folder `URBANCROSS_HOME` where that is set, else the platform's.
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def named_folder(variable: str, default: str) -> Path:
+    """The folder that an environment variable names, where it is set.
 
     Raises UsageError where it starts with `~` and the name of no user.
     """
-    given = os.environ.get("URBANCROSS_HOME")
+    given = os.environ.get(variable)
     try:
         return Path(given).expanduser() if given else Path(default)
     except RuntimeError as error:
-        raise UsageError(f"URBANCROSS_HOME {given!r}: {error}") from error
+        raise UsageError(f"{variable} {given!r}: {error}") from error
 
 
 def keep_others(place: Path, ours: Callable[[Path], bool]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -214,6 +214,7 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
             elif path.is_dir():
                 # `datasets` keeps what it read of a folder, by sizes and times.
                 fresh = {"download_mode": "force_redownload"} if verifying() else {}
+                _expect_objects(path.rglob("metadata.jsonl") if builder else ())
                 source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
                 loaded = datasets.load_dataset(**source, **fresh)
             elif builder or options.path.count("/") != 1:
@@ -227,6 +228,17 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
         hint = "" if path.is_dir() else "; give a folder on disk, or download=true to fetch it from the hub"
         raise DataError(f"{options.path} cannot be loaded by `datasets`: {error}{hint}") from error
     return loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+
+
+def _expect_objects(files: Iterable[Path]) -> None:
+    """Raise DataError for a line that is no object: pyarrow ends the process over a first one of `null`."""
+    for file in files:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip() and not line.lstrip().startswith(b"{"):
+                    raise DataError(
+                        f"{file}, line {number} is no JSON object, which says what is known of an image"
+                    )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from urbancross_executors.options import RayOptions
 
 _LOOKED = 0.2  # seconds between two looks at what was told
 _STOPPED = 10.0  # seconds that workers have to stop in
+_ANSWERED = 10.0  # seconds that a cluster has to answer in
+_HOST = re.compile(r"([^:/]+):(\d+)")
+_QUIET = {"log_to_driver": False, "configure_logging": False}
 _OBJECTS = 100 * 2**20  # bytes of ray's own store, through which nothing goes here
 
 
@@ -28,8 +33,10 @@ class RayExecutor(Executor):
 
     def __init__(self, options: RayOptions) -> None:
         super().__init__(options)
-        self._ray = here.module("ray", "ray")
         self._asked = options
+        if options.address is None:  # read when ray is imported, and by the processes of its cluster
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # ports on 127.0.0.1 alone: they let code in
+        self._ray = here.module("ray", "ray")
         self._connected = False
         self._modules: tuple[str, ...] = ()
         self._running: dict[Any, Told] = {}  # by ray's reference
@@ -70,26 +77,43 @@ class RayExecutor(Executor):
             return
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         terminating = signal.getsignal(signal.SIGTERM)
-        quiet = {"log_to_driver": False, "configure_logging": False}
-        address = self._asked.address
         try:
-            if address is None:
-                self._ray.init(
-                    address="local",  # else ray would look at RAY_ADDRESS, and for a cluster on this machine
-                    num_cpus=self._asked.cpus,
-                    num_gpus=self._asked.gpus,
-                    include_dashboard=False,
-                    object_store_memory=_OBJECTS,
-                    _node_ip_address="127.0.0.1",  # whoever reaches ray's ports can run code
-                    **quiet,
-                )
+            if self._asked.address is None:
+                self._start()
             else:
-                self._ray.init(address=address, **quiet)
-        except ConnectionError as error:
-            raise UsageError(f"executor 'ray': there is no cluster at {address!r} ({error})") from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminating)  # ray has put its own in place of it
+                self._join(self._asked.address)
+        except SystemExit as error:  # of ray's own handler
+            raise KeyboardInterrupt from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminating)  # ray has put its own in place of it
         self._connected = True
+
+    def _start(self) -> None:
+        try:
+            self._ray.init(
+                address="local",  # else ray would look at RAY_ADDRESS, and for a cluster on this machine
+                num_cpus=self._asked.cpus,
+                num_gpus=self._asked.gpus,
+                include_dashboard=False,
+                object_store_memory=_OBJECTS,
+                _node_ip_address="127.0.0.1",
+                **_QUIET,
+            )
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            raise UsageError(
+                f"executor 'ray': ray's sockets would lie too deep ({error}); set TMPDIR to a shorter folder"
+            ) from error
+
+    def _join(self, address: str) -> None:
+        try:
+            if found := _HOST.fullmatch(address):  # ray itself would try for ever
+                socket.create_connection((found[1], int(found[2])), timeout=_ANSWERED).close()
+            self._ray.init(address=address, **_QUIET)
+        except (OSError, RuntimeError, ValueError, OverflowError) as error:
+            raise UsageError(f"executor 'ray': there is no cluster at {address!r} ({error})") from error
 
     def preload(self, modules: Sequence[str]) -> None:
         """For the processes that workers fork for tasks."""

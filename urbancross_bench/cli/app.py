@@ -80,8 +80,6 @@ def main() -> None:
     except UrbanCrossError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        os._exit(141)  # the reader is gone, as after `| head`; there is nobody to tell
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

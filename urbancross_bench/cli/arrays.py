@@ -13,6 +13,7 @@ from urbancross_bench.data import text
 from urbancross_bench.errors import DataError
 
 _MAPPED = 2**31  # bytes from which a file is mapped into memory and never read as a whole
+_ARRAY = re.compile(r"(.+?\.(?:npz|safetensors)):(.*)", re.DOTALL)  # an array's name may hold colons, too
 _INDEX = re.compile(r"\s*\d{1,18}\s*")
 
 
@@ -104,10 +105,8 @@ def _there(path: Path) -> Path:
 
 
 def _split(place: str) -> tuple[Path, str]:
-    path, colon, name = place.rpartition(":")
-    if colon and path.endswith((".npz", ".safetensors")):
-        return Path(path), name
-    return Path(place), ""
+    found = _ARRAY.fullmatch(place)
+    return (Path(found[1]), found[2]) if found else (Path(place), "")
 
 
 def _named(place: str, name: str, known: list[str]) -> str:

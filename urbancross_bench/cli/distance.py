@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ def distance(
     from urbancross_bench.errors import UsageError
     from urbancross_bench.evaluation.distances import proxy_a_distance, squared_mmd
 
-    left, right = read_matrix(a), read_matrix(b)
+    left, right = _in_numpy(read_matrix(a)), _in_numpy(read_matrix(b))
     try:
         found = {"proxy_a_distance": proxy_a_distance(left, right), "squared_mmd": squared_mmd(left, right)}
     except ValueError as error:
@@ -29,3 +29,10 @@ def distance(
     else:
         print(f"proxy A-distance {found['proxy_a_distance']:.3f} (0 or less: alike, 2: told apart without error)")
         print(f"squared MMD      {found['squared_mmd']:.3g} (about 0: alike)")
+
+
+def _in_numpy(values: Any) -> Any:
+    """A tensor as an array; of types that numpy lacks, such as bfloat16, in float64."""
+    if not hasattr(values, "numpy"):
+        return values
+    return values.double().numpy() if values.is_floating_point() else values.numpy()

@@ -36,6 +36,8 @@ def explain(
     from urbancross_bench.execution.explaining import Library
     from urbancross_bench.execution.explaining import explain as explained
 
+    if plugin and not grid:
+        raise UsageError("--plugin goes with --grid: what is made already tells of its plugins itself")
     plan = open_grid(grid, plugins=plugin)[0] if grid else None
     found = places or sorted(place for place in Path("runs").glob("*") if _is_output(place))
     if not found and plan is None:

@@ -70,7 +70,7 @@ def score(
     metrics = resolve_metrics(registry, metric or ["recall"])
     _check_needs(metrics, {"text_id": captions, "image_class": classes})
     image_matrix, text_matrix, owner = read_matrix(images), read_matrix(texts), read_map(map_)
-    n, m = len(image_matrix), len(text_matrix)
+    n, m = (len(one) if one.ndim else 0 for one in (image_matrix, text_matrix))
     if len(owner) == n != m:
         raise UsageError(f"{map_} is for {n} texts, and {texts} has {m} rows; are --images and --texts swapped?")
     text_id = None if captions is None else read_lines(captions, m, "texts")

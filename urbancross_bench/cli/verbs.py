@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
+import sys
 from typing import Any
 
 import typer
@@ -40,6 +42,16 @@ class Verbs(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See click. Raises PluginError for a verb that is provided twice or cannot be loaded."""
         return _ours(cmd_name) if cmd_name in _OURS else _of_a_plugin(cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See click, which takes a reader that went away, as after `| head`, for a failure of the verb."""
+        try:
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            os._exit(141)  # as a program that is ended by SIGPIPE; there is nobody to tell
 
 
 def _ours(name: str) -> Any:

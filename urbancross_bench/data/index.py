@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from urbancross_bench.files import home_or
+from urbancross_bench.files import named_folder
 from urbancross_bench.processes import cores
 
 Report = Callable[[str, int, int], None]  # what is being read, how many of how many
@@ -54,7 +54,7 @@ def home() -> Path:
     """The cache folder. Raises UsageError where `URBANCROSS_HOME` names none."""
     import platformdirs
 
-    return home_or(platformdirs.user_cache_dir("urbancross-bench", False))
+    return named_folder("URBANCROSS_HOME", platformdirs.user_cache_dir("urbancross-bench", False))
 
 
 def signature(path: Path) -> str:

@@ -8,11 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from urbancross_bench.errors import DataError
+from urbancross_bench.files import named_folder
 
 
 def data_folder() -> Path:
-    """Where datasets lie: `URBANCROSS_DATA`, or the current folder."""
-    return Path(os.environ.get("URBANCROSS_DATA", ".")).expanduser().resolve()
+    """Where datasets lie: `URBANCROSS_DATA`, or the current folder.
+
+    Raises UsageError where that starts with `~` and the name of no user.
+    """
+    return named_folder("URBANCROSS_DATA", ".").resolve()
 
 
 def relative_start() -> str:

@@ -48,14 +48,16 @@ def squared_mmd(a: ArrayLike, b: ArrayLike, bandwidth: float | None = None) -> f
     bandwidth: σ; by default the median distance between different rows of both sets, or of 1,000 of them drawn
     with a fixed seed. Raises ValueError for shapes that do not fit, and features above 1e100.
     """
-    a, b = _features(a, b)
-    if min(len(a), len(b)) < 2:
+    x, y = _features(a, b)
+    if min(len(x), len(y)) < 2:
         raise ValueError("each set needs two rows")
-    sigma = _median_distance(np.concatenate([a, b])) if bandwidth is None else bandwidth
+    origin = (x.mean(axis=0) + y.mean(axis=0)) / 2  # far from it, differences of squares would lose their digits
+    x, y = x - origin, y - origin
+    sigma = _median_distance(np.concatenate([x, y])) if bandwidth is None else bandwidth
     if not (sigma > 0 and 0 < sigma * sigma < np.inf):
         raise ValueError(f"the bandwidth and its square must be above 0 and finite, got {sigma}")
-    within = [(_kernel_sum(x, x, sigma) - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
-    return sum(within) - 2 * _kernel_sum(a, b, sigma) / (len(a) * len(b))
+    within = [(_kernel_sum(one, one, sigma) - len(one)) / (len(one) * (len(one) - 1)) for one in (x, y)]
+    return sum(within) - 2 * _kernel_sum(x, y, sigma) / (len(x) * len(y))
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def words(caption: str) -> list[str]:
 
 
 def _features(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    sets = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    given = np.asarray(a), np.asarray(b)
+    if any(x.dtype.kind not in "fiub" for x in given):
+        raise ValueError(f"the features must be real numbers, got {given[0].dtype} and {given[1].dtype}")
+    sets = given[0].astype(np.float64), given[1].astype(np.float64)
     if any(x.ndim != 2 or 0 in x.shape for x in sets) or sets[0].shape[1] != sets[1].shape[1]:
         raise ValueError(f"two matrices of one width are wanted, got shapes {sets[0].shape} and {sets[1].shape}")
     if not all(np.isfinite(x).all() for x in sets):

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from urbancross_bench.evaluation.spread import FREEDOM, Spread, quantile_of_t, quantiles
 from urbancross_bench.evaluation.statistics import (
     LEVEL,
+    ROUNDING,
     Floats,
     interval,
     normal_numbers,
@@ -91,12 +92,18 @@ def rank_intervals(resampled: Floats, level: float = LEVEL) -> list[tuple[int, i
     Joint: the same images and seeds for all methods. A method's rank in a resample is one more than the number of
     methods above it; the ends are cut as by `statistics.interval`.
     """
-    ranks = np.stack([1.0 + (resampled > one).sum(axis=0) for one in resampled])
+    ranks = np.stack([1.0 + above(resampled, one).sum(axis=0) for one in resampled])
     ends = []
     for rank in ranks:
         low, high = interval(rank, level)
         ends.append((int(rank[0] if low is None else low), int(rank[0] if high is None else high)))
     return ends
+
+
+def above(values: Floats, one: Floats | float) -> NDArray[np.bool_]:
+    """Which values lie above one by more than rounding: a mean of the same recalls in another order is equal."""
+    found: NDArray[np.bool_] = values > one + ROUNDING * np.maximum(1.0, np.abs(one))
+    return found
 
 
 def tie_groups(values: Sequence[float], told_apart: NDArray[np.bool_]) -> list[int]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.statistics import (
     LEVEL,
+    ROUNDING,
     Bounds,
     Floats,
     Interval,
@@ -205,8 +206,10 @@ def paired_spreads(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Spr
 
 
 def _spread(values: Floats, middles: Floats, of_images: float, bounds: Bounds) -> Spread:
-    seeds, scale = len(values), 0.0
-    if not all_alike(values):  # those that are have no share, not even that of rounding
-        centred = values - math.fsum(values) / seeds
+    seeds, scale, mean = len(values), 0.0, math.fsum(values) / len(values)
+    # Seeds that are alike have no share, not even that of rounding. Nor have those of one image, or of images that
+    # are all alike: how images differ is not known then, so that seeds do not tell how far the mean may be off.
+    if not all_alike(values) and math.sqrt(of_images) > ROUNDING * max(1.0, abs(mean)):
+        centred = values - mean
         scale = math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1)))
     return Spread(middles, scale, seeds - 1, bounds, math.sqrt(of_images))

@@ -30,6 +30,7 @@ Bounds = tuple[float, float] | None
 
 RESAMPLES = 2000
 LEVEL = 0.95
+ROUNDING = 1e-9  # of numbers above 1 the share, of others the distance, within which they are equal
 _DRAWS_AT_ONCE = 2**20  # bounds the memory of drawing
 _COUNTS_AT_ONCE = 2**24  # bytes of counts
 _HELD = 8  # so many of these: of 2000 resamples, all up to 67,000 images; of 10,000, up to 13,000
@@ -98,15 +99,30 @@ def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
 
 
 def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floats]:
-    """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
+    """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`.
+
+    See `divided` for a resample without queries.
+    """
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
     columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
     totals = np.concatenate([*resampled_sums(columns, draws)], axis=1)
     numbers = dict(zip(sizes, totals[len(sums) :], strict=True))
-    return {
-        name: total / numbers[pair[:, 1].tobytes()]
-        for (name, pair), total in zip(sums.items(), totals[: len(sums)], strict=True)
-    }
+    for pair, total in zip(sums.values(), totals, strict=False):
+        divided(total, numbers[pair[:, 1].tobytes()], mean_of(pair))
+    return dict(zip(sums, totals, strict=False))
+
+
+def divided(totals: Floats, numbers: Floats, plain: float | Floats) -> None:
+    """Divide (…, R) totals by the (R,) numbers of queries that each resample drew, in place.
+
+    plain: (…) the means over all queries, which stand where a resample drew none. That happens where images stand
+    in several rows, of which the first alone is asked, and are few.
+    """
+    none = numbers == 0
+    if none.any():
+        numbers = np.where(none, 1.0, numbers)
+        totals[..., none] = np.asarray(plain)[..., None]
+    totals /= numbers
 
 
 def resampled_sums(columns: Floats, draws: Counts) -> Iterator[Floats]:
@@ -141,7 +157,7 @@ def within(bounds: Bounds, low: float, high: float) -> tuple[float, float]:
 def all_alike(resampled: Floats) -> bool:
     """Whether all values are the same but for rounding."""
     low, high = float(resampled.min()), float(resampled.max())
-    return high - low <= 1e-9 * max(1.0, abs(low), abs(high))
+    return high - low <= ROUNDING * max(1.0, abs(low), abs(high))
 
 
 @dataclass(frozen=True, eq=False)

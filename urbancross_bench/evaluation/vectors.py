@@ -26,6 +26,7 @@ Ints = NDArray[np.int64]
 _CHUNK = 1 << 16  # elements of a matrix worked on at once: half a megabyte of float64, which a cache holds
 _BIASES = 1e-120, 1e120
 _PAIRS = 1 << 17  # elements of the rows of pairs that are looked up at once: they stay in the cache
+_MIXER = -7046029254386353131  # 2⁶⁴ / golden ratio, as int64
 _LONGER = 1 + 1e-6  # a computed length is at least the true one after this
 
 
@@ -242,9 +243,12 @@ def _source(name: str, values: Any, where: Any) -> tuple[Any, torch.device]:
 
 
 def _biases(name: str, bias: Any, count: int) -> NDArray[np.float64]:
-    if isinstance(bias, torch.Tensor):
-        bias = bias.detach().cpu().numpy()
-    values = np.ascontiguousarray(bias, dtype=np.float64)
+    if isinstance(bias, torch.Tensor) and not bias.is_complex():
+        bias = bias.detach().cpu().double().numpy()
+    given = np.asarray(bias)
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"the bias of {name} must hold real numbers, got {given.dtype}")
+    values = np.ascontiguousarray(given, dtype=np.float64)
     if values.shape != (count,) or not np.isfinite(values).all():
         raise ValueError(f"the bias of {name} must be one finite number per row ({count}), got {values.shape}")
     size = abs(values[values != 0])
@@ -259,11 +263,15 @@ def _divided(rows: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
 
 
 def _digests(rows: torch.Tensor) -> torch.Tensor:
-    """(B,) int64, equal for equal rows: the bits of each row times odd constants, summed modulo 2⁶⁴."""
+    """(B,) int64, equal for equal rows: the bits of each row, mixed, times odd constants, summed modulo 2⁶⁴.
+
+    Unmixed, rows of few different values would collide: the highest bit times any odd constant is itself.
+    """
     rows = rows + 0.0  # -0.0 becomes 0.0
     if rows.shape[1] % 2:
         rows = torch.nn.functional.pad(rows, (0, 1))
-    bits = rows.view(torch.int64)
+    bits = rows.view(torch.int64) * _MIXER
+    bits ^= (bits >> 32) & 0xFFFFFFFF
     return (bits * _odd(bits.shape[1]).to(rows.device)).sum(dim=1)
 
 

@@ -270,10 +270,13 @@ def _answer(
     take_environment(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     end_with(connection)
+    seen: object
     try:
-        connection.send(look(device))
+        seen = look(device)
     except UsageError as error:
-        connection.send(error)
+        seen = error
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone
+        connection.send(seen)
 
 
 def _live(task: Task, environment: Mapping[str, str], connection: Connection, devices: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from urbancross_bench.errors import DataError, some
-from urbancross_bench.files import publish, write_json
+from urbancross_bench.files import publish, read_object, replacing, write_json
 from urbancross_bench.identity import file_digest
 from urbancross_bench.leaderboard.shape import check_shape
 from urbancross_bench.records import IMAGE_SUMS, Record, ScoreRecord, read_records, runs_of
@@ -41,7 +41,7 @@ SCHEMA = 2
 FORM, SUMS = "form.json", "SHA256SUMS"
 _COUNTS, _SUMS = "queries.safetensors.xz", "images.safetensors.xz"
 _UNPACKED = 2**31  # bytes that a file of counts may unpack to
-_PARTIAL = ".partial-"
+_PARTIAL, _OLD = ".partial-", "old"
 _SAID = 3  # records named in an error
 
 
@@ -106,8 +106,13 @@ def write_committed(records: Sequence[Record], place: Path) -> None:
     """
     place.mkdir(parents=True, exist_ok=True)
     _check_form(place)
-    write_json(place / FORM, {"schema": SCHEMA})
-    if not (place / SUMS).exists():
+    if not (place / FORM).exists():
+        with replacing(place / FORM) as unfinished:
+            write_json(unfinished, {"schema": SCHEMA})
+    left = [*place.glob(f"{_PARTIAL}*")]  # by an `add` that was killed
+    for holder in left:
+        _settle(holder, place)
+    if left or not (place / SUMS).exists():
         seal(place)
     for record in records:
         _write_run(record, place)
@@ -116,8 +121,9 @@ def write_committed(records: Sequence[Record], place: Path) -> None:
 
 def _write_run(record: Record, place: Path) -> None:
     target = place / record.folder.name
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=place) as holder:
-        folder = Path(holder) / "run"
+    holder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=place))
+    try:
+        folder = holder / "run"
         if target.exists() and json.loads((target / "run.json").read_text(encoding="utf-8"))["status"] == "ok":
             shutil.copytree(target, folder)
         else:
@@ -135,8 +141,19 @@ def _write_run(record: Record, place: Path) -> None:
         with (place / SUMS).open("a", encoding="utf-8", newline="\n") as sums:
             sums.writelines(_hashes(folder, f"{target.name}/"))
         if target.exists():
-            target.rename(Path(holder) / "old")
+            (holder / _OLD).mkdir()
+            target.rename(holder / _OLD / target.name)
         publish(folder, target)
+    finally:
+        _settle(holder, place)
+
+
+def _settle(holder: Path, place: Path) -> None:
+    """Put back a run that was to be replaced and was not, and remove what else there is of the attempt."""
+    for old in holder.glob(f"{_OLD}/*"):
+        if not (place / old.name).exists():
+            old.rename(place / old.name)
+    shutil.rmtree(holder)
 
 
 def _committed(place: Path) -> ScoreRecord:
@@ -173,7 +190,9 @@ def _without_tops(score: ScoreRecord) -> dict[str, NDArray[Any]]:
 
 def _write_provenance(source: Path, place: Path) -> None:
     if source.is_file():
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = read_object(source)
+        if not all(isinstance(facts, dict) for facts in content.values()):
+            raise DataError(f"record {source} does not say of each stage how it came to be")
         write_json(
             place, {name: {k: v for k, v in facts.items() if k != "host"} for name, facts in content.items()}
         )
@@ -181,7 +200,7 @@ def _write_provenance(source: Path, place: Path) -> None:
 
 def _write_curve(source: Path, place: Path) -> None:
     if source.is_file():
-        content = _shortened(json.loads(source.read_text(encoding="utf-8")))
+        content = _shortened(read_object(source))
         place.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -195,7 +214,8 @@ def _shortened(value: Any) -> Any:
 
 def seal(place: Path) -> None:
     """Write the hash of every file below a folder of committed records, in order of their names."""
-    (place / SUMS).write_text("".join(_hashes(place)), encoding="utf-8", newline="\n")
+    with replacing(place / SUMS) as unfinished:
+        unfinished.write_text("".join(_hashes(place)), encoding="utf-8", newline="\n")
 
 
 def _hashes(folder: Path, below: str = "") -> list[str]:

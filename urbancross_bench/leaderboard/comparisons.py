@@ -13,6 +13,7 @@ from urbancross_bench.evaluation.significance import (
     ALPHA,
     FEWEST_SEEDS,
     MORE_SEEDS,
+    above,
     holm,
     minimum_detectable,
     rank_intervals,
@@ -132,7 +133,7 @@ def _of_field(field: Field, adjusted: Mapping[tuple[int, int], float]) -> list[S
         told_apart[a, b] = told_apart[b, a] = p <= ALPHA
     groups = tie_groups(field.values, told_apart) if adjusted else [None] * len(field.values)
     return [
-        Standing(1 + sum(other > value for other in field.values), best, worst, group)
+        Standing(1 + int(above(np.array(field.values), value).sum()), best, worst, group)
         for value, (best, worst), group in zip(field.values, field.ranges, groups, strict=True)
     ]
 

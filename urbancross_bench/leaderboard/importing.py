@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from urbancross_bench.errors import UsageError, plural, some
-from urbancross_bench.files import alone_in
+from urbancross_bench.files import alone_in, replacing
 from urbancross_bench.identity import digest
 from urbancross_bench.leaderboard.boards import VIEW
 from urbancross_bench.leaderboard.committed import (
@@ -82,7 +82,8 @@ def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
     new = [r for r in records if not _is_in(r, known) or any(score.folder in better for score in r.scores)]
     target.parent.mkdir(parents=True, exist_ok=True)
     if not file.is_file():
-        shutil.copyfile(DEFAULT, file)
+        with replacing(file) as unfinished:
+            shutil.copyfile(DEFAULT, unfinished)
     write_committed(new, target)
     added = read_all([target])
     scores = sum(len(r.scores) for r in added) - sum(len(r.scores) for r in there)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
-from urbancross_bench.evaluation.statistics import resampled_images, resampled_sums
+from urbancross_bench.evaluation.statistics import divided, resampled_images, resampled_sums
 from urbancross_bench.interfaces.renderer import Estimate
 from urbancross_bench.records import ScoreRecord
 
@@ -131,12 +131,15 @@ class OfSplit:
             scores, metrics = zip(*(wanted[index] for index in some), strict=True)
             stacked = [self._lowest[lowest] * times for lowest, times in sizes]
             stacked += [column for index in some for column in columns[index].values()]
+            whole = np.array([column.sum() for column in stacked])
+            plain = whole[len(sizes) :].reshape(len(some), -1) / whole[: len(sizes)]
             facts, means, done = scores[0].score.content, np.empty((len(some), resamples)), 0
             draws = resampled_images(facts["images"], facts["draws"], resamples)
             for totals in resampled_sums(np.stack(stacked), draws):
                 numbers, own = np.split(totals, [len(sizes)])
                 ratios = own.reshape(len(some), len(sizes), -1)
-                ratios /= numbers
+                for one, number in enumerate(numbers):
+                    divided(ratios[:, one], number, plain[:, one])
                 those = slice(done, done := done + ratios.shape[2])
                 np.add.reduce(ratios, axis=1, out=means[:, those])
             means /= [[len(score.parts(metric))] for score, metric in zip(scores, metrics, strict=True)]

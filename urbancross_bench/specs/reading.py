@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -21,6 +22,10 @@ M = TypeVar("M", bound=BaseModel)
 
 _Names = tuple[str | int, ...]
 _OF_KEY = "[key]"  # the end of pydantic's path to a key that is wrong itself
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)  # as its tags raise them
+_MOST_VALUES = 100_000
+_MOST_BITS = 4096  # of an integer: Python prints none of 4,300 digits
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _OTHER_KIND = ("tuple_type", "dict_type", "model_type")  # neither a list nor a mapping where one is needed
 
 
@@ -83,7 +88,7 @@ def read_yaml(path: Path, kind: str, overrides: Sequence[str] = ()) -> tuple[dic
         raise UsageError(f"{kind} {path} cannot be read: {error}") from error
     try:
         content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except _NO_YAML as error:
         raise UsageError(f"{kind} {path} is not YAML: {error}") from error
     if not isinstance(content, dict) or tree is None:
         raise UsageError(f"{kind} {path} must be a mapping of keys to values")
@@ -95,6 +100,9 @@ def read_yaml(path: Path, kind: str, overrides: Sequence[str] = ()) -> tuple[dic
         blamed = _setting(overrides, names)
         return f"--set {blamed}" if blamed else f"{path}:{_line(tree, names)}"
 
+    for key, value in content.items():
+        if why := _unusual(value):
+            raise UsageError(f"{where([key])}: {key} {why}")
     return content, where
 
 
@@ -131,8 +139,29 @@ def _override(content: dict[str, Any], override: str) -> None:
             raise UsageError(f"--set {override!r}: {parent!r} is not a section")
     try:
         place[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
+    except _NO_YAML as error:
         raise UsageError(f"--set {override!r}: the value is not YAML: {error}") from error
+
+
+def _unusual(value: Any) -> str:
+    """What YAML can say of a value and nothing here could print or compare, aliases without end too; else empty."""
+    left, seen = [value], 0
+    while left:
+        one = left.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            return f"holds more than {_MOST_VALUES:,} values, or aliases without end"
+        if isinstance(one, Mapping):
+            if strange := [key for key in one if not isinstance(key, str | int | float | None)]:
+                return f"holds {strange[0]!r} where a word or a number is the key"
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, int) and one.bit_length() > _MOST_BITS:
+            return f"holds an integer of {one.bit_length()} bits"
+        elif isinstance(one, str) and _SURROGATE.search(one):
+            return f"holds half a character: {one!r}"
+    return ""
 
 
 def _names(problem: Any, content: Any) -> _Names:
