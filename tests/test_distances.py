@@ -102,6 +102,20 @@ def test_mmd_of_shifted_gaussians_has_its_closed_form() -> None:
     assert abs(squared_mmd(a, normal(2, 2500), sigma)) < 0.01 * expected + 2e-3
 
 
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e7])
+def test_mmd_does_not_move_with_both_sets(offset: float) -> None:
+    a, b = normal(0, rows=60), normal(1, rows=70, shift=0.5)
+    assert squared_mmd(a + offset, b + offset) == pytest.approx(squared_mmd(a, b), abs=1e-7)
+    assert squared_mmd(a, b) > 1e-3
+
+
+def test_what_is_no_real_number_is_refused() -> None:
+    for odd in (normal(0) * 1j, normal(0).astype(str)):
+        for measure in (squared_mmd, proxy_a_distance):
+            with pytest.raises(ValueError, match="the features must be real numbers, got "):
+                measure(odd, normal(1))
+
+
 def test_mmd_is_about_0_for_the_same_rows_and_2_for_points_far_apart() -> None:
     a = normal(0)
     assert -0.01 < squared_mmd(a, a) <= 0

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,11 +143,77 @@ def test_a_missing_package_is_named(name: str, package: str, extra: str, monkeyp
         resolved.build()
 
 
+class NoRay:
+    """A package whose `init` does what it is told."""
+
+    def __init__(self, doing: Callable[..., None]) -> None:
+        self.init = doing
+
+    def is_initialized(self) -> bool:
+        return False
+
+
+def fails(error: BaseException) -> Callable[..., None]:
+    def doing(**settings: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as ray has a handler of its own meanwhile
+        raise error
+
+    return doing
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "expected", "words"),
+    [
+        ("auto", ConnectionError("none"), UsageError, r"there is no cluster at 'auto' \(none\)"),
+        ("rubbish", ValueError("Invalid address"), UsageError, "there is no cluster at 'rubbish'"),
+        ("foo://x:1", RuntimeError("no module foo"), UsageError, "there is no cluster at 'foo://x:1'"),
+        ("auto", SystemExit(15), KeyboardInterrupt, "^$"),  # ray's handler of SIGTERM
+        (
+            None,
+            OSError("AF_UNIX path length cannot exceed 107 bytes"),
+            UsageError,
+            "set TMPDIR to a shorter folder",
+        ),
+        (None, OSError("No space left"), OSError, "No space left"),
+    ],
+)
+def test_a_ray_that_cannot_be_reached_has_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    error: BaseException,
+    expected: type[BaseException],
+    words: str,
+) -> None:
+    from urbancross_executors.on_ray import RayExecutor
+
+    monkeypatch.setitem(sys.modules, "ray", NoRay(fails(error)))  # type: ignore[arg-type]
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # and put back
+    terminating = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(expected, match=words):
+        RayExecutor(RayOptions(address=address)).device("auto")
+    assert signal.getsignal(signal.SIGTERM) is terminating
+    assert (os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0") == (address is None)
+
+
+def test_where_nobody_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would try for ever."""
+    from urbancross_executors.on_ray import RayExecutor
+
+    monkeypatch.setitem(sys.modules, "ray", NoRay(fails(AssertionError("asked"))))  # type: ignore[arg-type]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody else has it, and nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=rf"there is no cluster at '{address}' \(.*refused"):
+            RayExecutor(RayOptions(address=address)).device("auto")
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """The package, with no cluster of ours left behind."""
-    module = pytest.importorskip("ray")
-    yield module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as the executor says before it imports ray
+        module = pytest.importorskip("ray")
+        yield module
     assert not module.is_initialized()
 
 
@@ -180,6 +247,7 @@ def test_a_ray_cluster_of_our_own(
     terminating = signal.getsignal(signal.SIGTERM)
     with closing(RayExecutor(RayOptions(cpus=2))) as executor:
         assert executor.slots("cpu", 1, 1) == 2
+        assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
         assert signal.getsignal(signal.SIGTERM) is terminating  # it is the grid's, not ray's
         assert executor.slots("cpu", 1, 2) == 1
         with pytest.raises(UsageError, match="3 CPU"):

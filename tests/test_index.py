@@ -18,6 +18,7 @@ from data_files import encoded, files_of, tiles, write_files
 from urbancross_bench.data import index as indexing
 from urbancross_bench.data.images import FileImages, open_images
 from urbancross_bench.data.index import Index, home, open_index, reading, signature
+from urbancross_bench.data.paths import data_path
 from urbancross_bench.errors import DataError, UrbanCrossError
 
 
@@ -388,6 +389,9 @@ def test_the_cache_folder_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("URBANCROSS_HOME", "~/mine")
     assert home() == tmp_path / "mine"
     monkeypatch.setenv("URBANCROSS_HOME", "~no-such-user/mine")
+    monkeypatch.setenv("URBANCROSS_DATA", "~no-such-user/data")
+    with pytest.raises(UrbanCrossError, match="URBANCROSS_DATA '~no-such-user/data'"):
+        data_path("rsicd")
     with pytest.raises(UrbanCrossError, match="URBANCROSS_HOME"):
         home()
     monkeypatch.delenv("URBANCROSS_HOME")

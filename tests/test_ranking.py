@@ -218,6 +218,29 @@ def test_more_thresholds_than_vectors_are_all_decided(tier: str, sizes: tuple[in
         assert differences(case, evaluate_retrieval(**case.arguments())) == []
 
 
+def test_a_bias_may_be_of_any_real_type() -> None:
+    images, texts = np.random.default_rng(0).normal(size=(2, 6, 4))
+    given = np.array([0.5, -0.25, 0.0, 1.0, 2.0, -1.0])
+    whole = evaluate_retrieval(images, texts, np.arange(6), image_bias=given)
+    for bias in (torch.tensor(given, dtype=torch.bfloat16), torch.tensor(given, requires_grad=True), [*given]):
+        assert same_counts(evaluate_retrieval(images, texts, np.arange(6), image_bias=bias), whole)
+    for odd in (given + 0j, torch.tensor(given + 0j), given.astype(str)):
+        with pytest.raises(ValueError, match="the bias of image_embeddings must hold real numbers, got "):
+            evaluate_retrieval(images, texts, np.arange(6), image_bias=odd)
+
+
+@pytest.mark.parametrize("width", [8, 12, 16, 33])
+@pytest.mark.parametrize("signs", [(-1, 1), (-1, 0, 1), (0, 1), (0.5, 2)])
+def test_equal_rows_of_few_values_are_merged(width: int, signs: tuple[float, ...]) -> None:
+    """Codes of few bits: their rows differ in few bits, too, and hardly any may collide."""
+    generator = np.random.default_rng(width)
+    rows = generator.choice(signs, size=(300, width)).astype(np.float32)
+    rows[~rows.any(axis=1), 0] = 1
+    rows = rows[generator.integers(0, 300, size=4000)]
+    found = vectors.Vectors("x", rows, normalize=False)
+    assert len(found) == len(np.unique(rows, axis=0))
+
+
 def test_rows_whose_digests_collide_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "_digests", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
     for seed in range(20):

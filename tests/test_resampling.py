@@ -68,6 +68,23 @@ def test_metrics_of_many_scores_equal_each_alone_in_the_order_asked_for(resample
     assert OfSplit(scores).resample([], resamples) == []
 
 
+class Few(ScoreRecord):
+    """Of three rows the first alone has queries."""
+
+    def _sums(self) -> dict[str, np.ndarray]:
+        first = np.array([1.0, 0.0, 0.0])
+        return {
+            f"image_sums.{name}": np.stack([first * 30 * n, first * n], axis=1) for n, name in enumerate("ab", 1)
+        }
+
+
+def test_resamples_without_queries_are_the_plain_mean() -> None:
+    content = {"images": 3, "draws": 5, "metrics": {"m": {"parts": ["a", "b"]}, "a": {"parts": []}}, "seed": 0}
+    score = SeedScore({"seed": 0}, Few(Path("few"), content))
+    for values in OfSplit([score]).resample([(score, "m"), (score, "a")], 200):
+        assert values == pytest.approx(np.full(200, 30.0))
+
+
 def test_an_average_is_the_same_from_an_iterator_and_leaves_its_terms() -> None:
     terms = [SeedMeans(np.full(2, k / 3), np.arange(10.0).reshape(2, 5) * k / 7) for k in range(1, 12)]
     before = [one.resampled.copy() for one in terms]

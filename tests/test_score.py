@@ -165,6 +165,7 @@ def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, 
         ({"images": "both.npz"}, "both.npz holds several arrays; name one of images, texts after a colon"),
         ({"images": "both.npz:image"}, "has no array 'image'; name one of images, texts"),
         ({"images": "map.npy"}, "map.npy must be a non-empty matrix"),
+        ({"images": "number.npy"}, "number.npy must be a non-empty matrix"),
         ({"images": "objects.npy"}, "objects.npy cannot be read"),
         ({"images": "renamed.npy"}, "renamed.npy is an archive of arrays, whose ending is .npz"),
         ({"images": "renamed.npz"}, "renamed.npz is a single array, whose ending is .npy"),
@@ -198,6 +199,7 @@ def test_a_random_order_is_one_whatever_becomes_of_ties(files: Files, cli: Cli, 
 def test_bad_input_is_named(files: Files, cli: Cli, change: dict[str, str], message: str) -> None:
     folder = files.folder
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "number.npy", np.float64(3))
     shutil.copy(folder / "both.npz", folder / "renamed.npy")
     shutil.copy(folder / "images.npy", folder / "renamed.npz")
     contents = {"floats": [0.0] * 90, "short": [0], "astray": [*range(31)] * 3, "bare": [0] * 90, "huge": [2**70]}
@@ -446,6 +448,27 @@ def test_a_grid_scores_by_several_protocols_and_metrics(cli: Cli, tmp_path: Path
         assert (content["floors"]["ceiling"] is None) == (content["protocol"] != "classic")
     assert found["row_diagonal", "optimistic"]["queries"]["i2t"] == 2 * found["classic", "expected"]["images"]
     assert json.loads(cli("rescore", tmp_path / "out", "--json").out)[0]["metrics"].keys() >= {"mR"}
+
+
+def test_distance_of_types_that_numpy_lacks(files: Files, cli: Cli) -> None:
+    place = files.folder / "half.safetensors"
+    tensors = {name: torch.from_numpy(np.load(files.folder / f"{name}.npy")) for name in ("images", "texts")}
+    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, place)
+    save_file(
+        {name: tensor.bfloat16().double() for name, tensor in tensors.items()}, files.folder / "whole.safetensors"
+    )
+    found = [
+        json.loads(cli("distance", f"{files.folder / name}:images", f"{files.folder / name}:texts", "--json").out)
+        for name in ("half.safetensors", "whole.safetensors")
+    ]
+    assert found[0] == found[1]
+
+
+def test_an_arrays_name_may_hold_colons(files: Files, cli: Cli) -> None:
+    arrays = {"a:b": np.load(files.folder / "images.npy"), "b": np.load(files.folder / "texts.npy")}
+    np.savez(files.folder / "named.npz", **arrays)
+    place = files.folder / "named.npz"
+    assert cli("distance", f"{place}:a:b", f"{place}:b").status == 0
 
 
 def test_distance(files: Files, cli: Cli) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from urbancross_bench.evaluation.significance import (
     TEST_RESAMPLES,
+    above,
     holm,
     minimum_detectable,
     paired_permutation,
@@ -20,8 +21,9 @@ from urbancross_bench.evaluation.significance import (
     verdict,
 )
 from urbancross_bench.evaluation.spread import Spread
-from urbancross_bench.evaluation.statistics import interval
+from urbancross_bench.evaluation.statistics import SeedMeans, interval
 from urbancross_bench.evaluation.student import student
+from urbancross_bench.leaderboard.comparisons import Field, standings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -103,6 +105,21 @@ def test_rank_intervals_equal_a_loop() -> None:
     assert rank_intervals(resampled)[1] == (1, 1)
     assert rank_intervals(resampled)[3] == (4, 4)
     assert rank_intervals(np.zeros((3, 50))) == [(1, 1)] * 3
+
+
+def test_means_that_rounding_alone_tells_apart_have_one_rank() -> None:
+    recalls = np.array([10.0, 20.0, 30.0, 40.0, 50.0, 33.1])
+    order = np.random.default_rng(0)
+    alike = {float(np.mean(order.permutation(recalls) / 3 * 0.1 + 7)) for _ in range(300)}
+    assert len(alike) > 1
+    values = np.array(sorted(alike))
+    assert not above(values, values[0]).any()
+    resampled = np.repeat(values[:, None], 40, axis=1)
+    assert rank_intervals(resampled) == [(1, 1)] * len(values)
+    assert above(np.array([7.1, 7.0]), 7.0).tolist() == [True, False]
+    means = [SeedMeans(np.full(1, value), np.full((1, 40), value)) for value in values]
+    [standing] = standings([Field.of(means)])
+    assert {one.text for one in standing} == {"1 (1 to 1)"}
 
 
 def test_tie_groups_hang_on_the_best_of_each() -> None:

@@ -39,6 +39,23 @@ def test_students_t_is_scipys(freedom: int) -> None:
     assert density == pytest.approx(stats.t(freedom).pdf(np.clip(t, -1e100, 1e100)), rel=1e-12, abs=1e-100)
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("images", [1, 4])
+def test_one_image_or_images_that_are_alike_show_no_difference(seeds: int, images: int) -> None:
+    values = 100.0 - np.arange(seeds) / 2
+    sums = {
+        str(seed): np.stack([np.full(images, value), np.ones(images)], axis=1) for seed, value in enumerate(values)
+    }
+    resampled = np.stack([*resampled_means(sums, resampled_images(images, 0)).values()])
+    means = SeedMeans(values, resampled)
+    zero = SeedMeans(np.zeros(seeds), np.zeros_like(resampled))
+    found = [Spread.of(means)]
+    if seeds > 1:
+        found += [spread for *_, spread in paired_spreads([means, zero])]
+    assert [spread.p_value() for spread in found] == [1.0] * len(found)
+    assert (found[0].interval() == (None, None)) == (seeds == 1)  # else there is that of the seeds
+
+
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 8])
 def test_ends_and_p_are_those_of_the_sum_of_both_shares(seeds: int) -> None:
     means = means_of(seeds)

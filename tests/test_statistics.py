@@ -41,6 +41,19 @@ def one_query_each(values: np.ndarray, seed: int = 0, resamples: int = 2000) -> 
     return resampled_means({"x": image_sums(values, each, each, len(each))}, draws)["x"]
 
 
+def test_a_resample_without_queries_is_the_plain_mean() -> None:
+    """Five of six rows are one image, of which the first alone is asked."""
+    image, values = np.array([0, 5]), np.array([20.0, 80.0])
+    sums = {"x": image_sums(values, np.arange(2), image, 6), "y": image_sums(values / 2, np.arange(2), image, 6)}
+    means = resampled_means(sums, resampled_images(6, seed=1, resamples=500))
+    counts = drawn(6, seed=1, resamples=500)[image]
+    assert (counts.sum(axis=0) == 0).any()
+    for resample, (one, other) in enumerate(counts.T.astype(float)):
+        expected = (20 * one + 80 * other) / (one + other) if one + other else 50.0
+        assert means["x"][resample] == pytest.approx(expected)
+        assert means["y"][resample] == pytest.approx(expected / 2)
+
+
 def test_resampled_means_equal_a_loop_over_drawn_images() -> None:
     generator = np.random.default_rng(0)
     owner = np.sort(generator.integers(0, 150, size=400))

@@ -84,10 +84,10 @@ class Spread:
 
         And no less than for these very seeds, whose mean images alone move by Student's t of 60 degrees of freedom
         times its standard error. Three seeds may nearly agree by chance where few images make all the difference:
-        then neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where no
-        interval exists.
+        then neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where
+        images show no spread, as one alone: nothing is known then of how they differ, whatever seeds do.
         """
-        if self.scale == 0 and all_alike(self.middles):
+        if self.error_given_seeds <= ROUNDING * max(1.0, abs(self.middle)):
             return 1.0
         above = self if self.middle > 0 else Spread(-self.middles, self.scale, self.freedom)
         return min(1.0, 2 * max(above.below(0.0), self._below_given_seeds()))
@@ -206,10 +206,8 @@ def paired_spreads(several: Sequence[SeedMeans]) -> Iterator[tuple[int, int, Spr
 
 
 def _spread(values: Floats, middles: Floats, of_images: float, bounds: Bounds) -> Spread:
-    seeds, scale, mean = len(values), 0.0, math.fsum(values) / len(values)
-    # Seeds that are alike have no share, not even that of rounding. Nor have those of one image, or of images that
-    # are all alike: how images differ is not known then, so that seeds do not tell how far the mean may be off.
-    if not all_alike(values) and math.sqrt(of_images) > ROUNDING * max(1.0, abs(mean)):
-        centred = values - mean
+    seeds, scale = len(values), 0.0
+    if not all_alike(values):  # those that are have no share, not even that of rounding
+        centred = values - math.fsum(values) / seeds
         scale = math.sqrt(math.fsum(centred * centred) / (seeds * (seeds - 1)))
     return Spread(middles, scale, seeds - 1, bounds, math.sqrt(of_images))

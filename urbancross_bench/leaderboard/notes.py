@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from urbancross_bench.errors import some
-from urbancross_bench.evaluation.significance import FEWEST_SEEDS
+from urbancross_bench.evaluation.significance import FEWEST_IMAGES, FEWEST_SEEDS
 from urbancross_bench.identity import canonical_json
 from urbancross_bench.leaderboard.comparisons import Compared, detectable
 from urbancross_bench.leaderboard.marks import marks_of
@@ -187,9 +187,14 @@ def _on_verdicts(rows: Sequence[Row], view: View) -> list[str]:
 
 
 def _on_few(rows: Sequence[Row]) -> list[str]:
-    if all(len(row.seeds) >= FEWEST_SEEDS for row in rows):
-        return []
-    return ["Rows of fewer than three seeds: no difference there is more than an observation."]
+    notes = []
+    if any(len(row.seeds) < FEWEST_SEEDS for row in rows):
+        notes.append("Rows of fewer than three seeds: no difference there is more than an observation.")
+    if any(row.score["images"] < FEWEST_IMAGES for row in rows):
+        notes.append(
+            f"Test sets of fewer than {FEWEST_IMAGES} images: intervals there are too narrow, and verdicts too bold."
+        )
+    return notes
 
 
 def _on_data(rows: Sequence[Row]) -> list[str]:

@@ -144,7 +144,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _unusual(value: Any) -> str:
-    """What YAML can say of a value and nothing here could print or compare, aliases without end too; else empty."""
+    """Why nothing here could print or compare a value that YAML can say; empty if it is as others."""
     left, seen = [value], 0
     while left:
         one = left.pop()
