@@ -192,7 +192,7 @@ def _on_few(rows: Sequence[Row]) -> list[str]:
         notes.append("Rows of fewer than three seeds: no difference there is more than an observation.")
     if any(row.score["images"] < FEWEST_IMAGES for row in rows):
         notes.append(
-            f"Test sets of fewer than {FEWEST_IMAGES} images: intervals there are too narrow, and verdicts too bold."
+            f"Test sets of fewer than {FEWEST_IMAGES} images: intervals there are too narrow, verdicts too bold."
         )
     return notes
 
