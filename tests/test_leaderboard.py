@@ -497,6 +497,16 @@ def with_metric(**changes: object) -> Callable[[Path], None]:
         (lambda r: edit(next(r.glob("scores/*/score.json")), failed={"own": None}), r"holds .* as its failed"),
         (with_metric(value=10**400), r"score\.json holds .* as its metric mR"),
         (with_metric(value="30"), r"score\.json holds .* as its metric mR"),
+        (with_metric(value=True), r"score\.json holds .* as its metric mR"),
+        (with_metric(chance=None), r"score\.json holds .* as its metric mR"),
+        (with_metric(parts=[1]), r"score\.json holds .* as its metric mR"),
+        (with_metric(parts=["i2t_R@7"]), r"has no sums of i2t_R@7, of which mR is made"),
+        (lambda r: take_out(r / "run.json", "grid"), r"run\.json lacks grid"),
+        (lambda r: edit(r / "run.json", pretraining={"steps": 3}), r"run\.json lacks epochs in its pretraining"),
+        (
+            lambda r: edit(r / "run.json", domains={"plain": {"splits": {}}, "dark": {"splits": {}}}),
+            r"run\.json lacks splits, mark, excluded of the domain",
+        ),
         (with_metric(low=float("inf")), r"score\.json cannot be read: Infinity is no number of JSON"),
         (with_metric(parts=None), r"score\.json holds .* as its metric mR"),
         (

@@ -13,6 +13,8 @@ from urbancross_bench.errors import PluginError
 
 DISTRIBUTION = "urbancross-bench"  # the project's own
 
+_AT_ONCE = 2**20  # bytes of a file
+
 
 def canonical_json(facts: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN, unicode as it is."""
@@ -33,10 +35,13 @@ def key_of(facts: Any) -> str:
     return digest([canonical_json(facts).encode()])
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | str) -> str:
     """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of small ones in a quarter of the time
+        while some := file.read(_AT_ONCE):
+            found.update(some)
+    return found.hexdigest()
 
 
 def derive_seed(*names: Any) -> int:

@@ -29,8 +29,8 @@ def in_words(value: Any, text: Callable[[str], str] = str) -> str:
 
 
 def decimals(value: float) -> str:
-    """Two decimals, and no −0."""
-    return f"{value:z.2f}"
+    """Two decimals, and no −0; a dash for what is no number."""
+    return f"{value:z.2f}" if math.isfinite(value) else "–"
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Value]]]:
@@ -61,18 +61,18 @@ def typed(table: Table) -> dict[str, list[Value]]:
 
 def _three(cell: Cell) -> list[Value]:
     if isinstance(cell, Estimate):
-        return [_value(cell.value), _value(cell.low), _value(cell.high)]
+        return [_value(None if one is None else float(one)) for one in (cell.value, cell.low, cell.high)]
     return [_value(cell), None, None]
 
 
 def _value(cell: Cell) -> Value:
     if isinstance(cell, Estimate):
         return _value(cell.value)
-    if isinstance(cell, str):
-        return printable(cell)
+    if isinstance(cell, str | bool):
+        return printable(str(cell))
     if isinstance(cell, float):
-        # No −0, and nothing of the last bits, which differ between machines.
-        return round(cell, DECIMALS) + 0.0 if math.isfinite(cell) else None
+        # No −0, and nothing of the last bits, which differ between machines. Of numpy's type it would stay that.
+        return round(float(cell), DECIMALS) + 0.0 if math.isfinite(cell) else None
     return cell
 
 

@@ -39,7 +39,7 @@ class Parquet(Renderer):
 
 
 def _type(values: Sequence[Value]) -> pa.DataType:
-    return next((_TYPES[type(value)] for value in values if value is not None), pa.string())
+    return next((_TYPES[type(value)] for value in values if value is not None), pa.null())
 
 
 def _read(content: bytes) -> pa.Table:

@@ -66,6 +66,9 @@ def _round_step(most: float) -> float:
 Cell = str | int | float | Estimate | None
 
 
+_LARGEST = 2**63  # of an int that a file of columns holds
+
+
 def no_cell(value: object) -> str:
     """What keeps a value from being a cell that can be shown; empty where nothing does."""
     if value is not None and not isinstance(value, str | int | float | Estimate):
@@ -74,6 +77,8 @@ def no_cell(value: object) -> str:
     numbers = [value.value, value.low, value.high] if isinstance(value, Estimate) else [value]
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         return f"{value}; a value that is missing is None"
+    if any(abs(number) >= _LARGEST for number in numbers if isinstance(number, int)):
+        return f"{value}, of more digits than tables hold; give a float"
     return ""
 
 

@@ -267,7 +267,7 @@ def broken_seals(place: Path, *, whole: bool = True) -> list[str]:
     problems += [
         f"record {place / name} was edited: its hash is not the one in {SUMS}"
         for name in there
-        if name in said and file_digest(place / name) not in said[name]
+        if name in said and file_digest(f"{place}/{name}") not in said[name]
     ]
     return problems
 
@@ -295,10 +295,15 @@ def _hash(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _files(place: Path) -> list[str]:
-    found = []
-    for folder, folders, names in os.walk(place):  # a quarter of the time that `rglob` takes
-        folders[:] = [name for name in folders if name[0] != "."]
-        files = [name for name in names if name[0] != "." and os.path.isfile(f"{folder}/{name}")]  # noqa: PTH113
-        below = Path(folder).relative_to(place).as_posix()
-        found += files if below == "." else [f"{below}/{name}" for name in files]
+    found, left = [], [""]  # strings: of ten thousand records `Path`s take three times as long
+    while left:
+        below = left.pop()
+        with os.scandir(f"{place}/{below}") as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(f"{below}{entry.name}/")
+                elif entry.is_file():
+                    found.append(f"{below}{entry.name}")
     return sorted(name for name in found if name != SUMS)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from urbancross_bench.errors import DataError
 from urbancross_bench.evaluation.significance import TEST_RESAMPLES
 from urbancross_bench.evaluation.statistics import divided, resampled_images, resampled_sums
 from urbancross_bench.interfaces.renderer import Estimate
@@ -150,6 +151,8 @@ class OfSplit:
         """Sizes → (N,) sums. Parts whose sizes are in proportion are one: the mean of sums is the sum of means."""
         parts: dict[bytes, list[tuple[int, Floats]]] = defaultdict(list)
         for part in score.parts(metric):
+            if part not in self._sums[score]:
+                raise DataError(f"record {score.score.folder} has no sums of {part}, of which {metric} is made")
             (lowest, times), sums = self._sums[score][part]
             parts[lowest].append((times, sums))
         columns = {}

@@ -20,7 +20,7 @@ _RUN: _Types = {
     **dict.fromkeys(
         ("seed", "steps", "threads", "ranks", "test_images_in_training", "target_images_in_sources"), int
     ),
-    **dict.fromkeys(("status", "key", "precision", "code"), str),
+    **dict.fromkeys(("status", "key", "grid", "precision", "code"), str),
     **dict.fromkeys(_OBJECTS, dict),
     **dict.fromkeys(("search", "segments"), (dict, NoneType)),
 }
@@ -32,11 +32,13 @@ _SCORE: _Types = {
     **dict.fromkeys(("calibration", "drift"), (dict, NoneType)),
 }
 _NAMED = ("encoder", "adaptation")
+_OF_DOMAIN = ("splits", "mark", "excluded")
 _WITHIN = {
     "scenario": ("source", "target", "kind"),
     "encoder": ("label", "name", "weights"),
     "adaptation": ("label", "name"),
     "shown": ("setting",),
+    "pretraining": ("steps", "epochs"),
     "measured_by": ("metrics", "code"),
     "selected_by": ("name",),
 }
@@ -72,6 +74,9 @@ def _check_names(file: Path, spec: Mapping[str, Any]) -> None:
         raise DataError(f"record {file} holds {names!r} as names")
     if missing := {*domains_of(spec["scenario"])} - spec["domains"].keys():
         raise DataError(f"record {file} lacks the domain {min(missing)} among its domains")
+    for domain, facts in spec["domains"].items():
+        if not isinstance(facts, dict) or not all(name in facts for name in _OF_DOMAIN):
+            raise DataError(f"record {file} lacks {', '.join(_OF_DOMAIN)} of the domain {domain}")
     if not (isinstance(spec["encoder"]["weights"], dict) and "status" in spec["encoder"]["weights"]):
         raise DataError(f"record {file} lacks the status of its encoder's weights")
 
@@ -80,9 +85,15 @@ def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
     """Raise DataError for a metric that is no number, or lacks what is said of one."""
     for name, entry in metrics.items():
         try:
-            numbers = [entry["value"], *(end for end in (entry["low"], entry["high"]) if end is not None)]
-            sound = all(math.isfinite(number) for number in numbers)
-            sound = sound and isinstance(entry["parts"], list) and isinstance(entry["higher_is_better"], bool)
+            ends = [end for end in (entry["low"], entry["high"]) if end is not None]
+            numbers = [entry["value"], entry["chance"], *ends]
+            sound = all(math.isfinite(number) and not isinstance(number, bool) for number in numbers)
+            sound = (
+                sound
+                and isinstance(entry["parts"], list)
+                and all(isinstance(part, str) for part in entry["parts"])
+            )
+            sound = sound and isinstance(entry["higher_is_better"], bool)
         except (LookupError, TypeError, OverflowError):
             sound = False
         if not sound:

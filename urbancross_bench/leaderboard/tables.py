@@ -111,34 +111,44 @@ def _scenarios(
     """One line per scenario, encoder, adaptation and selector; and what is judged."""
     differences = _differences([[row] for row in ordered], peers, view)
     ranked = _unless_reference(differences, ordered, view)
-    lines: list[dict[str, Cell]] = [
-        {
-            "scenario": row.scenario,
-            "kind": row.kind,
-            **method_cells(row),
-            "seeds": len(row.seeds),
-            view.metric: row.estimate(view.metric),
-            f"Δ {view.baseline}": None if difference is None else difference.estimate,
-            "verdict": verdict,
-            "chance": row.chance(view.metric),
-            "class oracle": row.bound("class_oracle", view.metric),
-            "ceiling": row.bound("ceiling", view.metric),
-            **{metric: row.estimate(metric) for metric in view.details},
-            "weights": row.run["encoder"]["weights"]["status"],
-            **spent([row]),
-            **measure_cells(row),
-            "test images": row.score["images"],
-            "test captions": row.score["texts"],
-            "data": "; ".join(marks_of(row).values()),
-        }
+    lines = [
+        _line(
+            view,
+            {"scenario": row.scenario, "kind": row.kind},
+            method_cells(row),
+            {"seeds": len(row.seeds)},
+            {view.metric: row.estimate(view.metric)},
+            {f"Δ {view.baseline}": None if difference is None else difference.estimate},
+            {
+                "verdict": verdict,
+                "chance": row.chance(view.metric),
+                "class oracle": row.bound("class_oracle", view.metric),
+                "ceiling": row.bound("ceiling", view.metric),
+            },
+            {metric: row.estimate(metric) for metric in view.details if metric != view.metric},
+            {"weights": row.run["encoder"]["weights"]["status"]},
+            spent([row]),
+            measure_cells(row),
+            {
+                "test images": row.score["images"],
+                "test captions": row.score["texts"],
+                "data": "; ".join(marks_of(row).values()),
+            },
+            {name: _cell(name, column, row) for name, column in columns.items()},
+        )
         for row, difference, verdict in zip(ordered, differences, verdicts(ranked), strict=True)
     ]
-    for name, column in columns.items():
-        for row, line in zip(ordered, lines, strict=True):
-            if name in line:
-                raise UsageError(f"view {view.title!r}: there is a column {name!r} already")
-            line[name] = _cell(name, column, row)
-    return [*lines], [([row], found) for row, found in zip(ordered, ranked, strict=True) if found]
+    return lines, [([row], found) for row, found in zip(ordered, ranked, strict=True) if found]
+
+
+def _line(view: View, *parts: Mapping[str, Cell]) -> Line:
+    """A line of a table. Raises UsageError where two columns have one name: metrics and plugins may have any."""
+    line: dict[str, Cell] = {}
+    for part in parts:
+        if twice := line.keys() & part.keys():
+            raise UsageError(f"view {view.title!r}: there is a column {min(twice)!r} already")
+        line |= part
+    return line
 
 
 def _cell(name: str, column: Column, row: Row) -> Cell:
@@ -189,23 +199,21 @@ def _means(shifted: Sequence[Row], peers: Peers, view: View, by: str = "") -> tu
         first = group[0]
         worst = _worst(group, view.metric) if mean else None
         chances = [chance for row in group if (chance := row.chance(view.metric)) is not None]
-        line: dict[str, Cell] = {
-            **({by: within(first)} if by else {}),
-            **method_cells(first),
-            **measure_cells(first),
-            "scenarios": len({row.scenario for row in group}),
-            "seeds": min(len(row.seeds) for row in group),
-            f"mean {view.metric}": mean,
-            "rank": rank.text if rank else None,
-            "tie group": rank.group if rank else None,
-            f"Δ {view.baseline}": None if difference is None else difference.estimate,
-            "verdict": verdict,
-            "worst scenario": worst[0] if worst else None,
-            f"worst {view.metric}": worst[1] if worst else None,
-            "chance": float(np.mean(chances)) if chances else None,
-            **spent(group),
-            "data": ", ".join(dict.fromkeys(kind for row in group for kind in marks_of(row))),
-        }
+        line = _line(
+            view,
+            {by: within(first)} if by else {},
+            method_cells(first),
+            measure_cells(first),
+            {"scenarios": len({row.scenario for row in group}), "seeds": min(len(row.seeds) for row in group)},
+            {f"mean {view.metric}": mean},
+            {"rank": rank.text if rank else None, "tie group": rank.group if rank else None},
+            {f"Δ {view.baseline}": None if difference is None else difference.estimate},
+            {"verdict": verdict, "worst scenario": worst[0] if worst else None},
+            {f"worst {view.metric}": worst[1] if worst else None},
+            {"chance": float(np.mean(chances)) if chances else None},
+            spent(group),
+            {"data": ", ".join(dict.fromkeys(kind for row in group for kind in marks_of(row)))},
+        )
         block = within(first), first.score["protocol"], first.score["ties"]
         lines.append(((*block, view.is_reference(first.setting), -mean.value if mean else np.inf), line))
     compared = [(group, found) for group, found in zip(groups, ranked, strict=True) if found]

@@ -65,7 +65,9 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
-    records: tuple[str, ...] = Field(default=("records",), description="folders of records, or of grids' outputs")
+    records: tuple[str, ...] = Field(
+        default=("records",), min_length=1, description="folders of records, or of grids' outputs"
+    )
     out: Annotated[str, AfterValidator(_inside)] = Field(default=".", description="where the files go")
     filters: Filters = Filters()
     metric: str = Field(default="mR", description="what rows are ordered and compared by; see `fitted`")
@@ -79,7 +81,9 @@ class View(BaseModel):
     reference_settings: tuple[Annotated[str, AfterValidator(_setting)], ...] = Field(
         default=("oracle",), description="shown, never ranked"
     )
-    weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = ("pretrained", "trained here")
+    weights: tuple[Literal["pretrained", "trained here", "untrained"], ...] = Field(
+        default=("pretrained", "trained here"), min_length=1
+    )
     allow: tuple[Allowed, ...] = Field(default=(), description="what is taken all the same")
     ablation: AblationView | None = Field(default=None, description="the factors of an ablation, see `specs`")
     cost: bool = Field(default=False, description="whether there is a table of what was spent")

@@ -79,7 +79,9 @@
       const words = [...input.value.toLowerCase().matchAll(/"((?:[^"]|"")*)"|\S+/g)]
         .map(([word, cell]) => cell === undefined ? word : `\n${cell.replaceAll('""', '"')}\n`);
       if (!words.length) return sorted;
-      texts ??= rows.map((row) => `\n${[...row.cells].map((one) => one.textContent.trim()).join("\n")}\n`.toLowerCase());
+      // What marks the best and its like is no part of what a cell says.
+      const said = (cell) => [...cell.childNodes].filter((one) => one.nodeName !== "SPAN").map((one) => one.textContent);
+      texts ??= rows.map((row) => `\n${[...row.cells].map((one) => said(one).join("").trim()).join("\n")}\n`.toLowerCase());
       return sorted.filter((i) => words.every((word) => texts[i].includes(word)));
     }
 
