@@ -177,6 +177,19 @@ def test_a_reader_that_goes_away_is_no_failure_of_the_verb(verb: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_pipe_of_the_verbs_own_is_no_reader_that_went_away(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from urbancross_bench.cli import verbs\n"
+        "from urbancross_bench.cli.app import main\n"
+        "import urbancross_bench.cli.status as status\n"
+        "def broken(*names, **given):\n    raise BrokenPipeError('of a worker')\n"
+        "verbs._ours = lambda name: __import__('click').Command(name, callback=broken)\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, tmp_path / "own.py", "status"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (2, b"error: of a worker\n")
+
+
 STREAMS = """
 import os, subprocess, sys
 from pathlib import Path

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -187,33 +188,34 @@ def test_a_ray_that_cannot_be_reached_has_its_words(
     from urbancross_executors.on_ray import RayExecutor
 
     monkeypatch.setitem(sys.modules, "ray", NoRay(fails(error)))  # type: ignore[arg-type]
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # and put back
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "before")
     terminating = signal.getsignal(signal.SIGTERM)
     with pytest.raises(expected, match=words):
         RayExecutor(RayOptions(address=address)).device("auto")
     assert signal.getsignal(signal.SIGTERM) is terminating
-    assert (os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0") == (address is None)
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "before"
 
 
-def test_where_nobody_listens_ray_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("form", ["127.0.0.1:{port}", "[::ffff:127.0.0.1]:{port}", "auto"])
+def test_where_nobody_listens_ray_is_not_asked(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would try for ever."""
     from urbancross_executors.on_ray import RayExecutor
 
     monkeypatch.setitem(sys.modules, "ray", NoRay(fails(AssertionError("asked"))))  # type: ignore[arg-type]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody else has it, and nobody listens
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UsageError, match=rf"there is no cluster at '{address}' \(.*refused"):
+        port = taken.getsockname()[1]
+        address = form.format(port=port)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(UsageError, match=rf"there is no cluster at '{re.escape(address)}' \(.*refused"):
             RayExecutor(RayOptions(address=address)).device("auto")
 
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """The package, with no cluster of ours left behind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # as the executor says before it imports ray
-        module = pytest.importorskip("ray")
-        yield module
+    module = pytest.importorskip("ray")
+    yield module
     assert not module.is_initialized()
 
 

@@ -1588,8 +1588,12 @@ def test_a_first_line_of_null_is_named(tmp_path: Path) -> None:
     reference = imagefolder(tmp_path, tiles())
     file = min(tmp_path.rglob("metadata.jsonl"))
     file.write_text("\nnull\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is no JSON object"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
         read(reference)
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
+        read(reference.replace("imagefolder", "huggingface", 1))
+    file.write_text("\ufeff" + file.read_text(encoding="utf-8").replace("null\n", ""), encoding="utf-8")
+    assert read(reference).captions
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

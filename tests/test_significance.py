@@ -158,7 +158,7 @@ def test_what_is_detectable_is_found_four_times_in_five(freedom: int, comparison
     """Of the t test, which this is where images have no share, the power is the noncentral t's."""
     estimate = 1.5
     true = estimate / np.sqrt(stats.chi2(freedom).median() / freedom)
-    found = minimum_detectable(Spread(np.full(1000, 9.0), estimate, freedom), comparisons)
+    found = minimum_detectable(Spread(np.full(1000, 9.0), estimate, freedom, given_seeds=1e-6), comparisons)
     assert found is not None
     critical = stats.t(freedom).ppf(1 - 0.025 / comparisons)
     assert stats.nct(freedom, found / true).sf(critical) == pytest.approx(0.8, abs=0.02)
@@ -171,7 +171,7 @@ def test_what_more_seeds_would_detect_they_find_four_times_in_five(seeds: int, c
     for known in (2, 3):
         deviation = 1.5  # of one seed
         middle = np.sqrt(stats.chi2(known - 1).median() / (known - 1))
-        spread = Spread(np.full(1000, 9.0), deviation * middle / np.sqrt(known), known - 1)
+        spread = Spread(np.full(1000, 9.0), deviation * middle / np.sqrt(known), known - 1, given_seeds=1e-6)
         found = minimum_detectable(spread, comparisons, seeds)
         assert found is not None
         critical = stats.t(seeds - 1).ppf(1 - 0.025 / comparisons)
@@ -183,6 +183,21 @@ def test_what_more_seeds_would_detect_they_find_four_times_in_five(seeds: int, c
 def test_as_many_seeds_as_there_are_would_detect_what_they_do() -> None:
     spread = Spread(np.linspace(-3, 3, 1000), 1.1, 4, given_seeds=0.4)
     assert minimum_detectable(spread, 6, 5) == minimum_detectable(spread, 6)
+
+
+def test_what_seeds_owe_to_these_images_becomes_less_with_more_of_them() -> None:
+    """Where it is nearly all there is, ten seeds detect what the standard error of theirs allows."""
+    of_three = 1.0
+    spread = Spread(0.01 * stats.norm.ppf((np.arange(1000) + 0.5) / 1000), 0.01, 2, given_seeds=of_three)
+    at_least = [minimum_detectable(spread, 1, seeds) for seeds in (None, 12, 48)]
+    assert at_least == pytest.approx(
+        [of_three * share * stats.t(60).ppf(0.975) for share in (1, 0.5, 0.25)], rel=0.05
+    )
+
+
+def test_images_without_spread_detect_nothing() -> None:
+    for seeds in (None, 5):
+        assert minimum_detectable(Spread(np.full(1000, 0.3), 1.0, 2), seeds=seeds) is None
 
 
 def test_of_seeds_that_do_not_differ_nothing_is_said_of_more() -> None:

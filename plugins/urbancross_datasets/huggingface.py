@@ -214,7 +214,7 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
             elif path.is_dir():
                 # `datasets` keeps what it read of a folder, by sizes and times.
                 fresh = {"download_mode": "force_redownload"} if verifying() else {}
-                _expect_objects(path.rglob("metadata.jsonl") if builder else ())
+                _refuse_null(path.rglob("*.jsonl"))
                 source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
                 loaded = datasets.load_dataset(**source, **fresh)
             elif builder or options.path.count("/") != 1:
@@ -230,14 +230,14 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
     return loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
 
 
-def _expect_objects(files: Iterable[Path]) -> None:
-    """Raise DataError for a line that is no object: pyarrow ends the process over a first one of `null`."""
+def _refuse_null(files: Iterable[Path]) -> None:
+    """Raise DataError for a line that is `null`: where it is a block's first, pyarrow ends the process over it."""
     for file in files:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                if line.strip() and not line.lstrip().startswith(b"{"):
+                if line.strip(b"\xef\xbb\xbf \t\r\n") == b"null":
                     raise DataError(
-                        f"{file}, line {number} is no JSON object, which says what is known of an image"
+                        f"{file}, line {number} is null, where an object says what is known of an image"
                     )
 
 

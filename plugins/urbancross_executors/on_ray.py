@@ -8,8 +8,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 from urbancross_bench.errors import UsageError
@@ -21,7 +23,8 @@ from urbancross_executors.options import RayOptions
 _LOOKED = 0.2  # seconds between two looks at what was told
 _STOPPED = 10.0  # seconds that workers have to stop in
 _ANSWERED = 10.0  # seconds that a cluster has to answer in
-_HOST = re.compile(r"([^:/]+):(\d+)")
+_HOST = re.compile(r"\[?([^/\[\]]+?)\]?:(\d+)")
+_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _QUIET = {"log_to_driver": False, "configure_logging": False}
 _OBJECTS = 100 * 2**20  # bytes of ray's own store, through which nothing goes here
 
@@ -33,10 +36,8 @@ class RayExecutor(Executor):
 
     def __init__(self, options: RayOptions) -> None:
         super().__init__(options)
-        self._asked = options
-        if options.address is None:  # read when ray is imported, and by the processes of its cluster
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # ports on 127.0.0.1 alone: they let code in
         self._ray = here.module("ray", "ray")
+        self._asked = options
         self._connected = False
         self._modules: tuple[str, ...] = ()
         self._running: dict[Any, Told] = {}  # by ray's reference
@@ -91,15 +92,16 @@ class RayExecutor(Executor):
 
     def _start(self) -> None:
         try:
-            self._ray.init(
-                address="local",  # else ray would look at RAY_ADDRESS, and for a cluster on this machine
-                num_cpus=self._asked.cpus,
-                num_gpus=self._asked.gpus,
-                include_dashboard=False,
-                object_store_memory=_OBJECTS,
-                _node_ip_address="127.0.0.1",
-                **_QUIET,
-            )
+            with _on_this_machine_alone():
+                self._ray.init(
+                    address="local",  # else ray would look at RAY_ADDRESS, and for a cluster on this machine
+                    num_cpus=self._asked.cpus,
+                    num_gpus=self._asked.gpus,
+                    include_dashboard=False,
+                    object_store_memory=_OBJECTS,
+                    _node_ip_address="127.0.0.1",
+                    **_QUIET,
+                )
         except OSError as error:
             if "AF_UNIX" not in str(error):
                 raise
@@ -109,7 +111,8 @@ class RayExecutor(Executor):
 
     def _join(self, address: str) -> None:
         try:
-            if found := _HOST.fullmatch(address):  # ray itself would try for ever
+            named = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+            if found := _HOST.fullmatch(named):  # ray itself would try for ever
                 socket.create_connection((found[1], int(found[2])), timeout=_ANSWERED).close()
             self._ray.init(address=address, **_QUIET)
         except (OSError, RuntimeError, ValueError, OverflowError) as error:
@@ -193,6 +196,28 @@ class RayExecutor(Executor):
         if self._connected:  # ends a cluster that was started here, and leaves any other
             self._ray.shutdown()
             self._connected = False
+
+
+@contextmanager
+def _on_this_machine_alone() -> Iterator[None]:
+    """A cluster that is started inside listens on 127.0.0.1, as those on other systems than Linux do: whoever
+    reaches its ports may run code. `init` alone would put the machine's address in place of that one.
+    """
+    constants: Any
+    try:
+        constants = import_module("ray._private.ray_constants")
+    except ImportError:  # a name of ray's own, which a later version may not have
+        constants = SimpleNamespace()
+    before, said = getattr(constants, "ENABLE_RAY_CLUSTER", True), os.environ.get(_CLUSTER)
+    constants.ENABLE_RAY_CLUSTER = False  # what ray made of the variable when it was imported
+    os.environ[_CLUSTER] = "0"  # for the processes that it starts
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(_CLUSTER)
+        if said is not None:
+            os.environ[_CLUSTER] = said
 
 
 def _first(error: BaseException) -> str:

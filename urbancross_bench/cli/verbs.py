@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import select
 import sys
 from typing import Any
 
@@ -47,11 +48,23 @@ class Verbs(TyperGroup):
         """See click, which takes a reader that went away, as after `| head`, for a failure of the verb."""
         try:
             try:
-                return super().invoke(ctx)
-            finally:
+                found = super().invoke(ctx)
+            except typer.Exit:
                 sys.stdout.flush()
+                raise
+            sys.stdout.flush()
+            return found
         except BrokenPipeError:
-            os._exit(141)  # as a program that is ended by SIGPIPE; there is nobody to tell
+            if _is_deserted(sys.stdout):
+                os._exit(141)  # as a program that is ended by SIGPIPE; there is nobody to tell
+            raise  # a pipe of the verb's own
+
+
+def _is_deserted(stream: Any) -> bool:
+    """Whether a stream leads to a pipe that nobody reads any more."""
+    looking = select.poll()
+    looking.register(stream.fileno(), 0)
+    return any(what & select.POLLERR for _, what in looking.poll(0))
 
 
 def _ours(name: str) -> Any:

@@ -105,7 +105,7 @@ def _features(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     given = np.asarray(a), np.asarray(b)
     if any(x.dtype.kind not in "fiub" for x in given):
         raise ValueError(f"the features must be real numbers, got {given[0].dtype} and {given[1].dtype}")
-    sets = given[0].astype(np.float64), given[1].astype(np.float64)
+    sets = given[0].astype(np.float64, copy=False), given[1].astype(np.float64, copy=False)
     if any(x.ndim != 2 or 0 in x.shape for x in sets) or sets[0].shape[1] != sets[1].shape[1]:
         raise ValueError(f"two matrices of one width are wanted, got shapes {sets[0].shape} and {sets[1].shape}")
     if not all(np.isfinite(x).all() for x in sets):

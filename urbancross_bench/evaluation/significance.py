@@ -132,15 +132,15 @@ def minimum_detectable(spread: Spread, comparisons: int = 1, seeds: int | None =
     comparisons: over which the test is held to 5 %. The first step of `holm` is meant, at 5 % / comparisons: that
     is what it takes where nothing else differs.
     seeds: had there been so many, that differ as the spread's own do; None where it has one, or they are alike.
-    The images' share stays what it is.
 
     The standard error of few seeds is itself a matter of luck, and so is what the test asks for: of many such
     experiments, each with a standard error of its own, four in five ask for less. The spread's own is taken for
     the middle one of them. Where there is no share of the seeds, it is (t.975 + z.8) · SE, z by quantiles of the
-    resamples, t as `Spread.p_value` asks for it. None where there is no interval.
+    resamples, t as `Spread.p_value` asks for it. None where images show no spread, so that nothing is found.
     """
-    level = 1 - ALPHA / comparisons
-    of_images = quantile_of_t((1 + level) / 2, FREEDOM) * spread.error_given_seeds
+    level, of_t = 1 - ALPHA / comparisons, quantile_of_t((1 + (1 - ALPHA / comparisons)) / 2, FREEDOM)
+    if not spread.images_differ:
+        return None
     if spread.scale == 0:
         if seeds is not None:
             return None
@@ -148,17 +148,19 @@ def minimum_detectable(spread: Spread, comparisons: int = 1, seeds: int | None =
         lower, upper = spread.interval(_POWER - (1 - _POWER))
         if low is None or high is None or lower is None or upper is None:
             return None
-        return max((high - low) / 2, of_images) + (upper - lower) / 2
+        return max((high - low) / 2, of_t * spread.error_given_seeds) + (upper - lower) / 2
     luck, chance, _ = _experiments(spread.freedom)
     deviation, freedom = spread.deviation, spread.freedom
-    scale = spread.scale / luck[len(luck) // 2]
+    scale, of_these = spread.scale / luck[len(luck) // 2], spread.error_given_seeds
     if seeds is not None:
-        scale *= math.sqrt((freedom + 1) / seeds)
+        fewer = (freedom + 1) / seeds  # what each seed owes to chance on these images becomes less, too
+        scale *= math.sqrt(fewer)
+        of_these = math.sqrt(deviation**2 + fewer * max(0.0, of_these**2 - deviation**2))
         freedom = seeds - 1
         luck, chance, _ = _experiments(freedom)
     whole = deviation + scale * luck
     asked = whole * np.interp(scale * luck / whole, _MIXED, _asked(freedom, level))
-    asked = np.maximum(asked, of_images)
+    asked = np.maximum(asked, of_t * of_these)
     needed = np.sort(asked - math.sqrt(deviation * deviation + scale * scale) * chance)
     return float(needed[math.ceil(_POWER * len(needed)) - 1])
 

@@ -87,7 +87,7 @@ class Spread:
         then neither share shows how little it is. Nor do resamples show what is rarer than one of them. 1 where
         images show no spread, as one alone: nothing is known then of how they differ, whatever seeds do.
         """
-        if self.error_given_seeds <= ROUNDING * max(1.0, abs(self.middle)):
+        if not self.images_differ:
             return 1.0
         above = self if self.middle > 0 else Spread(-self.middles, self.scale, self.freedom)
         return min(1.0, 2 * max(above.below(0.0), self._below_given_seeds()))
@@ -110,6 +110,11 @@ class Spread:
     def error_given_seeds(self) -> float:
         """The standard error of the mean of these very seeds, over other images."""
         return max(self.given_seeds, self.deviation)
+
+    @property
+    def images_differ(self) -> bool:
+        """Whether images show any spread, by more than rounding: else nothing is known of others."""
+        return self.error_given_seeds > ROUNDING * max(1.0, abs(self.middle))
 
     def _below_given_seeds(self) -> float:
         """How likely images alone move the mean of these very seeds to nought, and beyond."""

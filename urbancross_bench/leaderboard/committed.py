@@ -41,7 +41,7 @@ SCHEMA = 2
 FORM, SUMS = "form.json", "SHA256SUMS"
 _COUNTS, _SUMS = "queries.safetensors.xz", "images.safetensors.xz"
 _UNPACKED = 2**31  # bytes that a file of counts may unpack to
-_PARTIAL, _OLD = ".partial-", "old"
+_PARTIAL, _OLD = ".partial-", "replaced"
 _SAID = 3  # records named in an error
 
 
@@ -109,14 +109,19 @@ def write_committed(records: Sequence[Record], place: Path) -> None:
     if not (place / FORM).exists():
         with replacing(place / FORM) as unfinished:
             write_json(unfinished, {"schema": SCHEMA})
-    left = [*place.glob(f"{_PARTIAL}*")]  # by an `add` that was killed
-    for holder in left:
-        _settle(holder, place)
-    if left or not (place / SUMS).exists():
+    if not (place / SUMS).exists():
         seal(place)
-    for record in records:
-        _write_run(record, place)
-    seal(place)
+    try:
+        for record in records:
+            _write_run(record, place)
+    finally:  # of what was to come and did not, `SHA256SUMS` says nothing
+        seal(place)
+
+
+def settle(place: Path) -> None:
+    """Put in order what a `write_committed` left that was killed: to be called before anything is read."""
+    for holder in place.glob(f"{_PARTIAL}*"):
+        _settle(holder, place)
 
 
 def _write_run(record: Record, place: Path) -> None:
@@ -150,10 +155,10 @@ def _write_run(record: Record, place: Path) -> None:
 
 def _settle(holder: Path, place: Path) -> None:
     """Put back a run that was to be replaced and was not, and remove what else there is of the attempt."""
-    for old in holder.glob(f"{_OLD}/*"):
-        if not (place / old.name).exists():
-            old.rename(place / old.name)
-    shutil.rmtree(holder)
+    for run in holder.glob(f"{_OLD}/*/run.json"):
+        if not (place / run.parent.name).exists():
+            run.parent.rename(place / run.parent.name)
+    shutil.rmtree(holder, ignore_errors=True)
 
 
 def _committed(place: Path) -> ScoreRecord:

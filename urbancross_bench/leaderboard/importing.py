@@ -19,6 +19,7 @@ from urbancross_bench.leaderboard.committed import (
     content_of,
     expect_unbroken,
     read_all,
+    settle,
     write_committed,
 )
 from urbancross_bench.leaderboard.rows import make_rows
@@ -63,6 +64,7 @@ def add(places: Sequence[Path], folder: Path) -> Added:
 
 
 def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
+    settle(target)
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}

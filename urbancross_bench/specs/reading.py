@@ -149,7 +149,7 @@ def _unusual(value: Any) -> str:
     while left:
         one = left.pop()
         seen += 1
-        if seen > _MOST_VALUES:
+        if seen + len(left) > _MOST_VALUES:
             return f"holds more than {_MOST_VALUES:,} values, or aliases without end"
         if isinstance(one, Mapping):
             if strange := [key for key in one if not isinstance(key, str | int | float | None)]:
