@@ -1591,7 +1591,7 @@ def test_a_first_line_of_null_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
         read(reference)
     with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
-        read(reference.replace("imagefolder", "huggingface", 1))
+        read(f"huggingface[path={tmp_path}/tiles]")
     file.write_text("\ufeff" + file.read_text(encoding="utf-8").replace("null\n", ""), encoding="utf-8")
     assert read(reference).captions
 

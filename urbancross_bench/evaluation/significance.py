@@ -138,9 +138,10 @@ def minimum_detectable(spread: Spread, comparisons: int = 1, seeds: int | None =
     the middle one of them. Where there is no share of the seeds, it is (t.975 + z.8) · SE, z by quantiles of the
     resamples, t as `Spread.p_value` asks for it. None where images show no spread, so that nothing is found.
     """
-    level, of_t = 1 - ALPHA / comparisons, quantile_of_t((1 + (1 - ALPHA / comparisons)) / 2, FREEDOM)
     if not spread.images_differ:
         return None
+    level = 1 - ALPHA / comparisons
+    of_t = quantile_of_t((1 + level) / 2, FREEDOM)
     if spread.scale == 0:
         if seeds is not None:
             return None

@@ -99,10 +99,7 @@ def _counts(images: int, seed: int, first: int, last: int) -> NDArray[np.uint8]:
 
 
 def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floats]:
-    """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`.
-
-    See `divided` for a resample without queries.
-    """
+    """Name → (R,) means over the queries of the images that each resample drew; `sums` from `image_sums`."""
     sizes = {pair[:, 1].tobytes(): pair[:, 1] for pair in sums.values()}
     columns = np.stack([*(pair[:, 0] for pair in sums.values()), *sizes.values()])
     totals = np.concatenate([*resampled_sums(columns, draws)], axis=1)
@@ -115,11 +112,10 @@ def resampled_means(sums: Mapping[str, Floats], draws: Counts) -> dict[str, Floa
 def divided(totals: Floats, numbers: Floats, plain: float | Floats) -> None:
     """Divide (…, R) totals by the (R,) numbers of queries that each resample drew, in place.
 
-    plain: (…) the means over all queries, which stand where a resample drew none. That happens where images stand
-    in several rows, of which the first alone is asked, and are few.
+    plain: (…) the means over all queries, which stand where a resample drew none: few images, of whose copies the
+    first row alone is asked.
     """
-    none = numbers == 0
-    if none.any():
+    if (none := numbers == 0).any():
         numbers = np.where(none, 1.0, numbers)
         totals[..., none] = np.asarray(plain)[..., None]
     totals /= numbers
