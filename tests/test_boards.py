@@ -636,9 +636,9 @@ def test_an_add_that_was_killed_is_gone_on_with(
 
 def set_aside(records: Path, key: str) -> None:
     """As a kill leaves it between two renames."""
-    (records / ".partial-x" / "replaced").mkdir(parents=True)
-    (records / ".partial-x" / "run").mkdir()
-    (records / key).rename(records / ".partial-x" / "replaced" / key)
+    (records / f"{committed._PARTIAL}x" / "replaced").mkdir(parents=True)
+    (records / f"{committed._PARTIAL}x" / "run").mkdir()
+    (records / key).rename(records / f"{committed._PARTIAL}x" / "replaced" / key)
 
 
 def halved(runs: Path, place: Path) -> tuple[Path, str]:
@@ -685,7 +685,7 @@ def test_a_run_that_a_kill_left_aside_is_put_back(
     records, before = board / "records", tree(board / "records")
     set_aside(records, key)
     if published:
-        shutil.copytree(records / ".partial-x" / "replaced" / key, records / key)
+        shutil.copytree(records / f"{committed._PARTIAL}x" / "replaced" / key, records / key)
     assert add([more], board).refused == ()
     assert not [*records.glob(".*")]
     assert tree(records).keys() > before.keys()
@@ -702,8 +702,11 @@ def test_a_run_that_a_kill_left_aside_is_held_against_what_is_added(
     whole = add([tmp_path / "other"], board).refused
     assert whole
     set_aside(board / "records", score.parent.parent.parent.name)
+    with (board / "records" / "SHA256SUMS").open("a", encoding="utf-8") as sums:
+        sums.write(f"{'0' * 64}  what-was/to-come.json\n")
     assert add([tmp_path / "other"], board).refused == whole
     assert not [*(board / "records").glob(".*")]
+    assert committed.broken_seals(board / "records") == []
     set_aside(board / "records", score.parent.parent.parent.name)
     assert add([runs], board) == Added()
 

@@ -89,6 +89,7 @@ def test_the_column_of_the_page_stands_last(cli: Cli, board: Path, tmp_path: Pat
         ("return [1]", "column 'mine' gave a list, which is no cell"),
         ("return float('nan')", "column 'mine' gave nan"),
         ("return Estimate(1.0, float('-inf'), 2.0)", "column 'mine' gave "),
+        ("return Estimate('x', None, None)", "whose value and ends are no numbers"),
         ("return 2**70", "column 'mine' gave 1180591620717411303424, of more digits than tables hold"),
     ],
 )

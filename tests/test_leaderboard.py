@@ -502,6 +502,7 @@ def with_metric(**changes: object) -> Callable[[Path], None]:
         (with_metric(parts=[1]), r"score\.json holds .* as its metric mR"),
         (with_metric(parts=["i2t_R@7"]), r"has no sums of i2t_R@7, of which mR is made"),
         (lambda r: take_out(r / "run.json", "grid"), r"run\.json lacks grid"),
+        (lambda r: edit(r / "run.json", pretraining={"steps": 3, "epochs": "x"}), r"holds .* as its pretraining"),
         (lambda r: edit(r / "run.json", pretraining={"steps": 3}), r"run\.json lacks epochs in its pretraining"),
         (
             lambda r: edit(r / "run.json", domains={"plain": {"splits": {}}, "dark": {"splits": {}}}),

@@ -1588,12 +1588,16 @@ def test_a_first_line_of_null_is_named(tmp_path: Path) -> None:
     reference = imagefolder(tmp_path, tiles())
     file = min(tmp_path.rglob("metadata.jsonl"))
     file.write_text("\nnull\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 begins with null"):
         read(reference)
-    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is null"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 begins with null"):
         read(f"huggingface[path={tmp_path}/tiles]")
     file.write_text("\ufeff" + file.read_text(encoding="utf-8").replace("null\n", ""), encoding="utf-8")
     assert read(reference).captions
+    for name, content in (("a.ndjson", 'null {"a": 1}\n'), ("a.json", "null\n")):
+        write_files(tmp_path / name, {name: content.encode()})
+        with pytest.raises(DataError, match=f"{name}, line 1 begins with null"):
+            read(f"huggingface[path={tmp_path / name}]")
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
             elif path.is_dir():
                 # `datasets` keeps what it read of a folder, by sizes and times.
                 fresh = {"download_mode": "force_redownload"} if verifying() else {}
-                _refuse_null(path.rglob("*.jsonl"))
+                _refuse_null(path.rglob("*.*json*"))  # .json, .jsonl and .ndjson
                 source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
                 loaded = datasets.load_dataset(**source, **fresh)
             elif builder or options.path.count("/") != 1:
@@ -231,14 +231,18 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
 
 
 def _refuse_null(files: Iterable[Path]) -> None:
-    """Raise DataError for a line that is `null`: where it is a block's first, pyarrow ends the process over it."""
-    for file in files:
+    """Raise DataError for a line that begins with `null`: as a block's first, pyarrow ends the process over it.
+
+    A list that spans lines may hold some, and is no such case.
+    """
+    for file in filter(Path.is_file, files):
         with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip(b"\xef\xbb\xbf \t\r\n") == b"null":
-                    raise DataError(
-                        f"{file}, line {number} is null, where an object says what is known of an image"
-                    )
+            stripped = ((number, line.strip(b"\xef\xbb\xbf \t\r\n")) for number, line in enumerate(lines, 1))
+            for number, line in stripped:
+                if line.startswith(b"["):
+                    break
+                if line.startswith(b"null"):
+                    raise DataError(f"{file}, line {number} begins with null, where an object is wanted")
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def _value(cell: Cell) -> Value:
     if isinstance(cell, float):
         # No −0, and nothing of the last bits, which differ between machines. Of numpy's type it would stay that.
         return round(float(cell), DECIMALS) + 0.0 if math.isfinite(cell) else None
-    return cell
+    return None if cell is None else int(cell)
 
 
 def _of_one_type(values: Sequence[Value]) -> list[Value]:

@@ -54,17 +54,17 @@ class Verbs(TyperGroup):
                 raise
             sys.stdout.flush()
             return found
-        except BrokenPipeError:
+        except BrokenPipeError as error:
             if _is_deserted(sys.stdout):
                 os._exit(141)  # as a program that is ended by SIGPIPE; there is nobody to tell
-            raise  # a pipe of the verb's own
+            raise OSError(str(error)) from error  # of the verb's own, over which click would end without a word
 
 
 def _is_deserted(stream: Any) -> bool:
     """Whether a stream leads to a pipe that nobody reads any more."""
     looking = select.poll()
     looking.register(stream.fileno(), 0)
-    return any(what & select.POLLERR for _, what in looking.poll(0))
+    return any(what & (select.POLLERR | select.POLLHUP) for _, what in looking.poll(0))
 
 
 def _ours(name: str) -> Any:

@@ -75,6 +75,8 @@ def no_cell(value: object) -> str:
         kind = type(value).__name__
         return f"a {kind}, which is no cell; give a text, an int, a float, an Estimate or None"
     numbers = [value.value, value.low, value.high] if isinstance(value, Estimate) else [value]
+    if isinstance(value, Estimate) and not all(isinstance(number, int | float | None) for number in numbers):
+        return f"{value}, whose value and ends are no numbers"
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         return f"{value}; a value that is missing is None"
     if any(abs(number) >= _LARGEST for number in numbers if isinstance(number, int)):

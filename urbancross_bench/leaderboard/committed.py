@@ -41,7 +41,7 @@ SCHEMA = 2
 FORM, SUMS = "form.json", "SHA256SUMS"
 _COUNTS, _SUMS = "queries.safetensors.xz", "images.safetensors.xz"
 _UNPACKED = 2**31  # bytes that a file of counts may unpack to
-_PARTIAL, _OLD = ".partial-", "replaced"
+_PARTIAL, _OLD = ".adding-", "replaced"
 _SAID = 3  # records named in an error
 
 
@@ -118,10 +118,15 @@ def write_committed(records: Sequence[Record], place: Path) -> None:
         seal(place)
 
 
-def settle(place: Path) -> None:
-    """Put in order what a `write_committed` left that was killed: to be called before anything is read."""
-    for holder in place.glob(f"{_PARTIAL}*"):
+def settle(place: Path) -> bool:
+    """Put in order what a `write_committed` left that was killed, before anything is read; whether there was any.
+
+    `SHA256SUMS` then tells of files, too, that did not come.
+    """
+    left = [*place.glob(f"{_PARTIAL}*")]
+    for holder in left:
         _settle(holder, place)
+    return bool(left)
 
 
 def _write_run(record: Record, place: Path) -> None:

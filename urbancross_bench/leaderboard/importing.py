@@ -19,6 +19,7 @@ from urbancross_bench.leaderboard.committed import (
     content_of,
     expect_unbroken,
     read_all,
+    seal,
     settle,
     write_committed,
 )
@@ -64,8 +65,10 @@ def add(places: Sequence[Path], folder: Path) -> Added:
 
 
 def _add(places: Sequence[Path], target: Path, file: Path, view: View) -> Added:
-    settle(target)
+    was_killed = settle(target)
     expect_unbroken([*places, target], whole=False)  # what is taken is hashed anew
+    if was_killed:
+        seal(target)
     there = read_all([target]) if _has_records(target) else []
     known = {record.folder.name: record for record in there}
     called = {key: record.spec for key, record in known.items()}

@@ -32,13 +32,14 @@ _SCORE: _Types = {
     **dict.fromkeys(("calibration", "drift"), (dict, NoneType)),
 }
 _NAMED = ("encoder", "adaptation")
-_OF_DOMAIN = ("splits", "mark", "excluded")
+_OF_DOMAIN: _Types = {"splits": dict, "mark": str, "excluded": (dict, NoneType)}
+_LENGTHS = ("steps", "epochs")
 _WITHIN = {
     "scenario": ("source", "target", "kind"),
     "encoder": ("label", "name", "weights"),
     "adaptation": ("label", "name"),
     "shown": ("setting",),
-    "pretraining": ("steps", "epochs"),
+    "pretraining": _LENGTHS,
     "measured_by": ("metrics", "code"),
     "selected_by": ("name",),
 }
@@ -75,8 +76,12 @@ def _check_names(file: Path, spec: Mapping[str, Any]) -> None:
     if missing := {*domains_of(spec["scenario"])} - spec["domains"].keys():
         raise DataError(f"record {file} lacks the domain {min(missing)} among its domains")
     for domain, facts in spec["domains"].items():
-        if not isinstance(facts, dict) or not all(name in facts for name in _OF_DOMAIN):
+        if not isinstance(facts, dict) or not all(
+            name in facts and isinstance(facts[name], types) for name, types in _OF_DOMAIN.items()
+        ):
             raise DataError(f"record {file} lacks {', '.join(_OF_DOMAIN)} of the domain {domain}")
+    if not all(isinstance(spec["pretraining"][length], int | float | None) for length in _LENGTHS):
+        raise DataError(f"record {file} holds {spec['pretraining']!r} as its pretraining")
     if not (isinstance(spec["encoder"]["weights"], dict) and "status" in spec["encoder"]["weights"]):
         raise DataError(f"record {file} lacks the status of its encoder's weights")
 
