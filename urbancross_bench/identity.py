@@ -12,7 +12,6 @@ from typing import Any
 from urbancross_bench.errors import PluginError
 
 DISTRIBUTION = "urbancross-bench"  # the project's own
-
 _AT_ONCE = 2**20  # bytes of a file
 
 

@@ -230,9 +230,7 @@ def _source(name: str, values: Any, where: Any) -> tuple[Any, torch.device]:
     shape = tuple(values.shape)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"{name} must be a non-empty matrix, got shape {shape}")
-    real = not values.is_complex() if isinstance(values, torch.Tensor) else values.dtype.kind in "fiub"
-    if not real:
-        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+    _expect_real(name, values)
     if type(values) is np.ndarray and values.dtype == np.float32 and values.flags.carray:
         values = torch.from_numpy(values)  # whose slices need no copy
     own = values.device if isinstance(values, torch.Tensor) else torch.device("cpu")
@@ -242,12 +240,17 @@ def _source(name: str, values: Any, where: Any) -> tuple[Any, torch.device]:
         raise ValueError(f"there is no device {where!r}: {error}") from error
 
 
+def _expect_real(name: str, values: Any) -> None:
+    real = not values.is_complex() if isinstance(values, torch.Tensor) else values.dtype.kind in "fiub"
+    if not real:
+        raise ValueError(f"{name} must hold real numbers, got {values.dtype}")
+
+
 def _biases(name: str, bias: Any, count: int) -> NDArray[np.float64]:
-    if isinstance(bias, torch.Tensor) and not bias.is_complex():
-        bias = bias.detach().cpu().double().numpy()
-    given = np.asarray(bias)
-    if given.dtype.kind not in "fiub":
-        raise ValueError(f"the bias of {name} must hold real numbers, got {given.dtype}")
+    given = bias if isinstance(bias, torch.Tensor) else np.asarray(bias)
+    _expect_real(f"the bias of {name}", given)
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu().double().numpy()
     values = np.ascontiguousarray(given, dtype=np.float64)
     if values.shape != (count,) or not np.isfinite(values).all():
         raise ValueError(f"the bias of {name} must be one finite number per row ({count}), got {values.shape}")

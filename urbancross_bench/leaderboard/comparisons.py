@@ -131,9 +131,10 @@ def _of_field(field: Field, adjusted: Mapping[tuple[int, int], float]) -> list[S
     told_apart = np.zeros((len(field.values), len(field.values)), dtype=bool)
     for (a, b), p in adjusted.items():
         told_apart[a, b] = told_apart[b, a] = p <= ALPHA
+    values = np.array(field.values)
     groups = tie_groups(field.values, told_apart) if adjusted else [None] * len(field.values)
     return [
-        Standing(1 + int(above(np.array(field.values), value).sum()), best, worst, group)
+        Standing(1 + int(above(values, value).sum()), best, worst, group)
         for value, (best, worst), group in zip(field.values, field.ranges, groups, strict=True)
     ]
 

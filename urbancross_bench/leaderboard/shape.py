@@ -92,13 +92,12 @@ def _check_metrics(file: Path, metrics: Mapping[str, Any]) -> None:
         try:
             ends = [end for end in (entry["low"], entry["high"]) if end is not None]
             numbers = [entry["value"], entry["chance"], *ends]
-            sound = all(math.isfinite(number) and not isinstance(number, bool) for number in numbers)
             sound = (
-                sound
+                all(math.isfinite(number) and not isinstance(number, bool) for number in numbers)
                 and isinstance(entry["parts"], list)
                 and all(isinstance(part, str) for part in entry["parts"])
+                and isinstance(entry["higher_is_better"], bool)
             )
-            sound = sound and isinstance(entry["higher_is_better"], bool)
         except (LookupError, TypeError, OverflowError):
             sound = False
         if not sound:
