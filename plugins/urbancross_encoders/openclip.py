@@ -10,13 +10,14 @@ from typing import Any, cast
 import open_clip
 import torch
 from open_clip.convert import convert_state_dict
-from open_clip.transformer import TextTransformer, text_global_pool
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import DualEncoder, Encoder
 from urbancross_bench.modelling.checkpoints import ReadCheckpoint, fitting
 from urbancross_encoders.clip_model import ClipModel, named, read_weights
+from urbancross_encoders.last_block import OneTokenBlock, pool_first, pool_where_asked
 from urbancross_encoders.options import OWN_ARCHITECTURES, OpenClipOptions
 from urbancross_encoders.weight_files import unchanged
 
@@ -74,6 +75,9 @@ class OpenClipModel(ClipModel):
             and text.cls_emb is None
             and text.pool_type in ("argmax", "eos")
         )
+        pool_first(self.clip.visual)
+        if self._cuttable:
+            pool_where_asked(text.transformer)
 
     @property
     def image_tower(self) -> nn.Module:
@@ -94,9 +98,7 @@ class OpenClipModel(ClipModel):
         """Up to the last end token, where the tower allows it."""
         if not self._cuttable:
             return tokens.shape[1]
-        text = self.clip.text
-        ends = tokens if text.pool_type == "argmax" else (tokens == text.eos_id).int()
-        return int(ends.argmax(dim=1).max()) + 1
+        return int(_ends(self.clip.text, tokens).max()) + 1
 
     def encode_view(self, images: Tensor) -> Tensor:
         """(B, D) features of images as they stand."""
@@ -188,13 +190,24 @@ def _encode_cut_text(text: Any, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     dtype = text.transformer.get_cast_dtype()
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
-    x = text.ln_final(text.transformer(x, attn_mask=text.attn_mask[:length, :length]))
-    x = text_global_pool(x, tokens, text.pool_type, eos_token_id=text.eos_id)
+    mask, ends = text.attn_mask[:length, :length], _ends(text, tokens)
+    *blocks, last = text.transformer.resblocks
+    for block in blocks:
+        x = block(x, attn_mask=mask)
+    x = last(x, attn_mask=mask, at=ends) if isinstance(last, OneTokenBlock) else last(x, attn_mask=mask)
+    x = text.ln_final(x)
+    x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x), device=x.device), ends]
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
     features: Tensor = x
     return features
+
+
+def _ends(text: Any, tokens: Tensor) -> Tensor:
+    """(B,) where the end tokens of (B, L) tokens are, which the tower pools."""
+    of_end: Tensor = tokens if text.pool_type == "argmax" else (tokens == text.eos_id).int()
+    return of_end.argmax(dim=1)
 
 
 def _folded(tokens: Tensor, size: int, vocabulary: int) -> Tensor:
