@@ -24,7 +24,7 @@ from urbancross_adaptations.lora import LowRank
 from urbancross_bench.errors import RunError, UsageError
 from urbancross_bench.interfaces import Progress
 from urbancross_bench.modelling.checkpoints import fitting
-from urbancross_bench.modelling.saving import method_state
+from urbancross_bench.modelling.method_state import MethodState
 from urbancross_bench.registry import Registry
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
 
@@ -226,7 +226,7 @@ def test_one_half_is_the_default_and_the_start_is_not_saved_again_and_again() ->
     training = Training(method("wise_ft"), Small())
     training.run([vectors(8, 0)])
     assert list(training.method.candidates(training.model))[-1] == "alpha=0.5"
-    assert method_state(training.method, training.model) == {}
+    assert MethodState(training.method, training.model).content()["kept"] == {}
 
 
 def test_shares_beyond_the_ends_or_twice_are_refused() -> None:

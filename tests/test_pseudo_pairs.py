@@ -20,7 +20,7 @@ from urbancross_adaptations.pseudo_pairs import coupled_cross_entropy
 from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces import Progress
 from urbancross_bench.modelling.losses import info_nce
-from urbancross_bench.modelling.saving import method_state, restore_method
+from urbancross_bench.modelling.method_state import MethodState
 from urbancross_bench.modelling.transport import log_plan, mutual_nearest, potentials
 from urbancross_bench.registry import Registry
 from urbancross_bench.testing.fixtures.clip import write_tiny_clip
@@ -217,8 +217,7 @@ def test_transport_of_the_bank_couples_a_batch_as_the_whole_target_is() -> None:
     logits = model.logit_scale.exp() * target.image_features @ target.text_features.T
     assert losses["transport"].item() == pytest.approx(coupled_cross_entropy(logits, part.log()).item(), rel=1e-4)
     # What is kept of the whole target is saved with a training, and given back to one that goes on.
-    state = method_state(transport, model)
-    assert {*state} == {"f", "g"}
+    assert {*MethodState(transport, model).content()["kept"]} == {"f", "g"}
 
 
 def test_a_part_of_a_sharp_plan_without_one_pair_that_belongs_together_still_has_its_own_order() -> None:
@@ -374,6 +373,7 @@ def test_teacher_or_student_is_scored_and_the_teacher_outlives_an_interruption()
         student.candidates(training.model)["student"]["text_tower.bias"], training.model.text_tower.bias
     )
     again = Training(method("mean_teacher"), Small(seed=5))
-    restore_method(again.method, method_state(training.method, training.model), torch.device("cpu"))
+    kept = MethodState(training.method, training.model).content()
+    MethodState(again.method, again.model).restore(kept, torch.device("cpu"))
     for key, value in again.method.teacher.state_dict().items():
         assert torch.equal(value, state[key])

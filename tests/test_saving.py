@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import logging
 import random
 import re
 import shutil
 import threading
-from collections import deque
+from collections import defaultdict, deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +24,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import urbancross_bench.testing as kit
 from urbancross_bench.data.packed import PackedImages, Rows
@@ -32,7 +34,8 @@ from urbancross_bench.interfaces import Adaptation, Batch, Context, DualEncoder,
 from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.modelling.loop import train
-from urbancross_bench.modelling.saving import Saves, restore_method
+from urbancross_bench.modelling.method_state import MethodState
+from urbancross_bench.modelling.saving import Saves
 from urbancross_bench.specs import Budget
 
 STEPS = 8
@@ -179,6 +182,10 @@ def test_a_training_that_went_on_knows_the_candidates_before(cut: Path, whole: K
     assert trained(cut) == (STEPS, whole)
 
 
+def test_whoever_may_read_one_file_of_a_state_may_read_all(cut: Path) -> None:
+    assert len({file.stat().st_mode for file in (cut / "state-000000006").iterdir()}) == 1
+
+
 def test_any_byte_of_the_hashes_may_change(cut: Path) -> None:
     """Of what a state says of itself: it is not believed, or it says the same still."""
     [read, file] = [Saves(cut, 0, writes=False).read, cut / "state-000000006" / "hashes.json"]
@@ -306,6 +313,184 @@ def test_what_a_method_keeps_is_there_after_a_kill(name: str, tmp_path: Path) ->
         assert getattr(kept, "maxlen", None) == getattr(whole.kept, "maxlen", None)
 
 
+class Changes(Adaptation):
+    """A method whose attributes are made by `first`, and changed by `then` after each step."""
+
+    def __init__(
+        self, first: Callable[[Any], None], then: Callable[[Any, int], Any], take: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(Options())
+        self._make, self._change, self._take = first, then, take
+
+    def prepare(self, model: DualEncoder, context: Context) -> None:
+        self.model = model
+        self._make(self)
+
+    def loss(self, source: Batch, target: Batch, progress: Progress) -> dict[str, Tensor]:
+        scale = 1 + torch.as_tensor(self._take(self), dtype=torch.float32)
+        loss = (source.image_features * scale - source.text_features).square().mean()
+        return {"pairs": loss}
+
+    def after_step(self, model: DualEncoder, progress: Progress) -> None:
+        self._change(self, progress.step)
+
+
+def _one(method: Any) -> None:
+    method.now = method.before = torch.zeros(4)
+
+
+def _two(method: Any) -> None:
+    method.now, method.before = torch.zeros(4), torch.ones(4)
+
+
+def _moved_on(method: Any, step: int) -> None:
+    method.before, method.now = method.now, method.now * 0.9 + 0.1 * (step + 1)
+
+
+def _joined(method: Any, step: int) -> None:
+    if step == 2:
+        method.before = method.now
+    method.now += 0.1 * (step + 1)
+
+
+def _warmed(method: Any, step: int) -> None:
+    if step == 2:
+        del method.before
+
+
+def _thawed(method: Any, step: int) -> None:
+    if step == 2:
+        method.now.requires_grad_(True)
+
+
+def _scheduled(method: Any) -> None:
+    method.weight = nn.Parameter(torch.zeros(4))
+    method.optimiser = torch.optim.SGD([method.weight], lr=1.0)
+    method.schedule = torch.optim.lr_scheduler.StepLR(method.optimiser, 1, gamma=0.5)
+
+
+def _by_schedule(method: Any, step: int) -> None:
+    method.weight.grad = torch.ones(4)
+    method.optimiser.step()
+    method.schedule.step()
+
+
+def _held(method: Any) -> None:
+    method.total = method.held = torch.zeros(4)
+    method.add = lambda value, total=method.total: total.add_(value)
+
+
+def _held_elsewhere(method: Any, step: int) -> None:
+    """What was one is two, and that which others hold is under its second name."""
+    method.add(0.1)
+    method.total = method.total.clone() * 2
+
+
+def _counted(method: Any) -> None:
+    method.sums = [defaultdict(float, a=1.0), namedtuple("Pair", "a b")(1, 2)]
+
+
+def _counted_anew(method: Any, step: int) -> None:
+    method.sums = [
+        defaultdict(float, a=method.sums[0]["a"] + method.sums[0]["b"]),
+        method.sums[1]._replace(b=step),
+    ]
+
+
+def _teacher(method: Any) -> None:
+    method.teacher = copy.deepcopy(method.model)
+
+
+def _another_teacher(method: Any, step: int) -> None:
+    if step % 2:
+        method.teacher = copy.deepcopy(method.model)
+
+
+def _shaped(method: Any) -> None:
+    method.net = nn.LazyLinear(1)
+
+
+def _shaped_by_a_batch(method: Any, step: int) -> None:
+    with torch.no_grad():
+        method.net(torch.ones(1, 3))
+        method.net.weight += 0.1
+
+
+def _of_shaped(method: Any) -> float:
+    return sum(float(p.detach().sum()) for p in method.net.parameters() if not is_lazy(p))
+
+
+CHANGES: dict[str, tuple[Callable[[Any], None], Callable[[Any, int], Any], Callable[[Any], Any]]] = {
+    "one tensor that becomes two": (_one, _moved_on, lambda method: (method.now - method.before).mean()),
+    "two tensors that become one": (_two, _joined, lambda method: (method.now + 2 * method.before).mean()),
+    "an attribute that goes": (_two, _warmed, lambda method: float(hasattr(method, "before"))),
+    "a tensor that learns later": (_two, _thawed, lambda method: float(method.now.requires_grad)),
+    "a schedule": (_scheduled, _by_schedule, lambda method: method.weight.detach().mean()),
+    "what a function holds": (_held, _held_elsewhere, lambda method: (method.total - method.held).mean()),
+    "containers of their own kind": (
+        _counted,
+        _counted_anew,
+        lambda method: method.sums[0]["a"] + method.sums[0]["c"] + method.sums[1].b,
+    ),
+    "a module that is replaced": (
+        _teacher, _another_teacher, lambda method: method.teacher.image_tower.weight.mean().detach()
+    ),
+    "a module that is shaped by its first batch": (_shaped, _shaped_by_a_batch, _of_shaped),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [2, 4, 6])
+@pytest.mark.parametrize("name", CHANGES)
+def test_objects_are_the_same_or_others_as_they_were(name: str, steps: int, tmp_path: Path) -> None:
+    _, left = trained(tmp_path / "whole", method=Changes(*CHANGES[name]))
+    trained(tmp_path / "cut", steps, method=Changes(*CHANGES[name]))
+    again = Changes(*CHANGES[name])
+    assert trained(tmp_path / "cut", method=again) == (STEPS - steps, left)
+    if again._make is _counted:
+        assert again.sums[0].default_factory is float
+
+
+def _snapshot(method: Any, step: int) -> None:
+    method.snapshots = [*method.snapshots, copy.deepcopy(method.model.image_tower)]
+
+
+def _another_head(method: Any, step: int) -> None:
+    method.head = nn.Linear(4, 2)
+
+
+def _more_weights(method: Any, step: int) -> None:
+    if step == 2:
+        method.optimiser.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+
+
+def _another_optimiser(method: Any, step: int) -> None:
+    if step == 2:
+        method.optimiser = torch.optim.SGD([method.weight], lr=0.1)
+
+
+LATE: dict[str, tuple[Callable[[Any], None], Callable[[Any, int], Any], str]] = {
+    "a module": (lambda method: setattr(method, "teacher", None), _another_teacher, "`teacher` a ToyModel"),
+    "a list of modules": (lambda method: setattr(method, "snapshots", []), _snapshot, "`snapshots` a Linear"),
+    "a module of another shape": (
+        lambda method: setattr(method, "head", nn.Linear(4, 1)), _another_head, "`head` a Linear"
+    ),
+    "an optimiser": (_scheduled, _another_optimiser, "`optimiser` a SGD"),
+    "more for an optimiser": (_scheduled, _more_weights, "`optimiser` a SGD"),
+    "a dict of its own kind": (
+        lambda method: setattr(method, "sums", None),
+        lambda method, step: setattr(method, "sums", defaultdict(float)),
+        "`sums` an empty defaultdict",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_could_not_be_made_again_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    first, then, says = LATE[name]
+    with pytest.raises(RunError, match=f"^Changes keeps in {re.escape(says)}.*[Mm]ake it in prepare"):
+        trained(tmp_path, method=Changes(first, then, lambda method: 0.0))
+
+
 def _drawn_by(generator: Any, new: Tensor) -> None:
     generator.random()
 
@@ -411,7 +596,10 @@ def test_what_is_restored_does_not_fill_a_list_of_its_class() -> None:
     class Shared(Adaptation):
         seen: list[int] = []  # noqa: RUF012 - a mistake that many make
 
-    restore_method(Shared(Options()), {"seen": [1, 2]}, torch.device("cpu"))
+    kept = {"is": "list", "at": None, "like": None, "value": [1, 2]}
+    MethodState(Shared(Options()), ToyModel()).restore(  # type: ignore[arg-type]
+        {"kept": {"seen": kept}, "names": ["seen"]}, torch.device("cpu")
+    )
     assert Shared.seen == []
 
 

@@ -19,19 +19,11 @@ from urbancross_bench.modelling.curve import Curve
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import refuse_batch_statistics
 from urbancross_bench.modelling.feeds import Feed
+from urbancross_bench.modelling.method_state import MethodState, optimisers
 from urbancross_bench.modelling.optimiser import MovingAverage, make_optimiser, restore_optimiser, set_rate
 from urbancross_bench.modelling.pair_loss import PairLoss
 from urbancross_bench.modelling.runtime import autocast
-from urbancross_bench.modelling.saving import (
-    Saves,
-    method_state,
-    module_state,
-    optimisers,
-    random_state,
-    restore_method,
-    restore_module,
-    restore_random,
-)
+from urbancross_bench.modelling.saving import Saves, module_state, random_state, restore_module, restore_random
 from urbancross_bench.modelling.unsaved import Unsaved
 from urbancross_bench.specs import Training
 
@@ -143,7 +135,7 @@ class _Training:
                 "know; take bfloat16 or float32"
             )
         self.average = MovingAverage(model, recipe.ema)
-        self.unsaved = Unsaved(method, model)
+        self.kept, self.unsaved = MethodState(method, model), Unsaved(method, model)
         modules = cast(nn.Module, model).modules() if recipe.frozen_statistics else ()
         self.still = [module for module in modules if isinstance(module, _BatchNorm)]
         self.cut = bool(recipe.micro_batch and recipe.micro_batch < recipe.batch_size)
@@ -209,7 +201,7 @@ class _Training:
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state,
-            "method": method_state(self.method, self.model),
+            "method": self.kept.content(),
             "random": random_state(self.device),
             "curve": self.curve.state(),
         }
@@ -223,7 +215,7 @@ class _Training:
         restore_optimiser(self.optimiser, saved["optimiser"])
         self.scaler.load_state_dict(saved["scaler"])
         self.average.state = {name: value.to(self.device) for name, value in saved["average"].items()}
-        restore_method(self.method, saved["method"], self.device)
+        self.kept.restore(saved["method"], self.device)
         restore_random(saved["random"], self.device)
         self.curve.restore(saved["curve"])
         return int(saved["step"])

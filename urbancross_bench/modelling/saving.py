@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from urbancross_bench.files import publish
 from urbancross_bench.identity import file_digest
-from urbancross_bench.interfaces.adaptation import Adaptation
-from urbancross_bench.interfaces.encoder import DualEncoder
 
 _HASHES = "hashes.json"  # of a state: SHA-256 by name below the folder of the training
 
@@ -90,6 +88,8 @@ class Saves:
             folder.mkdir()
             save_file(tensors, folder / "state.safetensors")
             (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
+            # safetensors lets nobody else read its files, whatever the umask.
+            shutil.copymode(folder / "state.json", folder / "state.safetensors")
             hashes = {f"{name}/{file.name}": file_digest(file) for file in sorted(folder.iterdir())}
             (folder / _HASHES).write_text(json.dumps(hashes | self._candidates), encoding="utf-8")
         for folder in older:
@@ -128,27 +128,6 @@ def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
         part.training = name in training
 
 
-def method_state(method: Adaptation, model: DualEncoder) -> dict[str, Any]:
-    """What of a method is saved as it trains, by attribute; what else it keeps, see `Unsaved`."""
-    return {name: _of(value) for name, value in vars(method).items() if value is not model and is_state(value)}
-
-
-def optimisers(value: Any) -> Iterator[torch.optim.Optimizer]:
-    """Those in what a method keeps, in whatever holds them."""
-    if isinstance(value, torch.optim.Optimizer):
-        yield value
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | deque) else ()
-    for part in parts:
-        yield from optimisers(part)
-
-
-def restore_method(method: Adaptation, state: Mapping[str, Any], device: torch.device) -> None:
-    """Give a prepared method back what `method_state` took of it, in place where it has it already."""
-    for name, value in state.items():
-        # Its own, not its class's, which the next method of this process would find filled.
-        setattr(method, name, _restored(vars(method).get(name), value, device))
-
-
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """Where torch's global generators stand."""
     state = {"cpu": torch.get_rng_state()}
@@ -162,75 +141,6 @@ def restore_random(state: Mapping[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def is_state(value: Any) -> bool:
-    """Whether it is saved: modules, optimisers, tensors, arrays, numbers and text, in whatever holds them."""
-    if isinstance(value, list | tuple | deque):
-        return all(is_state(part) for part in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str | int) and is_state(part) for key, part in value.items())
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind in "biufc"
-    return value is None or isinstance(value, nn.Module | torch.optim.Optimizer | Tensor | int | float | str)
-
-
-def _of(value: Any) -> Any:
-    if isinstance(value, nn.Module):
-        return module_state(value)
-    if isinstance(value, torch.optim.Optimizer):
-        return value.state_dict()
-    if isinstance(value, deque):
-        return deque((_of(part) for part in value), value.maxlen)
-    if isinstance(value, list | tuple):
-        return (list if isinstance(value, list) else tuple)(_of(part) for part in value)
-    return {key: _of(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def _restored(present: Any, value: Any, device: torch.device) -> Any:
-    """`value` as it was, put into `present` where that is of its kind: others, an optimiser say, may hold it."""
-    if isinstance(present, nn.Module):
-        restore_module(present, value)
-        return present
-    if isinstance(present, torch.optim.Optimizer):
-        present.load_state_dict(value)
-        return present
-    if isinstance(value, Tensor):
-        if isinstance(present, Tensor) and present.shape == value.shape:
-            with torch.no_grad():
-                return present.copy_(value)
-        return value.to(device)
-    if isinstance(value, np.ndarray):
-        if not isinstance(present, np.ndarray) or not present.flags.writeable:
-            return value
-        if (present.shape, present.dtype) != (value.shape, value.dtype):
-            return value
-        present[...] = value
-        return present
-    if isinstance(value, list | tuple | deque):
-        return _refilled(present, value, device)
-    if isinstance(value, dict):
-        kept = present if isinstance(present, dict) else {}
-        pairs = {key: _restored(kept.get(key), taken, device) for key, taken in value.items()}
-        kept.clear()
-        kept.update(pairs)
-        return kept
-    return value
-
-
-def _refilled(present: Any, value: Any, device: torch.device) -> Any:
-    """A list, tuple or deque: see `_restored`."""
-    there = present if isinstance(present, list | tuple | deque) and len(present) == len(value) else None
-    parts = [
-        _restored(part, taken, device) for part, taken in zip(there or [None] * len(value), value, strict=True)
-    ]
-    if isinstance(value, tuple):
-        return present._make(parts) if hasattr(present, "_make") else tuple(parts)
-    like = isinstance(present, type(value)) and getattr(present, "maxlen", None) == getattr(value, "maxlen", None)
-    kept = present if like else value
-    kept.clear()
-    kept.extend(parts)
-    return kept
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -22,8 +22,8 @@ from urbancross_bench.interfaces.adaptation import Adaptation, Context
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.modelling.answers import told
+from urbancross_bench.modelling.method_state import Stateful, is_state
 from urbancross_bench.modelling.pair_loss import PairLoss
-from urbancross_bench.modelling.saving import is_state
 
 _DRAWING = (
     torch.Generator, np.random.Generator, np.random.RandomState, random.Random, itertools.count, itertools.cycle,
@@ -31,7 +31,7 @@ _DRAWING = (
 _CONSTANT = (
     Options, Context, PairLoss, FunctionType, BuiltinFunctionType, MethodType, partial, type, ModuleType, Enum,
 )  # fmt: skip
-_SAVED = (Tensor, nn.Module, torch.optim.Optimizer)
+_SAVED = Tensor | nn.Module | Stateful
 _NUMBERS = int | float | complex | str | bytes | bytearray | np.generic | None
 _HARNESS = {"urbancross_bench", "abc", "builtins", "typing"}
 
@@ -147,7 +147,7 @@ class Unsaved:
 
     def _state(self, value: Any) -> Any:
         """What an object holds, of those that are looked into."""
-        if isinstance(value, torch.optim.Optimizer):
+        if isinstance(value, Stateful):
             return value.state_dict()
         if isinstance(value, torch.Generator):
             return value.get_state()
