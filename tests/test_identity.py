@@ -17,6 +17,7 @@ from identity_world import keys_of
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.plan import Plan, make_plan
 from urbancross_bench.identity import canonical_json, derive_seed, digest, key_of
+from urbancross_bench.interfaces import Options
 from urbancross_bench.registry import Registry
 from urbancross_bench.specs import load_grid
 
@@ -119,6 +120,30 @@ def test_keys_do_not_depend_on_the_hash_seed(grid: GridWriter, tmp_path: Path) -
         done = subprocess.run(command, capture_output=True, check=True, env={"PYTHONHASHSEED": seed, "PATH": ""})
         plans.append(json.loads(done.stdout))
     assert plans[0] == plans[1]
+
+
+class Part(Options):
+    """An option in an option."""
+
+    names: frozenset[int] = frozenset()
+
+
+class Sets(Options):
+    """Options whose order Python is free to choose."""
+
+    whole: set[int]
+    within: dict[str, tuple[Part, set[int]]]
+    listed: list[int]
+
+
+def test_a_set_is_the_same_in_any_order() -> None:
+    one, other = [{8, 0}, {0, 8}] if [*{8, 0}] != [*{0, 8}] else [set(), set()]  # in a set of eight places
+    assert one, "Python orders small sets in another way; find two that are ordered differently"
+    made = [Sets(whole=s, within={"a": (Part(names=frozenset(s)), s)}, listed=[8, 0]) for s in (one, other)]
+    assert made[0].identity() == made[1].identity()
+    assert made[0].identity() == {
+        "whole": [0, 8], "within": {"a": [{"names": [0, 8]}, [0, 8]]}, "listed": [8, 0]
+    }  # fmt: skip
 
 
 JSON = st.recursive(

@@ -208,6 +208,26 @@ def test_what_a_grid_does_not_use_does_not_count(distribution: Distribution, key
     assert keys({}) == first
 
 
+def test_a_checkout_counts_by_its_sources_however_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what setuptools left in it, as by an editable install, which that hides where Python starts there."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    editable = Distribution(tmp_path / "site")
+    editable.come_from({"url": "file:///x", "dir_info": {"editable": True}})
+    (tmp_path / "site" / "elsewhere").rename(tmp_path / "elsewhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    installed = code_version("elsewhere", "elsewhere")
+    left = tmp_path / "elsewhere.egg-info"
+    left.mkdir()
+    (left / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n", encoding="utf-8")
+    (left / "SOURCES.txt").write_text("setup.py\nelsewhere/__init__.py\n", encoding="utf-8")
+    (tmp_path / "setup.py").write_text("x = 1\n", encoding="utf-8")
+    assert code_version("elsewhere", "elsewhere") == installed
+    (tmp_path / "elsewhere" / "data.py").write_text("Mine = 2\n", encoding="utf-8")
+    assert code_version("elsewhere", "elsewhere") != installed
+
+
 @pytest.mark.parametrize("origin", [{"dir_info": {}}, {"vcs_info": {"vcs": "git", "commit_id": "0" * 40}}])
 def test_a_plugin_installed_from_a_folder_or_from_git_counts_by_its_sources(
     distribution: Distribution, keys: KeysOf, origin: Mapping[str, Any]

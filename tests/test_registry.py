@@ -237,6 +237,14 @@ def test_a_file_that_would_hide_a_library_is_refused(name: str, tmp_path: Path) 
         Registry().with_files([tmp_path / f"{name}.py"])
 
 
+def test_a_file_whose_sources_would_not_be_found_by_its_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "method.v2.py").write_text(
+        "from urbancross_bench.interfaces import hookimpl, register\n" + REGISTERS
+    )
+    with pytest.raises(PluginError, match="a dot in a module's name stands for a package; rename /"):
+        Registry().with_files([tmp_path / "method.v2.py"])
+
+
 READS = """
 from pathlib import Path
 from urbancross_bench.identity import file_digest

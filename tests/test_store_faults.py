@@ -14,14 +14,17 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import tree
 from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_plans import FACTS, Session, make_plan, make_run, make_stage, publish, scripted
+from safetensors.numpy import save_file
 
 from urbancross_bench import files
+from urbancross_bench.errors import RunError
 from urbancross_bench.execution.recording import Recorder
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import MissingError, Store
@@ -126,6 +129,33 @@ def test_all_that_is_missing_is_said_at_once(store: Store) -> None:
     assert caught.value.keys == (stages[1].key, stages[3].key)
     with pytest.raises(MissingError, match="no file"):
         store.read(stages[0].key, "unheard")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_what_cannot_be_read_now_stays_where_it_is(
+    store: Store, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """A colleague's file, or one on a server that is gone for a moment, is as good as ever."""
+    place = put(store)
+
+    def refuse(file: Path) -> str:
+        raise error
+
+    monkeypatch.setattr("urbancross_bench.execution.store.file_digest", refuse)
+    with pytest.raises(
+        RunError, match=rf"stored pack {STAGE.key} cannot be read, and stays as it is: .*{error.strerror}"
+    ):
+        store.find_all([STAGE.key])
+    monkeypatch.undo()
+    assert store.find(STAGE.key) == place
+
+
+def test_whoever_may_read_one_file_may_read_all(store: Store) -> None:
+    """Of a store that several share: safetensors writes for its owner alone."""
+    with store.writing(STAGE, {}) as folder:
+        save_file({"a": np.zeros(1)}, folder / "values.safetensors")
+    modes = {file.stat().st_mode for file in store.path(STAGE.kind, STAGE.key).iterdir()}
+    assert len(modes) == 1
 
 
 def test_what_fails_amid_writing_leaves_nothing(store: Store) -> None:

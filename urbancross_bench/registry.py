@@ -373,6 +373,8 @@ def load_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    if "." in path.stem:  # its sources would not be found by it, and not be in its keys
+        raise ImportError(f"a dot in a module's name stands for a package; rename {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -42,7 +42,7 @@ def code_version(module: str, distribution: str | None) -> str:
     local = distribution is None or _is_local(distribution)
     own = sorted(_files(module, "*"))
     beside, plugins = _borrowed(module, [file for _, file in own])
-    if local and distribution is not None:
+    if local and distribution is not None and not _is_checkout(distribution):
         # Where it is not editable, what was installed with it lies where libraries do.
         of_it = importlib.metadata.distribution(distribution).files or ()
         beside |= {file.as_posix(): Path(str(file.locate())) for file in of_it if _is_source(file.as_posix())}
@@ -112,8 +112,20 @@ def _is_local(distribution: str) -> bool:
     """Whether it was installed from a folder, editable or not, or from a repository such as git's: its code may
     change and its version stay.
     """
+    if _is_checkout(distribution):
+        return True
     text = importlib.metadata.distribution(distribution).read_text("direct_url.json")
     return not {"dir_info", "vcs_info"}.isdisjoint(json.loads(text or "{}"))
+
+
+def _is_checkout(distribution: str) -> bool:
+    """Whether it is found by what setuptools leaves in a folder that it builds from, and that is on Python's path.
+
+    There it hides how, and whether, the distribution was installed.
+    """
+    found = importlib.metadata.distribution(distribution)
+    of_setuptools = found.read_text("PKG-INFO") is not None
+    return of_setuptools and not _INSTALLED & {*Path(str(found.locate_file(""))).parts}
 
 
 def _is_source(name: str) -> bool:

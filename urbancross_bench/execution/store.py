@@ -240,6 +240,8 @@ class Store:
             hashes = {file.relative_to(folder).as_posix(): file_digest(file) for file in files}
             manifest = {"kind": stage.kind, "facts": stage.facts, "inputs": stage.inputs, "files": hashes}
             write_json(folder / _MANIFEST, manifest)
+            for file in files:  # safetensors lets nobody else read its files, whatever the umask
+                shutil.copymode(folder / _MANIFEST, file)
             place = self.path(stage.kind, stage.key)
             if not self.has(stage):  # what is left of one that has lost its manifest would be in the way
                 shutil.rmtree(place, ignore_errors=True)
@@ -250,7 +252,10 @@ class Store:
 
 
 def _problem(entry: Entry) -> str:
-    """What of a stored stage is not as it was written; empty if all is well."""
+    """What of a stored stage is not as it was written; empty if all is well.
+
+    Raises RunError for what is there and cannot be read now, which says nothing of what is in it.
+    """
     try:
         manifest = entry.manifest()
         facts = {name: manifest[name] for name in ("kind", "facts", "inputs")}
@@ -260,6 +265,10 @@ def _problem(entry: Entry) -> str:
         for name, written in files.items():
             if file_digest(entry.folder / name) != written:
                 return f"{name} has changed"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        return str(error)
+    except OSError as error:
+        raise RunError(f"stored {entry.kind} {entry.key} cannot be read, and stays as it is: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{error or type(error).__name__}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ class Options(BaseModel):
         They enter the keys under which results are stored. Override it where an option is a path:
         what lies at the path counts (its hash), the path itself does not.
         """
-        return self.model_dump(mode="json") | dict.fromkeys(self.idle())
+        facts: dict[str, Any] = _in_order(self, self.model_dump(mode="json"))
+        return facts | dict.fromkeys(self.idle())
 
     def idle(self) -> Mapping[str, str]:
         """Options that do nothing as the others stand, each with what makes it so: `{"inner": "kind=linear"}`.
@@ -32,6 +34,20 @@ class Options(BaseModel):
     def needs(self) -> frozenset[str]:
         """Of an adaptation: what it needs as its options stand, beside what it is registered with."""
         return frozenset()
+
+
+def _in_order(value: Any, dumped: Any) -> Any:
+    """`dumped`, which is `value` as JSON, with sets in it in an order that is the same in every process."""
+    if isinstance(value, BaseModel):
+        value = {name: getattr(value, name) for name in dumped}
+    # A type of a plugin's own may be written in a way of its own.
+    if isinstance(value, set | frozenset) and isinstance(dumped, list):
+        return sorted(dumped, key=json.dumps)
+    if isinstance(value, list | tuple) and isinstance(dumped, list) and len(value) == len(dumped):
+        return [*map(_in_order, value, dumped)]
+    if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):
+        return dict(zip(dumped, map(_in_order, value.values(), dumped.values()), strict=True))
+    return dumped
 
 
 class CalibrationOptions(Options):
