@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import SHARED, Result, tree
 from data_files import read
 from numpy.typing import NDArray
@@ -203,6 +204,38 @@ def test_what_is_no_defect_is_said_all_the_same(cli: Cli, tmp_path: Path) -> Non
     assert found["odd sizes"]["text"] == "1 of 20 images is not 64×64 pixels, as most are"
     assert found["wrong extensions"]["items"][0]["problem"] == "holds PNG"
     assert found["reader: blank caption"]["text"].startswith("the reader noted 1 place: blank caption; ")
+
+
+def test_images_of_16_bits_that_fill_few_of_them_are_a_warning(cli: Cli, tmp_path: Path) -> None:
+    """Reflectances up to 3,500 are nearly black once the high byte is kept; dark ones of 8 bits are meant so."""
+    file = write_domain(tmp_path / "d", suffix=".png")
+    images = tmp_path / "d" / "images"
+    reflectances = texture(4)[..., 0].astype(np.uint16) * 16
+    Image.fromarray(reflectances).save(images / "d_004.png")
+    tifffile.imwrite(images / "d_005.png", np.repeat(reflectances[..., None], 3, axis=-1), photometric="rgb")
+    Image.fromarray(reflectances * 16).save(images / "d_006.png")
+    Image.fromarray(texture(7) // 16).save(images / "d_007.png")
+    Image.fromarray(texture(8) // 16).save(images / "d_008.png", format="TIFF")
+    for _ in range(2):  # as it is kept, too
+        found = findings(cli("data", "check", f"karpathy[file={file}]", "--json"))["dark 16-bit images"]
+        assert (found["level"], named(found)) == ("warning", ["d_004.png", "d_005.png"])
+        most = int(reflectances.max()) >> 8
+        assert found["text"] == (
+            f"2 of 20 images are of 16 bits and use no more than {most + 1} of 256 levels, since the high byte is "
+            "kept; stretch them to the full range first"
+        )
+        assert found["items"][0]["problem"] == f"no value above {most} of 255 is left"
+
+
+def test_a_list_that_is_taken_for_a_caption_is_a_warning(cli: Cli, tmp_path: Path) -> None:
+    """As `to_csv` writes a column of lists."""
+    file = write_domain(tmp_path / "d")
+    lists = [str(["a pier", "it's a boat"]), json.dumps(["a park"]), "['a park'\n 'a road']"]
+    change(file, *((index, 0, text) for index, text in enumerate(lists)), (3, 0, "[a park] and 'a road'"))
+    found = findings(cli("data", "check", f"karpathy[file={file}]", "--json"))
+    found = found["reader: caption that looks like a list: …"]
+    assert (found["level"], named(found)) == ("warning", ["d_000.jpg", "d_001.jpg", "d_002.jpg"])
+    assert found["text"].endswith("; kept as one caption: write a row per caption, or a json of lists")
 
 
 def test_a_domain_without_images_has_its_captions_checked(cli: Cli, tmp_path: Path) -> None:

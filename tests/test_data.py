@@ -92,6 +92,16 @@ def test_the_fingerprint_follows_content(domain: Domain, tmp_path: Path) -> None
     assert split_of(changed, "train").fingerprint != before
 
 
+def test_a_digest_that_is_no_text_names_its_class(domain: Domain) -> None:
+    class Numbered:
+        def digest(self, index: int) -> int:
+            return index
+
+    split = split_of(replace(domain, images=Numbered()), "train")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"^Numbered\.digest must give text, a hash, not 0"):
+        split.fingerprint  # noqa: B018
+
+
 # --- the builder ------------------------------------------------------------------------------------------------
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
@@ -178,6 +188,10 @@ def test_image_names_are_stripped_and_stand_once() -> None:
         DataError, match=r"f:3: image 'a.png' stands twice, first in f:1; put all its captions there"
     ):
         builder.image("a.png", "train", "f:3")
+    for name in ("./a.png", ".//a.png"):
+        assert builder.row(name, "train", "f:3") == 0
+        with pytest.raises(DataError, match=r"f:3: image .* stands twice, first in f:1"):
+            builder.image(name, "train", "f:3")
     for blank in ("", "  \n"):
         with pytest.raises(DataError, match="f:4: an image has no name"):
             builder.row(blank, "train", "f:4")

@@ -628,6 +628,45 @@ def test_a_zip_with_a_member_that_leads_out_is_not_trusted(tmp_path: Path, name:
             call()
 
 
+def unmarked(file: Path, *members: tuple[str, bytes]) -> Path:
+    """A zip whose names are in UTF-8 without the mark that says so, as older tools write them."""
+    zipped(file, *members)
+    content = file.read_bytes()
+    for header, at in ((LOCAL, 6), (CENTRAL, 8)):
+        parts = content.split(header)
+        marked = [int.from_bytes(part[at - 4 : at - 2], "little") for part in parts[1:]]
+        assert any(flags & 0x800 for flags in marked)
+        cleared = [
+            part[: at - 4] + (flags & ~0x800).to_bytes(2, "little") + part[at - 2 :]
+            for flags, part in zip(marked, parts[1:], strict=True)
+        ]
+        content = header.join([parts[0], *cleared])
+    file.write_bytes(content)
+    return file
+
+
+def test_names_in_a_zip_that_does_not_say_that_they_are_utf_8_are_read_so(tmp_path: Path) -> None:
+    names = ["café/机场_1.png", "plain.png", "été.png"]
+    file = unmarked(tmp_path / "i.zip", *((name, name.encode()) for name in names))
+    images = ZipImages(file, names)
+    assert images.missing() == {}
+    assert [images.content(index).decode() for index in range(3)] == names
+    assert list_files(file) == sorted(names)
+
+
+def test_names_in_a_zip_that_are_in_another_code_page_or_taken_stay_as_they_are(tmp_path: Path) -> None:
+    raw = "é.png".encode().decode("cp437")
+    with zipfile.ZipFile(tmp_path / "i.zip", "w") as opened:
+        opened.writestr("é.png", b"marked")
+        opened.writestr("XX.png", b"not")
+        opened.writestr("Y.png", b"another")
+    content = (tmp_path / "i.zip").read_bytes()
+    content = content.replace(b"XX.png", "é.png".encode()).replace(b"Y.png", "¢.png".encode("cp437"))
+    (tmp_path / "i.zip").write_bytes(content)
+    images = ZipImages(tmp_path / "i.zip", ["é.png", raw, "¢.png"])
+    assert [images.content(index) for index in range(3)] == [b"marked", b"not", b"another"]
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("places", [("a.png", "a.png"), ("x/a.png", "y/a.png")])
 def test_a_name_that_a_zip_holds_twice_is_refused(tmp_path: Path, places: tuple[str, str]) -> None:

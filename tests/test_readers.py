@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -50,6 +51,7 @@ from hypothesis import strategies as st
 
 from urbancross_bench.data.domain import check, misshapen, split_of
 from urbancross_bench.data.exclusions import without
+from urbancross_bench.data.images import said_missing
 from urbancross_bench.data.index import reading
 from urbancross_bench.data.readers import class_in_name, data_folder
 from urbancross_bench.data.text import read_csv, read_json, read_lines, unwrap
@@ -902,8 +904,18 @@ HEAD = "image_name,description,split\n"
         (HEAD + "a.png,a,train\nb.png,b\n", {}, "t.csv:3: 2 fields, but the header names 3"),
         (HEAD + "a.png,a,train\nb.png,b,c,test\n", {}, "t.csv:3: 4 fields, but the header names 3"),
         (HEAD + 'a.png,"a\nb",train\n\nb.png,b\n', {}, "t.csv:5: 2 fields"),
-        (HEAD + 'a.png,"a,train\nb.png,b,test\n', {}, "t.csv:3: not csv"),
-        (HEAD + 'a.png,"a"b,train\n', {}, "t.csv:2: not csv"),
+        (
+            HEAD + 'a.png,"a,train\nb.png,b,test\n',
+            {},
+            "t.csv:3: not csv: .*; a quote .* open in line 2, where this",
+        ),
+        (
+            HEAD + '\na.png,a,val\nb.png,"b,val\n\nc.png,"c"',
+            {},
+            "t.csv:6: not csv: .* a quote .* open in line 4, ",
+        ),
+        ('image_name,"description\n,split\n', {}, "t.csv:2: not csv: .* a quote .* open in line 1, "),
+        (HEAD + 'a.png,"a"b,train\n', {}, "t.csv:2: not csv: ',' expected after '\"'$"),
         (HEAD + "a.png,a,trian\n", {}, "t.csv:2: unknown split 'trian'"),
         (
             HEAD + "a.png,a,train\na.png,b,test\n",
@@ -958,6 +970,26 @@ def test_a_csv_that_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         table(tmp_path, text, **options)
+
+
+@pytest.mark.parametrize("reader", ["csv", "json"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_what_is_no_text_is_said_to_be_what_it_is(tmp_path: Path, reader: str, encoding: str) -> None:
+    hub_copy(tmp_path)
+    write_files(tmp_path / "book.xlsx.zip", {"xl/workbook.xml": b"<workbook/>"}).rename(tmp_path / "book.xlsx")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(HEAD.encode()))
+    for name, message in (
+        ("valid.parquet", r"a parquet file; huggingface\[path=FOLDER\] reads"),
+        ("t.csv.gz", "packed by gzip; unpack it"),
+        ("book.xlsx", r"a zip, .*\(\.xlsx\).*; save the sheet as csv"),
+    ):
+        with pytest.raises(DataError, match=f"{name} is no text but {message}"):
+            read(Reference(reader, None, {"file": str(tmp_path / name), "images": "none", "encoding": encoding}))
+
+
+def test_rows_of_one_file_are_of_one_image_however_they_spell_it(tmp_path: Path) -> None:
+    domain = table(tmp_path, HEAD + "./a.png,a,train\na.png,b,train\nsub//b.png,c,val\nsub/b.png,d,val\n")
+    assert content_of(domain) == {"./a.png": ("train", ["a", "b"]), "sub//b.png": ("val", ["c", "d"])}
 
 
 def test_all_missing_columns_are_named_at_once(tmp_path: Path) -> None:
@@ -1489,9 +1521,9 @@ def test_rows_of_several_captions_and_no_name_are_an_image_each(tmp_path: Path) 
 
 def test_a_row_without_an_image_is_missing(tmp_path: Path) -> None:
     content = encoded(tiles(1)[0].pixels)
-    cells = [{"bytes": content, "path": "x"}, None, {"bytes": None, "path": "relative.png"}]
+    cells = [{"bytes": content, "path": "x"}, None, {"bytes": None, "path": "sub/relative.png"}]
     domain = read(hub_copy(tmp_path, image=cells))
-    assert domain.images.missing() == dict.fromkeys((1, 2), "the row holds no image")
+    assert domain.images.missing() == {1: "the row holds no image", 2: "no such file: sub/relative.png"}
     gone = [{"bytes": None, "path": path} for path in ("/nowhere/a.png", "/" + "x" * 3000, "/a\0.png")]
     elsewhere = read(hub_copy(tmp_path / "gone", image=gone))
     assert elsewhere.images.missing() == dict.fromkeys(range(3), "no such file")
@@ -1499,9 +1531,76 @@ def test_a_row_without_an_image_is_missing(tmp_path: Path) -> None:
         for call in (elsewhere.images.read, elsewhere.images.digest):
             with pytest.raises(DataError, match="gone"):
                 call(index)
-    for index in (1, 2):
-        with pytest.raises(DataError, match="the row holds no image"):
+    for index, message in ((1, "the row holds no image"), (2, r"sub/relative\.png cannot be read")):
+        with pytest.raises(DataError, match=message):
             domain.images.read(index)
+
+
+@pytest.mark.parametrize("place", [None, "elsewhere", "elsewhere.zip"])
+def test_rows_may_name_files_below_the_folder_or_below_images(tmp_path: Path, place: str | None) -> None:
+    """As pandas writes them: a path for each row, and rows of one path are of one image."""
+    some = tiles(3)
+    write_files(tmp_path / (place or "copy"), {f"i/{name}": content for name, content in files_of(some).items()})
+    paths = [f"i/{tile.name}" for tile in (*some, some[0])]
+    captions = [tile.tag for tile in (*some, some[0])]
+    options = {"split": "given"} | ({"images": str(tmp_path / place)} if place else {})
+    reference = hub_copy(tmp_path / "copy", image=paths, captions=captions, filename=[*"abca"])
+    for named, names in (({}, [*"abc"]), ({"filename_column": None}, [tile.name for tile in some])):
+        domain = read(reference, **options, **named)
+        assert list(domain.image_names) == names
+        assert domain.images.missing() == {}
+        assert content_of(domain)[names[0]] == ("val", [some[0].tag] * 2)
+        for index, tile in enumerate(some):
+            assert tile.name in domain.images.where(index)  # type: ignore[attr-defined]
+            np.testing.assert_array_equal(domain.images.read(index), tile.pixels)
+    cells = [{"bytes": encoded(some[0].pixels), "path": None}, {"bytes": None, "path": paths[1]}, None]
+    mixed = read(hub_copy(tmp_path / "copy", image=cells), **options)
+    assert mixed.images.missing() == {2: "the row holds no image"}
+    for index in range(2):
+        np.testing.assert_array_equal(mixed.images.read(index), some[index].pixels)
+    with pytest.raises(DataError, match=r"image name 'i/\.\./\.\./x\.png' leads out of "):
+        read(hub_copy(tmp_path / "copy", image=["i/../../x.png"] * 3), **options)
+
+
+def test_files_that_rows_name_are_kept_apart_by_their_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where files of two folders are of one size and one time, and called alike."""
+    monkeypatch.setattr("urbancross_bench.data.images.signature", lambda path: "size and times")
+    some = tiles(3)
+    for name, images in (("a", some), ("b", [replace(tile, pixels=255 - tile.pixels) for tile in some])):
+        write_files(tmp_path / name, files_of(images))
+    reference = hub_copy(tmp_path / "copy", image=[tile.name for tile in some])
+    first, second = (read(reference, images=str(tmp_path / name)).images for name in "ab")
+    assert all(first.digest(index) != second.digest(index) for index in range(3))
+
+
+def test_images_that_stand_in_rows_are_left_aside_or_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    some = tiles()
+    for reference in (saved(tmp_path, some), imagefolder(tmp_path, some)):
+        domain = read(reference, images="none")
+        assert content_of(domain) == answer(some)
+        with pytest.raises(DataError, match=r"15 of 15 images are missing.*opened without images"):
+            check(domain)
+        for place in (str(tmp_path / "nowhere"), str(tmp_path)):
+            with pytest.raises(DataError, match=f"no row names a file to look for in images={place}: .*; leave"):
+                read(reference, images=place)
+    relative = hub_copy(tmp_path / "copy", image=["a.png", "b.png", "c.png"])
+    with pytest.raises(DataError, match=r"images .*/nowhere: there is no such folder or zip"):
+        read(relative, images=str(tmp_path / "nowhere"), split="given")
+    domain = read(relative, images=str(tmp_path), split="given")
+    said = said_missing(domain.images, domain.images.missing(), domain.image_names)
+    assert said == f"3 of 3 images are missing, 'a.png' the first (no such file: a.png); looked in {tmp_path}"
+
+
+def test_a_copy_that_is_named_by_its_file_is_to_be_named_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("URBANCROSS_DATA", str(tmp_path))
+    hub_copy(tmp_path / "copy")
+    for path, folder in (("copy/valid.parquet", "copy"), (f"{tmp_path}/copy/valid.parquet", f"{tmp_path}/copy")):
+        with pytest.raises(DataError, match=rf"valid\.parquet is a file; write path={folder}, its folder"):
+            read(f"huggingface[path={path}]")
 
 
 def test_a_copy_that_is_damaged_is_named(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ def test_too_few_images_are_refused(count: int) -> None:
         draw_lists([str(index) for index in range(count)], 0)
 
 
+def test_fewer_than_ten_images_are_drawn_from_where_no_list_is_empty() -> None:
+    lists = draw_lists([str(index) for index in range(9)], 0)
+    assert [len(lists[which]) for which in LISTS] == [6, 1, 2, 2, 1, 6]
+
+
 def test_no_list_is_empty_from_ten_images_on() -> None:
     for count in range(10, 200):
         assert all(draw_lists([str(index) for index in range(count)], 0).values())
@@ -175,6 +180,16 @@ def test_lists_as_users_have_them(tmp_path: Path) -> None:
     assert read.partition == f"train_list, val_list, test_list of {tmp_path.name}"
 
 
+def test_names_in_lists_may_be_wrapped_as_python_2_wrote_them(tmp_path: Path) -> None:
+    """But a name that looks so is read back as it is."""
+    folder = write(
+        tmp_path, train_list="b'a.jpg'\nb'b.jpg'\n", val_list='b"c.jpg"\n', test_list="d.jpg\nb'gone.jpg'\n"
+    )
+    gone = Repair("x.csv:7", "image without a caption", "left out", "gone.jpg")
+    read = listed(domain_of(["a.jpg", "b'b.jpg'", "c.jpg", "d.jpg"], repairs=(gone,)), folder)
+    assert names_of(read) == {"train": {"a.jpg", "b'b.jpg'"}, "val": {"c.jpg"}, "test": {"d.jpg"}}
+
+
 @pytest.mark.parametrize(
     ("lists", "message"),
     [
@@ -183,6 +198,7 @@ def test_lists_as_users_have_them(tmp_path: Path) -> None:
             r'train_list\.txt:2: no image is called .b\.jpgg.\. Did you mean "b\.jpg"',
         ),
         ({"train_list": "a.jpg\nb.jpg\na.jpg\n"}, r"train_list\.txt:3: 'a\.jpg' stands in line 1 already"),
+        ({"test_list": "b'd.jpg\n"}, r"test_list\.txt:1: .* is not an image name: the quotes do not end"),
         ({"val_list": "\n \n"}, r"val_list\.txt names no image of the domain; split 'val' would be empty"),
     ],
 )

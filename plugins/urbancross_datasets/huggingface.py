@@ -18,8 +18,11 @@ from urbancross_bench.data.readers import (
     FileOptions,
     data_path,
     finish,
+    images_place,
     is_file,
     no_columns,
+    open_images,
+    plain_name,
     read_file,
     relative_start,
     signature,
@@ -44,7 +47,8 @@ class HuggingFaceOptions(FileOptions):
 class HuggingFace(Dataset):
     """Rows `filename, captions, image`, as the hub's copies of RSICD have them; the split `valid` is val.
 
-    Of a copy with a row for each caption, the rows of one picture are one image; see `Row.label`. A folder is read
+    Of a copy with a row for each caption, the rows of one picture are one image; see `Row.label`. A row without a
+    picture may name its file: by a whole path, or by one below `images`, else below the folder. A folder is read
     without network. A hub name needs network, or the dataset in the cache of `datasets`.
     """
 
@@ -56,7 +60,8 @@ class HuggingFace(Dataset):
         options = cast(HuggingFaceOptions, self.options)
         tables = [Table(table, split, options) for split, table in _load(options, self.builder).items()]
         rows = [Row(table, number) for table in tables for number in range(len(table.paths))]
-        pictures = _pictures(rows, options)
+        place = _place(rows, options)
+        pictures = _pictures(rows, options, place)
         builder, faults = DomainBuilder(Path(options.path).name), Faults()
         found, seen = dict[str, Row](), set[tuple[str, str]]()
         for row, picture, name in zip(rows, pictures, _names(rows, pictures), strict=True):
@@ -65,7 +70,7 @@ class HuggingFace(Dataset):
             facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
             with faults.gathered():
                 # Two rows of one picture are one image with two captions; two of one name alone are a mistake.
-                key = name.strip() if isinstance(name, str) else ""
+                key = plain_name(name.strip()) if isinstance(name, str) else ""
                 if key in found and not (picture and (key, picture) in seen):
                     hint = "; the pictures differ" if picture else ""
                     raise DataError(f"{where}: image {key!r} stands twice, first in {found[key].where}{hint}")
@@ -75,7 +80,11 @@ class HuggingFace(Dataset):
                 for caption in captions if isinstance(captions, list) else [captions]:
                     builder.caption(image, caption, where)
         faults.raise_any()
-        return finish(builder, options, lambda kept: RowImages(options, [found[name] for name in kept], kept))
+
+        def images(kept: list[str]) -> RowImages:
+            return RowImages(options, [found[plain_name(name)] for name in kept], kept, place)
+
+        return finish(builder, options, None if options.images == "none" else images)
 
 
 class ImageFolder(HuggingFace):
@@ -138,10 +147,19 @@ class Row:
         return self.table.embedded[self.number]
 
     @property
+    def named(self) -> str:
+        """The path of the image's file as the row has it; empty if the image is in the row itself, or nowhere."""
+        return "" if self.embedded else self.table.paths[self.number]
+
+    @property
     def file(self) -> str:
-        """The absolute path of the image's file; empty if the image is in the row itself, or nowhere."""
-        path = self.table.paths[self.number]
-        return path if not self.embedded and PurePath(path).is_absolute() else ""
+        """The same where it is absolute, else empty."""
+        return self.named if PurePath(self.named).is_absolute() else ""
+
+    @property
+    def below(self) -> str:
+        """The same where it is relative, else empty."""
+        return "" if self.file else self.named
 
     @property
     def where(self) -> str:
@@ -169,22 +187,29 @@ class Row:
 
 
 class RowImages(FileImages):
-    """Images that are rows of tables."""
+    """Images that are rows of tables, or files that these name: relative paths start in a folder or a zip."""
 
-    def __init__(self, options: HuggingFaceOptions, rows: Sequence[Row], names: Sequence[str]) -> None:
-        path = data_path(options.path)
-        super().__init__(path if path.is_dir() else Path(options.path), names)
+    def __init__(
+        self, options: HuggingFaceOptions, rows: Sequence[Row], names: Sequence[str], place: Path | None
+    ) -> None:
+        """Raises DataError if a relative path leads out of the place."""
+        super().__init__(place or Path(options.path), names)
         self._rows = rows
+        below = [row.below for row in rows]
+        self._files = cast(FileImages, open_images(place, below)) if place and any(below) else None
 
     def missing(self) -> Mapping[int, str]:
         """Rows without an image, and files that are not there."""
-        bare = {i: "the row holds no image" for i, r in enumerate(self._rows) if not r.embedded and not r.file}
-        gone = {i: "no such file" for i, r in enumerate(self._rows) if r.file and not is_file(Path(r.file))}
-        return bare | gone
+        rows, absent = [*enumerate(self._rows)], self._files.missing() if self._files else {}
+        bare = {i: "the row holds no image" for i, r in rows if not (r.embedded or r.file or self._below(i))}
+        gone = {i: "no such file" for i, r in rows if r.file and not is_file(Path(r.file))}
+        return bare | gone | {i: f"{absent[i]}: {r.below}" for i, r in rows if r.below and i in absent}
 
     def content(self, index: int) -> bytes:
         """The image's bytes. Raises DataError if there are none."""
         row = self._rows[index]
+        if files := self._below(index):
+            return files.content(index)
         if row.file:
             return read_file(Path(row.file), self.where(index))
         if not row.embedded:
@@ -195,11 +220,20 @@ class RowImages(FileImages):
             raise DataError(f"image {self.where(index)} cannot be read: {error}") from error
 
     def where(self, index: int) -> str:
-        """The copy and the image's name in it."""
-        return f"{self.place}, image {self._names[index]!r}"
+        """The file that is named by a relative path, else the copy and the image's name in it."""
+        files = self._below(index)
+        return files.where(index) if files else f"{self.place}, image {self._names[index]!r}"
 
     def _signatures(self) -> list[str]:
-        return [row.signature for row in self._rows]
+        files = self._files._signatures() if self._files else []
+        return [
+            _of(files[index], self.where(index)) if self._below(index) else row.signature
+            for index, row in enumerate(self._rows)
+        ]
+
+    def _below(self, index: int) -> FileImages | None:
+        """What a row's relative path is looked for in; None if it has none, or there is nothing to look in."""
+        return self._files if self._rows[index].below else None
 
 
 def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]:
@@ -217,6 +251,8 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
                 _refuse_null(path.rglob("*.*json*"))  # .json, .jsonl and .ndjson
                 source = {"path": builder, "data_dir": str(path)} if builder else {"path": str(path)}
                 loaded = datasets.load_dataset(**source, **fresh)
+            elif is_file(path):
+                raise DataError(f"{path} is a file; write path={PurePath(options.path).parent}, its folder")
             elif builder or options.path.count("/") != 1:
                 raise DataError(f"folder {path} does not exist ({relative_start()})")
             else:
@@ -228,6 +264,19 @@ def _load(options: HuggingFaceOptions, builder: str | None) -> Mapping[str, Any]
         hint = "" if path.is_dir() else "; give a folder on disk, or download=true to fetch it from the hub"
         raise DataError(f"{options.path} cannot be loaded by `datasets`: {error}{hint}") from error
     return loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+
+
+def _place(rows: Sequence[Row], options: HuggingFaceOptions) -> Path | None:
+    """The folder or zip that relative paths start in, if any. Raises DataError for `images` without a use."""
+    folder = data_path(options.path)
+    if options.images in (None, "none"):
+        return folder if folder.is_dir() else None
+    if not any(row.below for row in rows):
+        raise DataError(
+            f"{options.path}: no row names a file to look for in images={options.images}: the images stand in the "
+            "rows, or these give whole paths; leave `images` out"
+        )
+    return images_place(options.images, folder)
 
 
 def _refuse_null(files: Iterable[Path]) -> None:
@@ -305,7 +354,7 @@ def _of(known: str, what: str) -> str:
     return known and f"{known} {what}"
 
 
-def _pictures(rows: Sequence[Row], options: HuggingFaceOptions) -> list[str]:
+def _pictures(rows: Sequence[Row], options: HuggingFaceOptions, place: Path | None) -> list[str]:
     """Of each row what tells whether another one has the same picture; empty where no other has.
 
     A file is told by its path. Pictures in the rows themselves are told by split, label and content, which is read
@@ -317,8 +366,8 @@ def _pictures(rows: Sequence[Row], options: HuggingFaceOptions) -> list[str]:
             groups.setdefault((row.table.split, row.label), []).append(index)
     several = {index: place for place, group in groups.items() if len(group) > 1 for index in group}
     chosen = [rows[index] for index in several]
-    images = RowImages(options, chosen, [f"{row.table.split}-{row.number:07d}" for row in chosen])
-    pictures = [row.file for row in rows]
+    images = RowImages(options, chosen, [f"{row.table.split}-{row.number:07d}" for row in chosen], place)
+    pictures = [row.named for row in rows]
     for position, (index, (split, label)) in enumerate(several.items()):
         pictures[index] = f"{split}/{label}: {images.digest(position)}"
     return pictures

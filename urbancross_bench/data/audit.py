@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from urbancross_bench.data.builder import TWICE
+from urbancross_bench.data.builder import LIST, TWICE
 from urbancross_bench.data.captions import CaptionFacts, caption_facts, owned
 from urbancross_bench.data.domain import check, split_of
 from urbancross_bench.data.floors import split_floors
@@ -20,12 +20,14 @@ from urbancross_bench.data.images import FileImages, FolderImages, NoImages, Zip
 from urbancross_bench.data.index import Report
 from urbancross_bench.data.looks import Match, look_at
 from urbancross_bench.data.overlap import Opened, Shared, shared, twins
+from urbancross_bench.data.paths import plain_name
 from urbancross_bench.errors import DataError, plural
 from urbancross_bench.evaluation.floors import Floors
 from urbancross_bench.interfaces.dataset import SPLITS, TRAINING, Domain, ImageSource, Repair
 
 Level = Literal["defect", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("defect", "warning", "note")
+_DARK = 64  # of 256 levels: values of 14 bits or fewer in files of 16 use no more
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def audit(name: str, domain: Domain, report: Report) -> Audit:
         *_doubles(opened, matches),
         *_sizes(opened),
         *_extensions(opened),
+        *_depths(opened),
         *_elsewhere(domain),
         *_unnamed(domain),
         *_captions(opened, within, captions),
@@ -234,6 +237,23 @@ def _extensions(opened: Opened) -> Iterator[Finding]:
     yield from _found("wrong extensions", "note", text, len(opened.seen.looks), items)
 
 
+def _depths(opened: Opened) -> Iterator[Finding]:
+    """Images of 16 bits whose values fill a small part of them, as raw reflectances and counts do."""
+    deep = {i: look.brightest for i, look in enumerate(opened.seen.looks) if look and look.brightest is not None}
+    dark = {index: brightest for index, brightest in deep.items() if brightest < _DARK}
+    remedy = "stretch the values to the full 16 bits, alike in all images"
+    items = [
+        _item(opened.domain, index, f"no value above {brightest} of 255 is left", remedy)
+        for index, brightest in dark.items()
+    ]
+    levels = max(dark.values(), default=0) + 1
+    text = (
+        f"{{}} of {{:,}} images {{are}} of 16 bits and use no more than {levels} of 256 levels, since the high "
+        "byte is kept; stretch them to the full range first"
+    )
+    yield from _found("dark 16-bit images", "warning", text, len(opened.seen.looks), items)
+
+
 def _elsewhere(domain: Domain) -> Iterator[Finding]:
     """Images that a zip holds below another folder than most: thumbnails of missing ones, say."""
     images = domain.images
@@ -254,7 +274,7 @@ def _unnamed(domain: Domain) -> Iterator[Finding]:
         return
     images = domain.images
     names = [*domain.image_names, *(repair.image for repair in domain.repairs)]
-    named = {PurePosixPath(name).as_posix() for name in names}  # ./a.png is a.png
+    named = {plain_name(name) for name in names}
     suffixes = {PurePosixPath(name).suffix.lower() for name in domain.image_names}
     known = {*(PurePosixPath(name).name for name in named)} if isinstance(images, ZipImages) else named
     try:
@@ -302,7 +322,7 @@ def _repairs(domain: Domain) -> Iterator[Finding]:
         problem = re.sub(r"(['\"]).*\1|(?<=\bline )\d+", "…", repair.problem, flags=re.DOTALL)
         groups.setdefault((problem, repair.remedy), []).append(repair)
     for (problem, remedy), repairs in groups.items():
-        level: Level = "warning" if remedy in ("left out", TWICE) else "note"
+        level: Level = "warning" if remedy in ("left out", TWICE, LIST) else "note"
         text = f"the reader noted {len(repairs):,} {plural(len(repairs), 'place')}: {problem}; {remedy}"
         yield Finding(f"reader: {problem}", level, text, len(repairs), tuple(repairs))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from urbancross_bench.data.paths import plain_name
 from urbancross_bench.data.text import beyond_ascii, is_utf8, read_text
 from urbancross_bench.errors import DataError, cut
 from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, index_splits
@@ -15,6 +17,8 @@ from urbancross_bench.interfaces.dataset import Domain, ImageSource, Repair, ind
 BARE = "image without a caption"  # the problem of a repair
 _SHOWN = 200  # characters of a caption that a note shows
 TWICE = "kept: its captions count twice"  # the remedy of one
+LIST = "kept as one caption: write a row per caption, or a json of lists"  # and of another
+_LIST = re.compile(r"""\[\s*['"].*['"]\s*\]""", re.DOTALL)  # as pandas writes a cell that is one
 
 
 class DomainBuilder:
@@ -25,7 +29,7 @@ class DomainBuilder:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._images: dict[str, int] = {}
+        self._images: dict[str, int] = {}  # by their plain names
         self._names: list[str] = []
         self._where: list[str] = []
         self._splits: list[str] = []
@@ -35,7 +39,7 @@ class DomainBuilder:
 
     def image(self, name: Any, split: str, where: str, **attributes: Any) -> int:
         """Add an image and return its number; `split` may be empty: in none. Where each caption of the file has a
-        row of its own, a reader takes `row`.
+        row of its own, a reader takes `row`. `./a.png` is `a.png`, and is called as it is first.
 
         `attributes` are what is known of it: `scene_class`, `latitude`, `longitude`, `tags` and the others of
         `interfaces.Domain`, by exactly these names; others are kept, and mean nothing to the harness.
@@ -43,12 +47,13 @@ class DomainBuilder:
         Raises DataError if the name is no text or stands twice, and for what cannot be written as UTF-8.
         """
         name = self._text(name, "image name", where)
-        if name in self._images:
-            first = self._where[self._images[name]]
+        plain = plain_name(name)
+        if plain in self._images:
+            first = self._where[self._images[plain]]
             raise DataError(f"{where}: image {name!r} stands twice, first in {first}; put all its captions there")
         if not name:
             raise DataError(f"{where}: an image has no name")
-        index = self._images[name] = len(self._images)
+        index = self._images[plain] = len(self._images)
         self._names.append(name)
         self._where.append(where)
         self._splits.append(split)
@@ -64,7 +69,7 @@ class DomainBuilder:
 
         Raises DataError if a later row puts the same image elsewhere.
         """
-        index = self._images.get(name.strip()) if isinstance(name, str) else None
+        index = self._images.get(plain_name(name.strip())) if isinstance(name, str) else None
         if index is None:
             return self.image(name, split, where, **attributes)
         facts = {"split": split, **attributes}
@@ -80,7 +85,7 @@ class DomainBuilder:
 
     def caption(self, image: int, text: Any, where: str) -> None:
         """Add a caption of an image. A blank one is left out; one without a word is kept, since published figures
-        count it. Both are noted. Raises DataError if it is no text.
+        count it. Both are noted, and so is one that is a list written out. Raises DataError if it is no text.
         """
         text = self._text(text, "caption", where)
         if text:
@@ -88,6 +93,9 @@ class DomainBuilder:
         if not any(letter.isalpha() for letter in text):
             problem, remedy = (f"caption {text!r} has no word", "kept") if text else ("blank caption", "left out")
             self._repairs.append(Repair(where, problem, remedy, self._names[image]))
+        if _LIST.fullmatch(text):
+            problem = f"caption that looks like a list: {text[:_SHOWN]!r}"
+            self._repairs.append(Repair(where, problem, LIST, self._names[image]))
 
     def spanning(self, image: int, text: str, separator: str, where: str) -> None:
         """Note a caption of a table that spans fields and lines: so a quote left open takes in the rows below."""

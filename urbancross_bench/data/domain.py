@@ -56,8 +56,12 @@ class Split:
     def fingerprint(self) -> str:
         """A hash of the content: pixels (by digest), names, captions, and which belongs to which."""
         text = canonical_json([self.image_names, self.captions, self.image_of_caption.tolist()])
-        images = (self.domain.images.digest(int(index)).encode() for index in self.members)
-        return digest([text.encode(), *images])
+        images = self.domain.images
+        digests = [images.digest(int(index)) for index in self.members]
+        for found in digests:
+            if not isinstance(found, str):
+                raise DataError(f"{type(images).__name__}.digest must give text, a hash, not {found!r}")
+        return digest([text.encode(), *map(str.encode, digests)])
 
     @cached_property
     def segments(self) -> list[list[int]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from urbancross_bench.data.decode import decode
 from urbancross_bench.data.index import open_index, signature
-from urbancross_bench.data.paths import relative_start
+from urbancross_bench.data.paths import plain_name, relative_start
 from urbancross_bench.errors import DataError
 from urbancross_bench.identity import digest
 from urbancross_bench.interfaces.dataset import ImageSource
@@ -34,7 +34,7 @@ def open_images(place: Path | None, names: Sequence[str]) -> ImageSource:
     for name in names:
         if leads_out(name):
             raise DataError(f"image name {name!r} leads out of {place}; {_below(place, name)}")
-    plain = [PurePosixPath(name).as_posix() for name in names]  # ./a.png is a.png, in a zip too
+    plain = [plain_name(name) for name in names]
     if place.is_dir():
         return FolderImages(place, plain)
     if place.is_file():
@@ -304,12 +304,25 @@ def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
     except Exception as error:  # a damaged header makes zipfile trip over whatever it holds
         raise DataError(f"zip {file} cannot be read: {_said(error)}") from error
     members: dict[str, list[zipfile.ZipInfo]] = {}
+    given = {info.filename for info in infos}
     for info in infos:
+        meant = _unmarked(info)
+        info.filename = info.filename if meant in given else meant
         if not info.filename or leads_out(info.filename) or "\\" in info.filename:
             raise DataError(f"zip {file} holds the member {info.filename!r}, which leads out of it; not trusted")
         if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
             members.setdefault(PurePosixPath(info.filename).name, []).append(info)
     return members
+
+
+def _unmarked(info: zipfile.ZipInfo) -> str:
+    """A member's name, in UTF-8 also where the zip does not mark it as such: zipfile reads it as code page 437."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()
+    except UnicodeError:  # of another code page, or said by a field of its own
+        return info.filename
 
 
 def _alike(names: Iterable[str], present: Iterable[str]) -> dict[str, str]:

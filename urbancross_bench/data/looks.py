@@ -41,7 +41,8 @@ class Look:
     """What follows from the content of one image.
 
     height, width: pixels. format: PIL's name for it, empty if the source has no files. bits, thumbnail: the
-    signature, in hex. problem: why the content is no image; then nothing else is known.
+    signature, in hex. brightest: of an image of 16 bits, the highest value once it is decoded. problem: why the
+    content is no image; then nothing else is known.
     """
 
     height: int = 0
@@ -49,6 +50,7 @@ class Look:
     format: str = ""
     bits: str = ""
     thumbnail: str = ""
+    brightest: int | None = None
     problem: str = ""
 
 
@@ -112,7 +114,7 @@ def look_at(images: ImageSource, count: int, what: str) -> Seen:
     wanted = [(digest, digest) for digest in first]
     with open_index() as kept:
         values = kept.values(
-            f"looks 1, {canonical_json(decoder)}", wanted, compute, what=f"opening the images of {what}"
+            f"looks 2, {canonical_json(decoder)}", wanted, compute, what=f"opening the images of {what}"
         )
     known = {d: Look(**json.loads(v)) for d, v in zip(first, values, strict=True) if v}
     looks = [known.get(digests.get(index, "")) for index in range(count)]
@@ -209,7 +211,8 @@ def _look(images: ImageSource, index: int, digest: str) -> Look:
         if isinstance(error.__cause__, MemoryError):
             raise
         return Look(problem=str(error).removeprefix(f"image {digest} "))
-    return Look(*_facts(pixels, _format(content)))
+    brightest = int(pixels.max()) if _is_deep(content) else None
+    return Look(*_facts(pixels, _format(content)), brightest)
 
 
 def _facts(pixels: NDArray[np.uint8], format_: str) -> tuple[int, int, str, str, str]:
@@ -230,6 +233,19 @@ def _format(content: bytes) -> str:
             return image.format or ""
     except (UnidentifiedImageError, NotImplementedError):
         return "TIFF"  # nothing else is decoded without PIL
+
+
+def _is_deep(content: bytes) -> bool:
+    """Whether an image that has been decoded is of 16 bits, as only PNG and TIFF may be."""
+    import tifffile
+
+    if content.startswith(b"\x89PNG"):
+        return content[24] == 16
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            return file.pages.first.bitspersample == 16
+    except tifffile.TiffFileError:  # of another format
+        return False
 
 
 def _array(texts: Sequence[str], dtype: type[np.generic], width: int) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from urbancross_bench.errors import DataError
 from urbancross_bench.files import named_folder
@@ -35,6 +35,11 @@ def data_path(path: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"path {path!r} cannot be read: {error}") from error
     return place
+
+
+def plain_name(name: str) -> str:
+    """What all spellings of an image's name have in common: `./a.png` is `a.png`, in a zip too."""
+    return PurePosixPath(name).as_posix()
 
 
 def find(folder: Path, names: Iterable[str], what: str) -> Path:

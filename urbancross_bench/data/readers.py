@@ -19,7 +19,7 @@ from urbancross_bench.data.features import FeatureRows, StoredImages
 from urbancross_bench.data.geo import box_facts, metadata_entries, name_facts, tag_text
 from urbancross_bench.data.images import FileImages, is_file, list_files, open_images, read_file
 from urbancross_bench.data.index import signature, verifying
-from urbancross_bench.data.paths import data_folder, data_path, find, images_place, relative_start
+from urbancross_bench.data.paths import data_folder, data_path, find, images_place, plain_name, relative_start
 from urbancross_bench.data.splits import blocked, drawn, has_lists, listed, with_validation
 from urbancross_bench.data.text import Faults, no_columns, read_csv, read_json, read_json_lines, read_lines, unwrap
 from urbancross_bench.errors import DataError, PluginError
@@ -48,6 +48,7 @@ __all__ = [
     "name_facts",
     "no_columns",
     "open_images",
+    "plain_name",
     "read_bundle",
     "read_csv",
     "read_features",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.data.geo import nearest_distances, on_globe
-from urbancross_bench.data.text import read_json, read_lines
+from urbancross_bench.data.text import read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, did_you_mean
 from urbancross_bench.files import replacing, write_json
 from urbancross_bench.identity import derive_seed, file_digest
@@ -95,8 +95,9 @@ def with_validation(domain: Domain, seed: int) -> Domain:
 def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
     """The domain with splits of a scheme as split lists in `folder` say, one image name a line.
 
-    An image may stand in no list. Raises DataError naming list and line for a name that is not in the domain or
-    stands twice in a list, and naming a list that leaves its split empty.
+    A name that no image has is read without the wrapper `b'…'` of some scripts. An image may stand in no list.
+    Raises DataError naming list and line for a name that is not in the domain or stands twice in a list, and
+    naming a list that leaves its split empty.
     """
     position = {name: index for index, name in enumerate(domain.image_names)}
     left_out = {repair.image for repair in domain.repairs}
@@ -105,6 +106,8 @@ def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
         file, seen = folder / f"{which}.txt", dict[int, int]()
         for number, line in enumerate(read_lines(file), start=1):
             name = line.strip()
+            if name not in position and name not in left_out:
+                name = unwrap(name, f"{file}:{number}")
             index = position.get(name)
             if not name or (index is None and name in left_out):
                 continue  # what was left out has been said

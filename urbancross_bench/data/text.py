@@ -27,6 +27,11 @@ _SAID = 10  # faults that a message names
 _LISTED, _LONGEST = 20, 60  # columns that one lists, and characters of each
 _PROPOSED = ("latin-1", "cp1252", "gb18030")  # encodings of a file that is not UTF-8, where they fit
 _SEPARATORS = {";": ";", "\t": "tab", "|": '"|"', ",": '","'}  # as an option writes them
+_NO_TEXT = {  # how a file begins that is none → what it is, and what to do
+    b"PAR1\x15": "a parquet file; huggingface[path=FOLDER] reads the folder that holds it",
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"PK\3\4": "a zip, as those of spreadsheets (.xlsx) are; save the sheet as csv, or unpack it",
+}
 
 
 class Faults:
@@ -63,9 +68,12 @@ def read_text(file: Path, encoding: str | None = None) -> str:
     """A file as UTF-8 (with or without byte order mark), or in the encoding that its user names.
 
     No encoding is guessed: many files in Latin-1 are valid GB 18030 too, and then say other words. Raises
-    DataError naming the line that is not in the encoding, or if the file cannot be read.
+    DataError naming the line that is not in the encoding, or if the file cannot be read or holds no text.
     """
     content = _content(file)
+    other = next((what for start, what in _NO_TEXT.items() if content.startswith(start)), None)
+    if other:
+        raise DataError(f"{file} is no text but {other}")
     if content.startswith(codecs.BOM_UTF8) and not is_utf8(encoding):
         raise DataError(f"{file}:1: the file begins with the mark of UTF-8; leave encoding={encoding} out")
     try:
@@ -168,6 +176,7 @@ def read_csv(
         rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator or ",", strict=True)
     except (TypeError, ValueError) as error:
         raise DataError(f"{file}: {separator!r} cannot separate columns: {error}") from error
+    ended = 0  # the last line of the row before
     try:
         header = [name.strip() for name in next(rows, [])]
         missing = no_columns(columns, header)
@@ -181,7 +190,9 @@ def read_csv(
         repeated = [name for name in header if header.count(name) > 1]
         if repeated:
             raise DataError(f"{file}:1: column {repeated[0]!r} stands twice")
+        ended = rows.line_num
         for row in rows:
+            ended = rows.line_num
             if not row:
                 continue
             if len(row) != len(header):
@@ -194,7 +205,9 @@ def read_csv(
                 continue
             yield rows.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
-        raise DataError(f"{file}:{rows.line_num}: {other or f'not csv: {error}'}") from error
+        several = f"; a quote may be left open in line {ended + 1}, where this row begins"
+        began = several if ended + 1 < rows.line_num else ""
+        raise DataError(f"{file}:{rows.line_num}: {other or f'not csv: {error}{began}'}") from error
 
 
 def no_columns(wanted: Iterable[str], known: Sequence[str]) -> str:
