@@ -21,10 +21,11 @@ import urbancross_bench.testing as kit
 from urbancross_bench.api import leaderboard
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.execution.journal import Journal
-from urbancross_bench.execution.scoring import metric_values
+from urbancross_bench.execution.scoring import _TAKEN, metric_values
 from urbancross_bench.execution.stage import Stage
 from urbancross_bench.execution.store import Store
 from urbancross_bench.files import write_json
+from urbancross_bench.identity import DISTRIBUTION
 from urbancross_bench.leaderboard.view import View, fitted
 from urbancross_bench.records import Record, ScoreRecord, read_record, read_records, write_score
 from urbancross_bench.registry import Registry
@@ -152,7 +153,30 @@ def test_no_metric_moves_what_others_see_or_takes_a_name_of_the_projects(plugin:
     alone, _ = metric_values(ranking, [registry.resolve("metric", name) for name in names[2:]], draws=0)
     assert found["metrics"] == alone["metrics"]
     assert found["failed"].keys() == {"aa_moves", "aa_same"}
-    assert "a value called 'i2t_R@1', too" in found["failed"]["aa_same"]
+    assert found["failed"]["aa_same"] == (
+        "value 'i2t_R@1' is called as one of metric 'recall', which comes along; call it by another name"
+    )
+    assert problem_of(plugin, "aa_same") == found["failed"]["aa_same"]  # no recall is there
+
+
+def test_the_names_that_are_taken_are_those_of_the_projects_metrics() -> None:
+    ranking = evaluate_retrieval(
+        np.eye(8), np.eye(8), np.arange(8), text_id=np.arange(8), image_class=np.zeros(8, dtype=np.int64)
+    )
+    registry, given = Registry.discover(), {}
+    for plugin in [one for one in registry.plugins if one.provider.distribution == DISTRIBUTION]:
+        if plugin.kind == "metric":
+            name = plugin.registration.name
+            found, _ = metric_values(ranking, [registry.resolve("metric", name)], draws=0)
+            given |= dict.fromkeys(found["metrics"], name)
+    assert given == _TAKEN
+
+
+def test_two_metrics_of_others_do_not_give_one_value(plugin: Path) -> None:
+    registry, ranking = Registry.discover([plugin]), evaluate_retrieval(np.eye(8), np.eye(8), np.arange(8))
+    metrics = [registry.resolve("metric", name) for name in ("own", "own[k=3]")]
+    found, _ = metric_values(ranking, metrics, draws=0)
+    assert found["failed"] == {"own[k=3]": "another metric gives a value called 'own_3', too"}
 
 
 def test_a_ranking_protects_its_own_and_leaves_the_callers_arrays_alone() -> None:
@@ -207,8 +231,8 @@ def test_the_kit_says_what_would_fail_in_grids(plugin: Path) -> None:
         return type("Checked", (kit.MetricConformance,), {"plugin": name, "files": (plugin,)})()
 
     with pytest.raises(AssertionError, match=r"'i2t_R@1' is called as one of metric 'recall'"):
-        checked("same").test_its_values_have_names_of_their_own()
-    checked("own").test_its_values_have_names_of_their_own()
+        checked("same").test_it_works()
+    checked("own").test_it_works()
     with pytest.raises(AssertionError, match=r"needs=\{'embeddings'\}"):
         checked("forgot").test_it_works()
 

@@ -279,7 +279,12 @@ def test_a_model_meets_texts_in_an_order_that_tells_nothing_of_their_images(
     met: list[list[Any]] = []
     tokenize = tiny.tokenize
     monkeypatch.setattr(tiny, "tokenize", lambda given: (met[-1].extend(given), tokenize(given))[1])
-    monkeypatch.setattr(tiny, "encode_text", lambda given: (met[-1].extend(given.tolist()), given.float() + 1)[1])
+
+    def encode(given: torch.Tensor) -> torch.Tensor:
+        met[-1].extend(given.tolist())
+        return given.float().sum(dim=1, keepdim=True) + torch.arange(tiny.width)
+
+    monkeypatch.setattr(tiny, "encode_text", encode)
     found = []
     for order in (np.arange(60), np.random.default_rng(1).permutation(60)):
         met.append([])

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from urbancross_bench.data.packed import PackedImages, PackedSplit, Rows
 from urbancross_bench.data.readers import DomainBuilder, finish
+from urbancross_bench.data.views import source_view
 from urbancross_bench.errors import PluginError, UsageError
 from urbancross_bench.execution import worker
 from urbancross_bench.execution.domains import read_domains
@@ -23,8 +25,11 @@ from urbancross_bench.execution.stage import Stage
 from urbancross_bench.interfaces import Adaptation, Features, Options
 from urbancross_bench.interfaces.executor import Event, Task
 from urbancross_bench.modelling import answers
+from urbancross_bench.modelling.embed import embed_images, embed_texts
+from urbancross_bench.modelling.feeds import Feed
 from urbancross_bench.references import Reference
 from urbancross_bench.registry import Provider, Registry
+from urbancross_bench.testing.fixtures.model import TinyDualEncoder
 
 Written = Callable[[str, str, str], Registry]
 RIGHT = """
@@ -282,9 +287,15 @@ WEIGHT = torch.ones(3, requires_grad=True)
     [
         (None, "Mine.loss must return named losses.*returns nothing"),
         (WEIGHT.sum(), "Mine.loss must return named losses.*a tensor of shape"),
-        ({"a": WEIGHT.sum(), "b": 0.5}, "tensor of one number .* as 'b'; it returns a float"),
+        ({"a": WEIGHT.sum(), "b": 0.5}, "tensor of one real number .* as 'b'; it returns a float"),
         ({}, "it returns an empty dict$"),
         ({"a": WEIGHT}, r"as 'a'; it returns a tensor of shape \(3,\)"),
+        (
+            {"a": WEIGHT.sum() * 1j},
+            r"one real number .* as 'a'; it returns a tensor of shape \(\), torch.complex64",
+        ),
+        ({"loss": WEIGHT.sum()}, "Mine.loss calls a loss 'loss', and loss is in every learning curve; call it by"),
+        ({"a": WEIGHT.sum(), "step": WEIGHT.sum()}, "calls a loss 'step'"),
         ({"a": WEIGHT.sum().detach()}, "none of a depends on a weight that is trained"),
     ],
 )
@@ -314,7 +325,7 @@ def test_a_calibration_gives_features_to_rank() -> None:
 
 
 def test_other_answers_of_a_method_are_checked_too() -> None:
-    model: Any = nn.Linear(2, 2)
+    model: Any = TinyDualEncoder()
     asked: Any
     wrong: Any
     for name, asked, wrong in (
@@ -324,14 +335,114 @@ def test_other_answers_of_a_method_are_checked_too() -> None:
         for found in wrong:
             with pytest.raises(PluginError, match=f"Mine.{name} must return"):
                 asked(_method(**{name: found}), model)
-    for groups in (None, model.parameters(), [model.weight]):
+    for groups in (None, model.parameters(), [model.logit_scale]):
         with pytest.raises(PluginError, match=r"Mine\.parameter_groups must return a list"):
             answers.parameter_groups(_method(parameter_groups=groups), model, 0.1)
     with pytest.raises(PluginError, match=r"it returns a list of Parameter$"):
-        answers.parameter_groups(_method(parameter_groups=[model.weight]), model, 0.1)
+        answers.parameter_groups(_method(parameter_groups=[model.logit_scale]), model, 0.1)
+    for groups in (
+        [{"params": model.parameters()}, {"params": [model.logit_scale]}],
+        [{"params": [model.logit_scale] * 2}],
+    ):
+        with pytest.raises(
+            PluginError, match=r"Mine\.parameter_groups gives logit_scale more than once; put each"
+        ):
+            answers.parameter_groups(_method(parameter_groups=groups), model, 0.1)
     assert answers.extended(_method(), model) is model
     assert answers.parameter_groups(_method(), model, 0.1)[0]["lr"] == 0.1
     assert [*answers.candidates(_method(), model)] == [""]
+
+
+def test_a_model_that_is_extended_is_still_one() -> None:
+    model: Any = TinyDualEncoder()
+    with pytest.raises(
+        PluginError, match=r"Mine\.extend must return the model .*, extended: its model Linear has no"
+    ):
+        answers.extended(_method(extend=nn.Linear(2, 2)), model)
+
+
+def test_candidates_are_whole_states_by_names_of_text() -> None:
+    model: Any = TinyDualEncoder()
+    own = model.state_dict()
+    scale = own["logit_scale"]
+    wrong: list[tuple[Any, str]] = [
+        (
+            {"": own, 3: own},
+            r"Mine\.candidates must return states by names of text; one is called 3; it returns an int",
+        ),
+        ({"a": [scale]}, r"Mine\.candidates must return a state of the model as 'a'; it returns a list of Tensor"),
+        (
+            {"a": {"logit_scale": scale}},
+            r"shapes of model\.state_dict\(\); 'a' differs from it in image_tower.*more$",
+        ),
+        ({"a": {**own, "more": scale}}, "'a' differs from it in more$"),
+        ({"a": {**own, "logit_scale": scale[None]}}, "'a' differs from it in logit_scale$"),
+    ]
+    for found, says in wrong:
+        with pytest.raises(PluginError, match=says):
+            answers.candidates(_method(candidates=found), model)
+
+
+class Strange(TinyDualEncoder):
+    """Its features and tokens are what is made of the right ones."""
+
+    def __init__(self, **made: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.made = made
+
+    def tokenize(self, texts: Any) -> Any:
+        return self.made.get("tokenize", lambda right: right)(super().tokenize(texts))
+
+    def encode_image(self, images: Any) -> Any:
+        return self.made.get("encode_image", lambda right: right)(super().encode_image(images))
+
+    def encode_text(self, tokens: Any) -> Any:
+        return self.made.get("encode_text", lambda right: right)(super().encode_text(tokens))
+
+
+FEATURES = r"Strange\.{} must return \(B, width\) features, \(3, 12\) of these 3 .*; it returns {}"
+TOKENS = r"Strange\.tokenize must return \(B, L\) token ids, a tensor of int64 with 3 rows .*; it returns {}"
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "says"),
+    [
+        ("encode_image", lambda right: right[0], FEATURES.format("encode_image", r"a tensor of shape \(12,\)")),
+        ("encode_image", lambda right: right[:, None], FEATURES.format("encode_image", r".* \(3, 1, 12\)")),
+        ("encode_image", lambda right: right[:, 1:], FEATURES.format("encode_image", r".* \(3, 11\)")),
+        ("encode_text", lambda right: right[:, 1:], FEATURES.format("encode_text", r".* \(3, 11\)")),
+        ("encode_text", lambda right: None, FEATURES.format("encode_text", "nothing")),
+        ("tokenize", lambda right: right.tolist(), TOKENS.format("a list of list")),
+        ("tokenize", lambda right: right[:-1], TOKENS.format(r"a tensor of shape \(2, 16\)")),
+        ("tokenize", lambda right: right.float(), TOKENS.format(".*float32")),
+    ],
+)
+def test_what_an_encoder_gives_is_told_by_its_method(name: str, made: Callable[[Any], Any], says: str) -> None:
+    """Where it is trained, and where it embeds."""
+    model: Any = Strange(**{name: made})
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), dtype=np.uint8)
+    packed = PackedImages(Rows([pixels]))
+    captions = ("a field", "two roofs", "a road")
+    view = source_view([PackedSplit(packed, ("a", "b", "c"), captions, np.arange(3))])
+
+    def trained() -> None:
+        options: Any = {
+            "batch_size": 3,
+            "augmentation": (),
+            "device": torch.device("cpu"),
+            "seed": 0,
+            "hidden": "",
+        }
+        batch = Feed(model, view, **options).batch(0)
+        batch.image_features, batch.text_features  # noqa: B018
+
+    def embedded() -> None:
+        embed_images(model, packed, torch.device("cpu"))
+        embed_texts(model, captions, torch.device("cpu"))
+
+    for work in (trained, embedded):
+        with pytest.raises(PluginError, match=says):
+            work()
 
 
 def test_a_model_that_lacks_a_member_is_told_which() -> None:

@@ -483,6 +483,24 @@ def test_of_equal_scores_the_earliest_counts_however_sums_were_rounded(tmp_path:
         assert (found.trial, found.number) == place
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "must give one number per candidate, in a list of 4; it gives nothing"),
+        (["best"] * 4, r"must give .* of 4; of candidate 0 \(from 0\) it gives 'best'"),
+        ([1.0, None, 2.0, 3.0], r"must give .* of candidate 1 \(from 0\) it gives nothing"),
+        ([1.0], "gave 1 scores for 4 candidates"),
+    ],
+)
+def test_what_is_no_number_per_candidate_is_the_selectors_fault(tmp_path: Path, given: object, says: str) -> None:
+    class Gives(Selector):
+        def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+            return given  # type: ignore[return-value]
+
+    with pytest.raises(RunError, match=f"selector 'fixed' {says}"):
+        choice(tmp_path, (), of=Gives)
+
+
 def test_test_features_have_no_say_in_the_choice(tmp_path: Path) -> None:
     """A trial that diverged is passed over; one whose test features are lost is none the worse, and then fails."""
     assert choice(tmp_path / "a", (1.0, 2.0, 9.0, 9.0), ["source_val.1", "test.1"]).number == 1

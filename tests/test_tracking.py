@@ -325,6 +325,21 @@ def test_one_that_cannot_be_loaded_is_a_warning_while_the_grid_runs(tmp_path: Pa
     assert [warning for warning in heard.warnings[1:] if "is told nothing more" not in warning] == []
 
 
+def test_one_that_leaves_out_arguments_is_told_which_it_must_take_before_a_run(tmp_path: Path) -> None:
+    short = "class Mine(Tracker):\n    def on_grid_finished(self, counts): pass\n"
+    file, heard = plugin(tmp_path, "short", short), Heard()
+    listener = trackers(["short"], Registry.discover([file]), [file], tmp_path, heard, patience=60)
+    listener.planned(status())
+    assert isinstance(listener, Tracking)
+    [side] = listener._sides
+    wait([side._connection])
+    listener.stage_progress(ADAPT[0], 0.5, {})
+    assert heard.warnings[0].endswith(
+        "PluginError: Mine.on_grid_finished must take (self, out, counts); it takes (self, counts)"
+    )
+    listener.finished({})
+
+
 def test_the_tracker_of_the_page_posts_what_became_of_runs(tmp_path: Path) -> None:
     posted: list[dict[str, object]] = []
 

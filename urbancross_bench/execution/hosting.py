@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from urbancross_bench import hookspecs
-from urbancross_bench.errors import UrbanCrossError, plural
+from urbancross_bench.errors import PluginError, UrbanCrossError, plural
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.interfaces.registration import PROJECT
 from urbancross_bench.interfaces.tracker import Tracker
-from urbancross_bench.kinds import behind
+from urbancross_bench.kinds import behind, misfit
 from urbancross_bench.processes import redirect_output
 from urbancross_bench.registry import load_file
 
@@ -106,7 +106,9 @@ def _caller(hosted: Hosted) -> tuple[Call, Callable[[str], bool]]:
     loaded = {file: load_file(Path(file)) for file in hosted.files}
     if hosted.options is not None:
         options_type = behind(hosted.options_type) if hosted.options_type else Options
-        tracker = behind(hosted.target)(options_type.model_validate(dict(hosted.options)))
+        if why := misfit("tracker", kind := behind(hosted.target), options_type):
+            raise PluginError(why)
+        tracker = kind(options_type.model_validate(dict(hosted.options)))
 
         def hears(hook: str) -> bool:
             method = getattr(tracker, hook, None)

@@ -30,6 +30,15 @@ from urbancross_bench.registry import Registry, Resolved
 Arrays = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
+# Of each of the project's own metrics, what its values are called beside their direction; mR is recall's, too.
+_OURS = {
+    "recall": ("R@1", "R@5", "R@10"),
+    "rank": ("MRR", "mean_rank"),
+    "map": ("mAP@R",),
+    "graded": ("nDCG@5", "nDCG@10"),
+    "scenes": ("scene@1", "scene@5", "scene@10"),
+}
+_TAKEN = {"mR": "recall"} | {f"{d}_{one}": of for of, own in _OURS.items() for one in own for d in ("i2t", "t2i")}
 _COUNTS = ("greater", "tied", "tied_positives", "right", "top", "top_tied", "query_row", "gallery_row")
 
 
@@ -92,8 +101,8 @@ def metric_values(
 
     `metrics`: name → value, interval (null where there is none), chance and parts. `lacking`: metric → what it
     needs and is not there. `failed`: metric → what went wrong; it costs that metric's values only. A metric that
-    needs nothing is shown no `inputs`, as it would be of a record. The project's own metrics come first, so that
-    the names of their values are theirs.
+    needs nothing is shown no `inputs`, as it would be of a record. The project's own metrics come first, and the
+    names of their values are theirs whether they are asked or not: tables print what is called mR as that.
     """
     resamples = resampled_images(ranking.images, draws)
     found: dict[str, dict[str, Any]] = {"metrics": {}, "lacking": {}, "failed": {}}
@@ -108,8 +117,12 @@ def metric_values(
         try:
             metric: Metric = resolved.build()
             values, sums = _values(metric, ranking if needs else replace(ranking, inputs=None), resamples)
-            taken = sorted(values.keys() & found["metrics"].keys())
-            if taken:
+            if resolved.plugin.provider.distribution != DISTRIBUTION and (ours := sorted(values.keys() & _TAKEN)):
+                raise PluginError(
+                    f"value {ours[0]!r} is called as one of metric {_TAKEN[ours[0]]!r}, which comes along; call "
+                    "it by another name"
+                )
+            if taken := sorted(values.keys() & found["metrics"].keys()):
                 raise PluginError(f"another metric gives a value called {taken[0]!r}, too")
         except (Exception, SystemExit) as error:
             said = str(error) if isinstance(error, PluginError) else repr(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from urbancross_bench.errors import RunError
 from urbancross_bench.execution.items import Orders, candidates_of, diverged_in, lost_in, read_embedded
 from urbancross_bench.execution.job import Job
 from urbancross_bench.interfaces.selector import Candidate, Features, Selector
+from urbancross_bench.modelling.answers import told
 
 _ROUNDING = 1e-12  # of a score
 
@@ -43,9 +44,7 @@ class Choice:
             for number, said in enumerate(candidates_of(self._folders(self._roles[0], trial)[0]))
         ]
         selector: Selector = resolved.build()
-        self.scores = [
-            float(score) for score in selector.scores([self._candidate(*place) for place in self._places])
-        ]
+        self.scores = self._numbers(selector.scores([self._candidate(*place) for place in self._places]))
         finite = [score for score in self.scores if math.isfinite(score)]
         if any(diverged) and not finite:
             raise RunError(next(filter(None, diverged)))
@@ -67,6 +66,22 @@ class Choice:
             {"trial": trial, "step": said["step"], "name": said["name"], "score": s if math.isfinite(s) else None}
             for (trial, _, said), s in zip(self._places, self.scores, strict=True)
         ]
+
+    def _numbers(self, found: Any) -> list[float]:
+        """What a selector gave, if it is numbers."""
+        must = f"selector {self._job.work['selector']!r} must give one number per candidate, in a list of"
+        if not isinstance(found, Iterable):
+            raise RunError(f"{must} {len(self._places)}; it gives {told(found)}")
+        scores = []
+        for number, score in enumerate(found):
+            try:
+                scores.append(float(score))
+            except (TypeError, ValueError) as error:
+                said = repr(score) if isinstance(score, str) else told(score)
+                raise RunError(
+                    f"{must} {len(self._places)}; of candidate {number} (from 0) it gives {said}"
+                ) from error
+        return scores
 
     def _folders(self, role: str, trial: int) -> Sequence[Path]:
         folders = self._job.group(role)

@@ -6,13 +6,14 @@ write instead.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from urbancross_bench.errors import PluginError
+from urbancross_bench.errors import PluginError, some
 from urbancross_bench.interfaces.adaptation import Adaptation, Batch, Progress
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.registry import Resolved
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from urbancross_bench.modelling.batches import EncodedBatch
     from urbancross_bench.modelling.feeds import EncodedPool
 
+# What is in the learning curve of every training, so neither a loss nor what is logged may be called so.
+IN_EVERY_CURVE = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"})
 _MEMBERS = ("width", "mean", "std", "logit_scale", "tokenize", "encode_image", "encode_text", "text_length")
 
 
@@ -45,6 +48,33 @@ def load_model(encoder: Resolved) -> DualEncoder:
     return model
 
 
+def encoded(model: DualEncoder, name: str, *inputs: Tensor) -> Tensor:
+    """(B, D) features of B inputs by the model's method of this name, `encode_image` say.
+
+    Raises PluginError where they have another shape; nothing else is looked at, so no device is waited for.
+    """
+    features = getattr(model, name)(*inputs)
+    wanted = len(inputs[0]), model.width
+    if not isinstance(features, Tensor) or features.shape != wanted:
+        raise PluginError(
+            f"{type(model).__name__}.{name} must return (B, width) features, {wanted} of these {wanted[0]} with "
+            f"the model's width of {wanted[1]}; it returns {told(features)}"
+        )
+    return features
+
+
+def tokens(model: DualEncoder, texts: Sequence[str]) -> Tensor:
+    """(B, L) token ids of B texts. Raises PluginError where `tokenize` gives no such tensor."""
+    found = model.tokenize(texts)
+    whole = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(texts)
+    if not whole or (found.numel() and found.dtype not in (torch.int32, torch.int64)):
+        raise PluginError(
+            f"{type(model).__name__}.tokenize must return (B, L) token ids, a tensor of int64 with {len(texts)} "
+            f"rows for these {len(texts)} texts; it returns {told(found)}"
+        )
+    return found
+
+
 @torch.inference_mode()
 def unlike_features(model: DualEncoder, side: str, features: Tensor) -> str:
     """Why (B, D) features of a frozen tower cannot be stored in place of what it took; empty if they can.
@@ -65,19 +95,31 @@ def unlike_features(model: DualEncoder, side: str, features: Tensor) -> str:
 
 
 def extended(method: Adaptation, model: DualEncoder) -> DualEncoder:
-    """The model with the method's parts. Raises PluginError where `extend` gives no module."""
+    """The model with the method's parts. Raises PluginError where `extend` gives something else."""
     found = method.extend(model)
     if not isinstance(found, nn.Module):
         raise _wrong(method, "extend", "the model, return model", found)
+    if why := lacking(found):
+        raise PluginError(
+            f"{type(method).__name__}.extend must return the model that it is given, extended: {why}"
+        )
     return found
 
 
 def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: float) -> list[dict[str, Any]]:
-    """What the optimiser trains. Raises PluginError where it is no list of groups."""
+    """What the optimiser trains. Raises PluginError where it is no list of groups, or has a parameter twice."""
     found = method.parameter_groups(model, learning_rate)
     if not isinstance(found, list) or not all(isinstance(group, Mapping) and "params" in group for group in found):
         raise _wrong(method, "parameter_groups", 'a list of {"params": [parameters], "lr": rate}', found)
-    return found
+    groups = [{**group, "params": list(group["params"])} for group in found]
+    times = Counter(id(parameter) for group in groups for parameter in group["params"])
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if twice := [names.get(one, "a parameter") for one, count in times.items() if count > 1]:
+        raise PluginError(
+            f"{type(method).__name__}.parameter_groups gives {some(twice, 3)} more than once; put each parameter "
+            "into one group"
+        )
+    return groups
 
 
 def selected(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
@@ -119,8 +161,14 @@ def losses(method: Adaptation, source: Batch, target: Batch, progress: Progress)
     if not isinstance(found, Mapping) or not found:
         raise _wrong(method, "loss", 'named losses, return {"pairs": …}', found)
     for name, value in found.items():
-        if not isinstance(value, Tensor) or value.ndim != 0:
-            raise _wrong(method, "loss", f"a tensor of one number (of shape (), a mean, say) as {name!r}", value)
+        if name in IN_EVERY_CURVE:
+            raise PluginError(
+                f"{type(method).__name__}.loss calls a loss {name!r}, and {name} is in every learning curve; call "
+                "it by another name"
+            )
+        if not isinstance(value, Tensor) or value.ndim != 0 or value.is_complex():
+            wanted = f"a tensor of one real number (of shape (), a mean, say) as {name!r}"
+            raise _wrong(method, "loss", wanted, value)
     if not any(value.requires_grad for value in found.values()):
         raise PluginError(
             f"{type(method).__name__}.loss: none of {', '.join(found)} depends on a weight that is trained; take "
@@ -130,11 +178,28 @@ def losses(method: Adaptation, source: Batch, target: Batch, progress: Progress)
 
 
 def candidates(method: Adaptation, model: DualEncoder) -> Mapping[str, Mapping[str, Tensor]]:
-    """The weights to choose from. Raises PluginError where there are none."""
+    """The weights to choose from. Raises PluginError where there are none, or some that the model cannot load."""
     found = method.candidates(model)
     if not isinstance(found, Mapping) or not found:
         raise _wrong(method, "candidates", 'states of the model by name, return {"": model.state_dict()}', found)
+    own = model.state_dict()
+    for name, state in found.items():
+        if not isinstance(name, str):
+            raise _wrong(method, "candidates", f"states by names of text; one is called {name!r}", name)
+        if not isinstance(state, Mapping):
+            raise _wrong(method, "candidates", f"a state of the model as {name!r}", state)
+        other = [key for key in {**own, **state} if _shape(own, key) != _shape(state, key)]
+        if other:
+            raise PluginError(
+                f"{type(method).__name__}.candidates must return states with the names and shapes of "
+                f"model.state_dict(); {name!r} differs from it in {some(other, 3)}"
+            )
     return found
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> object:
+    """That of a tensor of a state; of one that is not there, none of a tensor's."""
+    return getattr(state.get(name), "shape", None)
 
 
 def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.encoding import Encoding
 from urbancross_bench.modelling.heads import masked_mean
 from urbancross_bench.modelling.inputs import encoded_segments
@@ -111,20 +112,21 @@ class EncodedBatch:
         """See `interfaces.Batch`."""
         images, *segments = self._drawn.shown(self._drawn.images, "images")
         more = (self._segments, segments[1]) if segments else ()
-        return self._handed("image_features", self._normalised(self._model.encode_image, images, *more))
+        return self._handed("image_features", self._normalised("encode_image", images, *more))
 
     @cached_property
     def text_features(self) -> Tensor:
         """See `interfaces.Batch`."""
         drawn = self._drawn
         taken = drawn.shown(drawn.tokens, "captions") if drawn.text_features is None else drawn.text_features
-        return self._handed("text_features", self._normalised(self._model.encode_text, taken))
+        return self._handed("text_features", self._normalised("encode_text", taken))
 
-    def _normalised(self, encode: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def _normalised(self, encode: str, *inputs: Tensor) -> Tensor:
         if not len(inputs[0]):  # no tower need know what to do with nothing
             return torch.zeros(0, self._model.width, device=inputs[0].device)
         with self._gradients():
-            features = self._encoding(self._model, lambda *some: encode(*some).float(), *inputs)
+            by = partial(answers.encoded, self._model, encode)
+            features = self._encoding(self._model, lambda *some: by(*some).float(), *inputs)
             return F.normalize(features, dim=1)
 
     @contextmanager

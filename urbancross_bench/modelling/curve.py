@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from urbancross_bench.errors import PluginError, RunError
-from urbancross_bench.modelling.answers import told
+from urbancross_bench.modelling.answers import IN_EVERY_CURVE, told
 
-# What is in it of every training.
-OWN = frozenset({"step", "loss", "gradient_norm", "learning_rate", "kept_share", "skipped_share"})
 _MOST_SKIPPED = 24  # steps in a row: the loss is scaled by half as much after each, and by 65536 at first
 # Times the first step's loss, or times 1 where that was less: training has diverged. So much, because a loss that
 # a method weighs in over the first steps grows a hundredfold and more with nothing wrong.
@@ -134,8 +132,9 @@ class Curve:
 
 
 def _refuse_log(name: str, value: object, losses: Mapping[str, Tensor]) -> None:
-    if name in OWN or name in losses:
-        whose = "is in every learning curve" if name in OWN else "is the name of a loss, which is logged by itself"
+    if name in IN_EVERY_CURVE or name in losses:
+        own = name in IN_EVERY_CURVE
+        whose = "is in every learning curve" if own else "is the name of a loss, which is logged by itself"
         raise PluginError(f"context.log({name!r}, …): {name} {whose}; log it by another name")
     number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float | np.number)
     if not number:

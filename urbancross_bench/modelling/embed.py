@@ -15,6 +15,7 @@ from xxhash import xxh3_128_digest
 from urbancross_bench.data.packed import PackedImages, PackedSegments, Rows, Taken, sorted_places
 from urbancross_bench.interfaces.dataset import Indices
 from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.curve import DivergedError
 from urbancross_bench.modelling.inputs import encoded_segments, image_inputs, prepared
 from urbancross_bench.modelling.runtime import autocast, lowered
@@ -67,7 +68,7 @@ def embed_images(
                 pictures, *segments = image_inputs(some, model, device)
                 if segments:
                     segments[0] = encoded_segments(model, segments[0], segments[1])
-                parts.append(model.encode_image(pictures, *segments).float())
+                parts.append(answers.encoded(model, "encode_image", pictures, *segments).float())
     return _finite("image", torch.cat(parts).cpu())[once.places]
 
 
@@ -82,7 +83,7 @@ def embed_segments(
     for block in _blocks(segments.values, batch):
         new = once.new(Taken(block)).rows
         if len(new):
-            parts.append(model.encode_segment(prepared(new, model, device)).float())
+            parts.append(answers.encoded(model, "encode_segment", prepared(new, model, device)).float())
     return _finite("segment", torch.cat(parts).cpu())[once.places]
 
 
@@ -107,7 +108,7 @@ def embed_texts(
     model = lowered(model, precision)
     if features is None:
         place = {text: number for number, text in enumerate(sorted({*texts}))}
-        tokens, rows = torch.unique(model.tokenize([*place]), dim=0, return_inverse=True)
+        tokens, rows = torch.unique(answers.tokens(model, [*place]), dim=0, return_inverse=True)
         rows = rows[[place[text] for text in texts]]
         # Whatever pads a row stands at its end.
         order = (tokens != tokens[:, -1:]).sum(dim=1).sort(stable=True).indices
@@ -122,7 +123,7 @@ def embed_texts(
         block = tokens[start : start + batch]
         with autocast(precision, device):
             inputs = cut(block, model) if features is None else block
-            parts.append(model.encode_text(inputs.to(device)).float())
+            parts.append(answers.encoded(model, "encode_text", inputs.to(device)).float())
     return _finite("text", torch.cat(parts).cpu())[rows]
 
 
@@ -130,21 +131,24 @@ def cut_texts(model: DualEncoder, texts: Sequence[str]) -> int:
     """How many of M texts are longer than the model reads: its tokens are the same without their last character,
     and with all that they say once more. Not those that have no tokens at all.
     """
-    room = model.tokenize([""]).shape[1]
+    room = answers.tokens(model, [""]).shape[1]
     # A token stands for a byte or more, and three frame a text: shorter ones need not be looked at.
     kept = sorted(text for text in {text.strip() for text in texts} if len(text.encode()) + 3 > room)
     for changed in (lambda text: text[:-1], lambda text: f"{text} {text}"):
-        same = _same_rows(model.tokenize(kept), model.tokenize([*map(changed, kept)])) if kept else []
+        same = _same_tokens(model, kept, [*map(changed, kept)])
         kept = [text for text, is_same in zip(kept, same, strict=True) if is_same]
-    bare = _same_rows(model.tokenize(kept), model.tokenize([""] * len(kept))) if kept else []
+    bare = _same_tokens(model, kept, [""] * len(kept))
     cut = {text for text, is_bare in zip(kept, bare, strict=True) if not is_bare}
     return sum(text.strip() in cut for text in texts)
 
 
-def _same_rows(tokens: Tensor, others: Tensor) -> list[bool]:
+def _same_tokens(model: DualEncoder, texts: Sequence[str], others: Sequence[str]) -> list[bool]:
     """Of (B, L) and (B, L') tokens; what one has beyond the other must be zeros."""
-    width = max(tokens.shape[1], others.shape[1])
-    one, other = (pad(rows, (0, width - rows.shape[1])) for rows in (tokens, others))
+    if not texts:
+        return []
+    tokens = [answers.tokens(model, some) for some in (texts, others)]
+    width = max(rows.shape[1] for rows in tokens)
+    one, other = (pad(rows, (0, width - rows.shape[1])) for rows in tokens)
     return (one == other).all(dim=1).tolist()
 
 

@@ -21,6 +21,7 @@ from urbancross_bench.data.views import PairView, StreamView
 from urbancross_bench.errors import FirewallError
 from urbancross_bench.identity import derive_seed
 from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.batches import Drawn, EncodedBatch
 from urbancross_bench.modelling.embed import cut, embed_images, embed_texts
 from urbancross_bench.modelling.encoding import Encoding
@@ -96,7 +97,7 @@ class Feed:
         if view is not None and view.images is not None:
             self._images = Stream(len(view.images), batch_size, derive_seed("images", seed))
         if view is not None and view.captions is not None:
-            self._tokens = model.tokenize(view.captions)
+            self._tokens = answers.tokens(model, view.captions)
             self._word_weights = _inverse_frequencies(self._tokens).to(device)
             if isinstance(view, PairView):
                 self._captions_of_image = _grouped(view.image_of_caption, len(view.images))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from urbancross_bench.interfaces.encoder import DualEncoder, SegmentEncoder
+from urbancross_bench.interfaces.encoder import DualEncoder
+from urbancross_bench.modelling import answers
 from urbancross_bench.modelling.augment import drawn, few_at_once
 from urbancross_bench.modelling.distributed import Ranks
 from urbancross_bench.modelling.encoding import statistics_kept
@@ -60,7 +61,7 @@ def encoded_segments(model: DualEncoder, segments: Tensor, present: Tensor) -> T
         return torch.zeros(*present.shape, model.width, device=device)
     places = on_device(there, device)
     with statistics_kept(model.image_tower):  # where segments pass through it too, they are of images alone
-        features = cast(SegmentEncoder, model).encode_segment(segments.flatten(0, 1)[places])
+        features = answers.encoded(model, "encode_segment", segments.flatten(0, 1)[places])
     whole = features.new_zeros(present.numel(), features.shape[1]).index_copy(0, places, features)
     return whole.view(*present.shape, features.shape[1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,6 @@ import numpy as np
 
 from urbancross_bench.evaluation import evaluate_retrieval
 from urbancross_bench.evaluation.ranking import Ranking
-from urbancross_bench.identity import DISTRIBUTION
-from urbancross_bench.references import Reference
-from urbancross_bench.registry import Plugin, Resolved
 from urbancross_bench.testing.alike import difference
 from urbancross_bench.testing.conformance import PureConformance, broken
 from urbancross_bench.testing.fixtures.domains import tiny_features
@@ -30,15 +26,6 @@ def _ranking(needs: frozenset[str], *, images: int = 12, noise: float = 0.8, eac
         image_class=np.arange(images) % 3 if "image_class" in needs else None,
     )
     return ranking if needs else replace(ranking, inputs=None)
-
-
-def _names(plugin: Plugin) -> Set[str]:
-    """Those of the values that a metric gives as it stands."""
-    from urbancross_bench.execution.scoring import metric_values
-
-    metric = Resolved(Reference(plugin.registration.name, None, {}), plugin, plugin.options_type())
-    found, _ = metric_values(_ranking(metric.plugin.registration.needs), [metric], draws=0)
-    return found["metrics"].keys()
 
 
 class MetricConformance(PureConformance):
@@ -71,16 +58,6 @@ class MetricConformance(PureConformance):
         for name in ("i2t", "t2i"):
             if found := difference(getattr(untouched, name), getattr(ranking, name)):
                 broken(f"it changes {found} of the ranking")
-
-    def test_its_values_have_names_of_their_own(self) -> None:
-        """No value is called as one of a metric that comes along: a grid with both would have only one of them."""
-        self.worked()
-        mine = self._scored(self._given())["metrics"].keys()
-        others = [one for one in self.registry.plugins if one.provider.distribution == DISTRIBUTION]
-        for other in [one for one in others if one.kind == self.kind and one.registration.name != self.plugin]:
-            if taken := mine & _names(other):
-                name = other.registration.name
-                broken(f"value {min(taken)!r} is called as one of metric {name!r}; in grids with both one fails")
 
     def test_it_tells_good_from_bad(self) -> None:
         """A model that finds everything is better in each of its values than one that finds little."""
