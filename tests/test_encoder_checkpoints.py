@@ -170,6 +170,46 @@ def test_torchscript_needs_consent_too(file: Path) -> None:
     assert read_checkpoint(file, unsafe_pickle=True).state.keys() == {"weight", "bias"}
 
 
+TWICE: dict[str, tuple[dict[str, Any], str]] = {
+    "two wrappers": ({"state_dict": STATE, "model": {**STATE}}, "'state_dict' and 'model'"),
+    "running means": ({"model": STATE, "model_ema": {**STATE}}, "'model' and 'model_ema'"),
+    "running means below": (
+        {"model": STATE, "ema": {"module": under("module.", STATE)}},
+        "'model' and 'ema.module'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_weights_that_stand_twice_in_a_file_are_refused(name: str, file: Path) -> None:
+    content, told = TWICE[name]
+    torch.save(content, file)
+    with pytest.raises(UsageError, match=rf"{file} holds weights under both {told}; save those that are meant"):
+        load(REFERENCE)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, {"critic": {"w": torch.ones(2)}}]
+)
+def test_what_else_a_training_saved_is_passed_over(beside: dict[str, Any], file: Path) -> None:
+    torch.save({"model": STATE, "epoch": 2, **beside}, file)
+    assert same(loaded(), STATE)
+
+
+def test_a_prefix_of_somebodys_own_module_is_told(file: Path) -> None:
+    torch.save({"state_dict": under("net.clip.", STATE)}, file)
+    with pytest.raises(
+        UsageError, match=r"none of its .* all its names start with 'net\.clip\.', .*save them without"
+    ):
+        load(REFERENCE)
+
+
+def test_a_folder_is_no_checkpoint(file: Path) -> None:
+    file.mkdir()
+    with pytest.raises(UsageError, match=rf"checkpoint {file} is a folder; .*architecture=local-dir:w\.pt"):
+        resolve(REFERENCE).identity()
+
+
 def torch_bytes(content: object, file: Path, *, zipped: bool = True) -> bytes:
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
     return file.read_bytes()

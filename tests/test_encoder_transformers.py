@@ -386,6 +386,49 @@ def test_weights_that_a_grid_left_say_so_in_a_folder_too(copied: Path) -> None:
     assert (weights.images, weights.partial, weights.was_partial) == (origin.images, False, True)
 
 
+def left_by_a_grid(folder: Path, **facts: Any) -> None:
+    """Weights in the folder that say what they were trained as, in place of those that were there."""
+    file = folder / "model.safetensors"
+    save_weights(load_file(file), file, Origin(facts, trained=True, partial=False, images=short(["one image"])))
+
+
+def test_weights_that_a_grid_trained_are_shown_images_as_in_that_training(copied: Path) -> None:
+    reference = f"transformers[model={copied}]"
+    trained = resolve(f"transformers[model={copied},normalisation=imagenet,interpolation=bilinear]")
+    facts = trained.options.identity()
+    left_by_a_grid(copied, **facts)
+    assert resolve(reference).options.preprocessing == trained.options.preprocessing
+    assert load(reference).mean == trained.options.preprocessing.mean
+    named = reference.replace("]", ",normalisation=openai,interpolation=bicubic]")
+    assert resolve(named).options.preprocessing != trained.options.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"config": "0"}, r"was trained with another config than that of .*a copy of the folder"),
+        ({"tokenizer": "0"}, r"was trained with another tokenizer than that of"),
+        ({"config": None, "architecture": "0"}, r"was trained as a model of open_clip; take openclip\[arch"),
+    ],
+)
+def test_weights_of_another_training_are_refused_when_planning(
+    changed: dict[str, str | None], told: str, copied: Path
+) -> None:
+    facts = resolve(f"transformers[model={copied}]").options.identity() | changed
+    left_by_a_grid(copied, **{name: value for name, value in facts.items() if value is not None})
+    with pytest.raises(UsageError, match=rf"model\.safetensors {told}"):
+        resolve(f"transformers[model={copied}]").identity()
+
+
+def test_weights_that_transformers_trained_are_none_of_open_clip(copied: Path) -> None:
+    left_by_a_grid(copied, **resolve(f"transformers[model={copied}]").options.identity())
+    reference = f"openclip[architecture=urbancross-tiny,checkpoint={copied / 'model.safetensors'}]"
+    with pytest.raises(
+        UsageError, match=r"was trained as a model of transformers; take transformers\[model=FOLDER\]"
+    ):
+        resolve(reference).identity()
+
+
 def test_configs_in_half_precision_make_models_in_single(copied: Path) -> None:
     content = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(content | {"dtype": "float16", "transformers_version": "4.0"}))
@@ -415,6 +458,12 @@ def test_what_is_wrong_with_a_folder_is_told(copied: Path, tmp_path: Path) -> No
         resolve(reference.replace("]", ",revision=main]")).identity()
     with pytest.raises(UsageError, match=r"folder .*/nowhere does not exist"):
         resolve(f"transformers[model={tmp_path / 'nowhere'}]").identity()
+    with pytest.raises(UsageError, match=rf"is a file; name its folder, model={copied}"):
+        resolve(f"transformers[model={copied / 'model.safetensors'}]").identity()
+    (copied / "adapter_config.json").touch()
+    with pytest.raises(UsageError, match=r"holds low-rank updates of PEFT .*`merge_and_unload\(\)` them"):
+        resolve(reference).identity()
+    (copied / "adapter_config.json").unlink()
     (copied / "model.safetensors").write_bytes(b"<html>404</html>")
     with pytest.raises(UsageError, match=r"model\.safetensors is a web page"):
         load(reference)

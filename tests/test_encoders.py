@@ -251,6 +251,18 @@ def test_all_that_open_clip_may_say_of_pixels_is_known(tmp_path: Path) -> None:
     assert (found.mean, found.std) == ((0, 0, 0), OPENAI[1])
 
 
+@pytest.mark.parametrize(("size", "taken"), [([32, 32], True), ([32, 48], False), ([32], False)])
+def test_a_square_may_be_written_as_two_sides(size: list[int], taken: bool, tmp_path: Path) -> None:
+    cfg = config(vision_cfg=SMALL["vision_cfg"] | {"image_size": size})
+    write_local_dir(tmp_path / "dir", cfg, {}, {})
+    options = resolve(f"openclip[architecture=local-dir:{tmp_path / 'dir'}]").options
+    if taken:
+        assert options.image_format().size == 32
+    else:
+        with pytest.raises(UsageError, match="only squares are packed"):
+            options.image_format()
+
+
 def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
     write_local_dir(tmp_path / "a", SMALL, {"interpolation": "nearest"}, state_of(theirs()))
     reference = f"openclip[architecture=local-dir:{tmp_path / 'a'}]"

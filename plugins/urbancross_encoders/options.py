@@ -17,6 +17,7 @@ from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import EncoderOptions, ImageFormat, Weights
 from urbancross_bench.modelling.formats import kind_of, read_config
 from urbancross_bench.modelling.origins import Origin, origin_of
+from urbancross_encoders.open_clip_folder import CONFIG, HUB_WEIGHTS, describes_tower, description_in, weights_in
 from urbancross_encoders.preprocessing import NAMED, Preprocessing, of_architecture, of_config, of_open_clip
 from urbancross_encoders.weight_files import (
     config_digest,
@@ -31,20 +32,6 @@ from urbancross_encoders.weight_files import (
 )
 
 OWN_ARCHITECTURES = Path(__file__).with_name("architectures")
-_CONFIG = "open_clip_config.json"
-# What open_clip looks for in a folder, the first first.
-_FOLDER_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
-# A hub repository may hold weights of other libraries beside open_clip's.
-_HUB_WEIGHTS = _FOLDER_WEIGHTS[:3]
 
 
 def _split(value: object) -> object:
@@ -102,9 +89,25 @@ class ClipOptions(EncoderOptions):
         return digests_of(self.weight_files)
 
     def check_files(self) -> None:
-        """Raise UsageError for files of weights that are cut short, say, or something else."""
+        """Raise UsageError for files of weights that are cut short, say, or something else.
+
+        Also for one that a grid trained as another model, whose tensors may fit all the same.
+        """
         for path in self.weight_files:
             kind_of(path, unsafe_pickle=self.unsafe_pickle)
+        theirs = self.trained_as
+        mine = self.model_identity() if theirs else {}
+        for what in mine:
+            if theirs.get(what, mine[what]) != mine[what]:
+                raise self.otherwise_trained(what)
+
+    def model_identity(self) -> dict[str, str]:
+        """Hashes of all that makes the model and its tokens, but the weights."""
+        raise NotImplementedError
+
+    def otherwise_trained(self, what: str) -> UsageError:
+        """The error of weights that a grid trained with another `what`, one of `model_identity`."""
+        raise NotImplementedError
 
     @property
     def weight_files(self) -> list[Path]:
@@ -117,14 +120,25 @@ class ClipOptions(EncoderOptions):
         return origin_of(self.weight_files[0]) if self.weight_files else None
 
     @property
+    def trained_as(self) -> Mapping[str, Any]:
+        """What the encoder of the weights was when a grid trained them; empty if none did."""
+        return self.origin.encoder if self.origin else {}
+
+    @property
     def weight_map(self) -> Mapping[str, str]:
         """Of weights in several files, the name of the file that their index has each tensor in; else empty."""
         return {}
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What the weights were trained with, unless `normalisation` or `interpolation` names another."""
-        found = self._preprocessing_of_weights()
+        """What the weights were trained with, unless `normalisation` or `interpolation` names another.
+
+        Of weights that a grid trained that is what their header says, whatever stands beside them.
+        """
+        if said := self.trained_as.get("preprocessing"):
+            found = of_open_clip(said, f"weights {self.weight_files[0]}")
+        else:
+            found = self._preprocessing_of_weights()
         if self.normalisation != "weights":
             found = Preprocessing(*NAMED[self.normalisation], found.interpolation)
         if self.interpolation != "weights":
@@ -186,22 +200,22 @@ class OpenClipOptions(ClipOptions):
         kind, _, name = self.architecture.partition(":")
         if kind == "local-dir":
             folder = data_path(name)
-            if not (folder / _CONFIG).is_file():
-                raise UsageError(f"encoder 'openclip': {folder} holds no {_CONFIG}")
+            if not (folder / CONFIG).is_file():
+                raise UsageError(f"encoder 'openclip': {folder} holds no {CONFIG}")
             return folder
         if kind == "hf-hub":
-            patterns = [[_CONFIG, "*.json", "*.txt", "*.model"], *([name] for name in _HUB_WEIGHTS)]
+            patterns = [[CONFIG, "*.json", "*.txt", "*.model"], *([name] for name in HUB_WEIGHTS)]
             return hub_folder("encoder 'openclip'", name, self._is_complete, patterns)
         return None
 
     def _is_complete(self, folder: Path) -> bool:
-        weights = self.checkpoint or any((folder / name).is_file() for name in _HUB_WEIGHTS)
-        return (folder / _CONFIG).is_file() and bool(weights)
+        weights = self.checkpoint or any((folder / name).is_file() for name in HUB_WEIGHTS)
+        return (folder / CONFIG).is_file() and bool(weights)
 
     @cached_property
     def _description(self) -> dict[str, Any]:
         if self.folder is not None:
-            return _read_config(self.folder / _CONFIG)
+            return description_in(self.folder)
         known = _architectures()
         if self.architecture not in known:
             hint = did_you_mean(self.architecture, known)
@@ -241,16 +255,21 @@ class OpenClipOptions(ClipOptions):
         """One file, or none for random weights."""
         if self.checkpoint:
             path = data_path(self.checkpoint)
+            if path.is_dir():
+                raise UsageError(
+                    f"encoder 'openclip': checkpoint {path} is a folder; name the file of weights in it, or take "
+                    f"architecture=local-dir:{self.checkpoint} if there is an {CONFIG} in it"
+                )
             if not path.is_file():
                 raise UsageError(f"encoder 'openclip': checkpoint {path} does not exist")
             return [path]
         if self.folder is not None:
-            return [_weights_in(self.folder)]
+            return [weights_in(self.folder)]
         return [self._tagged_file()] if self.pretrained else []
 
     def _tagged_file(self) -> Path:
         repository, _, name = self._tag["hf_hub"].rpartition("/")
-        names = [name] if name else list(_HUB_WEIGHTS)
+        names = [name] if name else list(HUB_WEIGHTS)
         if name.endswith((".bin", ".pth")):
             names.insert(0, str(Path(name).with_suffix(".safetensors")))
         return hub_file(f"encoder 'openclip', weights {self.pretrained} of {self.architecture}", repository, names)
@@ -266,7 +285,7 @@ class OpenClipOptions(ClipOptions):
     def text_config_folder(self) -> Path | None:
         """Where the text tower of Hugging Face is described, in a config.json; None for open_clip's own tower."""
         name = self.config["text_cfg"].get("hf_model_name")
-        return self._of_hugging_face("config.json of the text tower", name, _describes_tower) if name else None
+        return self._of_hugging_face("config.json of the text tower", name, describes_tower) if name else None
 
     def _of_hugging_face(self, what: str, name: str, found: Callable[[Path], bool]) -> Path:
         """The model's own folder, if it is found there, or that of a name on the hub."""
@@ -280,6 +299,8 @@ class OpenClipOptions(ClipOptions):
     def image_format(self) -> ImageFormat:
         """The square the image tower wants, resized as its weights say."""
         size = self.config["vision_cfg"].get("image_size", 224)
+        if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+            size = size[0]
         if not isinstance(size, int):
             raise UsageError(f"architecture {self.architecture!r} wants images of {size}; only squares are packed")
         return ImageFormat(size, self.preprocessing.interpolation)
@@ -287,36 +308,34 @@ class OpenClipOptions(ClipOptions):
     def _preprocessing_of_weights(self) -> Preprocessing:
         if self.pretrained:
             return of_open_clip(self._tag, f"encoder 'openclip', weights {self.pretrained}")
-        if found := self._trained_as.get("preprocessing"):
-            return of_open_clip(found, f"encoder 'openclip', weights {self.weight_files[0]}")
         if self.folder is not None:
-            return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / _CONFIG))
+            return of_config(self._description.get("preprocess_cfg") or {}, str(self.folder / CONFIG))
         return of_architecture(self.architecture)
 
-    @property
-    def _trained_as(self) -> Mapping[str, Any]:
-        """What the encoder of the weights was when a grid trained them."""
-        return self.origin.encoder if self.origin else {}
-
     def check_files(self) -> None:
-        """Also for one that a grid trained as another model, whose tensors may fit all the same."""
-        super().check_files()
+        """Also for one that an earlier version left, and for one of `transformers`."""
         file = self.weight_files[0] if self.weight_files else None
+        if "config" in self.trained_as and "architecture" not in self.trained_as:
+            raise UsageError(
+                f"encoder 'openclip': {file} was trained as a model of transformers; take "
+                "transformers[model=FOLDER], a copy of the folder that its grid names, with this file as its "
+                "model.safetensors"
+            )
+        super().check_files()
         if file and not self.origin and (stage := stage_of(file)):
             said = f"{file} was left by an earlier version ({stage}) and does not say what it is"
             raise UsageError(f"encoder 'openclip': {said}; run its grid again")
-        theirs = self._trained_as
-        mine = self._model() if theirs else {}
-        other = [what for what in mine if theirs.get(what, mine[what]) != mine[what]]
-        if other:
-            known = _architectures().items()
-            names = [name for name, file in known if json_digest(_read(file)) == theirs[other[0]]]
-            name = f"architecture={names[0]}" if names else "the architecture that its grid names"
-            name += "" if self.checkpoint else f" with checkpoint={file}"
-            raise UsageError(
-                f"encoder 'openclip': {file} was trained with another {other[0]} than that of "
-                f"{self.architecture}; take {name}"
-            )
+
+    def otherwise_trained(self, what: str) -> UsageError:
+        """Names the architecture that has it, where one is known."""
+        [file] = self.weight_files
+        found = architecture_with(self.trained_as[what])
+        name = f"architecture={found}" if found else "the architecture that its grid names"
+        name += "" if self.checkpoint else f" with checkpoint={file}"
+        return UsageError(
+            f"encoder 'openclip': {file} was trained with another {what} than that of {self.architecture}; "
+            f"take {name}"
+        )
 
     def weights(self) -> Weights:
         """A file is hashed, wherever it lies."""
@@ -334,10 +353,10 @@ class OpenClipOptions(ClipOptions):
 
     def identity(self) -> dict[str, Any]:
         """The architecture's content beside what all of the family have."""
-        return super().identity() | self._model()
+        return super().identity() | self.model_identity()
 
-    def _model(self) -> dict[str, str]:
-        """Hashes of all that makes the model and its tokens, but the weights."""
+    def model_identity(self) -> dict[str, str]:
+        """The architecture, and what Hugging Face has a part in."""
         facts = {"architecture": json_digest(self.config)}
         if self.text_folder is not None:
             facts["tokenizer"] = one_digest(digests_of(tokenizer_files(self.text_folder)))
@@ -346,39 +365,13 @@ class OpenClipOptions(ClipOptions):
         return facts
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    found = read_config(path)
-    try:
-        config = found["model_cfg"]
-        if not all(isinstance(config[part], dict) for part in ("vision_cfg", "text_cfg")):
-            raise TypeError("vision_cfg and text_cfg are no objects")
-        int(config["embed_dim"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} describes no open_clip model: {error!r}") from error
-    return found
-
-
 def _has_tokenizer(folder: Path) -> bool:
     return bool(tokenizer_files(folder))
 
 
-def _describes_tower(folder: Path) -> bool:
-    """Whether its config.json is that of a text model: one of a whole CLIP may lie beside open_clip's files."""
-    file = folder / "config.json"
-    return file.is_file() and "clip" not in str(read_config(file).get("model_type", ""))
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in _FOLDER_WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin", ".pth", ".pt"})
-    if len(others) == 1:
-        return others[0]
-    raise UsageError(
-        f"encoder 'openclip': {folder} holds {'several' if others else 'no'} weights"
-        f"{': ' + ', '.join(p.name for p in others) if others else ''}; name one with checkpoint"
-    )
+def architecture_with(digest: str) -> str | None:
+    """The name of open_clip's or ours that has it for its content."""
+    return next((name for name, file in _architectures().items() if json_digest(_read(file)) == digest), None)
 
 
 def _architectures() -> dict[str, Path]:

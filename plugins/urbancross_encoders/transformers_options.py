@@ -15,7 +15,7 @@ from urbancross_bench.data.readers import data_path
 from urbancross_bench.errors import UsageError, did_you_mean
 from urbancross_bench.interfaces import ImageFormat, Weights
 from urbancross_bench.modelling.formats import image_processor_in, read_config, weight_map
-from urbancross_encoders.options import ClipOptions
+from urbancross_encoders.options import ClipOptions, architecture_with
 from urbancross_encoders.preprocessing import Preprocessing, of_transformers
 from urbancross_encoders.weight_files import (
     config_digest,
@@ -30,6 +30,7 @@ FAMILIES = ("clip", "siglip", "siglip2")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = ".index.json"  # of weights in several files
 _WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_ADAPTER = "adapter_config.json"  # of PEFT, beside low-rank updates
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _PATCH, _PATCHES, _SIZE, _LENGTH = 16, 256, 224, {"clip": 77, "siglip": 64, "siglip2": 64}
 
@@ -42,12 +43,30 @@ class TransformersOptions(ClipOptions):
 
     @cached_property
     def folder(self) -> Path:
-        """The folder on disk, or the copy of the hub's. Raises UsageError where there is neither."""
+        """The folder on disk, or the copy of the hub's. Raises UsageError where there is neither.
+
+        Also for one with low-rank updates: a model beside them would be taken without.
+        """
+        folder = self._folder()
+        if (folder / _ADAPTER).is_file():
+            raise UsageError(
+                f"encoder 'transformers': {folder} holds low-rank updates of PEFT ({_ADAPTER}), which are no "
+                "model; `merge_and_unload()` them, and save the model that this gives, with its processor, in a "
+                "folder of its own"
+            )
+        return folder
+
+    def _folder(self) -> Path:
         folder = data_path(self.model)
         if folder.is_dir():
             if self.revision:
                 raise UsageError(f"encoder 'transformers': {folder} is a folder; revision is for names on the hub")
             return folder
+        if folder.is_file():
+            raise UsageError(
+                f"encoder 'transformers': {folder} is a file; name its folder, model={Path(self.model).parent}, "
+                "where config, tokenizer and processor stand beside it"
+            )
         if not _HUB_NAME.fullmatch(self.model):
             raise UsageError(f"encoder 'transformers': folder {folder} does not exist")
         # Shards are called after the whole: model-00001-of-00002.safetensors.
@@ -140,6 +159,30 @@ class TransformersOptions(ClipOptions):
             raise UsageError(f"encoder 'transformers': {self.folder} holds no tokenizer; save the processor there")
         return files
 
+    def check_files(self) -> None:
+        """Also for one of `openclip`."""
+        if "architecture" in self.trained_as:
+            file, found = self.weight_files[0], architecture_with(self.trained_as["architecture"])
+            raise UsageError(
+                f"encoder 'transformers': {file} was trained as a model of open_clip; take "
+                f"openclip[architecture={found or 'ITS_OWN'},checkpoint={file}], as its grid names it"
+            )
+        super().check_files()
+
+    def model_identity(self) -> dict[str, str]:
+        """The config and the tokenizer."""
+        return {
+            "config": config_digest(self.config),
+            "tokenizer": one_digest(digests_of(self.tokenizer_files)),
+        }
+
+    def otherwise_trained(self, what: str) -> UsageError:
+        """Names the folder, whose other files are not those of the training."""
+        return UsageError(
+            f"encoder 'transformers': {self.weight_files[0]} was trained with another {what} than that of "
+            f"{self.folder}; put it into a copy of the folder that its grid names"
+        )
+
     def weights(self) -> Weights:
         """Hashed, wherever they lie; shards as one."""
         path = data_path(self.model)
@@ -150,11 +193,7 @@ class TransformersOptions(ClipOptions):
 
     def identity(self) -> dict[str, Any]:
         """The model's config and tokenizer beside what all of the family have."""
-        return {
-            "config": config_digest(self.config),
-            "tokenizer": one_digest(digests_of(self.tokenizer_files)),
-            **super().identity(),
-        }
+        return self.model_identity() | super().identity()
 
 
 def _is_complete(folder: Path) -> bool:

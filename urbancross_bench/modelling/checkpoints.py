@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -82,6 +82,7 @@ def read_checkpoint(path: Path, *, unsafe_pickle: bool | None = False) -> ReadCh
     layout = []
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            _expect_alone(content, wrapper, path)
             content = content[wrapper]
             layout.append(wrapper)
             break
@@ -122,9 +123,15 @@ def fitting(
     common = [name for name in state if name in expected]
     if not common:
         has, wants = next(iter(state), "nothing"), next(iter(expected), "nothing")
+        prefix = _before_all(state, expected)
+        hint = (
+            f"; all its names start with {prefix!r}, before the model's own: save them without it"
+            if prefix
+            else ""
+        )
         raise UsageError(
             f"{where}: none of its {len(state)} tensors has a name of this model; "
-            f"it holds {has!r} and such, the model wants {wants!r} and such"
+            f"it holds {has!r} and such, the model wants {wants!r} and such{hint}"
         )
     problems, advice = _told(_fault(name, state[name], expected[name]) for name in common)
     refused = [name for name in missing if not _matches(name, allow_missing or ())]
@@ -208,6 +215,36 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
+def _expect_alone(content: Mapping[object, object], wrapper: str, path: Path) -> None:
+    """Raise UsageError where a file holds the weights under `wrapper` once more: running means of them, say.
+
+    Which are meant shows neither in names nor in shapes. What stands elsewhere under other names only is of
+    something else (a discriminator, an optimiser), and is passed over.
+    """
+    taken = content[wrapper]
+    names = _bare(_named(taken), []).keys()  # none where that is no state dict, which is told afterwards
+    for place, found in _within(content):
+        again = _named(found) if found is not taken else {}
+        if names and again and (place in _WRAPPERS or names & _bare(again, []).keys()):
+            raise UsageError(
+                f"{path} holds weights under both {wrapper!r} and {place!r}; save those that are meant, alone"
+            )
+
+
+def _within(content: Mapping[object, object]) -> Iterator[tuple[str, object]]:
+    """What stands in a file at the first place and the second, with the keys that lead there."""
+    for key, value in content.items():
+        yield str(key), value
+        for inner, found in value.items() if isinstance(value, Mapping) else ():
+            yield f"{key}.{inner}", found
+
+
+def _named(content: object) -> dict[str, Tensor]:
+    """The tensors of a state dict; none of anything else."""
+    found = content if isinstance(content, Mapping) else {}
+    return {str(n): v for n, v in found.items()} if all(isinstance(v, Tensor) for v in found.values()) else {}
+
+
 def _bare(state: dict[str, Tensor], layout: list[str]) -> dict[str, Tensor]:
     """Without the prefixes that all names share; each is added to `layout`."""
     while found := [prefix for prefix in _PREFIXES if state and all(name.startswith(prefix) for name in state)]:
@@ -218,6 +255,17 @@ def _bare(state: dict[str, Tensor], layout: list[str]) -> dict[str, Tensor]:
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _before_all(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What a training script's own module puts before every name of the model; empty where that is not it."""
+    first = next(iter(state), "")
+    for prefix in (first[: dot.end()] for dot in re.finditer(r"\.", first)):
+        if all(name.startswith(prefix) for name in state) and not expected.keys().isdisjoint(
+            _below(state, prefix)
+        ):
+            return prefix
+    return ""
 
 
 def _renamed(
