@@ -14,22 +14,12 @@ import yaml
 from urbancross_bench.errors import UsageError
 
 _REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
-# An option ends at a comma that stands outside quotes and brackets, a list at a bracket outside quotes, a mapping
-# at a brace outside quotes and lists.
+# An option ends at a comma that stands outside quotes and brackets, a list at a bracket outside quotes.
 _QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'[^']*')"""
 _ITEM = rf"""\s*(?:{_QUOTED}+\s*|(?!["'\s])[^,\]]*)"""
 _LIST = rf"""\[(?:{_ITEM},)*{_ITEM}\]"""
-
-
-def _mapping(inner: str) -> str:
-    """A mapping of words, lists and what `inner` matches. A word goes on after a colon without a space."""
-    part = rf"""\s*(?:(?:{_QUOTED}+|{_LIST}|{inner})\s*|(?!["'\s\[{{])(?:[^,:\[\]{{}}]|:(?!\s))*+)"""
-    return rf"\{{(?:{part}[,:])*+{part}\}}"
-
-
-_MAPPING = _mapping(_mapping("(?!)"))
 _OPTION = re.compile(
-    rf"""\s*(?P<key>\w+)\s*=(?P<value>\s*{_MAPPING}\s*|(?:{_QUOTED}|{_LIST}|[^,"'\[\]])*)(?:,|$)""",
+    rf"""\s*(?P<key>\w+)\s*=(?P<value>(?:{_QUOTED}|{_LIST}|[^,"'\[\]])*)(?:,|$)""",
     re.DOTALL,
 )
 _PLAIN = re.compile(r"[\w./~+:-]+")
@@ -45,8 +35,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `name/member[option=value,…]`; values are YAML scalars, lists or mappings, quoted where they hold
-        commas of their own.
+        """Read `name/member[option=value,…]`; values are YAML scalars or lists, quoted where they hold commas.
 
         Raises UsageError for anything else.
         """
