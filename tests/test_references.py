@@ -22,6 +22,15 @@ from urbancross_bench.references import Reference
         ("a[list=[don't, stop],b=[it's b]]", "a", None, {"list": ["don't", "stop"], "b": ["it's b"]}),
         ("a[list=['it''s']]", "a", None, {"list": ["it's"]}),
         ("a[list=[1, 2],x=/tmp/y.json]", "a", None, {"list": [1, 2], "x": "/tmp/y.json"}),
+        ("a[v={b: 1, a: 2},w=3]", "a", None, {"v": {"b": 1, "a": 2}, "w": 3}),
+        (
+            "a[v={\"b,}\": [1, 2], c: {d: it's, e: 'f}'}}, w={}]",
+            "a",
+            None,
+            {"v": {"b,}": [1, 2], "c": {"d": "it's", "e": "f}"}}, "w": {}},
+        ),
+        ("a[v=/data/{split}/a.json,w=it's]", "a", None, {"v": "/data/{split}/a.json", "w": "it's"}),
+        ("a[v=[[1, 2], {b: [3]}]]", "a", None, {"v": [[1, 2], {"b": [3]}]}),
         ("a[]", "a", None, {}),
     ],
 )
@@ -30,7 +39,21 @@ def test_parse(text: str, name: str, member: str | None, options: dict[str, obje
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a[b", "a[b]", "a[=1]", "a b", "a/b/c", "a[x=1,x=2]", "a[x=1 y=2]]", "a[x={]", "a[x=2024-13-45]"]
+    "text",
+    [
+        "",
+        "a[b",
+        "a[b]",
+        "a[=1]",
+        "a b",
+        "a/b/c",
+        "a[x=1,x=2]",
+        "a[x=1 y=2]]",
+        "a[x={]",
+        "a[x='b]",
+        "a[x=[1]",
+        "a[x=2024-13-45]",
+    ],
 )
 def test_anything_else_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"option|reference|YAML"):
@@ -42,11 +65,14 @@ scalars = st.one_of(
 )
 
 
-values = scalars | st.lists(scalars, max_size=3)
+words = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=6
+)
 
 
 @example({"x": ":", "y": "2024-13-45"})  # plain as they are, YAML reads neither
-@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), values, max_size=4))
+@given(st.dictionaries(words, values, max_size=4))
 def test_a_reference_survives_its_own_text(options: dict[str, object]) -> None:
     reference = Reference("name", "member", options)
     assert Reference.parse(str(reference)) == reference

@@ -14,14 +14,8 @@ import yaml
 from urbancross_bench.errors import UsageError
 
 _REFERENCE = re.compile(r"(?P<name>[\w-]+)(?:/(?P<member>[\w-]+))?(?:\[(?P<options>.*)\])?", re.DOTALL)
-# An option ends at a comma that stands outside quotes and brackets, a list at a bracket outside quotes.
-_QUOTED = r"""(?:"(?:\\.|[^"\\])*"|'[^']*')"""
-_ITEM = rf"""\s*(?:{_QUOTED}+\s*|(?!["'\s])[^,\]]*)"""
-_LIST = rf"""\[(?:{_ITEM},)*{_ITEM}\]"""
-_OPTION = re.compile(
-    rf"""\s*(?P<key>\w+)\s*=(?P<value>(?:{_QUOTED}|{_LIST}|[^,"'\[\]])*)(?:,|$)""",
-    re.DOTALL,
-)
+_OPTION = re.compile(r"\s*(\w+)\s*=")
+_QUOTED = re.compile(r""""(?:\\.|[^"\\])*"|'[^']*'""", re.DOTALL)
 _PLAIN = re.compile(r"[\w./~+:-]+")
 
 
@@ -35,7 +29,8 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `name/member[option=value,…]`; values are YAML scalars or lists, quoted where they hold commas.
+        """Read `name/member[option=value,…]`; values are YAML scalars, lists or mappings, quoted where they
+        hold commas of their own.
 
         Raises UsageError for anything else.
         """
@@ -46,19 +41,19 @@ class Reference:
         rest = match["options"] or ""
         while rest.strip():
             option = _OPTION.match(rest)
-            if option is None:
+            end = _end_of_value(rest, option.end()) if option else None
+            if option is None or end is None:
                 raise UsageError(f"cannot read the options of {text!r} from {rest!r} on; write option=value")
-            if option["key"] in options:
-                raise UsageError(f"option {option['key']!r} stands twice in {text!r}")
+            key, value = option[1], rest[option.end() : end].strip()
+            if key in options:
+                raise UsageError(f"option {key!r} stands twice in {text!r}")
             try:
-                options[option["key"]] = yaml.safe_load(option["value"])
+                options[key] = yaml.safe_load(value)
             except (yaml.YAMLError, ValueError) as error:
-                value = option["value"].strip()
                 raise UsageError(
-                    f"the value of {option['key']!r} in {text!r} is not YAML; put it in quotes: "
-                    f'{option["key"]}="{value}"'
+                    f'the value of {key!r} in {text!r} is not YAML; put it in quotes: {key}="{value}"'
                 ) from error
-            rest = rest[option.end() :]
+            rest = rest[end + 1 :]
         return cls(match["name"], match["member"], options)
 
     def __str__(self) -> str:
@@ -66,6 +61,34 @@ class Reference:
         if not self.options:
             return name
         return f"{name}[{','.join(f'{key}={_plain(value)}' for key, value in self.options.items())}]"
+
+
+def _end_of_value(text: str, at: int) -> int | None:
+    """Where the value that begins at `at` ends: at a comma outside quotes, lists and mappings, or with the text.
+
+    None if it ends nowhere: a quote or a bracket is left open, or a list stands in the middle of a word.
+    """
+    closing: list[str] = []
+    may_open = True  # quotes and brackets open something where a value or a key begins; elsewhere they are letters
+    while at < len(text):
+        sign = text[at]
+        if may_open and sign in "\"'":
+            quoted = _QUOTED.match(text, at)
+            if quoted is None:
+                return None
+            at = quoted.end()
+            continue
+        if may_open and sign in "[{":
+            closing.append("]" if sign == "[" else "}")
+        elif closing and sign == closing[-1]:
+            closing.pop()
+        elif not closing and sign == ",":
+            return at
+        elif not closing and sign in "[]":
+            return None
+        may_open = sign in ",:[{" or (may_open and sign.isspace())
+        at += 1
+    return None if closing else at
 
 
 def _meant(text: str) -> str:
