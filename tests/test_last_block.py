@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import pytest
@@ -116,6 +116,88 @@ def test_who_listens_to_the_block_is_told_of_all_tokens(part: str, tmp_path: Pat
     assert [one.shape[1] for one in heard] == [17, 16, ours.text_length(ours.tokenize(TEXTS))]
 
 
+LISTENERS = ("register_forward_hook", "register_full_backward_hook")
+
+
+@pytest.mark.parametrize("listener", LISTENERS)
+@pytest.mark.parametrize("part", ["visual.transformer", "visual.ln_post", "text.transformer", "text.ln_final"])
+def test_who_listens_to_what_is_around_it_is_told_of_all_tokens(part: str, listener: str, tmp_path: Path) -> None:
+    ours, other = models(tmp_path, {})
+    heard = list[Tensor]()
+    listened = ours.clip.get_submodule(part)
+    getattr(listened, listener)(lambda module, given, result: heard.append(*_tensors(result)))
+    expect_same(ours, other)
+    expected_lengths = [17] if part.startswith("visual") else [16, ours.text_length(ours.tokenize(TEXTS))]
+    assert sorted(one.shape[1] for one in heard) == sorted(expected_lengths)
+
+
+def _tensors(result: Any) -> tuple[Tensor]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def test_what_goes_into_the_text_tower_may_be_changed_by_a_hook(tmp_path: Path) -> None:
+    ours, _ = models(tmp_path, {})
+    tokens = ours.tokenize(TEXTS)
+    before = ours.encode_text(tokens)
+    ours.clip.text.transformer.register_forward_pre_hook(lambda module, given: (given[0].flip(2), *given[1:]))
+    assert not torch.allclose(ours.encode_text(tokens), before)
+
+
+class Doubled(nn.MultiheadAttention):
+    """What a plugin may put in the place of attention, to change what it gives."""
+
+    def forward(self, *inputs: Tensor, **more: Any) -> Any:
+        attended, weights = super().forward(*inputs, **more)
+        return 2 * attended, weights
+
+
+class Around(nn.Module):
+    """As libraries of low-rank updates do, with the weights of what is inside in their usual places."""
+
+    def __init__(self, inside: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.inside = inside
+        self.in_proj_weight, self.in_proj_bias = inside.in_proj_weight, inside.in_proj_bias
+        self.embed_dim, self.num_heads, self.out_proj = inside.embed_dim, inside.num_heads, inside.out_proj
+
+    def forward(self, *inputs: Tensor, **more: Any) -> Any:
+        attended, weights = self.inside(*inputs, **more)
+        return 2 * attended, weights
+
+
+@pytest.mark.parametrize("how", [Doubled, Around])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_attention_of_another_kind_is_heeded(how: type, tower: Literal["image", "text"], tmp_path: Path) -> None:
+    ours, other = models(tmp_path, {})
+    for block in (
+        ours.blocks(tower)[-1],
+        (other.visual.transformer if tower == "image" else other.transformer).resblocks[-1],
+    ):
+        if how is Around:
+            block.attn = Around(block.attn)
+        else:
+            block.attn.__class__ = Doubled
+    torch.testing.assert_close(features(ours), expected(ours, other), rtol=1e-12, atol=1e-12)
+
+
+def test_a_block_or_a_transformer_that_was_replaced_is_called_as_it_is(tmp_path: Path) -> None:
+    ours, other = models(tmp_path, {})
+    text, block = ours.clip.text, ours.blocks("image")[-1]
+    inside, forward = text.transformer, block.forward
+
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor, attn_mask: Tensor) -> Tensor:
+            return -inside(x, attn_mask=attn_mask)
+
+        def get_cast_dtype(self) -> torch.dtype:
+            return inside.get_cast_dtype()
+
+    text.transformer = Wrapped()
+    block.forward = lambda x, attn_mask=None: forward(x, attn_mask=attn_mask)
+    other.transformer.register_forward_hook(lambda module, given, result: -result)
+    torch.testing.assert_close(features(ours), expected(ours, other), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", POOLED_OTHERWISE)
 def test_towers_that_pool_otherwise_stay_as_they_are(name: str, tmp_path: Path) -> None:
     ours, other = models(tmp_path, POOLED_OTHERWISE[name])
@@ -135,3 +217,9 @@ def test_towers_can_be_called_themselves(tmp_path: Path) -> None:
     tokens = ours.tokenize(TEXTS)
     torch.testing.assert_close(ours.text_tower(tokens), other.encode_text(tokens), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours.image_tower(PIXELS), other.encode_image(PIXELS), rtol=1e-12, atol=1e-12)
+    inner = torch.randn(2, 17, 64, generator=torch.Generator().manual_seed(1)).double()
+    given = ours.image_tower.transformer(inner), other.visual.transformer(inner)
+    torch.testing.assert_close(*given, rtol=1e-12, atol=1e-12)
+    ours.image_tower.output_tokens = other.visual.output_tokens = True
+    for mine, theirs_ in zip(ours.image_tower(PIXELS), other.visual(PIXELS), strict=True):
+        torch.testing.assert_close(mine, theirs_, rtol=1e-12, atol=1e-12)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from urbancross_bench.errors import UsageError
 from urbancross_bench.interfaces import DualEncoder, Encoder
 from urbancross_bench.modelling.checkpoints import ReadCheckpoint, fitting
+from urbancross_encoders import last_block
 from urbancross_encoders.clip_model import ClipModel, named, read_weights
-from urbancross_encoders.last_block import OneTokenBlock, pool_first, pool_where_asked
 from urbancross_encoders.options import OWN_ARCHITECTURES, OpenClipOptions
 from urbancross_encoders.weight_files import unchanged
 
@@ -75,9 +75,10 @@ class OpenClipModel(ClipModel):
             and text.cls_emb is None
             and text.pool_type in ("argmax", "eos")
         )
-        pool_first(self.clip.visual)
-        if self._cuttable:
-            pool_where_asked(text.transformer)
+        self._pools_first = last_block.pools_first(self.clip.visual)
+        for tower, pools_one in ((self.clip.visual, self._pools_first), (text, self._cuttable)):
+            if pools_one:
+                last_block.prepare(tower.transformer)
 
     @property
     def image_tower(self) -> nn.Module:
@@ -102,6 +103,9 @@ class OpenClipModel(ClipModel):
 
     def encode_view(self, images: Tensor) -> Tensor:
         """(B, D) features of images as they stand."""
+        visual = self.clip.visual
+        if self._pools_first and last_block.may_be_short(visual, visual.ln_post):
+            return last_block.image_features(visual, images)
         features: Tensor = self.clip.encode_image(images, normalize=False)
         return features
 
@@ -191,12 +195,11 @@ def _encode_cut_text(text: Any, tokens: Tensor) -> Tensor:
     dtype = text.transformer.get_cast_dtype()
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
     mask, ends = text.attn_mask[:length, :length], _ends(text, tokens)
-    *blocks, last = text.transformer.resblocks
-    for block in blocks:
-        x = block(x, attn_mask=mask)
-    x = last(x, attn_mask=mask, at=ends) if isinstance(last, OneTokenBlock) else last(x, attn_mask=mask)
-    x = text.ln_final(x)
-    x = x[:, 0] if x.shape[1] == 1 else x[torch.arange(len(x), device=x.device), ends]
+    if last_block.may_be_short(text, text.ln_final):
+        x = text.ln_final(last_block.pooled_token(text.transformer, x, ends, mask))
+    else:
+        x = text.ln_final(text.transformer(x, attn_mask=mask))
+        x = x[torch.arange(len(x), device=x.device), ends]
     projection = text.text_projection
     if projection is not None:
         x = projection(x) if isinstance(projection, nn.Linear) else x @ projection

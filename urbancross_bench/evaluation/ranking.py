@@ -228,9 +228,9 @@ def evaluate_retrieval(
     from urbancross_bench.evaluation.vectors import Vectors
 
     protocol, ties = _named(protocol, ties)
-    cuts = tuple(index(cut) for cut in k)
-    if top < 0 or not cuts or min(cuts) < 1:
-        raise ValueError(f"every K must be at least 1 and top at least 0, got k={cuts}, top={top}")
+    cuts = _cuts(k)
+    if top < 0:
+        raise ValueError(f"top must be at least 0, got {top}")
     images = Vectors("image_embeddings", image_embeddings, normalize, image_bias, device)
     texts = Vectors("text_embeddings", text_embeddings, normalize, text_bias, device)
     if images.width != texts.width:
@@ -339,10 +339,20 @@ def _different(probe: Ints, vector: Ints, vectors: int) -> tuple[Ints, Ints]:
     return probe, vector
 
 
+def _cuts(k: Sequence[int]) -> tuple[int, ...]:
+    try:
+        cuts = tuple(index(cut) for cut in k)
+    except TypeError:
+        cuts = ()
+    if not cuts or min(cuts) < 1 or max(cuts) > np.iinfo(np.int64).max:
+        raise ValueError(f"k must be whole numbers from 1 on, (1, 5, 10) say, got {k!r}")
+    return cuts
+
+
 def _named(name: str, ties: str) -> tuple[str, str]:
-    if name not in PROTOCOLS and name not in PRESETS:
+    if not isinstance(name, str) or (name not in PROTOCOLS and name not in PRESETS):
         raise ValueError(f"unknown protocol {name!r}.{did_you_mean(str(name), [*PROTOCOLS, *PRESETS])}")
-    if ties not in TIES:
+    if not isinstance(ties, str) or ties not in TIES:
         raise ValueError(f"unknown tie rule {ties!r}.{did_you_mean(str(ties), TIES)}")
     protocol, rule = protocol_and_ties(name, ties)
     if ties not in ("expected", rule):
