@@ -10,10 +10,10 @@ import random
 import re
 import shutil
 import threading
-from collections import defaultdict, deque, namedtuple
+from collections import Counter, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,7 +183,21 @@ def test_a_training_that_went_on_knows_the_candidates_before(cut: Path, whole: K
 
 
 def test_whoever_may_read_one_file_of_a_state_may_read_all(cut: Path) -> None:
-    assert len({file.stat().st_mode for file in (cut / "state-000000006").iterdir()}) == 1
+    """Of its candidates, too."""
+    files = [*(cut / "state-000000006").iterdir(), *cut.glob("candidate-*")]
+    assert len(files) == 5
+    assert len({file.stat().st_mode for file in files}) == 1
+
+
+def test_what_cannot_be_read_now_is_left_as_it_is(cut: Path, whole: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("urbancross_bench.modelling.saving.file_digest", refused)
+        with pytest.raises(RunError, match=r"state-000000006 cannot be read.*Permission denied"):
+            Saves(cut, 0).read()
+    assert trained(cut) == (2, whole)
 
 
 def test_any_byte_of_the_hashes_may_change(cut: Path) -> None:
@@ -420,7 +434,119 @@ def _of_shaped(method: Any) -> float:
     return sum(float(p.detach().sum()) for p in method.net.parameters() if not is_lazy(p))
 
 
+def _teacher_and_its_weights(method: Any) -> None:
+    method.weights = None  # which comes before the module that they are parts of
+    method.teacher = copy.deepcopy(method.model)
+    method.weights = [*method.teacher.parameters()]
+
+
+def _refreshed(method: Any, step: int) -> None:
+    if step == 1:
+        _teacher_and_its_weights(method)
+    with torch.no_grad():
+        for own, new in zip(method.weights, method.model.parameters(), strict=True):
+            own.lerp_(new, 0.5)
+
+
+def _of_model(method: Any, step: int) -> None:
+    method.late = [method.model, method.model.image_tower, *method.model.parameters()]
+    with torch.no_grad():
+        method.late[2].mul_(0.9)
+
+
+def _from_none(make: Callable[[Any, int], Any]) -> tuple[Callable[[Any], None], Callable[[Any, int], None]]:
+    return lambda method: setattr(method, "late", None), lambda method, step: setattr(
+        method, "late", make(method, step)
+    )
+
+
+def _not_written_to(method: Any) -> None:
+    method.spread = torch.ones(1).expand(4)
+    with torch.inference_mode():
+        method.inferred = torch.ones(4)
+
+
+def _summed(method: Any, step: int) -> None:
+    """Gradients of three steps for one of the optimiser, which alone holds the weights."""
+    weight = method.optimiser.param_groups[0]["params"][0]
+    (weight.sum() * (step + 1)).backward()
+    if step % 3 == 2:
+        method.optimiser.step()
+        method.optimiser.zero_grad()
+
+
+class Counting(nn.Module):
+    """Of which a buffer is in no state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+
+def _turned(method: Any, step: int) -> None:
+    """Sums of its rows go by its layout in memory."""
+    drawn = torch.rand(33, 47, generator=torch.Generator().manual_seed(step))
+    method.late = (drawn if method.late is None else method.late * 0.7 + drawn).T.contiguous().T
+
+
+def _fused(method: Any) -> None:
+    method.head = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    method.optimiser = torch.optim.Adam(method.head.parameters(), lr=0.1, fused=True)
+
+
+def _by_fused(method: Any, step: int) -> None:
+    method.optimiser.zero_grad()
+    method.head(torch.arange(48.0).reshape(1, 3, 4, 4) / 48).sin().sum().backward()
+    method.optimiser.step()
+
+
 CHANGES: dict[str, tuple[Callable[[Any], None], Callable[[Any, int], Any], Callable[[Any], Any]]] = {
+    "a module and its weights": (
+        _teacher_and_its_weights, _refreshed, lambda method: method.teacher.image_tower.weight.mean().detach()
+    ),
+    "what is of the model": (
+        lambda method: setattr(method, "late", None),
+        _of_model,
+        lambda method: 0.0 if method.late is None else float(method.late[0] is method.model),
+    ),
+    "a state dict": (
+        *_from_none(lambda method, step: copy.deepcopy(method.model.state_dict())),
+        lambda method: 0.0 if method.late is None else type(method.late)(method.late)["image_tower.weight"].mean(),
+    ),
+    "a counter": (
+        *_from_none(lambda method, step: Counter([step])),
+        lambda method: 0.0 if method.late is None else method.late.total(),
+    ),
+    "a shape": (
+        *_from_none(lambda method, step: torch.zeros(step + 1, 2).shape),
+        lambda method: 0.0 if method.late is None else method.late.numel(),
+    ),
+    "the highest": (
+        lambda method: setattr(method, "top", torch.arange(3.0).topk(2)),
+        lambda method, step: setattr(method, "top", (torch.arange(3.0) * step).topk(2)),
+        lambda method: method.top.values.sum(),
+    ),
+    "what cannot be written to": (
+        _not_written_to,
+        lambda method, step: None,
+        lambda method: method.spread.mean() + method.inferred.clone().mean(),
+    ),
+    "gradients, and weights that an optimiser has alone": (
+        lambda method: setattr(method, "optimiser", torch.optim.SGD([nn.Parameter(torch.zeros(4))], lr=0.1)),
+        _summed,
+        lambda method: method.optimiser.param_groups[0]["params"][0].detach().mean(),
+    ),
+    "a buffer that is not persistent": (
+        lambda method: setattr(method, "net", Counting()),
+        lambda method, step: method.net.seen.add_(1),
+        lambda method: method.net.seen.mean(),
+    ),
+    "a tensor that lies turned": (
+        lambda method: setattr(method, "late", None),
+        _turned,
+        lambda method: 0.0 if method.late is None else (method.late.mean() + method.late.stride(0)) / 50,
+    ),
+    "a fused optimiser": (_fused, _by_fused, lambda method: method.head.weight.detach().mean()),
     "one tensor that becomes two": (_one, _moved_on, lambda method: (method.now - method.before).mean()),
     "two tensors that become one": (_two, _joined, lambda method: (method.now + 2 * method.before).mean()),
     "an attribute that goes": (_two, _warmed, lambda method: float(hasattr(method, "before"))),
@@ -474,6 +600,16 @@ LATE: dict[str, tuple[Callable[[Any], None], Callable[[Any, int], Any], str]] = 
     "a module of another shape": (
         lambda method: setattr(method, "head", nn.Linear(4, 1)), _another_head, "`head` a Linear"
     ),
+    "layers of another kind": (
+        lambda method: setattr(method, "head", nn.Sequential(nn.ReLU())),
+        lambda method, step: setattr(method, "head", nn.Sequential(nn.Tanh())),
+        "`head` a Sequential",
+    ),
+    "named tuples in a deque": (
+        lambda method: setattr(method, "pairs", deque()),
+        lambda method, step: method.pairs.append(namedtuple("Pair", "a b")(1, 2)),
+        "`pairs` a Pair of int",
+    ),
     "an optimiser": (_scheduled, _another_optimiser, "`optimiser` a SGD"),
     "more for an optimiser": (_scheduled, _more_weights, "`optimiser` a SGD"),
     "a dict of its own kind": (
@@ -491,6 +627,13 @@ def test_what_could_not_be_made_again_is_refused_by_name(name: str, tmp_path: Pa
         trained(tmp_path, method=Changes(first, then, lambda method: 0.0))
 
 
+class Stage(IntEnum):
+    """Which is not the number that would be saved of it."""
+
+    FIRST = 1
+    SECOND = 2
+
+
 def _drawn_by(generator: Any, new: Tensor) -> None:
     generator.random()
 
@@ -503,6 +646,7 @@ NOT_SAVED: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Any], str]
     "an object": (Bank, lambda kept, new: kept.items.append(new), "`kept`, a Bank"),
     "a namespace": (SimpleNamespace, lambda kept, new: setattr(kept, "at", new), "`kept`, a SimpleNamespace"),
     "another object each step": (Mean, _another, "`kept`, a Mean"),
+    "a number with a name": (lambda: Stage.FIRST, lambda kept, new: Stage.SECOND, "`kept`, a Stage"),
     "objects in a list": (list, lambda kept, new: kept.append(Mean(new)), "`kept`, a list of Mean"),
     "a set": (set, lambda kept, new: kept.add(float(new.sum())), "`kept`, a set"),
     "keys that are no text": (dict, lambda kept, new: kept.update({(len(kept), 0): new}), "`kept`, a dict"),
@@ -596,11 +740,12 @@ def test_what_is_restored_does_not_fill_a_list_of_its_class() -> None:
     class Shared(Adaptation):
         seen: list[int] = []  # noqa: RUF012 - a mistake that many make
 
-    kept = {"is": "list", "at": None, "like": None, "value": [1, 2]}
-    MethodState(Shared(Options()), ToyModel()).restore(  # type: ignore[arg-type]
-        {"kept": {"seen": kept}, "names": ["seen"]}, torch.device("cpu")
-    )
-    assert Shared.seen == []
+    model: Any = ToyModel()
+    trained_before, again = Shared(Options()), Shared(Options())
+    kept = MethodState(trained_before, model)
+    trained_before.seen = [1, 2]
+    MethodState(again, model).restore(kept.content(), torch.device("cpu"))
+    assert (again.seen, Shared.seen) == ([1, 2], [])
 
 
 WRITTEN = """

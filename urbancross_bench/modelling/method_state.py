@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,11 +21,14 @@ from urbancross_bench.errors import RunError
 from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.answers import told
+from urbancross_bench.modelling.optimiser import restore_optimiser
 from urbancross_bench.modelling.saving import module_state, restore_module
 
 Stateful = torch.optim.Optimizer | LRScheduler | torch.amp.GradScaler  # saved by their state, in place alone
 Place = tuple[str | int, ...]  # of an object: the attribute, then keys and indices
-_PLAIN = (Tensor, nn.Parameter, np.ndarray, list, tuple, dict, deque)  # what can be made without one to go by
+# What can be made without one to go by.
+_CONTAINERS = {kind.__name__: kind for kind in (list, tuple, torch.Size, dict, OrderedDict, Counter)}
+_PLAIN = (Tensor, nn.Parameter, np.ndarray, deque, *_CONTAINERS.values())
 
 
 def is_state(value: Any) -> bool:
@@ -34,7 +39,8 @@ def is_state(value: Any) -> bool:
         return all(isinstance(key, str | int) and is_state(part) for key, part in value.items())
     if isinstance(value, np.ndarray | np.generic):
         return value.dtype.kind in "biufc"
-    return value is None or isinstance(value, nn.Module | Tensor | int | float | str | Stateful)
+    kept = isinstance(value, nn.Module | Tensor | int | float | str | Stateful) and not isinstance(value, Enum)
+    return value is None or kept
 
 
 def optimisers(value: Any) -> Iterator[torch.optim.Optimizer]:
@@ -50,7 +56,7 @@ class MethodState:
 
     An object that `prepare` has left, and that still is where it was or elsewhere, is filled in place when a
     training goes on: others, an optimiser say, may hold it. What has come since is made anew. What stands in two
-    attributes is one object in both again.
+    attributes is one object in both again, and so is what is a part of a module, of the model itself above all.
     """
 
     def __init__(self, method: Adaptation, model: DualEncoder) -> None:
@@ -59,7 +65,7 @@ class MethodState:
 
     def _objects(self) -> Iterator[tuple[Place, Any]]:
         """What is saved and can be told from its like, with the first place where it stands."""
-        met = {id(self._model)}
+        met = {*map(id, _whole(self._model))}
         left: deque[tuple[Place, Any]] = deque(((name,), value) for name, value in self._attributes().items())
         while left:
             place, value = left.popleft()
@@ -69,30 +75,31 @@ class MethodState:
                 left += [((*place, key), part) for key, part in _parts(value)]
 
     def _attributes(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in vars(self._method).items()
-            if value is not self._model and is_state(value)
-        }
+        """Modules come first: what else there is may be a part of one."""
+        kept = {name: value for name, value in vars(self._method).items() if is_state(value)}
+        return dict(sorted(kept.items(), key=lambda item: not _holds_module(item[1])))
 
     def content(self) -> dict[str, Any]:
         """What `restore` needs. Raises RunError naming what a training that was cut could not make again."""
         origins = {id(first.value()): place for place, first in self._first.items() if first.value() is not None}
-        numbers: dict[int, int] = {}
+        numbers = {id(part): number for number, part in enumerate(_whole(self._model))}
 
         def of(value: Any, place: Place) -> Any:
             if not _is_object(value):
                 return value
-            if value is self._model:
-                return {"is": "model"}
             if id(value) in numbers:
                 return {"same": numbers[id(value)]}
-            numbers[id(value)] = len(numbers)
+            whole = [numbers.setdefault(id(part), len(numbers)) for part in _whole(value)]
             origin = origins.get(id(value))
             like = place if origin is None else origin
             self._expect_found_again(value, place, self._first.get(like), moved=origin is None)
             alike = like in self._first and self._first[like].type is type(value)
-            found = {"at": origin, "like": like if alike else None}
+            gradients = {
+                place: part.grad
+                for place, part in enumerate(_whole(value))
+                if isinstance(part, Tensor) and part.is_leaf and part.grad is not None
+            }
+            found = {"numbers": whole, "gradients": gradients, "at": origin, "like": like if alike else None}
             return found | _described(value, lambda key, part: of(part, (*place, key)))
 
         return {
@@ -102,31 +109,32 @@ class MethodState:
 
     def _expect_found_again(self, value: Any, place: Place, like: _First | None, *, moved: bool) -> None:
         filled = isinstance(value, Stateful | Tensor | np.ndarray)  # in place alone: no copy is as good
-        fits = like is not None and like.takes(value) and not (moved and filled)
+        fits = like is not None and like.takes(value, moved) and not (moved and filled)
         if type(value) not in _PLAIN and not fits:
             name, method = place[0], type(self._method).__name__
+            plain = [kind.__name__ for kind in (dict, list, tuple, deque) if isinstance(value, kind)]
             raise RunError(
-                f"{method} keeps in `{name}` {told(value)} that was made, or given another shape, after prepare: "
-                "a training that was cut could not make it again. Make it in prepare, as it will be, and fill it "
-                "later (load_state_dict, copy_)"
+                f"{method} keeps in `{name}` {told(value)} that was made, or given another shape or build, after "
+                "prepare: a training that was cut could not make it again. Make it in prepare, as it will be, and "
+                f"fill it later{f', or take a plain {plain[0]}' if plain else ' (load_state_dict, copy_)'}"
             )
 
     def restore(self, content: Mapping[str, Any], device: torch.device) -> None:
         """Give a prepared method what `content` took of one, on a device."""
-        made: list[Any] = []
+        made: dict[int, Any] = dict(enumerate(_whole(self._model)))
         held = {place: first.value() for place, first in self._first.items()}  # as attributes are replaced
 
         def of(node: Any) -> Any:
             if not isinstance(node, dict):
                 return node
-            if node.get("is") == "model":
-                return self._model
             if "same" in node:
                 return made[node["same"]]
-            number, there = len(made), held.get(node["at"])
-            made.append(None)  # what is in it comes behind it
-            made[number] = _given_back(node, there, held.get(node["like"]), of, device)
-            return made[number]
+            found = _given_back(node, held.get(node["at"]), held.get(node["like"]), of, device)
+            made.update(zip(node["numbers"], _whole(found), strict=True))
+            for place, gradient in node["gradients"].items():
+                part = _whole(found)[place]
+                part.grad = gradient.to(part.device)
+            return found
 
         attributes = vars(self._method)
         for name in attributes.keys() - {*content["names"]}:
@@ -143,6 +151,7 @@ class _First:
     value: Callable[[], Any]
     type: type
     shape: Any
+    build: str
 
     @staticmethod
     def of(value: Any) -> _First:
@@ -150,10 +159,15 @@ class _First:
             there: Callable[[], Any] = weakref.ref(value)  # which keeps no memory of what is replaced later
         except TypeError:
             there = lambda: value  # noqa: E731
-        return _First(there, type(value), _shape(value))
+        return _First(there, type(value), _shape(value), _build(value))
 
-    def takes(self, value: Any) -> bool:
-        """Whether it can be given the state of another object. One that is shaped by its first batch can."""
+    def takes(self, value: Any, moved: bool) -> bool:
+        """Whether it can be given the state of an object: its own, or (moved) of one that was made later.
+
+        One that is shaped by its first batch can be given any of its own.
+        """
+        if moved and self.build != _build(value):
+            return False
         unshaped = isinstance(value, nn.Module) and self.shape is None
         return unshaped or (self.type, self.shape) == (type(value), _shape(value))
 
@@ -164,11 +178,29 @@ def _is_object(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
-    """What a container holds, by key or index."""
+    """What a container holds, by key or index; the weights of an optimiser."""
     if isinstance(value, dict):
         yield from value.items()
     elif isinstance(value, list | tuple | deque):
         yield from enumerate(value)
+    elif isinstance(value, torch.optim.Optimizer):
+        yield from enumerate(weight for group in value.param_groups for weight in group["params"])
+
+
+def _whole(value: Any) -> list[Any]:
+    """An object, and of a module all that is in it."""
+    if not isinstance(value, nn.Module):
+        return [value]
+    return [*value.modules(), *value.parameters(), *value.buffers()]
+
+
+def _holds_module(value: Any) -> bool:
+    return isinstance(value, nn.Module) or any(_holds_module(part) for _, part in _parts(value))
+
+
+def _build(value: Any) -> str:
+    """How a module is put together, as it says itself: another kind of layer may have the same shapes."""
+    return repr(value) if isinstance(value, nn.Module) else ""
 
 
 def _shape(value: Any) -> Any:
@@ -188,18 +220,21 @@ def _described(value: Any, part: Callable[[Any, Any], Any]) -> dict[str, Any]:
     """Of which kind it is, and what is in it."""
     if isinstance(value, Tensor):
         facts = {"learns": value.is_leaf and value.requires_grad, "weight": isinstance(value, nn.Parameter)}
-        return {"is": "tensor", "value": value, "on": value.device.type} | facts
+        return {"is": "tensor", "value": value, "strides": _strides(value), "on": value.device.type} | facts
     if isinstance(value, np.ndarray):
         return {"is": "array", "value": value}
     if isinstance(value, nn.Module):
         return {"is": "module", "value": module_state(value)}
+    parts = [part(*one) for one in _parts(value)]
     if isinstance(value, Stateful):
-        return {"is": "stateful", "value": value.state_dict()}
+        return {"is": "stateful", "value": value.state_dict(), "weights": parts}
+    name = type(value).__name__
+    kind = {"of": name if _CONTAINERS.get(name) is type(value) else ""}
     if isinstance(value, dict):
-        return {"is": "dict", "value": {key: part(key, one) for key, one in value.items()}}
+        return {"is": "dict", "value": dict(zip(value, parts, strict=True))} | kind
     if isinstance(value, deque):
-        return {"is": "deque", "value": [part(*one) for one in _parts(value)], "longest": value.maxlen}
-    return {"is": "tuple" if isinstance(value, tuple) else "list", "value": [part(*one) for one in _parts(value)]}
+        return {"is": "deque", "value": parts, "longest": value.maxlen} | kind
+    return {"is": "tuple" if isinstance(value, tuple) else "list", "value": parts} | kind
 
 
 def _given_back(
@@ -219,38 +254,52 @@ def _given_back(
         restore_module(module, value)
         return module
     if kind == "stateful":
-        there.load_state_dict(value)
+        for weight in node["weights"]:
+            of(weight)
+        if isinstance(there, torch.optim.Optimizer):
+            restore_optimiser(there, value)
+        else:
+            there.load_state_dict(value)
         return there
+    make: Callable[[], Any] | None = _CONTAINERS.get(node["of"])
     if kind == "dict":
         pairs = {key: of(part) for key, part in value.items()}
-        kept = _emptied(there, like, {})
+        kept = _emptied(there, like, make)
         kept.update(pairs)
         return kept
     parts = [of(part) for part in value]
     if kind == "tuple":
-        return cast(Any, like)._make(parts) if hasattr(like, "_make") else tuple(parts)
-    if kind == "deque" and getattr(like, "maxlen", None) != node["longest"]:
-        like = None
-    kept = _emptied(there, like, deque(maxlen=node["longest"]) if kind == "deque" else [])
+        return cast(Any, like)._make(parts) if hasattr(like, "_make") else cast(Any, make or type(like))(parts)
+    if kind == "deque" and (like is None or like.maxlen != node["longest"]):
+        make = partial(deque, maxlen=node["longest"])
+    kept = _emptied(there, like, make)
     kept.extend(parts)
     return kept
 
 
 def _tensor(node: Mapping[str, Any], there: Tensor | None, device: torch.device) -> Tensor:
     value: Tensor = node["value"]
+    if node["strides"]:
+        value = torch.empty_strided(value.shape, node["strides"], dtype=value.dtype).copy_(value)
     if there is None:
         found = value if node["on"] == "cpu" else value.to(device)
         return nn.Parameter(found, node["learns"]) if node["weight"] else found.requires_grad_(node["learns"])
     with torch.no_grad():
-        if (there.shape, there.dtype) == (value.shape, value.dtype):
-            there.copy_(value)
-        else:
+        if (there.shape, there.dtype) != (value.shape, value.dtype):
             there.data = value.to(there.device)
+        elif not torch.equal(there, value.to(there.device)):  # what is not the method's own is not written to
+            there.copy_(value)
     return there.requires_grad_(node["learns"]) if there.is_leaf else there
 
 
-def _emptied(there: Any, like: Any, plain: Any) -> Any:
+def _strides(value: Tensor) -> list[int] | None:
+    """Of one that is not laid out as usual, but fills its memory: sums go by that order."""
+    dense = value.layout == torch.strided and torch.empty_like(value).stride() == value.stride()
+    return [*value.stride()] if dense and not value.is_contiguous() else None
+
+
+def _emptied(there: Any, like: Any, make: Callable[[], Any] | None) -> Any:
     """The container itself, or an empty one of its kind."""
-    kept = there if there is not None else copy.copy(like) if isinstance(like, type(plain)) else plain
+    kept = there if there is not None else copy.copy(like) if make is None else make()
     kept.clear()
     return kept

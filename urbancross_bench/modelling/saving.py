@@ -21,10 +21,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from urbancross_bench.errors import RunError
 from urbancross_bench.files import publish
 from urbancross_bench.identity import file_digest
 
 _HASHES = "hashes.json"  # of a state: SHA-256 by name below the folder of the training
+_DAMAGED = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, AttributeError)
 
 
 class Saves:
@@ -73,8 +75,10 @@ class Saves:
             for name, written in hashes.items():
                 if file_digest(self.folder / name) != written:
                     return hashes, f"{name} has changed"
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except _DAMAGED as error:
             return {}, f"{_HASHES} or a file it names: {error or type(error).__name__}"
+        except OSError as error:
+            raise RunError(f"saved training {state} cannot be read, and was left as it is: {error}") from error
         return hashes, ""
 
     def offer(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
@@ -88,8 +92,7 @@ class Saves:
             folder.mkdir()
             save_file(tensors, folder / "state.safetensors")
             (folder / "state.json").write_text(json.dumps(content), encoding="utf-8")
-            # safetensors lets nobody else read its files, whatever the umask.
-            shutil.copymode(folder / "state.json", folder / "state.safetensors")
+            _readable(folder / "state.safetensors")
             hashes = {f"{name}/{file.name}": file_digest(file) for file in sorted(folder.iterdir())}
             (folder / _HASHES).write_text(json.dumps(hashes | self._candidates), encoding="utf-8")
         for folder in older:
@@ -102,6 +105,7 @@ class Saves:
         beside = self.folder / f".{name}"
         yield beside
         if beside.is_file():
+            _readable(beside)
             self._candidates[name] = file_digest(beside)
         publish(beside, self.folder / name)
 
@@ -111,8 +115,10 @@ class Saves:
 
 def module_state(module: nn.Module) -> dict[str, Any]:
     """What of a module is saved: its tensors, which of them learn, and which of its parts are in training mode."""
+    tensors = module.state_dict()
     return {
-        "tensors": module.state_dict(),
+        "tensors": tensors,
+        "more": {name: buffer for name, buffer in module.named_buffers() if name not in tensors},
         "learning": [name for name, parameter in module.named_parameters() if parameter.requires_grad],
         "training": [name for name, part in module.named_modules() if part.training],
     }
@@ -121,6 +127,11 @@ def module_state(module: nn.Module) -> dict[str, Any]:
 def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Give a module back what `module_state` took of it."""
     module.load_state_dict(state["tensors"])
+    buffers = dict(module.named_buffers())
+    for name, value in state["more"].items():
+        there = buffers.get(name)  # what grows with what it is asked for is made again
+        if there is not None and there.shape == value.shape and not torch.equal(there, value.to(there.device)):
+            there.copy_(value)
     learning, training = set(state["learning"]), set(state["training"])
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in learning)
@@ -180,6 +191,11 @@ def _put_together(content: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(_put_together(part, tensors) for part in content["tuple"])
     parts = [_put_together(part, tensors) for part in content["items"]]
     return deque(parts, content["longest"]) if "longest" in content else parts
+
+
+def _readable(file: Path) -> None:
+    """safetensors lets nobody else read its files, whatever the umask that made the folder says."""
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def _remove(path: Path) -> None:
