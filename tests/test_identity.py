@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from identity_world import keys_of
+from pydantic import BaseModel, RootModel, model_serializer
 
 from urbancross_bench.errors import UsageError
 from urbancross_bench.execution.plan import Plan, make_plan
@@ -143,6 +145,65 @@ def test_a_set_is_the_same_in_any_order() -> None:
     assert made[0].identity() == made[1].identity()
     assert made[0].identity() == {
         "whole": [0, 8], "within": {"a": [{"names": [0, 8]}, [0, 8]]}, "listed": [8, 0]
+    }  # fmt: skip
+
+
+class Written(BaseModel):
+    """An option that is written in a way of its own."""
+
+    parts: frozenset[int]
+
+    @model_serializer
+    def text(self) -> str:
+        return "+".join(map(str, sorted(self.parts)))
+
+
+class Named(BaseModel):
+    """One that is written under another name."""
+
+    parts: set[int]
+
+    @model_serializer
+    def named(self) -> dict[str, set[int]]:
+        return {"of": self.parts}
+
+
+@dataclass
+class Record:
+    """One that is no model."""
+
+    parts: frozenset[int]
+
+
+class Unusual(Options):
+    """What else pydantic takes, with sets in it."""
+
+    written: Written
+    named: Named
+    root: RootModel[set[int]]
+    record: Record
+    sets: set[frozenset[int]]
+    pairs: set[tuple[str, frozenset[int]]]
+
+
+def test_sets_in_whatever_pydantic_takes_are_the_same_in_any_order() -> None:
+    one, other = [{8, 0}, {0, 8}] if [*{8, 0}] != [*{0, 8}] else [set(), set()]
+    assert one
+    made = [
+        Unusual(
+            written=Written(parts=frozenset(s)),
+            named=Named(parts=s),
+            root=RootModel[set[int]](s),
+            record=Record(frozenset(s)),
+            sets={frozenset(s), frozenset({3})},
+            pairs={("a", frozenset(s))},
+        )
+        for s in (one, other)
+    ]
+    assert made[0].identity() == made[1].identity()
+    assert made[0].identity() == {
+        "written": "0+8", "named": {"of": [0, 8]}, "root": [0, 8], "record": {"parts": [0, 8]},
+        "sets": [[0, 8], [3]], "pairs": [["a", [0, 8]]],
     }  # fmt: skip
 
 
