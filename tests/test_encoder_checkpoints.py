@@ -177,6 +177,10 @@ TWICE: dict[str, tuple[dict[str, Any], str]] = {
         {"model": STATE, "ema": {"module": under("module.", STATE)}},
         "'model' and 'ema.module'",
     ),
+    "means of a callback": (
+        {"state_dict": STATE, "callbacks": {"EMA": {"average": {n: v + 1 for n, v in STATE.items()}}}},
+        "'state_dict' and 'callbacks.EMA.average'",
+    ),
 }
 
 
@@ -189,7 +193,14 @@ def test_weights_that_stand_twice_in_a_file_are_refused(name: str, file: Path) -
 
 
 @pytest.mark.parametrize(
-    "beside", [{"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, {"critic": {"w": torch.ones(2)}}]
+    "beside",
+    [
+        {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+        {"critic": {"w": torch.ones(2)}},
+        {"critic": {next(iter(STATE)): torch.ones(3), "w": torch.ones(2)}},
+        {"optimizer": {"state": {"exp_avg": {name: torch.zeros_like(value) for name, value in STATE.items()}}}},
+        {"grads": {name: torch.zeros_like(value) for name, value in STATE.items()}},
+    ],
 )
 def test_what_else_a_training_saved_is_passed_over(beside: dict[str, Any], file: Path) -> None:
     torch.save({"model": STATE, "epoch": 2, **beside}, file)

@@ -348,6 +348,25 @@ def test_other_answers_of_a_method_are_checked_too() -> None:
             PluginError, match=r"Mine\.parameter_groups gives logit_scale more than once; put each"
         ):
             answers.parameter_groups(_method(parameter_groups=groups), model, 0.1)
+    weight = model.logit_scale
+    for params, told in (
+        ({weight}, r"order in each process\); it returns a set$"),
+        (model.named_parameters(), r"it returns a tuple of str$"),
+        ([weight.detach()], r"it returns a tensor of shape \(\), torch.float32$"),
+        (weight * 1, r"it returns a tensor of shape"),
+        (3, r"it returns an? int$"),
+    ):
+        with pytest.raises(
+            PluginError, match=rf'Mine\.parameter_groups must return parameters in each "params".*{told}'
+        ):
+            answers.parameter_groups(_method(parameter_groups=[{"params": params}]), model, 0.1)
+    assert answers.parameter_groups(_method(parameter_groups=[{"params": weight}]), model, 0.1) == [
+        {"params": [weight]}
+    ]
+    state = model.state_dict()
+    for other in ({name: value.numpy() for name, value in state.items()}, {n: v.half() for n, v in state.items()}):
+        with pytest.raises(PluginError, match="the names, shapes and types of"):
+            answers.candidates(_method(candidates={"": other}), model)
     assert answers.extended(_method(), model) is model
     assert answers.parameter_groups(_method(), model, 0.1)[0]["lr"] == 0.1
     assert [*answers.candidates(_method(), model)] == [""]
@@ -373,7 +392,7 @@ def test_candidates_are_whole_states_by_names_of_text() -> None:
         ({"a": [scale]}, r"Mine\.candidates must return a state of the model as 'a'; it returns a list of Tensor"),
         (
             {"a": {"logit_scale": scale}},
-            r"shapes of model\.state_dict\(\); 'a' differs from it in image_tower.*more$",
+            r"shapes and types of model\.state_dict\(\); 'a' differs from it in image_tower.*more$",
         ),
         ({"a": {**own, "more": scale}}, "'a' differs from it in more$"),
         ({"a": {**own, "logit_scale": scale[None]}}, "'a' differs from it in logit_scale$"),

@@ -7,7 +7,7 @@ write instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,7 +111,7 @@ def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: floa
     found = method.parameter_groups(model, learning_rate)
     if not isinstance(found, list) or not all(isinstance(group, Mapping) and "params" in group for group in found):
         raise _wrong(method, "parameter_groups", 'a list of {"params": [parameters], "lr": rate}', found)
-    groups = [{**group, "params": list(group["params"])} for group in found]
+    groups = [{**group, "params": _parameters(method, group["params"])} for group in found]
     times = Counter(id(parameter) for group in groups for parameter in group["params"])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if twice := [names.get(one, "a parameter") for one, count in times.items() if count > 1]:
@@ -120,6 +120,22 @@ def parameter_groups(method: Adaptation, model: DualEncoder, learning_rate: floa
             "into one group"
         )
     return groups
+
+
+def _parameters(method: Adaptation, found: Any) -> list[Tensor]:
+    """Of a group, in an order. Raises PluginError for what no optimiser would train as it is meant."""
+    wanted = 'parameters in each "params": a list, or model.parameters()'
+    if isinstance(found, set | frozenset):
+        raise _wrong(method, "parameter_groups", f"{wanted} (a set has another order in each process)", found)
+    one = isinstance(found, Tensor)
+    parameters = [found] if one else list(found) if isinstance(found, Iterable) else [found]
+    for each in parameters:
+        learns = (
+            isinstance(each, Tensor) and each.is_leaf and (each.requires_grad or isinstance(each, nn.Parameter))
+        )
+        if not learns:
+            raise _wrong(method, "parameter_groups", wanted, each)
+    return parameters
 
 
 def selected(method: Adaptation, source: Batch, target: Batch, progress: Progress) -> Tensor | None:
@@ -188,18 +204,19 @@ def candidates(method: Adaptation, model: DualEncoder) -> Mapping[str, Mapping[s
             raise _wrong(method, "candidates", f"states by names of text; one is called {name!r}", name)
         if not isinstance(state, Mapping):
             raise _wrong(method, "candidates", f"a state of the model as {name!r}", state)
-        other = [key for key in {**own, **state} if _shape(own, key) != _shape(state, key)]
+        other = [key for key in {**own, **state} if _kind(own, key) != _kind(state, key)]
         if other:
             raise PluginError(
-                f"{type(method).__name__}.candidates must return states with the names and shapes of "
+                f"{type(method).__name__}.candidates must return states with the names, shapes and types of "
                 f"model.state_dict(); {name!r} differs from it in {some(other, 3)}"
             )
     return found
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> object:
-    """That of a tensor of a state; of one that is not there, none of a tensor's."""
-    return getattr(state.get(name), "shape", None)
+def _kind(state: Mapping[str, Tensor], name: str) -> object:
+    """The shape and the type of a tensor of a state; None of one that is not there, or is none."""
+    value = state.get(name)
+    return (value.shape, value.dtype) if isinstance(value, Tensor) else None
 
 
 def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginError:

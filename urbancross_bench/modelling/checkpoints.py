@@ -21,6 +21,7 @@ from urbancross_bench.modelling.origins import Origin
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # What nn.parallel's, torch.compile's and our own wrappers put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "clip.", "base.")
+_OF_TRAINING = re.compile(r"optim|moment|grad|exp_avg", re.IGNORECASE)  # has the names of weights, and is none
 _PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
 _SHOWN = 3
 _SPOILT = "; such weights are damaged or of a training that diverged: take others"
@@ -218,25 +219,26 @@ def _tensors(content: object, path: Path) -> dict[str, Tensor]:
 def _expect_alone(content: Mapping[object, object], wrapper: str, path: Path) -> None:
     """Raise UsageError where a file holds the weights under `wrapper` once more: running means of them, say.
 
-    Which are meant shows neither in names nor in shapes. What stands elsewhere under other names only is of
-    something else (a discriminator, an optimiser), and is passed over.
+    Which are meant shows neither in names nor in shapes. What stands elsewhere and has few of the names and shapes
+    is of something else (a discriminator), as is what an optimiser keeps by their names, and is passed over.
     """
     taken = content[wrapper]
-    names = _bare(_named(taken), []).keys()  # none where that is no state dict, which is told afterwards
+    own = _bare(_named(taken), [])  # none where that is no state dict, which is told afterwards
     for place, found in _within(content):
-        again = _named(found) if found is not taken else {}
-        if names and again and (place in _WRAPPERS or names & _bare(again, []).keys()):
+        again = _bare(_named(found), []) if found is not taken and not _OF_TRAINING.search(place) else {}
+        alike = sum(name in again and again[name].shape == value.shape for name, value in own.items())
+        if own and again and (place in _WRAPPERS or 2 * alike >= len(own)):
             raise UsageError(
                 f"{path} holds weights under both {wrapper!r} and {place!r}; save those that are meant, alone"
             )
 
 
-def _within(content: Mapping[object, object]) -> Iterator[tuple[str, object]]:
-    """What stands in a file at the first place and the second, with the keys that lead there."""
+def _within(content: Mapping[object, object], before: str = "") -> Iterator[tuple[str, object]]:
+    """What stands in a file, however deep, with the keys that lead there."""
     for key, value in content.items():
-        yield str(key), value
-        for inner, found in value.items() if isinstance(value, Mapping) else ():
-            yield f"{key}.{inner}", found
+        yield f"{before}{key}", value
+        if isinstance(value, Mapping):
+            yield from _within(value, f"{before}{key}.")
 
 
 def _named(content: object) -> dict[str, Tensor]:
