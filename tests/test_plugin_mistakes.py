@@ -364,9 +364,9 @@ def test_other_answers_of_a_method_are_checked_too() -> None:
         {"params": [weight]}
     ]
     state = model.state_dict()
-    for other in ({name: value.numpy() for name, value in state.items()}, {n: v.half() for n, v in state.items()}):
-        with pytest.raises(PluginError, match="the names, shapes and types of"):
-            answers.candidates(_method(candidates={"": other}), model)
+    arrays = {name: value.numpy() for name, value in state.items()}
+    with pytest.raises(PluginError, match="the names and shapes of"):
+        answers.candidates(_method(candidates={"": arrays}), model)
     assert answers.extended(_method(), model) is model
     assert answers.parameter_groups(_method(), model, 0.1)[0]["lr"] == 0.1
     assert [*answers.candidates(_method(), model)] == [""]
@@ -392,7 +392,7 @@ def test_candidates_are_whole_states_by_names_of_text() -> None:
         ({"a": [scale]}, r"Mine\.candidates must return a state of the model as 'a'; it returns a list of Tensor"),
         (
             {"a": {"logit_scale": scale}},
-            r"shapes and types of model\.state_dict\(\); 'a' differs from it in image_tower.*more$",
+            r"shapes of model\.state_dict\(\); 'a' differs from it in image_tower.*more$",
         ),
         ({"a": {**own, "more": scale}}, "'a' differs from it in more$"),
         ({"a": {**own, "logit_scale": scale[None]}}, "'a' differs from it in logit_scale$"),

@@ -217,7 +217,7 @@ def test_transport_of_the_bank_couples_a_batch_as_the_whole_target_is() -> None:
     logits = model.logit_scale.exp() * target.image_features @ target.text_features.T
     assert losses["transport"].item() == pytest.approx(coupled_cross_entropy(logits, part.log()).item(), rel=1e-4)
     # What is kept of the whole target is saved with a training, and given back to one that goes on.
-    assert {*MethodState(transport, model).content()["kept"]} == {"f", "g"}
+    assert {*MethodState(transport, model).content()["kept"]} == {"f", "g", "model"}
 
 
 def test_a_part_of_a_sharp_plan_without_one_pair_that_belongs_together_still_has_its_own_order() -> None:

@@ -204,19 +204,19 @@ def candidates(method: Adaptation, model: DualEncoder) -> Mapping[str, Mapping[s
             raise _wrong(method, "candidates", f"states by names of text; one is called {name!r}", name)
         if not isinstance(state, Mapping):
             raise _wrong(method, "candidates", f"a state of the model as {name!r}", state)
-        other = [key for key in {**own, **state} if _kind(own, key) != _kind(state, key)]
+        other = [key for key in {**own, **state} if _shape(own, key) != _shape(state, key)]
         if other:
             raise PluginError(
-                f"{type(method).__name__}.candidates must return states with the names, shapes and types of "
+                f"{type(method).__name__}.candidates must return states with the names and shapes of "
                 f"model.state_dict(); {name!r} differs from it in {some(other, 3)}"
             )
     return found
 
 
-def _kind(state: Mapping[str, Tensor], name: str) -> object:
-    """The shape and the type of a tensor of a state; None of one that is not there, or is none."""
+def _shape(state: Mapping[str, Tensor], name: str) -> object:
+    """That of a tensor of a state; None of one that is not there, or is none."""
     value = state.get(name)
-    return (value.shape, value.dtype) if isinstance(value, Tensor) else None
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _wrong(method: Adaptation, name: str, wanted: str, found: object) -> PluginError:
