@@ -177,6 +177,10 @@ TWICE: dict[str, tuple[dict[str, Any], str]] = {
         {"model": STATE, "ema": {"module": under("module.", STATE)}},
         "'model' and 'ema.module'",
     ),
+    "a momentum encoder": (
+        {"state_dict": STATE, "momentum_encoder": {n: v + 1 for n, v in STATE.items()}},
+        "'state_dict' and 'momentum_encoder'",
+    ),
     "means of a callback": (
         {"state_dict": STATE, "callbacks": {"EMA": {"average": {n: v + 1 for n, v in STATE.items()}}}},
         "'state_dict' and 'callbacks.EMA.average'",

@@ -158,17 +158,17 @@ class Written(BaseModel):
         return "+".join(map(str, sorted(self.parts)))
 
 
-class Named(BaseModel):
-    """One that is written under another name."""
+class Renamed(BaseModel):
+    """And one that is written under another name."""
 
-    parts: set[int]
+    part: int
 
     @model_serializer
-    def named(self) -> dict[str, set[int]]:
-        return {"of": self.parts}
+    def named(self) -> dict[str, int]:
+        return {"of": self.part}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Record:
     """One that is no model."""
 
@@ -179,9 +179,10 @@ class Unusual(Options):
     """What else pydantic takes, with sets in it."""
 
     written: Written
-    named: Named
+    renamed: Renamed
     root: RootModel[set[int]]
     record: Record
+    records: set[Record]
     sets: set[frozenset[int]]
     pairs: set[tuple[str, frozenset[int]]]
 
@@ -192,9 +193,10 @@ def test_sets_in_whatever_pydantic_takes_are_the_same_in_any_order() -> None:
     made = [
         Unusual(
             written=Written(parts=frozenset(s)),
-            named=Named(parts=s),
+            renamed=Renamed(part=3),
             root=RootModel[set[int]](s),
             record=Record(frozenset(s)),
+            records={Record(frozenset(s)), Record(frozenset())},
             sets={frozenset(s), frozenset({3})},
             pairs={("a", frozenset(s))},
         )
@@ -202,8 +204,8 @@ def test_sets_in_whatever_pydantic_takes_are_the_same_in_any_order() -> None:
     ]
     assert made[0].identity() == made[1].identity()
     assert made[0].identity() == {
-        "written": "0+8", "named": {"of": [0, 8]}, "root": [0, 8], "record": {"parts": [0, 8]},
-        "sets": [[0, 8], [3]], "pairs": [["a", [0, 8]]],
+        "written": "0+8", "renamed": {"of": 3}, "root": [0, 8], "record": {"parts": [0, 8]},
+        "records": [{"parts": [0, 8]}, {"parts": []}], "sets": [[0, 8], [3]], "pairs": [["a", [0, 8]]],
     }  # fmt: skip
 
 

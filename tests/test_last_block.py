@@ -180,6 +180,23 @@ def test_attention_of_another_kind_is_heeded(how: type, tower: Literal["image", 
     torch.testing.assert_close(features(ours), expected(ours, other), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("how", ["its own", "of its class"])
+def test_a_tower_that_computes_otherwise_is_called_as_it_is(how: str, tmp_path: Path) -> None:
+    ours, other = models(tmp_path, {})
+    towers = [ours.image_tower, other.visual]
+
+    class Mine(type(towers[0])):  # type: ignore[misc]
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * super().forward(x)
+
+    for tower in towers:
+        if how == "its own":
+            tower.forward = lambda x, forward=tower.forward: 2 * forward(x)
+        else:
+            tower.__class__ = Mine
+    torch.testing.assert_close(features(ours), expected(ours, other), rtol=1e-12, atol=1e-12)
+
+
 def test_a_block_or_a_transformer_that_was_replaced_is_called_as_it_is(tmp_path: Path) -> None:
     ours, other = models(tmp_path, {})
     text, block = ours.clip.text, ours.blocks("image")[-1]

@@ -30,6 +30,12 @@ from urbancross_bench.references import Reference
             {"v": {"b,}": [1, 2], "c": {"d": "it's", "e": "f}"}}, "w": {}},
         ),
         ("a[v=/data/{split}/a.json,w=it's]", "a", None, {"v": "/data/{split}/a.json", "w": "it's"}),
+        (
+            "a[v=[a:'b, c],w={\"x\":[1, 2], y: 'd, e'}]",
+            "a",
+            None,
+            {"v": ["a:'b", "c"], "w": {"x": [1, 2], "y": "d, e"}},
+        ),
         ("a[v=[[1, 2], {b: [3]}]]", "a", None, {"v": [[1, 2], {"b": [3]}]}),
         ("a[]", "a", None, {}),
     ],

@@ -500,9 +500,85 @@ def _by_fused(method: Any, step: int) -> None:
     method.optimiser.step()
 
 
+def _teacher_and_its_tower(method: Any) -> None:
+    teacher = copy.deepcopy(method.model)
+    method.tower, method.teacher = teacher.image_tower, teacher
+
+
+def _refreshed_tower(method: Any, step: int) -> None:
+    if step == 1:
+        _teacher_and_its_tower(method)
+    with torch.no_grad():
+        for own, new in zip(method.tower.parameters(), method.model.image_tower.parameters(), strict=True):
+            own.lerp_(new, 0.5)
+
+
+class Caching(nn.Module):
+    """Which makes a buffer, and a layer without weights, when it is first asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "cached"):
+            self.register_buffer("cached", torch.full((4,), 0.1), persistent=False)
+            self.drop = nn.Dropout(0.5)
+        return self.drop(x) * self.cached
+
+
+def _sparse(method: Any) -> None:
+    method.table = nn.Embedding(10, 4, sparse=True)
+    method.optimiser = torch.optim.SparseAdam([*method.table.parameters()], lr=0.1)
+
+
+def _by_sparse(method: Any, step: int) -> None:
+    method.optimiser.zero_grad()
+    method.table(torch.tensor([step, 1])).sin().sum().backward()
+    method.optimiser.step()
+
+
+def _summed_by_fused(method: Any, step: int) -> None:
+    method.head(torch.arange(48.0).reshape(1, 3, 4, 4) / 48).sin().sum().backward()
+    if step % 3 == 2:
+        method.optimiser.step()
+        method.optimiser.zero_grad()
+
+
+def _another_weight(method: Any, step: int) -> None:
+    if step == 1:
+        method.weight = method.optimiser.param_groups[0]["params"][0] = nn.Parameter(torch.ones(4))
+    method.weight.grad = torch.ones(4)
+    method.optimiser.step()
+
+
+def _with_gradient(method: Any) -> None:
+    method.weight = nn.Parameter(torch.zeros(4))
+    method.weight.grad = torch.ones(4)
+
+
 CHANGES: dict[str, tuple[Callable[[Any], None], Callable[[Any, int], Any], Callable[[Any], Any]]] = {
     "a module and its weights": (
         _teacher_and_its_weights, _refreshed, lambda method: method.teacher.image_tower.weight.mean().detach()
+    ),
+    "a part before its module": (
+        _teacher_and_its_tower, _refreshed_tower, lambda method: method.teacher.image_tower.weight.mean().detach()
+    ),
+    "what comes with a first batch": (
+        lambda method: setattr(method, "net", Caching()),
+        lambda method, step: None,
+        lambda method: method.net(torch.ones(4)).mean(),
+    ),
+    "sparse gradients": (_sparse, _by_sparse, lambda method: method.table.weight.mean().detach()),
+    "gradients that lie turned": (_fused, _summed_by_fused, lambda method: method.head.weight.detach().mean()),
+    "a weight that an optimiser was given": (
+        _scheduled, _another_weight, lambda method: method.weight.detach().mean()
+    ),
+    "a gradient that goes": (
+        _with_gradient,
+        lambda method, step: setattr(method.weight, "grad", None),
+        lambda method: float(method.weight.grad is None),
+    ),
+    "the sign of nought": (
+        lambda method: setattr(method, "zero", torch.zeros(4)),
+        lambda method, step: method.zero.copy_(-torch.zeros(4)),
+        lambda method: torch.ones(4).copysign(method.zero).mean() / 2,
     ),
     "what is of the model": (
         lambda method: setattr(method, "late", None),

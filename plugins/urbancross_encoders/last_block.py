@@ -10,7 +10,7 @@ import inspect
 from typing import Any, cast
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
 from torch import Tensor, nn
 
 
@@ -31,15 +31,13 @@ def may_be_short(tower: Any, norm: nn.Module) -> bool:
 
     In training, as open_clip has made it, and while nobody listens to what goes through it.
     """
-    transformer = tower.transformer
-    if not tower.training or tower.output_tokens:
-        return False
-    if type(transformer).forward is not Transformer.forward or "forward" in vars(transformer):
+    transformer, kind = tower.transformer, VisionTransformer if pools_first(tower) else TextTransformer
+    if not (tower.training and _is_as_made(tower, kind) and _is_as_made(transformer, Transformer)):
         return False
     last = transformer.resblocks[-1]
     usual = _takes_a_place(last) and isinstance(last.attn, nn.MultiheadAttention)
     heard = any(map(_is_heard, (tower, transformer, norm, *last.modules())))
-    return usual and not transformer.grad_checkpointing and not heard
+    return usual and not heard and not transformer.grad_checkpointing and not tower.output_tokens
 
 
 def image_features(tower: VisionTransformer, images: Tensor) -> Tensor:
@@ -79,6 +77,10 @@ class OneTokenBlock(ResidualAttentionBlock):  # type: ignore[misc]  # open_clip 
         attended = self.attn(query, tokens, tokens, key_padding_mask=mask, need_weights=False)[0]
         one = q_x[rows, at][:, None] + self.ls_1(attended)
         return cast(Tensor, one + self.ls_2(self.mlp(self.ln_2(one))))
+
+
+def _is_as_made(part: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(part).forward is kind.forward and "forward" not in vars(part)
 
 
 def _takes_a_place(block: nn.Module) -> bool:

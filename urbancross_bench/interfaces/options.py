@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 
 class Options(BaseModel):
@@ -21,7 +21,7 @@ class Options(BaseModel):
         They enter the keys under which results are stored. Override it where an option is a path:
         what lies at the path counts (its hash), the path itself does not.
         """
-        facts: dict[str, Any] = _in_order(self.model_dump(), self.model_dump(mode="json"))
+        facts: dict[str, Any] = _in_order(self, self.model_dump(mode="json"))
         return facts | dict.fromkeys(self.idle())
 
     def idle(self) -> Mapping[str, str]:
@@ -39,11 +39,13 @@ class Options(BaseModel):
 
 def _in_order(value: Any, dumped: Any) -> Any:
     """`dumped`, which is `value` as JSON, with sets in it in an order that is the same in every process."""
+    if isinstance(value, RootModel):
+        value = value.root
     # A type of a plugin's own may be written in a way of its own.
-    if isinstance(value, set | frozenset) and isinstance(dumped, list):
-        if any(isinstance(part, tuple | frozenset) for part in value):
-            dumped = [_in_order(part, to_jsonable_python(part)) for part in value]
-        return sorted(dumped, key=json.dumps)
+    if isinstance(dumped, dict) and (isinstance(value, BaseModel) or is_dataclass(value)):
+        value = {name: getattr(value, name, None) for name in dumped}
+    if isinstance(value, set | frozenset) and isinstance(dumped, list) and len(value) == len(dumped):
+        return sorted(map(_in_order, value, dumped), key=json.dumps)
     if isinstance(value, list | tuple) and isinstance(dumped, list) and len(value) == len(dumped):
         return [*map(_in_order, value, dumped)]
     if isinstance(value, dict) and isinstance(dumped, dict) and len(value) == len(dumped):

@@ -21,7 +21,9 @@ from urbancross_bench.modelling.origins import Origin
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 # What nn.parallel's, torch.compile's and our own wrappers put before every name.
 _PREFIXES = ("module.", "_orig_mod.", "clip.", "base.")
-_OF_TRAINING = re.compile(r"optim|moment|grad|exp_avg", re.IGNORECASE)  # has the names of weights, and is none
+# What has the names of weights, and is none.
+_OF_TRAINING = re.compile(r"(?<![a-z])(optim[a-z]*|grads?|gradients?|exp_avg)(?![a-z])", re.IGNORECASE)
+_DEPTH = 4
 _PAIRS, _SEGMENTS = "clip_model.", "clip_img_seg."
 _SHOWN = 3
 _SPOILT = "; such weights are damaged or of a training that diverged: take others"
@@ -233,12 +235,14 @@ def _expect_alone(content: Mapping[object, object], wrapper: str, path: Path) ->
             )
 
 
-def _within(content: Mapping[object, object], before: str = "") -> Iterator[tuple[str, object]]:
-    """What stands in a file, however deep, with the keys that lead there."""
+def _within(
+    content: Mapping[object, object], before: str = "", depth: int = _DEPTH
+) -> Iterator[tuple[str, object]]:
+    """What stands in a file, so many levels deep, with the keys that lead there."""
     for key, value in content.items():
         yield f"{before}{key}", value
-        if isinstance(value, Mapping):
-            yield from _within(value, f"{before}{key}.")
+        if isinstance(value, Mapping) and depth > 1:
+            yield from _within(value, f"{before}{key}.", depth - 1)
 
 
 def _named(content: object) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from urbancross_bench.interfaces.adaptation import Adaptation
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.modelling.answers import told
 from urbancross_bench.modelling.optimiser import restore_optimiser
-from urbancross_bench.modelling.saving import module_state, restore_module
+from urbancross_bench.modelling.saving import module_state, restore_module, same_bits
 
 Stateful = torch.optim.Optimizer | LRScheduler | torch.amp.GradScaler  # saved by their state, in place alone
 Place = tuple[str | int, ...]  # of an object: the attribute, then keys and indices
@@ -65,7 +65,7 @@ class MethodState:
 
     def _objects(self) -> Iterator[tuple[Place, Any]]:
         """What is saved and can be told from its like, with the first place where it stands."""
-        met = {*map(id, _whole(self._model))}
+        met = {*map(id, _whole(self._model).values())}
         left: deque[tuple[Place, Any]] = deque(((name,), value) for name, value in self._attributes().items())
         while left:
             place, value = left.popleft()
@@ -75,31 +75,28 @@ class MethodState:
                 left += [((*place, key), part) for key, part in _parts(value)]
 
     def _attributes(self) -> dict[str, Any]:
-        """Modules come first: what else there is may be a part of one."""
+        """The largest modules come first: what else there is may be a part of one."""
         kept = {name: value for name, value in vars(self._method).items() if is_state(value)}
-        return dict(sorted(kept.items(), key=lambda item: not _holds_module(item[1])))
+        return dict(sorted(kept.items(), key=lambda item: -_modules_in(item[1])))
 
     def content(self) -> dict[str, Any]:
         """What `restore` needs. Raises RunError naming what a training that was cut could not make again."""
         origins = {id(first.value()): place for place, first in self._first.items() if first.value() is not None}
-        numbers = {id(part): number for number, part in enumerate(_whole(self._model))}
+        numbers = {id(part): number for number, part in enumerate(_whole(self._model).values())}
 
         def of(value: Any, place: Place) -> Any:
             if not _is_object(value):
                 return value
             if id(value) in numbers:
                 return {"same": numbers[id(value)]}
-            whole = [numbers.setdefault(id(part), len(numbers)) for part in _whole(value)]
+            whole = _whole(value)
+            known = {name: numbers.setdefault(id(part), len(numbers)) for name, part in whole.items()}
             origin = origins.get(id(value))
             like = place if origin is None else origin
             self._expect_found_again(value, place, self._first.get(like), moved=origin is None)
             alike = like in self._first and self._first[like].type is type(value)
-            gradients = {
-                place: part.grad
-                for place, part in enumerate(_whole(value))
-                if isinstance(part, Tensor) and part.is_leaf and part.grad is not None
-            }
-            found = {"numbers": whole, "gradients": gradients, "at": origin, "like": like if alike else None}
+            gradients = {name: part.grad for name, part in whole.items() if _has_gradient(part)}
+            found = {"numbers": known, "gradients": gradients, "at": origin, "like": like if alike else None}
             return found | _described(value, lambda key, part: of(part, (*place, key)))
 
         return {
@@ -121,7 +118,7 @@ class MethodState:
 
     def restore(self, content: Mapping[str, Any], device: torch.device) -> None:
         """Give a prepared method what `content` took of one, on a device."""
-        made: dict[int, Any] = dict(enumerate(_whole(self._model)))
+        made: dict[int, Any] = dict(enumerate(_whole(self._model).values()))
         held = {place: first.value() for place, first in self._first.items()}  # as attributes are replaced
 
         def of(node: Any) -> Any:
@@ -130,10 +127,14 @@ class MethodState:
             if "same" in node:
                 return made[node["same"]]
             found = _given_back(node, held.get(node["at"]), held.get(node["like"]), of, device)
-            made.update(zip(node["numbers"], _whole(found), strict=True))
-            for place, gradient in node["gradients"].items():
-                part = _whole(found)[place]
-                part.grad = gradient.to(part.device)
+            for name, part in _whole(found).items():
+                if name in node["numbers"]:  # and no part that a first batch has yet to bring
+                    made.setdefault(node["numbers"][name], part)
+                gradient = node["gradients"].get(name)
+                if gradient is not None:
+                    part.grad = torch.empty_like(part, dtype=gradient.dtype).copy_(gradient)
+                elif _has_gradient(part):
+                    part.grad = None
             return found
 
         attributes = vars(self._method)
@@ -151,7 +152,7 @@ class _First:
     value: Callable[[], Any]
     type: type
     shape: Any
-    build: str
+    build: tuple[str, ...]
 
     @staticmethod
     def of(value: Any) -> _First:
@@ -187,20 +188,29 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(weight for group in value.param_groups for weight in group["params"])
 
 
-def _whole(value: Any) -> list[Any]:
-    """An object, and of a module all that is in it."""
+def _whole(value: Any) -> dict[str, Any]:
+    """An object, and of a module all that is in it, by name."""
     if not isinstance(value, nn.Module):
-        return [value]
-    return [*value.modules(), *value.parameters(), *value.buffers()]
+        return {"": value}
+    return dict((*value.named_modules(), *value.named_parameters(), *value.named_buffers()))
 
 
-def _holds_module(value: Any) -> bool:
-    return isinstance(value, nn.Module) or any(_holds_module(part) for _, part in _parts(value))
+def _has_gradient(part: Any) -> bool:
+    """One of the usual kind, which may be a sum over steps."""
+    leaf = isinstance(part, Tensor) and part.is_leaf and part.grad is not None
+    return leaf and part.grad.layout == torch.strided
 
 
-def _build(value: Any) -> str:
-    """How a module is put together, as it says itself: another kind of layer may have the same shapes."""
-    return repr(value) if isinstance(value, nn.Module) else ""
+def _modules_in(value: Any) -> int:
+    if isinstance(value, nn.Module):
+        return sum(1 for _ in value.modules())
+    return max((_modules_in(part) for _, part in _parts(value)), default=0)
+
+
+def _build(value: Any) -> tuple[str, ...]:
+    """The kinds of a module's layers: others may have the same shapes."""
+    layers = value.named_modules() if isinstance(value, nn.Module) else ()
+    return tuple(f"{name}: {type(part).__qualname__}" for name, part in layers)
 
 
 def _shape(value: Any) -> Any:
@@ -254,9 +264,10 @@ def _given_back(
         restore_module(module, value)
         return module
     if kind == "stateful":
-        for weight in node["weights"]:
-            of(weight)
+        weights = iter([of(weight) for weight in node["weights"]])
         if isinstance(there, torch.optim.Optimizer):
+            for group in there.param_groups:
+                group["params"] = [next(weights) for _ in group["params"]]
             restore_optimiser(there, value)
         else:
             there.load_state_dict(value)
@@ -287,15 +298,17 @@ def _tensor(node: Mapping[str, Any], there: Tensor | None, device: torch.device)
     with torch.no_grad():
         if (there.shape, there.dtype) != (value.shape, value.dtype):
             there.data = value.to(there.device)
-        elif not torch.equal(there, value.to(there.device)):  # what is not the method's own is not written to
+        elif not same_bits(there, value):  # what is not the method's own is not written to
             there.copy_(value)
     return there.requires_grad_(node["learns"]) if there.is_leaf else there
 
 
 def _strides(value: Tensor) -> list[int] | None:
     """Of one that is not laid out as usual, but fills its memory: sums go by that order."""
-    dense = value.layout == torch.strided and torch.empty_like(value).stride() == value.stride()
-    return [*value.stride()] if dense and not value.is_contiguous() else None
+    if value.layout != torch.strided or value.is_contiguous():
+        return None
+    dense = torch.empty_like(value, device="meta").stride() == value.stride()
+    return [*value.stride()] if dense else None
 
 
 def _emptied(there: Any, like: Any, make: Callable[[], Any] | None) -> Any:

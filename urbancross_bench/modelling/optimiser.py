@@ -44,7 +44,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -
     for weight, moments in optimiser.state.items():
         for name, value in moments.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                moments[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, step: int, recipe: Training) -> None:

@@ -130,13 +130,19 @@ def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     buffers = dict(module.named_buffers())
     for name, value in state["more"].items():
         there = buffers.get(name)  # what grows with what it is asked for is made again
-        if there is not None and there.shape == value.shape and not torch.equal(there, value.to(there.device)):
+        if there is not None and there.shape == value.shape and not same_bits(there, value):
             there.copy_(value)
     learning, training = set(state["learning"]), set(state["training"])
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in learning)
     for name, part in module.named_modules():
         part.training = name in training
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two dense tensors of a shape and type are the same, signs of noughts and all."""
+    a, b = (each.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other))
+    return torch.equal(a, b)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
