@@ -824,6 +824,18 @@ def test_what_is_restored_does_not_fill_a_list_of_its_class() -> None:
     assert (again.seen, Shared.seen) == ([1, 2], [])
 
 
+def test_parts_of_a_model_are_known_by_name() -> None:
+    """Its first batch may bring more of them, which one that goes on has not met yet."""
+    models: list[Any] = [ToyModel(), ToyModel()]
+    methods: list[Any] = [Noisy(Options()), Noisy(Options())]
+    states = [MethodState(*pair) for pair in zip(methods, models, strict=True)]
+    models[0].image_tower.add_module("cached", nn.Identity())
+    methods[0].kept = [models[0].text_tower.weight, models[0].text_tower]
+    states[1].restore(states[0].content(), torch.device("cpu"))
+    assert methods[1].kept[0] is models[1].text_tower.weight
+    assert methods[1].kept[1] is models[1].text_tower
+
+
 WRITTEN = """
 from collections import UserList
 from urbancross_bench.interfaces import Adaptation, hookimpl, register

@@ -82,7 +82,8 @@ class MethodState:
     def content(self) -> dict[str, Any]:
         """What `restore` needs. Raises RunError naming what a training that was cut could not make again."""
         origins = {id(first.value()): place for place, first in self._first.items() if first.value() is not None}
-        numbers = {id(part): number for number, part in enumerate(_whole(self._model).values())}
+        own = {name: number for number, name in enumerate(_whole(self._model))}
+        numbers = {id(part): own[name] for name, part in _whole(self._model).items()}
 
         def of(value: Any, place: Place) -> Any:
             if not _is_object(value):
@@ -102,6 +103,7 @@ class MethodState:
         return {
             "kept": {name: of(value, (name,)) for name, value in self._attributes().items()},
             "names": [*vars(self._method)],
+            "model": own,
         }
 
     def _expect_found_again(self, value: Any, place: Place, like: _First | None, *, moved: bool) -> None:
@@ -118,7 +120,8 @@ class MethodState:
 
     def restore(self, content: Mapping[str, Any], device: torch.device) -> None:
         """Give a prepared method what `content` took of one, on a device."""
-        made: dict[int, Any] = dict(enumerate(_whole(self._model).values()))
+        own = content["model"]
+        made = {own[name]: part for name, part in _whole(self._model).items() if name in own}
         held = {place: first.value() for place, first in self._first.items()}  # as attributes are replaced
 
         def of(node: Any) -> Any:
