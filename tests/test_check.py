@@ -221,10 +221,14 @@ def test_images_of_16_bits_that_fill_few_of_them_are_a_warning(cli: Cli, tmp_pat
         assert (found["level"], named(found)) == ("warning", ["d_004.png", "d_005.png"])
         most = int(reflectances.max()) >> 8
         assert found["text"] == (
-            f"2 of 20 images are of 16 bits and use no more than {most + 1} of 256 levels, since the high byte is "
-            "kept; stretch them to the full range first"
+            f"2 of 20 images are of 16 bits with no more than {most + 1} of 256 levels in use, since the high "
+            "byte is kept; stretch them to the full range first"
         )
         assert found["items"][0]["problem"] == f"no value above {most} of 255 is left"
+    for number in (4, 5):
+        Image.fromarray(reflectances * 16).save(images / f"d_00{number}.png")
+    Image.fromarray(reflectances).save(images / "d_006.png")  # of the night
+    assert "dark 16-bit images" not in findings(cli("data", "check", f"karpathy[file={file}]", "--json"))
 
 
 def test_a_list_that_is_taken_for_a_caption_is_a_warning(cli: Cli, tmp_path: Path) -> None:

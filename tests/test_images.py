@@ -624,8 +624,11 @@ def test_a_zip_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_a_zip_with_a_member_that_leads_out_is_not_trusted(tmp_path: Path, name: str) -> None:
     file = zipped(tmp_path / "i.zip", ("b.png", b"x"), (name, b"x"))
     for call in (lambda: ZipImages(file, ["b.png"]), lambda: list_files(file)):
-        with pytest.raises(DataError, match=r"zip .*i\.zip holds the member .* leads out of it; not trusted"):
+        with pytest.raises(
+            DataError, match=r"zip .*i\.zip holds the member .* leads out of it; not trusted"
+        ) as told:
             call()
+        assert ("pack it again, with `/`" in str(told.value)) == ("\\" in name)
 
 
 def unmarked(file: Path, *members: tuple[str, bytes]) -> Path:

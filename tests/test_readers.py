@@ -1509,6 +1509,58 @@ def test_rows_of_one_picture_are_one_image_with_several_captions(tmp_path: Path,
         np.testing.assert_array_equal(domain.images.read(index), owner.pixels)
 
 
+def test_one_file_or_name_in_two_spellings_is_one_image(tmp_path: Path) -> None:
+    some = tiles(2)
+    write_files(tmp_path / "copy", {f"i/{name}": content for name, content in files_of(some).items()})
+    first, second = (f"i/{tile.name}" for tile in some)
+    paths = [first, f"./{first}", second.replace("/", "//")]
+    reference = hub_copy(tmp_path / "copy", image=paths, captions=["a", "b", "c"])
+    domain = read(reference, filename_column=None, split="given")
+    assert content_of(domain) == {some[0].name: ("val", ["a", "b"]), some[1].name: ("val", ["c"])}
+    cells = [{"bytes": encoded(some[number].pixels), "path": None} for number in (0, 0, 1)]
+    named = hub_copy(
+        tmp_path / "named", image=cells, filename=["./a.png", "a.png", "c.png"], captions=["a", "b", "c"]
+    )
+    assert content_of(read(named)) == {"./a.png": ("val", ["a", "b"]), "c.png": ("val", ["c"])}
+
+
+def test_a_picture_in_two_splits_is_not_said_to_be_another(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"filename": ["x.png"] * 2, "captions": ["a", "b"]}
+    rows["image"] = [{"bytes": encoded(tiles(1)[0].pixels), "path": None}] * 2  # type: ignore[assignment]
+    table = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(
+        DataError, match=r"split 'test', row 0: image 'x.png' stands twice, first in .*row 0"
+    ) as told:
+        read(f"huggingface[path={tmp_path}/saved]")
+    assert "differ" not in str(told.value)
+
+
+def test_where_splits_are_drawn_it_does_not_count_what_files_call_them(tmp_path: Path) -> None:
+    import datasets
+
+    some = tiles(30, captions=1)
+    write_files(tmp_path / "images", files_of(some))
+    datasets.DatasetDict({"full": hub_table(some, some[0].split)}).save_to_disk(str(tmp_path / "saved"))
+    rows = "".join(f"{tile.name},{tile.tag},training\n" for tile in some)
+    (tmp_path / "t.csv").write_text(HEAD + rows, encoding="utf-8")
+    entries = [{"filename": tile.name, "sentences": [{"raw": tile.captions[0]}]} for tile in some]
+    (tmp_path / "k.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
+    place = f"images={tmp_path}/images"
+    for reference in (
+        f"huggingface[path={tmp_path}/saved]",
+        f"csv[file={tmp_path}/t.csv,split_column=split,{place}]",
+        f"karpathy[file={tmp_path}/k.json,{place}]",
+    ):
+        with pytest.raises(DataError, match=r"unknown split|lacks 'split'"):
+            read(reference)
+        drawn = read(reference, split="drawn")
+        assert [*drawn.splits] == [*SPLITS]
+        assert all(len(indices) for indices in drawn.splits.values())
+
+
 def test_rows_of_several_captions_and_no_name_are_an_image_each(tmp_path: Path) -> None:
     """Two files may hold one picture, and a row for each image says so by its list of captions."""
     cells = [{"bytes": encoded(tiles(1)[0].pixels), "path": None}] * 3

@@ -26,7 +26,6 @@ from urbancross_bench.data.readers import (
     read_file,
     relative_start,
     signature,
-    split_name,
     verifying,
 )
 from urbancross_bench.errors import DataError
@@ -66,13 +65,13 @@ class HuggingFace(Dataset):
         found, seen = dict[str, Row](), set[tuple[str, str]]()
         for row, picture, name in zip(rows, pictures, _names(rows, pictures), strict=True):
             where, captions = row.where, row.table.captions[row.number]
-            split = split_name(row.table.split, row.table.origin)
+            split = options.split_of(row.table.split, row.table.origin)
             facts = {"scene_class": row.table.classes[row.number]} if options.class_column else {}
             with faults.gathered():
                 # Two rows of one picture are one image with two captions; two of one name alone are a mistake.
                 key = plain_name(name.strip()) if isinstance(name, str) else ""
                 if key in found and not (picture and (key, picture) in seen):
-                    hint = "; the pictures differ" if picture else ""
+                    hint = "; the pictures differ" if picture and found[key].table is row.table else ""
                     raise DataError(f"{where}: image {key!r} stands twice, first in {found[key].where}{hint}")
                 image = builder.row(name, split, where, **facts)
                 found.setdefault(key, row)
@@ -149,7 +148,8 @@ class Row:
     @property
     def named(self) -> str:
         """The path of the image's file as the row has it; empty if the image is in the row itself, or nowhere."""
-        return "" if self.embedded else self.table.paths[self.number]
+        path = "" if self.embedded else self.table.paths[self.number]
+        return path and plain_name(path)
 
     @property
     def file(self) -> str:
@@ -174,7 +174,7 @@ class Row:
         """
         if self.table.names is not None:
             name = self.table.names[self.number]
-            return name.strip() if isinstance(name, str) else None
+            return plain_name(name.strip()) if isinstance(name, str) else None
         one_caption = isinstance(self.table.captions[self.number], str)
         return self.table.paths[self.number] or ("" if one_caption else None)
 

@@ -20,7 +20,6 @@ from urbancross_bench.data.readers import (
     finish,
     images_place,
     read_json,
-    split_name,
 )
 from urbancross_bench.errors import DataError
 from urbancross_bench.interfaces import Dataset, Domain
@@ -41,7 +40,7 @@ class Karpathy(Dataset):
         """One domain per caption file."""
         options = cast(KarpathyOptions, self.options)
         file = data_path(options.file)
-        builder = read_karpathy(file.stem, file, lambda entry: {}, options.encoding)
+        builder = read_karpathy(file.stem, file, lambda entry: {}, options)
         return finish(builder, options, images_place(options.images, file.parent))
 
 
@@ -83,37 +82,42 @@ class KnownDataset(Dataset):
                 found["scene_class"] = known.scene_class(entry["filename"])
             return found
 
-        builder = read_karpathy(known.folders[0], file, facts, options.encoding)
+        builder = read_karpathy(known.folders[0], file, facts, options)
         place = images_place(options.images, folder, known.images)
         return finish(builder, options, place, licence=known.licence, known_counts=known.counts)
 
 
 def read_karpathy(
-    name: str, file: Path, facts: Callable[[dict[str, Any]], dict[str, Any]], encoding: str
+    name: str, file: Path, facts: Callable[[dict[str, Any]], dict[str, Any]], options: TextOptions
 ) -> DomainBuilder:
     """The images and captions of a file. `facts` gives an entry's attributes.
 
     Raises DataError naming the file, and the entries that are malformed.
     """
-    content = read_json(file, encoding)
+    content = read_json(file, options.encoding)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         other = "; json[file=…] reads a list of records, or captions by image name" if content else ""
         raise DataError(f'{file} holds no list "images", as Karpathy-style caption files do{other}')
     builder, faults = DomainBuilder(name), Faults()
-    builder.encoding(file, encoding)
+    builder.encoding(file, options.encoding)
     for number, entry in enumerate(entries):
         with faults.gathered():
-            _add(builder, entry, f'{file}: entry {number} of "images"', facts)
+            _add(builder, entry, f'{file}: entry {number} of "images"', facts, options)
     faults.raise_any()
     return builder
 
 
 def _add(
-    builder: DomainBuilder, entry: Any, where: str, facts: Callable[[dict[str, Any]], dict[str, Any]]
+    builder: DomainBuilder,
+    entry: Any,
+    where: str,
+    facts: Callable[[dict[str, Any]], dict[str, Any]],
+    options: TextOptions,
 ) -> None:
     try:
-        name, split, sentences = entry["filename"], entry["split"], [s["raw"] for s in entry["sentences"]]
+        name, sentences = entry["filename"], [s["raw"] for s in entry["sentences"]]
+        split = "" if options.splits_anew else entry["split"]
     except KeyError as error:
         raise DataError(f"{where} lacks {error}") from error
     except TypeError as error:
@@ -121,7 +125,7 @@ def _add(
         raise DataError(f"{where} is not of the form {layout}") from error
     if not isinstance(name, str) or not isinstance(split, str):
         raise DataError(f"{where}: filename {name!r} and split {split!r} must be texts")
-    image = builder.image(name, split_name(split, where), where, **facts(entry))
+    image = builder.image(name, options.split_of(split, where), where, **facts(entry))
     for sentence in sentences:
         builder.caption(image, sentence, where)
 

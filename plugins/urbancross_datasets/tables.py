@@ -19,7 +19,6 @@ from urbancross_bench.data.readers import (
     images_place,
     name_facts,
     read_csv,
-    split_name,
 )
 from urbancross_bench.errors import DataError, meant, some
 from urbancross_bench.interfaces import SPLITS, Dataset, Domain
@@ -139,7 +138,7 @@ class Table(Dataset):
                 if domain != options.domain:
                     continue
             with faults.gathered():
-                part = split_name(row[options.split_column], where) if options.split_column else split
+                part = options.split_of(row[options.split_column] if options.split_column else split, where)
                 facts = {key: _value(key, row[column], f"{where}: {column}") for key, column in columns.items()}
                 image = builder.row(name, part, where, **name_facts(name), **facts)
                 for field in (row[column] for column in options.caption_columns):

@@ -238,9 +238,11 @@ def _extensions(opened: Opened) -> Iterator[Finding]:
 
 
 def _depths(opened: Opened) -> Iterator[Finding]:
-    """Images of 16 bits whose values fill a small part of them, as raw reflectances and counts do."""
+    """Images of 16 bits of which most fill a small part of them, as raw reflectances and counts do."""
     deep = {i: look.brightest for i, look in enumerate(opened.seen.looks) if look and look.brightest is not None}
     dark = {index: brightest for index, brightest in deep.items() if brightest < _DARK}
+    if 2 * len(dark) <= len(deep):  # a few among bright ones show the night, or water
+        return
     remedy = "stretch the values to the full 16 bits, alike in all images"
     items = [
         _item(opened.domain, index, f"no value above {brightest} of 255 is left", remedy)
@@ -248,8 +250,8 @@ def _depths(opened: Opened) -> Iterator[Finding]:
     ]
     levels = max(dark.values(), default=0) + 1
     text = (
-        f"{{}} of {{:,}} images {{are}} of 16 bits and use no more than {levels} of 256 levels, since the high "
-        "byte is kept; stretch them to the full range first"
+        f"{{}} of {{:,}} images {{are}} of 16 bits with no more than {levels} of 256 levels in use, since the "
+        "high byte is kept; stretch them to the full range first"
     )
     yield from _found("dark 16-bit images", "warning", text, len(opened.seen.looks), items)
 

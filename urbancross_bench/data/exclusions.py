@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from urbancross_bench.data.paths import plain_name
 from urbancross_bench.data.text import read_csv
 from urbancross_bench.errors import DataError, did_you_mean
 from urbancross_bench.identity import file_digest
@@ -40,7 +41,7 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
     """
     if not file.exists():
         raise DataError(f"exclusion list {file} does not exist")
-    position = {name: index for index, name in enumerate(domain.image_names)}
+    position = {plain_name(name): index for index, name in enumerate(domain.image_names)}
     tested = {*domain.splits.get("test", np.empty(0)).tolist()}
     trained = {index for name in TRAINING for index in domain.splits.get(name, np.empty(0)).tolist()}
     captions_of: dict[int, list[int]] = {}
@@ -48,7 +49,7 @@ def without(domain: Domain, file: Path) -> tuple[Domain, Excluded]:
         captions_of.setdefault(owner, []).append(number)
     images, captions = set[int](), set[int]()
     for line, row in read_csv(file, ["image", "caption"]):
-        where, name, caption = f"{file}:{line}", row["image"].strip(), row["caption"].strip()
+        where, name, caption = f"{file}:{line}", plain_name(row["image"].strip()), row["caption"].strip()
         index = position.get(name)
         if index is None:
             raise DataError(f"{where}: no image is called {name!r}.{did_you_mean(name, position)}")

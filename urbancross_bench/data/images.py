@@ -308,7 +308,12 @@ def _members(file: Path) -> dict[str, list[zipfile.ZipInfo]]:
     for info in infos:
         meant = _unmarked(info)
         info.filename = info.filename if meant in given else meant
-        if not info.filename or leads_out(info.filename) or "\\" in info.filename:
+        if "\\" in info.filename:
+            raise DataError(
+                f"zip {file} holds the member {info.filename!r}, which by its backslashes may be a path that "
+                "leads out of it; not trusted: pack it again, with `/` between folders"
+            )
+        if not info.filename or leads_out(info.filename):
             raise DataError(f"zip {file} holds the member {info.filename!r}, which leads out of it; not trusted")
         if not info.is_dir() and not info.filename.startswith("__MACOSX/"):
             members.setdefault(PurePosixPath(info.filename).name, []).append(info)

@@ -39,7 +39,7 @@ def data_path(path: str) -> Path:
 
 def plain_name(name: str) -> str:
     """What all spellings of an image's name have in common: `./a.png` is `a.png`, in a zip too."""
-    return PurePosixPath(name).as_posix()
+    return PurePosixPath(name).as_posix() if name else ""
 
 
 def find(folder: Path, names: Iterable[str], what: str) -> Path:

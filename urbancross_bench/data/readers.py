@@ -84,6 +84,15 @@ class FileOptions(Options):
         default="given", description="scene classes as the dataset says, or `airport` of `airport_12.jpg`"
     )
 
+    def split_of(self, name: str, where: str) -> str:
+        """`split_name` of what a file says; empty where splits are made anew, whatever it says."""
+        return "" if self.splits_anew else split_name(name, where)
+
+    @property
+    def splits_anew(self) -> bool:
+        """Whether it does not count how files split their images."""
+        return self.split in ("drawn", "blocks")
+
     @model_validator(mode="after")
     def _blocks_have_room(self) -> FileOptions:
         if self.split == "blocks" and self.distance_km >= self.block_km:

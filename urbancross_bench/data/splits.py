@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from urbancross_bench.data.geo import nearest_distances, on_globe
+from urbancross_bench.data.paths import plain_name
 from urbancross_bench.data.text import read_json, read_lines, unwrap
 from urbancross_bench.errors import DataError, did_you_mean
 from urbancross_bench.files import replacing, write_json
@@ -99,15 +100,15 @@ def listed(domain: Domain, folder: Path, scheme: str = "partition") -> Domain:
     Raises DataError naming list and line for a name that is not in the domain or stands twice in a list, and
     naming a list that leaves its split empty.
     """
-    position = {name: index for index, name in enumerate(domain.image_names)}
-    left_out = {repair.image for repair in domain.repairs}
+    position = {plain_name(name): index for index, name in enumerate(domain.image_names)}
+    left_out = {plain_name(repair.image) for repair in domain.repairs}
     splits: dict[str, Indices] = {}
     for split, which in SCHEMES[scheme].items():
         file, seen = folder / f"{which}.txt", dict[int, int]()
         for number, line in enumerate(read_lines(file), start=1):
-            name = line.strip()
+            name = plain_name(line.strip())
             if name not in position and name not in left_out:
-                name = unwrap(name, f"{file}:{number}")
+                name = plain_name(unwrap(name, f"{file}:{number}"))
             index = position.get(name)
             if not name or (index is None and name in left_out):
                 continue  # what was left out has been said
