@@ -36,6 +36,7 @@ from urbancross_bench.references import Reference
             None,
             {"v": ["a:'b", "c"], "w": {"x": [1, 2], "y": "d, e"}},
         ),
+        ('a[v={"x":"}, z"},w=1]', "a", None, {"v": {"x": "}, z"}, "w": 1}),
         ("a[v=[[1, 2], {b: [3]}]]", "a", None, {"v": [[1, 2], {"b": [3]}]}),
         ("a[]", "a", None, {}),
     ],

@@ -86,9 +86,8 @@ def _end_of_value(text: str, at: int) -> int | None:
             return at
         elif not closing and sign in "[]":
             return None
-        key_ends = sign == ":" and (
-            may_open or text[at + 1 : at + 2].isspace()
-        )  # of a key in quotes, or of a word
+        # Behind a key in quotes a colon suffices, behind a word a space must follow.
+        key_ends = sign == ":" and (may_open or text[at + 1 : at + 2].isspace())
         may_open = sign in ",[{" or key_ends or (may_open and sign.isspace())
         at += 1
     return None if closing else at

@@ -26,12 +26,13 @@ def pools_first(tower: nn.Module) -> bool:
     return isinstance(tower, VisionTransformer) and tower.pool_type == "tok" and tower.attn_pool is None
 
 
-def may_be_short(tower: Any, norm: nn.Module) -> bool:
+def may_be_short(tower: Any) -> bool:
     """Whether a tower, which ends in a norm and the pooling of a token, has no use for others now.
 
     In training, as open_clip has made it, and while nobody listens to what goes through it.
     """
-    transformer, kind = tower.transformer, VisionTransformer if pools_first(tower) else TextTransformer
+    of_images, transformer = isinstance(tower, VisionTransformer), tower.transformer
+    kind, norm = (VisionTransformer, tower.ln_post) if of_images else (TextTransformer, tower.ln_final)
     if not (tower.training and _is_as_made(tower, kind) and _is_as_made(transformer, Transformer)):
         return False
     last = transformer.resblocks[-1]

@@ -104,7 +104,7 @@ class OpenClipModel(ClipModel):
     def encode_view(self, images: Tensor) -> Tensor:
         """(B, D) features of images as they stand."""
         visual = self.clip.visual
-        if self._pools_first and last_block.may_be_short(visual, visual.ln_post):
+        if self._pools_first and last_block.may_be_short(visual):
             return last_block.image_features(visual, images)
         features: Tensor = self.clip.encode_image(images, normalize=False)
         return features
@@ -195,7 +195,7 @@ def _encode_cut_text(text: Any, tokens: Tensor) -> Tensor:
     dtype = text.transformer.get_cast_dtype()
     x = text.token_embedding(tokens).to(dtype) + text.positional_embedding[:length].to(dtype)
     mask, ends = text.attn_mask[:length, :length], _ends(text, tokens)
-    if last_block.may_be_short(text, text.ln_final):
+    if last_block.may_be_short(text):
         x = text.ln_final(last_block.pooled_token(text.transformer, x, ends, mask))
     else:
         x = text.ln_final(text.transformer(x, attn_mask=mask))

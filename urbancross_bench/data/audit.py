@@ -248,7 +248,7 @@ def _depths(opened: Opened) -> Iterator[Finding]:
         _item(opened.domain, index, f"no value above {brightest} of 255 is left", remedy)
         for index, brightest in dark.items()
     ]
-    levels = max(dark.values(), default=0) + 1
+    levels = max(dark.values()) + 1
     text = (
         f"{{}} of {{:,}} images {{are}} of 16 bits with no more than {levels} of 256 levels in use, since the "
         "high byte is kept; stretch them to the full range first"

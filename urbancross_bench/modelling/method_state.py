@@ -65,7 +65,7 @@ class MethodState:
 
     def _objects(self) -> Iterator[tuple[Place, Any]]:
         """What is saved and can be told from its like, with the first place where it stands."""
-        met = {*map(id, _whole(self._model).values())}
+        met = {*map(id, whole_of(self._model).values())}
         left: deque[tuple[Place, Any]] = deque(((name,), value) for name, value in self._attributes().items())
         while left:
             place, value = left.popleft()
@@ -82,16 +82,20 @@ class MethodState:
     def content(self) -> dict[str, Any]:
         """What `restore` needs. Raises RunError naming what a training that was cut could not make again."""
         origins = {id(first.value()): place for place, first in self._first.items() if first.value() is not None}
-        own = {name: number for number, name in enumerate(_whole(self._model))}
-        numbers = {id(part): own[name] for name, part in _whole(self._model).items()}
+        numbers: dict[int, int] = {}
+
+        def numbered(parts: Mapping[str, Any]) -> dict[str, int]:
+            return {name: numbers.setdefault(id(part), len(numbers)) for name, part in parts.items()}
+
+        own = numbered(whole_of(self._model))
 
         def of(value: Any, place: Place) -> Any:
             if not _is_object(value):
                 return value
             if id(value) in numbers:
                 return {"same": numbers[id(value)]}
-            whole = _whole(value)
-            known = {name: numbers.setdefault(id(part), len(numbers)) for name, part in whole.items()}
+            whole = whole_of(value)
+            known = numbered(whole)
             origin = origins.get(id(value))
             like = place if origin is None else origin
             self._expect_found_again(value, place, self._first.get(like), moved=origin is None)
@@ -121,7 +125,7 @@ class MethodState:
     def restore(self, content: Mapping[str, Any], device: torch.device) -> None:
         """Give a prepared method what `content` took of one, on a device."""
         own = content["model"]
-        made = {own[name]: part for name, part in _whole(self._model).items() if name in own}
+        made = {own[name]: part for name, part in whole_of(self._model).items() if name in own}
         held = {place: first.value() for place, first in self._first.items()}  # as attributes are replaced
 
         def of(node: Any) -> Any:
@@ -130,7 +134,7 @@ class MethodState:
             if "same" in node:
                 return made[node["same"]]
             found = _given_back(node, held.get(node["at"]), held.get(node["like"]), of, device)
-            for name, part in _whole(found).items():
+            for name, part in whole_of(found).items():
                 if name in node["numbers"]:  # and no part that a first batch has yet to bring
                     made.setdefault(node["numbers"][name], part)
                 gradient = node["gradients"].get(name)
@@ -191,7 +195,7 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(weight for group in value.param_groups for weight in group["params"])
 
 
-def _whole(value: Any) -> dict[str, Any]:
+def whole_of(value: Any) -> dict[str, Any]:
     """An object, and of a module all that is in it, by name."""
     if not isinstance(value, nn.Module):
         return {"": value}

@@ -141,8 +141,12 @@ def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two dense tensors of a shape and type are the same, signs of noughts and all."""
-    a, b = (each.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for each in (one, other))
-    return torch.equal(a, b)
+    return torch.equal(raw_bytes(one), raw_bytes(other))
+
+
+def raw_bytes(value: Tensor) -> Tensor:
+    """(N,) uint8: the numbers of a dense tensor in their order, on the CPU. numpy has no bfloat16."""
+    return value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -22,8 +22,9 @@ from urbancross_bench.interfaces.adaptation import Adaptation, Context
 from urbancross_bench.interfaces.encoder import DualEncoder
 from urbancross_bench.interfaces.options import Options
 from urbancross_bench.modelling.answers import told
-from urbancross_bench.modelling.method_state import Stateful, is_state
+from urbancross_bench.modelling.method_state import Stateful, is_state, whole_of
 from urbancross_bench.modelling.pair_loss import PairLoss
+from urbancross_bench.modelling.saving import raw_bytes
 
 _DRAWING = (
     torch.Generator, np.random.Generator, np.random.RandomState, random.Random, itertools.count, itertools.cycle,
@@ -178,10 +179,8 @@ def left_out(method: Adaptation) -> str:
 def _note(value: Any, met: dict[int, Any]) -> None:
     """What is saved, with all that is saved with it."""
     if not isinstance(value, _NUMBERS):
-        met[id(value)] = value
-    if isinstance(value, nn.Module):
-        met |= {id(part): part for part in (*value.modules(), *value.parameters(), *value.buffers())}
-    elif isinstance(value, list | tuple | deque | dict):
+        met |= {id(part): part for part in whole_of(value).values()}
+    if isinstance(value, list | tuple | deque | dict):
         for part in value.values() if isinstance(value, dict) else value:
             _note(part, met)
 
@@ -206,9 +205,8 @@ def _bytes(value: Tensor) -> Iterator[bytes]:
     if value.layout != torch.strided or value.is_meta:
         yield b""
         return
-    plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     yield f"{value.dtype} {tuple(value.shape)}".encode()
-    yield plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+    yield raw_bytes(value).numpy().tobytes()
 
 
 def _weakly(value: Any) -> Callable[[], Any]:

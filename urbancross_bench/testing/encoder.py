@@ -23,12 +23,12 @@ def tokens_and_weights(resolved: Resolved) -> dict[str, str]:
     import torch
 
     from urbancross_bench.modelling.answers import load_model
+    from urbancross_bench.modelling.saving import raw_bytes
 
     torch.manual_seed(0)
     model = load_model(resolved)
-    # By their bytes: numpy has no bfloat16.
     weights = {
-        name: sha256(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        name: sha256(raw_bytes(value).numpy().tobytes()).hexdigest()
         for name, value in model.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
